@@ -1,0 +1,21 @@
+/*
+ * compat.h
+ *		Differences between PostgreSQL 15 and 19, shaped as the newest API.
+ *
+ * Every test of PG_VERSION_NUM stands here; nothing else knows the version.
+ */
+#ifndef ES_COMPAT_H
+#define ES_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "event_store needs PostgreSQL 15 or later"
+#endif
+
+#include "utils/wait_event.h"
+
+/* Wait events of extensions have names since PostgreSQL 17. */
+#if PG_VERSION_NUM < 170000
+#define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
+#endif
+
+#endif							/* ES_COMPAT_H */

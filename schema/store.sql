@@ -1,0 +1,260 @@
+-- store: the durable tables, their owner's guard, and what an operator asks first
+
+CREATE TYPE event AS (
+    global_position bigint,
+    aggregate_type text,
+    aggregate_id text,
+    sequence bigint,
+    event_id uuid,
+    event_type text,
+    schema_version int,
+    payload jsonb,
+    payload_bytes bytea,
+    metadata jsonb,
+    correlation_id text,
+    causation_id text,
+    saga_id text,
+    occurred_at timestamptz,
+    recorded_at timestamptz
+);
+COMMENT ON TYPE event IS
+'One domain event: the columns of domain_events in their order. global_position is NULL while the event is staged.';
+
+CREATE FUNCTION announce_store() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_announce_store';
+COMMENT ON FUNCTION announce_store() IS
+'Internal: makes the launcher look at this database once the transaction has committed.';
+
+CREATE FUNCTION create_store(category_index boolean DEFAULT false,
+                             event_type_index boolean DEFAULT false,
+                             payload_index boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET client_min_messages = warning
+AS $create_store$
+DECLARE
+    schema_owner name;
+    intruder text;
+    guarded text;
+BEGIN
+    SELECT pg_catalog.pg_get_userbyid(n.nspowner) INTO schema_owner
+      FROM pg_catalog.pg_namespace n WHERE n.nspname = 'event_store';
+    IF schema_owner <> current_user
+       AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = schema_owner)
+    THEN
+        RAISE EXCEPTION 'schema event_store belongs to role %', pg_catalog.quote_ident(schema_owner)
+            USING ERRCODE = '55000', HINT = 'Run create_store() as the owner of the schema.';
+    END IF;
+    SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+      INTO intruder
+      FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
+     WHERE n.nspname = 'event_store'
+       AND a.privilege_type = 'CREATE'
+       AND a.grantee <> n.nspowner
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.grantee AND r.rolsuper)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% may create objects in schema event_store', intruder
+            USING ERRCODE = '55000',
+                  HINT = 'Run REVOKE CREATE ON SCHEMA event_store for that role first.';
+    END IF;
+
+    -- two create_store() at once: the second waits and finds all in place
+    PERFORM pg_catalog.pg_advisory_xact_lock('event_store.event'::pg_catalog.regtype::pg_catalog.oid::bigint);
+
+    CREATE SEQUENCE IF NOT EXISTS event_store.global_position_seq AS bigint;
+
+    CREATE TABLE IF NOT EXISTS event_store.domain_events (
+        global_position bigint NOT NULL CONSTRAINT domain_events_pkey PRIMARY KEY,
+        aggregate_type text COLLATE "C" NOT NULL,
+        aggregate_id text COLLATE "C" NOT NULL,
+        sequence bigint NOT NULL,
+        event_id uuid NOT NULL CONSTRAINT domain_events_event_id_key UNIQUE,
+        event_type text COLLATE "C" NOT NULL,
+        schema_version int NOT NULL DEFAULT 1,
+        payload jsonb,
+        payload_bytes bytea,
+        metadata jsonb,
+        correlation_id text COLLATE "C",
+        causation_id text COLLATE "C",
+        saga_id text COLLATE "C",
+        occurred_at timestamptz NOT NULL,
+        recorded_at timestamptz NOT NULL,
+        CONSTRAINT domain_events_aggregate_key UNIQUE (aggregate_type, aggregate_id, sequence),
+        CONSTRAINT domain_events_sequence_check CHECK (sequence > 0),
+        CONSTRAINT domain_events_payload_check CHECK ((payload IS NULL) <> (payload_bytes IS NULL))
+    ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05,
+            autovacuum_analyze_scale_factor = 0.02,
+            autovacuum_freeze_min_age = 0);
+    CREATE INDEX IF NOT EXISTS domain_events_correlation_id_idx
+        ON event_store.domain_events (correlation_id) WHERE correlation_id IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS domain_events_saga_id_idx
+        ON event_store.domain_events (saga_id) WHERE saga_id IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS domain_events_recorded_at_idx
+        ON event_store.domain_events USING brin (recorded_at);
+    IF category_index THEN
+        CREATE INDEX IF NOT EXISTS domain_events_category_idx
+            ON event_store.domain_events (aggregate_type, global_position);
+    END IF;
+    IF event_type_index THEN
+        CREATE INDEX IF NOT EXISTS domain_events_event_type_idx
+            ON event_store.domain_events (event_type, global_position);
+    END IF;
+    IF payload_index THEN
+        CREATE INDEX IF NOT EXISTS domain_events_payload_idx
+            ON event_store.domain_events USING gin (payload jsonb_path_ops);
+    END IF;
+
+    CREATE TABLE IF NOT EXISTS event_store.domain_views (
+        view_name text COLLATE "C" NOT NULL,
+        view_key text COLLATE "C" NOT NULL,
+        view_data jsonb NOT NULL,
+        version bigint,
+        created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        CONSTRAINT domain_views_pkey PRIMARY KEY (view_name, view_key)
+    ) WITH (fillfactor = 80);
+
+    CREATE TABLE IF NOT EXISTS event_store.snapshots (
+        aggregate_type text COLLATE "C" NOT NULL,
+        aggregate_id text COLLATE "C" NOT NULL,
+        source text COLLATE "C" NOT NULL,
+        sequence bigint NOT NULL,
+        state jsonb,
+        state_bytes bytea,
+        reducer_version int,
+        created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        CONSTRAINT snapshots_pkey PRIMARY KEY (aggregate_type, aggregate_id, source),
+        CONSTRAINT snapshots_source_check CHECK (source IN ('server', 'client'))
+    );
+
+    CREATE TABLE IF NOT EXISTS event_store.reducers (
+        aggregate_type text COLLATE "C" NOT NULL CONSTRAINT reducers_pkey PRIMARY KEY,
+        reducer text,
+        rules jsonb,
+        reducer_version int NOT NULL,
+        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    );
+
+    -- kind 'event': the columns of the event; kind 'view': view_name to version,
+    -- and the aggregate whose event took the write along (or, if the view write
+    -- itself failed, its view_name and view_key in the aggregate's place)
+    CREATE TABLE IF NOT EXISTS event_store.dead_letters (
+        id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT dead_letters_pkey PRIMARY KEY,
+        kind text COLLATE "C" NOT NULL CONSTRAINT dead_letters_kind_check CHECK (kind IN ('event', 'view')),
+        aggregate_type text COLLATE "C" NOT NULL,
+        aggregate_id text COLLATE "C" NOT NULL,
+        sequence bigint,
+        event_id uuid,
+        event_type text COLLATE "C",
+        schema_version int,
+        payload jsonb,
+        payload_bytes bytea,
+        metadata jsonb,
+        correlation_id text COLLATE "C",
+        causation_id text COLLATE "C",
+        saga_id text COLLATE "C",
+        occurred_at timestamptz,
+        recorded_at timestamptz,
+        view_name text COLLATE "C",
+        view_key text COLLATE "C",
+        view_data jsonb,
+        version bigint,
+        error_code text NOT NULL,
+        error_message text NOT NULL,
+        attempts int NOT NULL,
+        failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    );
+    CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx
+        ON event_store.dead_letters (aggregate_type, aggregate_id, id);
+    CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx
+        ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL;
+
+    -- one row
+    CREATE TABLE IF NOT EXISTS event_store.store_state (
+        id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
+            CONSTRAINT store_state_id_check CHECK (id = 1),
+        staging_epoch bigint NOT NULL DEFAULT 1,
+        staging_dirty boolean NOT NULL DEFAULT false,
+        safe_position bigint NOT NULL DEFAULT 0,
+        last_drain_at timestamptz
+    );
+    INSERT INTO event_store.store_state DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+    -- The guard outlives the extension, so it is PL/pgSQL and nobody's member.
+    -- The apply worker of logical replication replays what its publisher did.
+    CREATE OR REPLACE FUNCTION event_store.refuse_change() RETURNS trigger
+        LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp
+    AS $refuse_change$
+    BEGIN
+        IF (SELECT a.backend_type
+              FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a)
+           LIKE 'logical replication%worker'
+        THEN
+            RETURN NULL;
+        END IF;
+        RAISE EXCEPTION '% of %.% is not allowed: it is append-only',
+                        pg_catalog.lower(TG_OP), TG_TABLE_SCHEMA, TG_TABLE_NAME
+            USING ERRCODE = 'VS003';
+    END
+    $refuse_change$;
+    REVOKE ALL ON FUNCTION event_store.refuse_change() FROM PUBLIC;
+    COMMENT ON FUNCTION event_store.refuse_change() IS
+'Trigger of domain_events: raises VS003 on UPDATE, DELETE and TRUNCATE. Made by create_store(), which also repairs the trigger.';
+
+    SELECT t.tgenabled INTO guarded
+      FROM pg_catalog.pg_trigger t
+     WHERE t.tgrelid = 'event_store.domain_events'::pg_catalog.regclass
+       AND t.tgname = 'domain_events_append_only';
+    IF NOT FOUND THEN
+        CREATE TRIGGER domain_events_append_only
+            BEFORE UPDATE OR DELETE OR TRUNCATE ON event_store.domain_events
+            FOR EACH STATEMENT EXECUTE FUNCTION event_store.refuse_change();
+    END IF;
+    IF guarded IS DISTINCT FROM 'A' THEN
+        ALTER TABLE event_store.domain_events ENABLE ALWAYS TRIGGER domain_events_append_only;
+    END IF;
+
+    COMMENT ON TABLE event_store.domain_events IS
+'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
+    COMMENT ON TABLE event_store.domain_views IS
+'The durable read models: the last value of every (view_name, view_key). Staged values are only seen by load_view and load_views.';
+    COMMENT ON TABLE event_store.snapshots IS
+'States of aggregates at a sequence: source server is used by replay_aggregate, source client is kept for applications.';
+    COMMENT ON TABLE event_store.reducers IS
+'The registered reducer of each aggregate type, by name.';
+    COMMENT ON TABLE event_store.dead_letters IS
+'Staged rows that could not be made durable, with their error. Settled by retry_dead_letters or discard_dead_letters.';
+    COMMENT ON TABLE event_store.store_state IS
+'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
+
+    PERFORM event_store.announce_store();
+END
+$create_store$;
+COMMENT ON FUNCTION create_store(boolean, boolean, boolean) IS
+$$Creates the durable tables, their indexes and the append-only guard in schema event_store; adds only what is missing, so it may be repeated and repairs a store.
+category_index, event_type_index, payload_index: also index (aggregate_type, global_position), (event_type, global_position), payload (GIN).
+The tables belong to the caller and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
+Errors: 55000 when the schema belongs to another role or others may create objects in it; 42501.
+Example: SELECT event_store.create_store();$$;
+
+CREATE FUNCTION provider_name() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 'PostgreSQL'::text;
+COMMENT ON FUNCTION provider_name() IS
+$$Returns the name of the persistence provider: PostgreSQL.
+Example: SELECT event_store.provider_name();$$;
+
+CREATE FUNCTION extension_version() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_extension_version';
+COMMENT ON FUNCTION extension_version() IS
+$$Returns the version of the loaded library, as major.minor.patch.
+Example: SELECT event_store.extension_version();$$;
+
+CREATE FUNCTION is_available() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_is_available';
+COMMENT ON FUNCTION is_available() IS
+$$Returns whether this database has a store that the loaded library can work with. Raises nothing: meant for health checks.
+Example: SELECT event_store.is_available();$$;
