@@ -1,12 +1,20 @@
 # event_store: a native event store for PostgreSQL 15 to 19
+#
+#   make && make install      builds and installs for the pg_config on the PATH
+#   make installcheck         tests against a running server that preloads event_store
+#   scripts/check             everything, with a server of its own
+#
+# Another PostgreSQL: make PG_CONFIG=/path/to/pg_config
 
 EXTENSION = event_store
 EXTVERSION = 0.1.0
 MODULE_big = event_store
 
 # ground first, verbs last, as in event_store.h
-OBJS = settings.o arguments.o shmem.o catalog.o lock.o transaction.o feed.o \
-	staging.o drain.o event_store.o view_store.o replay.o merge.o worker.o
+OBJS = settings.o arguments.o uuid7.o event_input.o shmem.o catalog.o lock.o \
+	transaction.o feed.o staging.o log.o dead_letter.o view_store.o view_load.o \
+	drain.o segment.o flush.o event_store.o merge.o replay.o \
+	database_command.o worker.o launcher.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 	schema/view_store.sql schema/staging.sql schema/replay.sql \
@@ -15,13 +23,17 @@ SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 DATA_built = event_store--$(EXTVERSION).sql
 EXTRA_CLEAN = event_store--*.sql
 
-REGRESS = store event_store view_store staging replay worker arguments grants
+# the store's own test comes first, the others are in no order
+REGRESS = store $(filter-out store,$(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))))
 REGRESS_OPTS = --inputdir=. --load-extension=event_store
-ISOLATION_OPTS =
+ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test --load-extension=event_store
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+$(OBJS) $(OBJS:.o=.bc): event_store.h compat.h
 
 event_store--$(EXTVERSION).sql: $(SCHEMA_PARTS)
 	cat $^ > $@

@@ -18,4 +18,19 @@
 #define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
 #endif
 
+/*
+ * One function for all kinds of objects since 16; we ask for the owners of
+ * functions and databases and for the privileges on functions.
+ */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_proc_d.h"
+
+#define object_ownercheck(classid, objectid, roleid) \
+	((classid) == ProcedureRelationId ? \
+	 pg_proc_ownercheck(objectid, roleid) : \
+	 pg_database_ownercheck(objectid, roleid))
+#define object_aclcheck(classid, objectid, roleid, mode) \
+	pg_proc_aclcheck(objectid, roleid, mode)
+#endif
+
 #endif							/* ES_COMPAT_H */

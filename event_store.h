@@ -13,6 +13,9 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "access/sdir.h"
+#include "access/skey.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
@@ -21,14 +24,25 @@
 #include "storage/condition_variable.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
+#include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+#include "tcop/dest.h"
 #include "utils/jsonb.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
+
+/* The number of a wait event of ours, registered when first needed. */
+static inline uint32
+es_wait_event(uint32 *cached, const char *name)
+{
+	if (*cached == 0)
+		*cached = WaitEventExtensionNew(name);
+	return *cached;
+}
 
 #define ES_VERSION "0.1.0"
 #define ES_SCHEMA "event_store"
@@ -130,6 +144,13 @@ extern void es_array_argument(FunctionCallInfo fcinfo, int argno,
 							  const char *name, bool nullable, int *count,
 							  Datum **values, bool **nulls);
 
+/* ---------- uuid7.c: event ids made here ---------- */
+
+/* A new UUIDv7, greater than all that this backend has made before. */
+extern pg_uuid_t *es_uuid7(void);
+
+/* ---------- event_input.c: the events that callers give ---------- */
+
 /* One event that a caller wants to append. */
 typedef struct NewEvent
 {
@@ -151,7 +172,8 @@ typedef struct NewEvents
 /*
  * Checks one event's columns as far as they do not depend on the store and
  * fills in what was not given: payload {}, a UUIDv7 event_id, schema_version
- * 1; occurred_at stays NULL until recorded_at is known.  "where" as above.
+ * 1; occurred_at stays NULL until recorded_at is known.  Sets id_given, and
+ * checks "expected" if "expects" is set.  "where" as above.  Once per event.
  */
 extern void es_complete_event(NewEvent *event, const char *where);
 /* 22023 with the hint about -1 unless -4, 0 or positive. */
@@ -160,6 +182,7 @@ extern void es_check_expected(int64 expected, const char *where);
 /*
  * The list of append_events and append_batch(jsonb).  Where the aggregate is
  * the same for all, give it; else pass NULL and each object names its own.
+ * This and the next complete every event themselves, naming it by its place.
  */
 extern NewEvents es_events_from_json(Jsonb *events, text *aggregate_type,
 									 text *aggregate_id);
@@ -212,6 +235,7 @@ typedef struct SharedDatabase
 {
 	LWLock	   *lock;
 	Oid			database;		/* InvalidOid = free slot */
+	bool		claimed;		/* a process of that database keeps a pointer */
 
 	/* global positions: feed.c */
 	slock_t		position_mutex; /* protects the three below */
@@ -230,7 +254,6 @@ typedef struct SharedDatabase
 									 * upper bound */
 	pg_atomic_uint64 staged_events; /* committed, not drained */
 	pg_atomic_uint64 staged_views;
-	pg_atomic_uint64 staged_bytes;
 	TimestampTz first_staged_at;	/* since the last round; 0 = nothing */
 	bool		dead_letters_possible;
 
@@ -248,7 +271,9 @@ typedef struct SharedDatabase
 	pid_t		worker_pid;		/* 0 = none */
 	Latch	   *worker_latch;	/* NULL = none */
 	TimestampTz worker_started_at;
-	bool		worker_barred;	/* DROP DATABASE and the like are at work */
+	bool		worker_called;	/* es_wake_worker() since it last looked */
+	int			worker_bars;	/* commands that need the database to
+								 * themselves; no worker starts meanwhile */
 	ConditionVariable worker_changed;	/* after every change of worker_state */
 } SharedDatabase;
 
@@ -257,6 +282,7 @@ typedef struct SharedState
 	LWLock	   *lock;			/* protects the assignment of slots */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
+	TimestampTz launcher_gone_at;	/* since when there is none */
 	SharedDatabase databases[ES_MAX_DATABASES];
 } SharedState;
 
@@ -266,12 +292,20 @@ extern SharedState *es_shared;
 extern void es_shmem_define(void);	/* installs the hooks, while preloading */
 /* The slot of this database, made if missing; NULL without preload. */
 extern SharedDatabase *es_my_database(void);
-/* The slot of any database, or NULL. */
+/* The same, NULL when there is no slot yet; never raises. */
+extern SharedDatabase *es_my_database_if_any(void);
+/* The slot of any database, or NULL; made if missing, NULL when all are taken. */
 extern SharedDatabase *es_find_database(Oid database);
+extern SharedDatabase *es_make_database(Oid database);
 extern void es_free_database(Oid database);
+/* Gives a slot back in which no process of its database has shown interest. */
+extern void es_release_database(Oid database);
 /* Wakes the worker of a slot, or asks the launcher for one.  Never raises. */
 extern void es_wake_worker(SharedDatabase *db);
 extern void es_wake_launcher(void);
+
+/* ---------- database_command.c: DROP DATABASE and its like ---------- */
+extern void es_utility_hook_install(void);	/* while preloading */
 
 /* ---------- catalog.c: the store of this database ---------- */
 
@@ -326,11 +360,13 @@ extern void es_end(const OwnerScope *scope);
  * A statement prepared at first use in a backend and kept.  Give nargs and
  * argtypes; leave plan NULL.  The SQL is constant and fully qualified.
  */
+#define ES_MAX_PARAMS 24
+
 typedef struct KeptPlan
 {
 	const char *sql;
 	int			nargs;
-	Oid			argtypes[EV_COLUMNS + 1];
+	Oid			argtypes[ES_MAX_PARAMS];
 	SPIPlanPtr	plan;
 } KeptPlan;
 
@@ -343,7 +379,10 @@ extern SPIPlanPtr es_plan(KeptPlan *kept);
  */
 extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
 						 bool read_only, int expected_result);
-/* The same with every row going straight into a tuplestore. */
+/* A SELECT under the active snapshot with every row going to a receiver ... */
+extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
+							DestReceiver *receiver);
+/* ... or straight into a tuplestore. */
 extern uint64 es_execute_into(KeptPlan *kept, Datum *values,
 							  const char *nulls, Tuplestorestate *into);
 
@@ -360,17 +399,34 @@ extern void es_note_wake(void);
 /* A row this transaction staged. */
 typedef struct OwnRow
 {
-	int			segment;
 	ItemPointerData tid;
+	uint8		segment;
+	bool		is_event;
+	SubTransactionId subtransaction;	/* that staged it */
+	SubTransactionId moved_in;	/* that made it durable, or invalid */
 } OwnRow;
 
-extern int64 es_own_txn(int64 sid); /* first sid of the transaction */
-extern void es_note_staged(const OwnRow *row, bool is_event, int64 bytes);
+extern int64 es_own_txn(int64 sid);
+extern void es_note_staging(SharedDatabase *db);
+extern void es_unnote_staging(SharedDatabase *db);
+extern void es_note_staged(int segment, ItemPointer tid, bool is_event);
 extern OwnRow *es_own_rows(int *count);
-extern void es_forget_own_rows(int64 events, int64 views, int64 bytes);
-/* Rows drained by this transaction: published when it commits. */
-extern void es_note_drained(int64 events, int64 views, int64 bytes,
-							uint64 request);
+extern void es_note_drained(int64 events, int64 views, uint64 request);
+
+/* What is known of staging when it opens; published at commit. */
+typedef struct StagingOpening
+{
+	Oid			table;
+	int64		epoch;
+	int			active_segment;
+	int64		next_sid;
+	int64		events;
+	int64		views;
+	bool		dead_letters;
+	TimestampTz last_drain_at;
+} StagingOpening;
+
+extern void es_note_opening(const StagingOpening *opening);
 
 /* ---------- feed.c: global positions ---------- */
 
@@ -396,6 +452,9 @@ extern uint64 es_pair_hash(Datum first, Datum second);
 extern void es_lock_pair(LockSpace space, uint64 hash);
 /* Locks many, each once, in the order of their hashes.  Sorts the array. */
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
+/* The one lock of a space that has one: drain, positions. */
+extern void es_lock_acquire(LockSpace space, LOCKMODE mode);
+extern void es_lock_release(LockSpace space, LOCKMODE mode);
 
 /* ---------- staging.c: stage, rotate, drain one round, flush ---------- */
 
@@ -421,6 +480,7 @@ typedef struct StagedRow
 	bool		own;			/* written by this transaction */
 	int			segment;
 	ItemPointerData tid;
+	HeapTuple	tuple;			/* what the Datums point into; may be freed */
 } StagedRow;
 
 /*
@@ -446,15 +506,129 @@ extern StagedScan *es_staged_begin(StagedKind kind, Datum name, Datum key,
 								   Snapshot snapshot, bool backward);
 extern bool es_staged_next(StagedScan *scan, StagedRow *row);
 extern void es_staged_end(StagedScan *scan);
-/* The same over all keys of a name (key = (Datum) 0 above); by event id: */
+/* key = (Datum) 0 above: all keys of the name, in key order.  By event id: */
 extern bool es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 								  StagedRow *row);
+
+/* The order in which a scan over all segments returns rows: an index each. */
+typedef enum StagedOrder
+{
+	ES_BY_KEY,					/* (kind, name, key, ordinal) */
+	ES_BY_EVENT_ID,
+	ES_BY_TXN					/* (txn, sid) */
+} StagedOrder;
+
+extern StagedScan *es_staged_scan(StagedOrder order, ScanDirection direction,
+								  Snapshot snapshot, int nkeys,
+								  const ScanKeyData *keys, LOCKMODE lockmode);
+extern void es_staged_deform(HeapTuple tuple, TupleDesc desc, int segment,
+							 StagedRow *row);
+
+/* Asks for a drain; it is done when drains_done has reached the result. */
+extern uint64 es_request_drain(SharedDatabase *db);
 
 /* Writes staged rows; the caller holds the lock of the aggregate or key. */
 extern void es_stage_event(const EventRow *event);
 extern void es_stage_view(Datum view_name, Datum view_key, Datum view_data,
 						  bool deleted, bool has_version, int64 version);
 extern int64 es_staging_epoch(void);
+
+/* ---------- log.c: the table domain_events ---------- */
+
+/* Inserts rows whose columns are all set, in statements of bounded size. */
+extern void es_insert_events(EventRow **rows, int count);
+
+/* The last event of an aggregate, as of a snapshot. */
+typedef struct Head
+{
+	int64		sequence;		/* staged and durable together; 0 = none */
+	int64		durable_sequence;
+	TimestampTz recorded_at;	/* -infinity when there is none */
+	bool		staged;			/* staged rows are visible */
+} Head;
+
+extern void es_read_head(Datum aggregate_type, Datum aggregate_id,
+						 Snapshot snapshot, bool look_in_staging, Head *head);
+/* The durable part alone; recorded_at may be NULL, is set if there is one. */
+extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
+							 Snapshot snapshot, TimestampTz *recorded_at);
+extern bool es_durable_by_event_id(const pg_uuid_t *event_id,
+								   Snapshot snapshot, EventRow *row);
+
+/* ---------- dead_letter.c: staged rows that could not be drained ---------- */
+
+/* Whether appends to the aggregate must be refused (VS006). */
+extern bool es_has_dead_letters(Datum aggregate_type, Datum aggregate_id,
+								Snapshot snapshot);
+/* Writes one dead letter.  For a view, the aggregate that took it along. */
+extern void es_bury(const StagedRow *row, Datum aggregate_type,
+					Datum aggregate_id, int sqlstate, const char *message,
+					int attempts);
+
+/* ---------- view_store.c: durable views ---------- */
+
+/*
+ * Writes one value per (view_name, view_key) by the version rule; rows with
+ * data (Datum) 0 are deletes.  Keys are distinct and in key order.  Used by
+ * put_view, put_views, delete_view and the drain.  Returns rows changed.
+ *
+ * "accepted" says that the rule was applied before, when the row was staged
+ * under its key's lock: the last of several staged writes of a key replaces the
+ * durable row even where a delete between them let the version start again.
+ */
+typedef struct ViewWrite
+{
+	Datum		view_name;
+	Datum		view_key;
+	Datum		view_data;		/* (Datum) 0 = delete */
+	bool		has_version;
+	int64		version;
+	TimestampTz updated_at;		/* when it was staged; 0 = now */
+} ViewWrite;
+
+extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
+
+/* Orders keys as the C collation of the tables does. */
+extern int	es_compare_keys(Datum a, Datum b);
+/*
+ * The newest, or the oldest, staged row of a key under the active snapshot, in
+ * the current memory context.
+ */
+extern bool es_find_staged_view(Datum view_name, Datum view_key, bool newest,
+								StagedRow *row);
+
+/* ---------- drain.c: from staging into the durable tables ---------- */
+
+/*
+ * Moves one closed set of committed staged rows, about max_rows (0 = all),
+ * within the current transaction, holding the drain lock until it ends.
+ * Returns the rows moved and whether more are left.  Raises errors of the
+ * world; rows that fail for their own sake go to dead_letters.
+ */
+extern int64 es_drain_round(int64 max_rows, bool *more);
+/* Moves what this transaction itself has staged and not moved yet. */
+extern void es_drain_own_rows(void);
+
+/* ---------- segment.c: the life of the segments ---------- */
+
+/*
+ * Opens staging: tells a clean restart from a loss (a new epoch), finds what is
+ * left over, marks store_state dirty.  Needs a transaction of its own, and
+ * staging is open once that committed.  Only the worker calls it.
+ */
+extern void es_open_staging(void);
+/*
+ * Marks staging closed and store_state clean if it is empty and nobody is
+ * writing; returns whether it did.  Needs a transaction of its own.
+ */
+extern bool es_close_staging(void);
+/*
+ * Starts a new segment when the active one is large, truncates those that
+ * nobody can need any more.  Needs a transaction of its own.  Never waits.
+ */
+extern void es_reclaim_segments(void);
+
+/* ---------- flush.c: waiting for the drain ---------- */
 
 /*
  * Returns when all rows staged by transactions that had committed before the
@@ -468,45 +642,37 @@ extern void es_settle(void);
  */
 extern void es_move_own_rows(void);
 
-/* ---------- event_store.c: the durable log ---------- */
-
-/* Inserts rows whose columns are all set. */
-extern void es_insert_events(EventRow *rows, int count);
-
-/* The last event of an aggregate, as of a snapshot. */
-typedef struct Head
-{
-	int64		sequence;		/* staged and durable together; 0 = none */
-	int64		durable_sequence;
-	TimestampTz recorded_at;
-	bool		staged_by_others;	/* committed staged rows exist */
-	bool		dead_letters;
-} Head;
-
-extern void es_read_head(Datum aggregate_type, Datum aggregate_id,
-						 Snapshot snapshot, bool look_in_staging, Head *head);
-extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
-							 Snapshot snapshot, TimestampTz *recorded_at);
-
-/* ---------- view_store.c: durable views ---------- */
+/* ---------- merge.c: the built-in reducer ---------- */
 
 /*
- * Writes one value per (view_name, view_key) by the version rule; rows with
- * data (Datum) 0 are deletes.  Keys are distinct and in key order.  Used by
- * put_view, put_views, delete_view and the drain.  Returns rows changed.
+ * A state taken apart, on which JSON merge patches (RFC 7396) work at a cost
+ * that does not grow with the state.  NULL is the state before any patch.
+ * The result is encoded anew by every call.
  */
-typedef struct ViewWrite
-{
-	Datum		view_name;
-	Datum		view_key;
-	Datum		view_data;		/* (Datum) 0 = delete */
-	bool		has_version;
-	int64		version;
-} ViewWrite;
+typedef struct Merge Merge;
 
-extern int64 es_write_views(const ViewWrite *writes, int count);
+extern Merge *es_merge_begin(Jsonb *state);
+extern void es_merge_apply(Merge *merge, Jsonb *patch);
+extern Jsonb *es_merge_result(Merge *merge);
+extern void es_merge_end(Merge *merge);
+
+/* ---------- replay.c: reducers, the fold, snapshots ---------- */
+
+/*
+ * Folds the durable events of an aggregate and stores the state as the
+ * server's snapshot.  False if there is nothing newer than what is stored.
+ */
+extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
 
 /* ---------- worker.c ---------- */
-extern void es_register_launcher(void);
+
+/* What launcher and worker have in common: signals, sleep. */
+extern void es_enter_process(void);
+extern void es_heed_signals(void);
+/* A negative timeout (ms) means until the latch is set. */
+extern void es_sleep_on_latch(long timeout, uint32 wait_event);
+
+/* ---------- launcher.c ---------- */
+extern void es_register_launcher(void); /* while preloading */
 
 #endif							/* EVENT_STORE_H */

@@ -1,6 +1,6 @@
 -- store: the durable tables, their owner's guard, and what an operator asks first
 
-CREATE TYPE event AS (
+CREATE TYPE event_store.event AS (
     global_position bigint,
     aggregate_type text,
     aggregate_id text,
@@ -17,17 +17,17 @@ CREATE TYPE event AS (
     occurred_at timestamptz,
     recorded_at timestamptz
 );
-COMMENT ON TYPE event IS
+COMMENT ON TYPE event_store.event IS
 'One domain event: the columns of domain_events in their order. global_position is NULL while the event is staged.';
 
-CREATE FUNCTION announce_store() RETURNS void
+CREATE FUNCTION event_store.announce_store() RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'es_announce_store';
-COMMENT ON FUNCTION announce_store() IS
+COMMENT ON FUNCTION event_store.announce_store() IS
 'Internal: makes the launcher look at this database once the transaction has committed.';
 
-CREATE FUNCTION create_store(category_index boolean DEFAULT false,
-                             event_type_index boolean DEFAULT false,
-                             payload_index boolean DEFAULT false)
+CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
+                                         event_type_index boolean DEFAULT false,
+                                         payload_index boolean DEFAULT false)
     RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -233,28 +233,28 @@ BEGIN
     PERFORM event_store.announce_store();
 END
 $create_store$;
-COMMENT ON FUNCTION create_store(boolean, boolean, boolean) IS
+COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean) IS
 $$Creates the durable tables, their indexes and the append-only guard in schema event_store; adds only what is missing, so it may be repeated and repairs a store.
 category_index, event_type_index, payload_index: also index (aggregate_type, global_position), (event_type, global_position), payload (GIN).
 The tables belong to the caller and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
 Errors: 55000 when the schema belongs to another role or others may create objects in it; 42501.
 Example: SELECT event_store.create_store();$$;
 
-CREATE FUNCTION provider_name() RETURNS text
+CREATE FUNCTION event_store.provider_name() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 'PostgreSQL'::text;
-COMMENT ON FUNCTION provider_name() IS
+COMMENT ON FUNCTION event_store.provider_name() IS
 $$Returns the name of the persistence provider: PostgreSQL.
 Example: SELECT event_store.provider_name();$$;
 
-CREATE FUNCTION extension_version() RETURNS text
+CREATE FUNCTION event_store.extension_version() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_extension_version';
-COMMENT ON FUNCTION extension_version() IS
+COMMENT ON FUNCTION event_store.extension_version() IS
 $$Returns the version of the loaded library, as major.minor.patch.
 Example: SELECT event_store.extension_version();$$;
 
-CREATE FUNCTION is_available() RETURNS boolean
+CREATE FUNCTION event_store.is_available() RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_is_available';
-COMMENT ON FUNCTION is_available() IS
+COMMENT ON FUNCTION event_store.is_available() IS
 $$Returns whether this database has a store that the loaded library can work with. Raises nothing: meant for health checks.
 Example: SELECT event_store.is_available();$$;

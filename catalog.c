@@ -1,0 +1,295 @@
+/*
+ * catalog.c
+ *		The store of this database: where its tables are, whose they are, and
+ *		how SQL is run on them.
+ *
+ * The extension owns functions and staging; the durable tables belong to the
+ * role that ran create_store().  Both can come and go independently (DROP
+ * EXTENSION keeps the tables), so every entry point asks es_store() first,
+ * which looks both up by name and remembers them until the relation cache
+ * says that something changed.
+ *
+ * All SQL runs as the owner of domain_events: callers need EXECUTE on the
+ * functions and no privilege on the tables, so that nobody can go around the
+ * sequence check.  Statements are prepared once per backend and kept.
+ *
+ * Called by every other file above it.
+ */
+#include "event_store.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "nodes/params.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "executor/tstoreReceiver.h"
+
+static Store store_cache;
+static bool store_valid = false;
+static bool callback_registered = false;
+
+/* Forgets the store when one of its relations changed. */
+static void
+store_changed(Datum arg, Oid relid)
+{
+	const Store *s = &store_cache;
+
+	if (!store_valid)
+		return;
+	if (relid == InvalidOid || relid == s->events ||
+		relid == s->positions || relid == s->dead_letters)
+		store_valid = false;
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		if (relid == s->segments[i].table)
+			store_valid = false;
+	}
+}
+
+/* Reads the installed version of the extension; NULL when there is none. */
+static char *
+installed_version(Oid *extension)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(ES_SCHEMA));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		d = heap_getattr(tuple, Anum_pg_extension_extversion,
+									 RelationGetDescr(rel), &isnull);
+
+		*extension = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		if (!isnull)
+			version = TextDatumGetCString(d);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return version;
+}
+
+static Oid
+relation_named(Oid schema, const char *format, int n)
+{
+	return get_relname_relid(n < 0 ? format : psprintf(format, n), schema);
+}
+
+/*
+ * Looks everything up by name.  Returns false when a part is missing; then
+ * *version tells whether the extension was there.
+ */
+static bool
+find_store(Store *s, char **version)
+{
+	HeapTuple	tuple;
+	bool		complete = true;
+
+	memset(s, 0, sizeof(*s));
+	*version = installed_version(&s->extension);
+	s->schema = get_namespace_oid(ES_SCHEMA, true);
+	if (*version == NULL || !OidIsValid(s->schema))
+		return false;
+
+	s->events = relation_named(s->schema, "domain_events", -1);
+	s->events_by_aggregate = relation_named(s->schema, "domain_events_aggregate_key", -1);
+	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
+	s->positions = relation_named(s->schema, "global_position_seq", -1);
+	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
+	s->event_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									CStringGetDatum("event"),
+									ObjectIdGetDatum(s->schema));
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		StagingSegment *g = &s->segments[i];
+
+		g->table = relation_named(s->schema, "staging_%d", i);
+		g->by_key = relation_named(s->schema, "staging_%d_key_idx", i);
+		g->by_event_id = relation_named(s->schema, "staging_%d_event_id_idx", i);
+		g->by_txn = relation_named(s->schema, "staging_%d_txn_idx", i);
+		complete = complete && OidIsValid(g->table) && OidIsValid(g->by_key) &&
+			OidIsValid(g->by_event_id) && OidIsValid(g->by_txn);
+	}
+	if (!complete || !OidIsValid(s->events) || !OidIsValid(s->events_by_aggregate) ||
+		!OidIsValid(s->events_by_id) || !OidIsValid(s->positions) ||
+		!OidIsValid(s->dead_letters))
+		return false;
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return true;
+}
+
+/*
+ * The work of es_store and es_store_if_any.  Looking up may itself process
+ * invalidations, so the result counts as valid only from the next call on if
+ * nothing was invalidated meanwhile: the flag is set before the look-ups.
+ */
+static const Store *
+get_store(bool missing_ok)
+{
+	char	   *version = NULL;
+	Store		found;
+
+	if (store_valid)
+		return &store_cache;
+	if (!callback_registered)
+	{
+		CacheRegisterRelcacheCallback(store_changed, (Datum) 0);
+		callback_registered = true;
+	}
+
+	/* callbacks compare with the cache: what matches is not known before */
+	if (!find_store(&found, &version))
+	{
+		if (missing_ok)
+			return NULL;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 version == NULL
+				 ? errmsg("extension event_store is not installed in this database")
+				 : errmsg("there is no event store in this database, or parts of it are missing"),
+				 version == NULL
+				 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
+				 : errhint("Run SELECT event_store.create_store();")));
+	}
+	if (strcmp(version, ES_VERSION) != 0)
+	{
+		if (missing_ok)
+			return NULL;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library event_store has version %s, but the extension has version %s",
+						ES_VERSION, version),
+				 errhint("Run ALTER EXTENSION event_store UPDATE, and restart the server if the library is preloaded.")));
+	}
+	store_cache = found;
+	store_valid = true;
+	return &store_cache;
+}
+
+const Store *
+es_store(void)
+{
+	return get_store(false);
+}
+
+const Store *
+es_store_if_any(void)
+{
+	return get_store(true);
+}
+
+void
+es_begin(OwnerScope *scope)
+{
+	const Store *store = es_store();
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	GetUserIdAndSecContext(&scope->user, &scope->security);
+	SetUserIdAndSecContext(store->owner,
+						   scope->security | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+void
+es_end(const OwnerScope *scope)
+{
+	SetUserIdAndSecContext(scope->user, scope->security);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+}
+
+/* The plan of a statement, prepared when this backend first needs it. */
+SPIPlanPtr
+es_plan(KeptPlan *kept)
+{
+	if (kept->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare_cursor(kept->sql, kept->nargs,
+											  kept->argtypes,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", kept->sql,
+				 SPI_result_code_string(SPI_result));
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "SPI_keepplan failed");
+		kept->plan = plan;
+	}
+	return kept->plan;
+}
+
+uint64
+es_execute(KeptPlan *kept, Datum *values, const char *nulls,
+		   bool read_only, int expected_result)
+{
+	int			result = SPI_execute_plan(es_plan(kept), values, nulls,
+										  read_only, 0);
+
+	if (result != expected_result)
+		elog(ERROR, "\"%s\" returned %s", kept->sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+uint64
+es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
+			  DestReceiver *receiver)
+{
+	SPIExecuteOptions options;
+	ParamListInfo params = makeParamList(kept->nargs);
+	int			result;
+
+	for (int i = 0; i < kept->nargs; i++)
+	{
+		params->params[i].value = values[i];
+		params->params[i].isnull = nulls != NULL && nulls[i] == 'n';
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = kept->argtypes[i];
+	}
+	memset(&options, 0, sizeof(options));
+	options.params = params;
+	options.read_only = true;
+	options.dest = receiver;
+	result = SPI_execute_plan_extended(es_plan(kept), &options);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "\"%s\" returned %s", kept->sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+uint64
+es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
+				Tuplestorestate *into)
+{
+	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
+	uint64		rows;
+
+	SetTuplestoreDestReceiverParams(receiver, into, CurrentMemoryContext,
+									false, NULL, NULL);
+	rows = es_execute_to(kept, values, nulls, receiver);
+	receiver->rDestroy(receiver);
+	return rows;
+}

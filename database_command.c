@@ -1,0 +1,269 @@
+/*
+ * database_command.c
+ *		Makes the worker leave a database that a command needs for itself.
+ *
+ * DROP DATABASE, CREATE DATABASE (for its template), ALTER DATABASE RENAME and
+ * SET TABLESPACE refuse while a process is connected, and background workers
+ * count.  A ProcessUtility hook around these commands bars the database, asks
+ * its worker to go and lifts the bar afterwards, so that nobody has to know
+ * that there is a worker.  Termination loses nothing: a round that was under
+ * way is rolled back, its rows stay staged.
+ *
+ * The bar is a count in the database's slot, as two commands may want the same
+ * template.  It is lifted on error and when the session is terminated, too; the
+ * launcher starts no worker while it is up, and a worker on its way in that
+ * finds it turns back.
+ *
+ * The hook only prepares: whether the command is allowed is decided by the
+ * command itself.  It stays out of the way of roles that cannot succeed anyway,
+ * so that they cannot disturb the worker.
+ *
+ * Calls shmem.c; installed by _PG_init while preloading.
+ */
+#include "event_store.h"
+
+#include <signal.h>
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/syscache.h"
+
+/* The worker's exit wakes us; this only bounds a lost signal. */
+#define ES_SIGNAL_AGAIN_MS 1000
+
+static ProcessUtility_hook_type previous_hook = NULL;
+
+/* A copy of a database with a store that this transaction makes. */
+static Oid	copied_database = InvalidOid;
+static bool callback_registered = false;
+
+/* Lifts the bar; at the last one a worker may come back. */
+static void
+unbar(int code, Datum arg)
+{
+	Oid			database = DatumGetObjectId(arg);
+	SharedDatabase *db = es_find_database(database);
+	bool		wake = false;
+
+	if (db == NULL)
+		return;
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (db->database == database && db->worker_bars > 0 && --db->worker_bars == 0)
+	{
+		if (db->worker_state == ES_WORKER_NONE &&
+			(db->worker_called ||
+			 (db->claimed && db->staging_state != ES_STAGING_CLOSED)))
+			db->worker_state = ES_WORKER_WANTED;
+		wake = db->worker_state == ES_WORKER_WANTED;
+	}
+	LWLockRelease(db->lock);
+	if (wake)
+		es_wake_launcher();
+	else
+		es_release_database(database);
+}
+
+/* Puts up the bar; NULL when the cluster has no slot left for this. */
+static SharedDatabase *
+bar(Oid database, bool *has_store)
+{
+	SharedDatabase *db;
+
+	while ((db = es_make_database(database)) != NULL)
+	{
+		bool		ours;
+
+		LWLockAcquire(db->lock, LW_EXCLUSIVE);
+		/* the launcher may have given it back in between */
+		ours = db->database == database;
+		if (ours)
+		{
+			db->worker_bars++;
+			*has_store = db->claimed;
+		}
+		LWLockRelease(db->lock);
+		if (ours)
+			break;
+	}
+	return db;
+}
+
+/* Tells the worker to go; its death is then no outage.  Returns if it went. */
+static bool
+dismiss_worker(SharedDatabase *db, Oid database)
+{
+	bool		gone;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	gone = db->database != database || db->worker_pid == 0;
+	if (!gone)
+	{
+		if (db->worker_state == ES_WORKER_STARTING ||
+			db->worker_state == ES_WORKER_RUNNING)
+			db->worker_state = ES_WORKER_NONE;
+		db->worker_latch = NULL;
+		/* its exit callback needs the lock, so the process is still there */
+		kill(db->worker_pid, SIGTERM);
+	}
+	LWLockRelease(db->lock);
+	return gone;
+}
+
+static void
+await_departure(SharedDatabase *db, Oid database)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
+	ConditionVariablePrepareToSleep(&db->worker_changed);
+	while (!dismiss_worker(db, database))
+		ConditionVariableTimedSleep(&db->worker_changed, ES_SIGNAL_AGAIN_MS,
+									wait_event);
+	ConditionVariableCancelSleep();
+}
+
+/* The value of an option of CREATE or ALTER DATABASE, or NULL. */
+static DefElem *
+option_named(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, name) == 0)
+			return option;
+	}
+	return NULL;
+}
+
+/* Which database does the command need for itself?  NULL = none. */
+static const char *
+database_needed(Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_DropdbStmt:
+			return ((DropdbStmt *) command)->dbname;
+		case T_CreatedbStmt:
+			{
+				DefElem    *template = option_named(((CreatedbStmt *) command)->options,
+													"template");
+
+				return template != NULL && template->arg != NULL
+					? defGetString(template) : "template1";
+			}
+		case T_RenameStmt:
+			return ((RenameStmt *) command)->renameType == OBJECT_DATABASE
+				? ((RenameStmt *) command)->subname : NULL;
+		case T_AlterDatabaseStmt:
+			return option_named(((AlterDatabaseStmt *) command)->options,
+								"tablespace") != NULL
+				? ((AlterDatabaseStmt *) command)->dbname : NULL;
+		default:
+			return NULL;
+	}
+}
+
+/* Could the command succeed for this role, as far as the database says? */
+static bool
+may_need(Node *command, Oid database)
+{
+	HeapTuple	tuple;
+	bool		allowed = object_ownercheck(DatabaseRelationId, database, GetUserId());
+
+	if (allowed || !IsA(command, CreatedbStmt))
+		return allowed;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		allowed = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	return allowed;
+}
+
+/* A copy holds what was staged in its template: a worker shall look at it. */
+static void
+look_at_copy(XactEvent event, void *arg)
+{
+	SharedDatabase *db;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
+		return;
+	if (event == XACT_EVENT_COMMIT && OidIsValid(copied_database))
+	{
+		db = es_make_database(copied_database);
+		if (db != NULL)
+			es_wake_worker(db);
+	}
+	copied_database = InvalidOid;
+}
+
+static void
+note_copy(const char *name)
+{
+	if (!callback_registered)
+	{
+		RegisterXactCallback(look_at_copy, NULL);
+		callback_registered = true;
+	}
+	copied_database = get_database_oid(name, true);
+}
+
+static void
+database_command(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				 ProcessUtilityContext context, ParamListInfo params,
+				 QueryEnvironment *environment, DestReceiver *dest,
+				 QueryCompletion *completion)
+{
+	ProcessUtility_hook_type next =
+		previous_hook != NULL ? previous_hook : standard_ProcessUtility;
+	Node	   *command = pstmt->utilityStmt;
+	const char *name = database_needed(command);
+	Oid			database = name != NULL ? get_database_oid(name, true) : InvalidOid;
+	SharedDatabase *db = NULL;
+	bool		has_store = false;
+
+	if (OidIsValid(database) && may_need(command, database))
+		db = bar(database, &has_store);
+	if (db == NULL)
+	{
+		next(pstmt, query, read_only_tree, context, params, environment, dest,
+			 completion);
+		return;
+	}
+
+	PG_ENSURE_ERROR_CLEANUP(unbar, ObjectIdGetDatum(database));
+	{
+		await_departure(db, database);
+		next(pstmt, query, read_only_tree, context, params, environment, dest,
+			 completion);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(unbar, ObjectIdGetDatum(database));
+
+	if (IsA(command, DropdbStmt))
+		es_free_database(database);
+	else
+		unbar(0, ObjectIdGetDatum(database));
+	if (IsA(command, CreatedbStmt) && has_store)
+		note_copy(((CreatedbStmt *) command)->dbname);
+}
+
+/* Installs the hook; called while the library is preloaded. */
+void
+es_utility_hook_install(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = database_command;
+}

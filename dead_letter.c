@@ -1,0 +1,320 @@
+/*
+ * dead_letter.c
+ *		Staged rows that could not be made durable, and what becomes of them.
+ *
+ * A dead letter keeps every field of its row and the error.  While an
+ * aggregate has dead letters its appends are refused with VS006, so that its
+ * log never gets a hole: retrying puts the events where they belong, and
+ * discarding says that they never happened.
+ *
+ * A view write is filed under the aggregate whose event took it along, or
+ * under its view_name and view_key if it failed by itself.
+ *
+ * Called by drain.c, event_store.c and SQL.
+ */
+#include "event_store.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(es_retry_dead_letters);
+PG_FUNCTION_INFO_V1(es_discard_dead_letters);
+
+/*
+ * Shared memory knows whether any dead letter can exist at all, which answers
+ * nearly always.  The mark is set before a dead letter can become visible, so
+ * it is read after the snapshot was taken.
+ */
+bool
+es_has_dead_letters(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot)
+{
+	static KeptPlan plan = {
+		"SELECT 1 FROM event_store.dead_letters d"
+		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+		" AND d.kind OPERATOR(pg_catalog.=) 'event' LIMIT 1",
+		2, {TEXTOID, TEXTOID}
+	};
+	SharedDatabase *db = es_my_database();
+	Datum		values[2] = {aggregate_type, aggregate_id};
+	OwnerScope	scope;
+	bool		found;
+
+	if (db != NULL && db->staging_state != ES_STAGING_UNKNOWN &&
+		db->staging_table == es_store()->segments[0].table &&
+		!db->dead_letters_possible)
+		return false;
+	PushActiveSnapshot(snapshot);
+	es_begin(&scope);
+	found = es_execute(&plan, values, NULL, true, SPI_OK_SELECT) > 0;
+	es_end(&scope);
+	PopActiveSnapshot();
+	return found;
+}
+
+/* Says in shared memory that dead letters may exist from now on. */
+static void
+mark_possible(void)
+{
+	SharedDatabase *db = es_my_database();
+
+	if (db != NULL)
+		db->dead_letters_possible = true;
+	pg_memory_barrier();
+}
+
+static char *
+sqlstate_text(int sqlstate)
+{
+	char	   *text = palloc(6);
+
+	for (int i = 0; i < 5; i++)
+	{
+		text[i] = PGUNSIXBIT(sqlstate);
+		sqlstate >>= 6;
+	}
+	text[5] = '\0';
+	return text;
+}
+
+void
+es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
+		int sqlstate, const char *message, int attempts)
+{
+	static KeptPlan plan = {
+		"INSERT INTO event_store.dead_letters (kind, aggregate_type, aggregate_id,"
+		" sequence, event_id, event_type, schema_version, payload, payload_bytes,"
+		" metadata, correlation_id, causation_id, saga_id, occurred_at, recorded_at,"
+		" view_name, view_key, view_data, version, error_code, error_message, attempts)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
+		" $16, $17, $18, $19, $20, $21, $22)",
+		22, {TEXTOID, TEXTOID, TEXTOID, INT8OID, UUIDOID, TEXTOID, INT4OID,
+			JSONBOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID,
+			TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, JSONBOID,
+		INT8OID, TEXTOID, TEXTOID, INT4OID}
+	};
+	bool		is_event = row->kind == ES_KIND_EVENT;
+	Datum		values[22];
+	char		nulls[22];
+	OwnerScope	scope;
+
+	mark_possible();
+	memset(nulls, 'n', sizeof(nulls));
+	memset(values, 0, sizeof(values));
+	values[0] = CStringGetTextDatum(is_event ? "event" : "view");
+	/* the columns of an event, from aggregate_type on, stand in table order */
+	for (int i = EV_AGGREGATE_TYPE; i < EV_COLUMNS && is_event; i++)
+	{
+		values[i] = row->event.values[i];
+		nulls[i] = row->event.nulls[i] ? 'n' : ' ';
+	}
+	if (!is_event)
+	{
+		values[1] = aggregate_type;
+		values[2] = aggregate_id;
+		values[14] = TimestampTzGetDatum(row->staged_at);
+		values[15] = row->view_name;
+		values[16] = row->view_key;
+		values[17] = row->view_data;
+		values[18] = Int64GetDatum(row->version);
+		nulls[14] = nulls[15] = nulls[16] = ' ';
+		nulls[17] = row->view_data == (Datum) 0 ? 'n' : ' ';
+		nulls[18] = row->has_version ? ' ' : 'n';
+	}
+	nulls[0] = nulls[1] = nulls[2] = ' ';
+	values[19] = CStringGetTextDatum(sqlstate_text(sqlstate));
+	values[20] = CStringGetTextDatum(message);
+	values[21] = Int32GetDatum(attempts);
+	nulls[19] = nulls[20] = nulls[21] = ' ';
+
+	es_begin(&scope);
+	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	es_end(&scope);
+	ereport(WARNING,
+			(errcode(sqlstate),
+			 errmsg("a staged %s became a dead letter: %s", is_event ? "event" : "view write", message)));
+}
+
+/* ---------- settling ---------- */
+
+/* Inserts the dead events of an aggregate in sequence order. */
+static int64
+retry_events(Datum type, Datum id)
+{
+	static KeptPlan plan = {
+		"SELECT NULL::bigint, d.aggregate_type, d.aggregate_id, d.sequence, d.event_id,"
+		" d.event_type, d.schema_version, d.payload, d.payload_bytes, d.metadata,"
+		" d.correlation_id, d.causation_id, d.saga_id, d.occurred_at, d.recorded_at"
+		" FROM event_store.dead_letters d"
+		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+		" AND d.kind OPERATOR(pg_catalog.=) 'event' ORDER BY d.sequence, d.id",
+		2, {TEXTOID, TEXTOID}
+	};
+	Datum		values[2] = {type, id};
+	OwnerScope	scope;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		head = es_durable_head(type, id, snapshot, NULL);
+	EventRow  **rows;
+	int			count;
+
+	PushActiveSnapshot(snapshot);
+	es_begin(&scope);
+	count = (int) es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	rows = palloc_extended(Max(count, 1) * sizeof(EventRow *), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+	{
+		rows[i] = palloc(sizeof(EventRow));
+		for (int c = 0; c < EV_COLUMNS; c++)
+			rows[i]->values[c] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+											   c + 1, &rows[i]->nulls[c]);
+		if (DatumGetInt64(rows[i]->values[EV_SEQUENCE]) != head + 1 + i)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("dead letters of %s/%s do not continue its log: sequence " INT64_FORMAT " after " INT64_FORMAT,
+							TextDatumGetCString(type), TextDatumGetCString(id),
+							DatumGetInt64(rows[i]->values[EV_SEQUENCE]), head + i),
+					 errhint("Discard them with discard_dead_letters.")));
+	}
+	if (count > 0)
+	{
+		int64		position = es_take_positions(count);
+
+		for (int i = 0; i < count; i++)
+		{
+			rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
+			rows[i]->nulls[EV_GLOBAL_POSITION] = false;
+		}
+		es_insert_events(rows, count);
+	}
+	es_end(&scope);
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+	return count;
+}
+
+/*
+ * Writes the dead view writes filed under a pair, in their order.  What was
+ * written to a key since is newer and stays.
+ */
+static int64
+retry_views(Datum type, Datum id)
+{
+	static KeptPlan keys = {
+		"SELECT d.view_name, d.view_key, d.view_data, d.version"
+		" FROM event_store.dead_letters d"
+		" LEFT JOIN event_store.domain_views v ON v.view_name OPERATOR(pg_catalog.=) d.view_name"
+		" AND v.view_key OPERATOR(pg_catalog.=) d.view_key"
+		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+		" AND d.kind OPERATOR(pg_catalog.=) 'view'"
+		" AND (v.updated_at IS NULL OR v.updated_at OPERATOR(pg_catalog.<=) d.recorded_at"
+		" OR (v.version IS NOT NULL AND d.version IS NOT NULL))"
+		" ORDER BY d.id",
+		2, {TEXTOID, TEXTOID}
+	};
+	Datum		values[2] = {type, id};
+	OwnerScope	scope;
+	int64		count;
+	SPITupleTable *table;
+
+	es_begin(&scope);
+	count = (int64) es_execute(&keys, values, NULL, false, SPI_OK_SELECT);
+	table = SPI_tuptable;
+	for (int64 i = 0; i < count; i++)
+	{
+		ViewWrite	write;
+		bool		isnull;
+		Datum		version;
+
+		write.view_name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
+		write.view_key = SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
+		write.view_data = SPI_getbinval(table->vals[i], table->tupdesc, 3, &isnull);
+		if (isnull)
+			write.view_data = (Datum) 0;
+		version = SPI_getbinval(table->vals[i], table->tupdesc, 4, &isnull);
+		write.has_version = !isnull;
+		write.version = isnull ? 0 : DatumGetInt64(version);
+		es_lock_pair(ES_LOCK_VIEW_KEY, es_pair_hash(write.view_name, write.view_key));
+		(void) es_write_views(&write, 1, true);
+	}
+	es_end(&scope);
+	return count;
+}
+
+/* Removes the dead letters filed under a pair; returns how many. */
+static int64
+remove_letters(Datum type, Datum id)
+{
+	static KeptPlan plan = {
+		"DELETE FROM event_store.dead_letters d"
+		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
+	};
+	Datum		values[2] = {type, id};
+	OwnerScope	scope;
+	int64		count;
+
+	es_begin(&scope);
+	count = (int64) es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_end(&scope);
+	return count;
+}
+
+/*
+ * Locks the aggregate and makes sure that none of its events is staged any
+ * more: later ones would otherwise arrive behind what is settled here.
+ */
+static void
+begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type, Datum *id)
+{
+	*type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	*id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	PreventCommandIfReadOnly(function);
+	(void) es_store();
+	es_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(*type, *id));
+	if (es_may_have_staged())
+		es_settle();
+	es_note_write();
+}
+
+Datum
+es_retry_dead_letters(PG_FUNCTION_ARGS)
+{
+	Datum		type;
+	Datum		id;
+
+	begin_settling(fcinfo, "retry_dead_letters()", &type, &id);
+	(void) retry_events(type, id);
+	(void) retry_views(type, id);
+	PG_RETURN_INT64(remove_letters(type, id));
+}
+
+Datum
+es_discard_dead_letters(PG_FUNCTION_ARGS)
+{
+	Datum		type;
+	Datum		id;
+	int64		count;
+	text	   *reason;
+
+	reason = es_required_text(fcinfo, 2, "reason");
+	begin_settling(fcinfo, "discard_dead_letters()", &type, &id);
+	count = remove_letters(type, id);
+	if (count > 0)
+		ereport(LOG,
+				(errmsg("discarded " INT64_FORMAT " dead letters of %s/%s: %s", count,
+						TextDatumGetCString(type), TextDatumGetCString(id),
+						text_to_cstring(reason))));
+	PG_RETURN_INT64(count);
+}

@@ -1,0 +1,794 @@
+/*
+ * drain.c
+ *		One round of draining: from staging into the durable tables.
+ *
+ * A round moves a closed set of committed transactions: if it moves one that
+ * appended to an aggregate after another, it moves that other one too.  The
+ * set is found like this.  Rows are read in the order of (first sid of the
+ * transaction, sid) until there are enough; let c be the first sid of the
+ * transaction at which reading stopped.  Every visible transaction that began
+ * below c has then been read, and the round takes those whose last sid is below
+ * c.  It is closed since the lock of the aggregate made the earlier
+ * transaction commit, with all its sids, before the later one took its first
+ * sid for that aggregate.  A transaction left open delays only its own rows.
+ *
+ * The round runs under one snapshot, in one transaction, under the drain lock.
+ * It takes no aggregate lock: moving rows changes no head.
+ *
+ * A row that fails for its own sake is found by bisection over transactions,
+ * then row by row, each probe in a subtransaction, and buried in dead_letters.
+ * The later events of its aggregate follow it there, in this round and in
+ * later ones, because the aggregate has dead letters; and so do the view
+ * writes of those transactions.  Any other error ends the round.
+ *
+ * Called by worker.c, flush.c and the durable writes.
+ */
+#include "event_store.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+/*
+ * When every transaction of a round fails in the same way, the cause is taken
+ * for one of the world, as often as this; then for one of the rows.
+ */
+#define ALIKE_ATTEMPTS 5
+
+/* What a round remembers of a row: where it is and whose. */
+typedef struct DrainRow
+{
+	int64		sid;
+	int32		rank;			/* of its transaction in the round */
+	ItemPointerData tid;
+	uint8		segment;
+	bool		is_event;
+} DrainRow;
+
+/* A transaction while rows are collected. */
+typedef struct DrainTxn
+{
+	int64		txn;
+	int64		last_sid;
+	int			first_row;		/* in collection order */
+	int			nrows;
+} DrainTxn;
+
+typedef struct Round
+{
+	Snapshot	snapshot;
+	MemoryContext context;		/* lives as long as the round */
+	Relation	tables[ES_SEGMENTS];
+	TupleTableSlot *slots[ES_SEGMENTS];
+	DrainRow   *rows;			/* in sid order */
+	int			nrows;
+	int			ntxns;
+	int			attempts;
+	int			succeeded;		/* probes that succeeded */
+	int			failed;			/* transactions with a failing row */
+	ErrorData  *failure;		/* the first of those errors */
+	bool		alike;			/* all had its SQLSTATE */
+} Round;
+
+/* The part of a round that is written in one go. */
+typedef struct Piece
+{
+	Round	   *round;
+	int			low;			/* ranks low <= rank < high */
+	int			high;
+	bool		careful;		/* every row by itself */
+	HTAB	   *aggregates;
+	EventRow  **chunk;
+	StagedRow  *chunk_rows;
+	int			nchunk;
+	Size		chunk_bytes;
+	MemoryContext chunk_context;
+	DrainRow  **views;			/* view rows, in sid order */
+	int			nviews;
+	Datum	   *culprits;		/* per rank - low: type and id of the aggregate
+								 * that died in it, or 0 */
+} Piece;
+
+/* The next sequence an aggregate must go on with, within a piece. */
+typedef struct Expected
+{
+	uint64		hash;
+	int64		sequence;		/* -1 = it has dead letters */
+} Expected;
+
+/* ---------- collecting ---------- */
+
+static int
+compare_rows(const void *a, const void *b)
+{
+	const DrainRow *x = a;
+	const DrainRow *y = b;
+
+	return x->sid < y->sid ? -1 : x->sid > y->sid ? 1 : 0;
+}
+
+static int
+compare_txns(const void *a, const void *b)
+{
+	const DrainTxn *x = a;
+	const DrainTxn *y = b;
+
+	return x->last_sid < y->last_sid ? -1 : x->last_sid > y->last_sid ? 1 : 0;
+}
+
+/* What has been read so far. */
+typedef struct Collected
+{
+	DrainRow   *rows;
+	int			nrows;
+	int			maxrows;
+	DrainTxn   *txns;
+	int			ntxns;
+	int			maxtxns;
+} Collected;
+
+static void
+collect_row(Collected *c, const StagedRow *row)
+{
+	DrainTxn   *txn;
+	DrainRow   *r;
+
+	if (c->ntxns == 0 || c->txns[c->ntxns - 1].txn != row->txn)
+	{
+		if (c->ntxns == c->maxtxns)
+		{
+			c->maxtxns *= 2;
+			c->txns = repalloc_huge(c->txns, c->maxtxns * sizeof(DrainTxn));
+		}
+		txn = &c->txns[c->ntxns++];
+		txn->txn = row->txn;
+		txn->first_row = c->nrows;
+		txn->nrows = 0;
+	}
+	txn = &c->txns[c->ntxns - 1];
+	txn->last_sid = row->sid;
+	txn->nrows++;
+	if (c->nrows == c->maxrows)
+	{
+		c->maxrows *= 2;
+		c->rows = repalloc_huge(c->rows, c->maxrows * sizeof(DrainRow));
+	}
+	r = &c->rows[c->nrows++];
+	r->sid = row->sid;
+	r->tid = row->tid;
+	r->segment = row->segment;
+	r->is_event = row->kind == ES_KIND_EVENT;
+	r->rank = 0;
+}
+
+/* Whether some transaction read so far ended below c. */
+static bool
+any_ended_below(const Collected *collected, int64 c)
+{
+	for (int i = 0; i < collected->ntxns; i++)
+	{
+		if (collected->txns[i].last_sid < c)
+			return true;
+	}
+	return false;
+}
+
+/* Keeps the transactions that ended below c, ranks them, sorts the rows. */
+static void
+choose(Collected *collected, int64 c, Round *round)
+{
+	int			ntxns = 0;
+
+	for (int i = 0; i < collected->ntxns; i++)
+	{
+		if (collected->txns[i].last_sid < c)
+			collected->txns[ntxns++] = collected->txns[i];
+	}
+	qsort(collected->txns, ntxns, sizeof(DrainTxn), compare_txns);
+	round->ntxns = ntxns;
+	round->nrows = 0;
+	for (int i = 0; i < ntxns; i++)
+		round->nrows += collected->txns[i].nrows;
+	round->rows = palloc_extended(Max(round->nrows, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
+	round->nrows = 0;
+	for (int i = 0; i < ntxns; i++)
+	{
+		const DrainTxn *txn = &collected->txns[i];
+
+		for (int j = 0; j < txn->nrows; j++)
+		{
+			DrainRow   *row = &round->rows[round->nrows++];
+
+			*row = collected->rows[txn->first_row + j];
+			row->rank = i;
+		}
+	}
+	qsort(round->rows, round->nrows, sizeof(DrainRow), compare_rows);
+}
+
+/* Finds the rows of a round; returns whether visible rows are left over. */
+static bool
+collect(Round *round, int64 max_rows)
+{
+	Collected	collected = {0};
+	StagedScan *scan;
+	StagedRow	row;
+	int64		stopped_at = PG_INT64_MAX;
+
+	collected.maxrows = 1024;
+	collected.rows = palloc(collected.maxrows * sizeof(DrainRow));
+	collected.maxtxns = 1024;
+	collected.txns = palloc(collected.maxtxns * sizeof(DrainTxn));
+	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, round->snapshot, 0, NULL,
+						  RowExclusiveLock);
+	while (es_staged_next(scan, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (max_rows > 0 && collected.nrows >= max_rows &&
+			collected.txns[collected.ntxns - 1].txn != row.txn &&
+			any_ended_below(&collected, row.txn))
+		{
+			stopped_at = row.txn;
+			break;
+		}
+		collect_row(&collected, &row);
+		heap_freetuple(row.tuple);
+	}
+	es_staged_end(scan);
+	choose(&collected, stopped_at, round);
+	pfree(collected.rows);
+	pfree(collected.txns);
+	return stopped_at != PG_INT64_MAX;
+}
+
+/* ---------- probes ---------- */
+
+/* SQLSTATE classes 22, 23, 54 and P0 blame the row; all others the world. */
+static bool
+blames_row(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == MAKE_SQLSTATE('2', '2', '0', '0', '0') ||
+		category == MAKE_SQLSTATE('2', '3', '0', '0', '0') ||
+		category == MAKE_SQLSTATE('5', '4', '0', '0', '0') ||
+		category == MAKE_SQLSTATE('P', '0', '0', '0', '0');
+}
+
+/*
+ * Runs work in a subtransaction.  Returns NULL, or the error if a row is to
+ * blame for it; passes other errors on.
+ */
+static ErrorData *
+probe(Round *round, void (*work) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		work(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(round->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error != NULL && !blames_row(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+/* Remembers a failure, to tell whether all probes fail alike. */
+static void
+note_failure(Round *round, ErrorData *error)
+{
+	round->failed++;
+	if (round->failure == NULL)
+	{
+		round->failure = error;
+		round->alike = true;
+	}
+	else if (round->failure->sqlerrcode != error->sqlerrcode)
+		round->alike = false;
+}
+
+/* ---------- writing a piece ---------- */
+
+static bool
+fetch(Round *round, DrainRow *row, StagedRow *result)
+{
+	Relation	table = round->tables[row->segment];
+	TupleTableSlot *slot = round->slots[row->segment];
+	bool		found;
+
+	found = table_tuple_fetch_row_version(table, &row->tid, round->snapshot, slot);
+	if (found)
+	{
+		HeapTuple	tuple = ExecCopySlotHeapTuple(slot);
+
+		tuple->t_self = row->tid;
+		es_staged_deform(tuple, RelationGetDescr(table), row->segment, result);
+	}
+	ExecClearTuple(slot);
+	return found;
+}
+
+static void
+insert_chunk(void *arg)
+{
+	Piece	   *piece = arg;
+	int64		position = es_take_positions(piece->nchunk);
+
+	for (int i = 0; i < piece->nchunk; i++)
+	{
+		piece->chunk[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
+		piece->chunk[i]->nulls[EV_GLOBAL_POSITION] = false;
+	}
+	es_insert_events(piece->chunk, piece->nchunk);
+}
+
+/* Buries an event; its aggregate is dead from here on. */
+static void
+bury_event(Piece *piece, DrainRow *row, const StagedRow *staged, Expected *expected,
+		   int sqlstate, const char *message)
+{
+	Datum	   *culprit = &piece->culprits[2 * (row->rank - piece->low)];
+
+	es_bury(staged, (Datum) 0, (Datum) 0, sqlstate, message, piece->round->attempts);
+	expected->sequence = -1;
+	if (culprit[0] == (Datum) 0)
+	{
+		culprit[0] = PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event.values[EV_AGGREGATE_TYPE]));
+		culprit[1] = PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event.values[EV_AGGREGATE_ID]));
+	}
+}
+
+static void
+write_chunk(Piece *piece)
+{
+	if (piece->nchunk > 0)
+		insert_chunk(piece);
+	piece->nchunk = 0;
+	piece->chunk_bytes = 0;
+}
+
+/* The same when nothing read so far is needed any more. */
+static void
+flush_chunk(Piece *piece)
+{
+	write_chunk(piece);
+	MemoryContextReset(piece->chunk_context);
+}
+
+/* The sequence an aggregate goes on with, by the log as it stands. */
+static int64
+look_up_expected(const StagedRow *staged)
+{
+	Datum		type = staged->event.values[EV_AGGREGATE_TYPE];
+	Datum		id = staged->event.values[EV_AGGREGATE_ID];
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		sequence = -1;
+
+	if (!es_has_dead_letters(type, id, snapshot))
+		sequence = es_durable_head(type, id, snapshot, NULL) + 1;
+	UnregisterSnapshot(snapshot);
+	return sequence;
+}
+
+/*
+ * Where the aggregate of an event stands.  Two aggregates of one hash share an
+ * entry; so what does not fit is looked up in the log once more.
+ */
+static Expected *
+expected_of(Piece *piece, const StagedRow *staged)
+{
+	uint64		hash = es_pair_hash(staged->event.values[EV_AGGREGATE_TYPE],
+									staged->event.values[EV_AGGREGATE_ID]);
+	bool		found;
+	Expected   *expected = hash_search(piece->aggregates, &hash, HASH_ENTER, &found);
+
+	if (!found)
+		expected->sequence = look_up_expected(staged);
+	else if (expected->sequence != DatumGetInt64(staged->event.values[EV_SEQUENCE]))
+	{
+		write_chunk(piece);
+		expected->sequence = look_up_expected(staged);
+	}
+	return expected;
+}
+
+/* Inserts one event by itself, burying it if it fails. */
+static void
+insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, Expected *expected)
+{
+	EventRow   *event = &staged->event;
+	ErrorData  *error;
+
+	piece->chunk[0] = event;
+	piece->nchunk = 1;
+	error = probe(piece->round, insert_chunk, piece);
+	piece->nchunk = 0;
+	if (error == NULL)
+	{
+		expected->sequence++;
+		return;
+	}
+	note_failure(piece->round, error);
+	bury_event(piece, row, staged, expected, error->sqlerrcode, error->message);
+}
+
+static void
+write_event(Piece *piece, DrainRow *row, StagedRow *staged)
+{
+	Expected   *expected = expected_of(piece, staged);
+	int64		sequence = DatumGetInt64(staged->event.values[EV_SEQUENCE]);
+
+	if (expected->sequence != sequence)
+	{
+		bury_event(piece, row, staged, expected, ES_ERRCODE_DEAD_LETTERS,
+				   expected->sequence < 0
+				   ? "an earlier event of the aggregate is a dead letter"
+				   : psprintf("the log of the aggregate goes on with " INT64_FORMAT
+							  ", not with " INT64_FORMAT, expected->sequence, sequence));
+		return;
+	}
+	if (piece->careful)
+	{
+		insert_carefully(piece, row, staged, expected);
+		return;
+	}
+	expected->sequence++;
+	piece->chunk_rows[piece->nchunk] = *staged;
+	piece->chunk[piece->nchunk] = &piece->chunk_rows[piece->nchunk].event;
+	piece->nchunk++;
+	piece->chunk_bytes += staged->tuple->t_len;
+	if (piece->nchunk >= ES_CHUNK_ROWS || piece->chunk_bytes >= ES_CHUNK_BYTES)
+		flush_chunk(piece);
+}
+
+/* ---------- view writes ---------- */
+
+static int
+compare_view_keys(const StagedRow *x, const StagedRow *y)
+{
+	int			result = DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
+															   x->view_name, y->view_name));
+
+	if (result == 0)
+		result = DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
+													   x->view_key, y->view_key));
+	return result;
+}
+
+static int
+compare_view_rows(const void *a, const void *b)
+{
+	const StagedRow *x = a;
+	const StagedRow *y = b;
+	int			result = compare_view_keys(x, y);
+
+	if (result == 0)
+		result = x->sid < y->sid ? -1 : 1;
+	return result;
+}
+
+static void
+write_one_view(void *arg)
+{
+	(void) es_write_views(arg, 1, false);
+}
+
+static void
+set_view_write(ViewWrite *write, const StagedRow *row)
+{
+	write->view_name = row->view_name;
+	write->view_key = row->view_key;
+	write->view_data = row->view_data;
+	write->has_version = row->has_version;
+	write->version = row->version;
+}
+
+/* Writes some view rows: of each key the last. */
+static void
+write_view_rows(Piece *piece, StagedRow *rows, int count)
+{
+	ViewWrite  *writes = palloc(count * sizeof(ViewWrite));
+	int			n = 0;
+
+	qsort(rows, count, sizeof(StagedRow), compare_view_rows);
+	for (int i = 0; i < count; i++)
+	{
+		if (i + 1 == count || compare_view_keys(&rows[i], &rows[i + 1]) != 0)
+			set_view_write(&writes[n++], &rows[i]);
+	}
+	if (!piece->careful)
+		(void) es_write_views(writes, n, false);
+	else
+	{
+		for (int i = 0; i < count; i++)
+		{
+			ViewWrite	write;
+			ErrorData  *error;
+
+			set_view_write(&write, &rows[i]);
+			error = probe(piece->round, write_one_view, &write);
+			if (error != NULL)
+			{
+				note_failure(piece->round, error);
+				es_bury(&rows[i], rows[i].view_name, rows[i].view_key,
+						error->sqlerrcode, error->message, piece->round->attempts);
+			}
+		}
+	}
+}
+
+/*
+ * Writes the views of a piece, in chunks of bounded size; a key that recurs in
+ * a later chunk is written again.
+ */
+static void
+write_views(Piece *piece)
+{
+	StagedRow  *rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
+	MemoryContext old = MemoryContextSwitchTo(piece->chunk_context);
+	int			n = 0;
+	Size		bytes = 0;
+
+	for (int i = 0; i < piece->nviews; i++)
+	{
+		DrainRow   *row = piece->views[i];
+		Datum	   *culprit = &piece->culprits[2 * (row->rank - piece->low)];
+
+		CHECK_FOR_INTERRUPTS();
+		if (!fetch(piece->round, row, &rows[n]))
+			continue;
+		if (culprit[0] != (Datum) 0)
+			es_bury(&rows[n], culprit[0], culprit[1], ES_ERRCODE_DEAD_LETTERS,
+					"an event of the same transaction is a dead letter",
+					piece->round->attempts);
+		else
+			bytes += rows[n++].tuple->t_len;
+		if (n == ES_CHUNK_ROWS || bytes >= ES_CHUNK_BYTES)
+		{
+			write_view_rows(piece, rows, n);
+			MemoryContextReset(piece->chunk_context);
+			n = 0;
+			bytes = 0;
+		}
+	}
+	if (n > 0)
+		write_view_rows(piece, rows, n);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(piece->chunk_context);
+	pfree(rows);
+}
+
+/* ---------- pieces ---------- */
+
+static void
+prepare_piece(Piece *piece)
+{
+	HASHCTL		ctl;
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(Expected);
+	ctl.hcxt = CurrentMemoryContext;
+	piece->aggregates = hash_create("event_store drain", 256, &ctl,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	piece->chunk = palloc(ES_CHUNK_ROWS * sizeof(EventRow *));
+	piece->chunk_rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
+	piece->nchunk = 0;
+	piece->chunk_bytes = 0;
+	piece->chunk_context = AllocSetContextCreate(CurrentMemoryContext,
+												 "event_store drain chunk",
+												 ALLOCSET_DEFAULT_SIZES);
+	piece->views = palloc_extended(piece->round->nrows * sizeof(DrainRow *), MCXT_ALLOC_HUGE);
+	piece->nviews = 0;
+	piece->culprits = palloc0(2 * (piece->high - piece->low) * sizeof(Datum));
+}
+
+/* Writes the events of a piece in sid order, then its views, then deletes. */
+static void
+write_piece(void *arg)
+{
+	Piece	   *piece = arg;
+	Round	   *round = piece->round;
+
+	prepare_piece(piece);
+	for (int i = 0; i < round->nrows; i++)
+	{
+		DrainRow   *row = &round->rows[i];
+		StagedRow	staged;
+		MemoryContext old;
+		bool		found;
+
+		CHECK_FOR_INTERRUPTS();
+		if (row->rank < piece->low || row->rank >= piece->high)
+			continue;
+		old = MemoryContextSwitchTo(piece->chunk_context);
+		found = fetch(round, row, &staged);
+		MemoryContextSwitchTo(old);
+		if (!found)
+			elog(ERROR, "staged row " INT64_FORMAT " is gone", row->sid);
+		if (staged.kind == ES_KIND_VIEW)
+		{
+			piece->views[piece->nviews++] = row;
+			heap_freetuple(staged.tuple);
+		}
+		else
+			write_event(piece, row, &staged);
+	}
+	flush_chunk(piece);
+	if (piece->nviews > 0)
+		write_views(piece);
+	for (int i = 0; i < round->nrows; i++)
+	{
+		DrainRow   *row = &round->rows[i];
+
+		if (row->rank >= piece->low && row->rank < piece->high)
+			simple_heap_delete(round->tables[row->segment], &row->tid);
+	}
+	CommandCounterIncrement();
+}
+
+/* Writes transactions low to high, halving where a row is to blame. */
+static void
+write_transactions(Round *round, int low, int high)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "event_store drain piece",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Piece		piece = {round, low, high};
+	ErrorData  *error = probe(round, write_piece, &piece);
+
+	if (error == NULL)
+		round->succeeded++;
+	else if (high - low == 1)
+	{
+		int			failed = round->failed;
+
+		piece.careful = true;
+		write_piece(&piece);
+		if (round->failed == failed)
+			round->succeeded++;
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	if (error != NULL && high - low > 1)
+	{
+		int			middle = low + (high - low) / 2;
+
+		write_transactions(round, low, middle);
+		write_transactions(round, middle, high);
+	}
+}
+
+/* ---------- rounds ---------- */
+
+static void
+open_tables(Round *round)
+{
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		round->tables[i] = table_open(es_store()->segments[i].table, RowExclusiveLock);
+		round->slots[i] = table_slot_create(round->tables[i], NULL);
+	}
+}
+
+static void
+close_tables(Round *round)
+{
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		ExecDropSingleTupleTableSlot(round->slots[i]);
+		table_close(round->tables[i], NoLock);
+	}
+}
+
+static void
+note_drain_time(void)
+{
+	static KeptPlan plan = {
+		"UPDATE event_store.store_state SET last_drain_at = pg_catalog.clock_timestamp()"
+	};
+	OwnerScope	scope;
+
+	es_begin(&scope);
+	es_execute(&plan, NULL, NULL, false, SPI_OK_UPDATE);
+	es_end(&scope);
+}
+
+int64
+es_drain_round(int64 max_rows, bool *more)
+{
+	SharedDatabase *db = es_my_database();
+	Round		round;
+	uint64		request;
+	int64		events = 0;
+
+	memset(&round, 0, sizeof(round));
+	round.context = CurrentMemoryContext;
+	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
+	request = db == NULL ? 0 : pg_atomic_read_u64(&db->drains_requested);
+	round.attempts = 1 + (db == NULL ? 0 : db->consecutive_failures);
+	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	*more = collect(&round, max_rows);
+	if (round.nrows > 0)
+	{
+		ForceSyncCommit();
+		open_tables(&round);
+		write_transactions(&round, 0, round.ntxns);
+		close_tables(&round);
+		if (round.failed > 1 && round.succeeded == 0 && round.alike &&
+			round.attempts < ALIKE_ATTEMPTS)
+			ReThrowError(round.failure);
+		if (!IsolationUsesXactSnapshot())
+			note_drain_time();
+	}
+	UnregisterSnapshot(round.snapshot);
+	for (int i = 0; i < round.nrows; i++)
+		events += round.rows[i].is_event ? 1 : 0;
+	es_note_drained(events, round.nrows - events, *more ? 0 : request);
+	pfree(round.rows);
+	return round.nrows;
+}
+
+void
+es_drain_own_rows(void)
+{
+	int			count;
+	OwnRow	   *own = es_own_rows(&count);
+	Round		round;
+	Piece		piece = {&round, 0, 1};
+
+	memset(&round, 0, sizeof(round));
+	round.context = CurrentMemoryContext;
+	round.attempts = 1;
+	round.rows = palloc_extended(Max(count, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+	{
+		DrainRow   *row = &round.rows[round.nrows];
+
+		if (own[i].moved_in != InvalidSubTransactionId)
+			continue;
+		row->sid = i;
+		row->rank = 0;
+		row->tid = own[i].tid;
+		row->segment = own[i].segment;
+		row->is_event = own[i].is_event;
+		round.nrows++;
+	}
+	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	open_tables(&round);
+	write_piece(&piece);
+	close_tables(&round);
+	UnregisterSnapshot(round.snapshot);
+	for (int i = 0; i < count; i++)
+	{
+		if (own[i].moved_in == InvalidSubTransactionId)
+			own[i].moved_in = GetCurrentSubTransactionId();
+	}
+	pfree(round.rows);
+}

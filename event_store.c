@@ -1,0 +1,1110 @@
+/*
+ * event_store.c
+ *		Module entry; the verbs of the event log: append, batch, load.
+ *
+ * Every append, single, list or batch, durable or staged, is one AppendCall:
+ * events grouped by aggregate.  It runs in this order, and the order is what
+ * makes it right:
+ *
+ *	1. Check all input, and wait for space in staging if asked to, holding
+ *	   nothing.
+ *	2. Lock the aggregates, in the order of lock.c, to the end of the
+ *	   transaction.
+ *	3. Take the latest snapshot, whatever the isolation level says, and read
+ *	   under it alone: repeated event ids, staged and durable heads, dead
+ *	   letters.  Nobody can append to these aggregates any more, and what was
+ *	   appended before is visible.  The drain takes no aggregate lock; but it
+ *	   moves rows in one transaction, so one snapshot sees each row once.
+ *	4. Decide: refuse, report, or go on.  Nothing was written so far and no
+ *	   position taken.
+ *	5. A durable append that met staged rows of its aggregates waits until
+ *	   those are durable, and starts again at 3.
+ *	6. Take positions and insert, or stage.
+ *
+ * Called from SQL only.
+ */
+#include "event_store.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+PG_MODULE_MAGIC;
+
+typedef enum Outcome
+{
+	OUTCOME_APPENDED,
+	OUTCOME_DUPLICATE,
+	OUTCOME_CONFLICT
+} Outcome;
+
+static const char *const outcome_names[] = {"appended", "duplicate", "conflict"};
+
+/* One aggregate that an append writes to. */
+typedef struct Aggregate
+{
+	Datum		type;
+	Datum		id;
+	uint64		hash;
+	int			first;			/* its first event in the list */
+	int			count;			/* of its events in the list */
+	int			given_ids;		/* of these, how many came with an event_id */
+	int			repeated;		/* of these, how many are in the store */
+	Head		head;
+	int64		sequence;		/* of the last event seen or assigned */
+	Outcome		outcome;
+} Aggregate;
+
+typedef struct AppendCall
+{
+	const char *function;		/* its name, for messages */
+	NewEvents	list;
+	Aggregate  *aggregates;
+	int			naggregates;
+	bool		report;			/* on_conflict => 'report' */
+	Durability	durability;		/* as it is really done */
+	bool		any_given_ids;
+	int			to_write;		/* events of aggregates to be appended */
+} AppendCall;
+
+PG_FUNCTION_INFO_V1(es_append_event);
+PG_FUNCTION_INFO_V1(es_append_events);
+PG_FUNCTION_INFO_V1(es_append_batch);
+PG_FUNCTION_INFO_V1(es_append_batch_json);
+PG_FUNCTION_INFO_V1(es_load_events);
+PG_FUNCTION_INFO_V1(es_load_event);
+PG_FUNCTION_INFO_V1(es_aggregate_sequence);
+PG_FUNCTION_INFO_V1(es_load_aggregate_ids);
+PG_FUNCTION_INFO_V1(es_is_available);
+PG_FUNCTION_INFO_V1(es_extension_version);
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	if (IsBinaryUpgrade)
+		return;
+	es_define_settings();
+	if (process_shared_preload_libraries_in_progress)
+	{
+		es_shmem_define();
+		es_register_launcher();
+		es_utility_hook_install();
+	}
+}
+
+/* ---------- grouping ---------- */
+
+/* The key is a pointer, so that the texts are not copied. */
+typedef struct AggregateEntry
+{
+	const Aggregate *key;
+	int			index;
+} AggregateEntry;
+
+static uint32
+aggregate_entry_hash(const void *key, Size size)
+{
+	return (uint32) (*(const Aggregate *const *) key)->hash;
+}
+
+static bool
+same_text(Datum a, Datum b)
+{
+	text	   *x = DatumGetTextPP(a);
+	text	   *y = DatumGetTextPP(b);
+
+	return VARSIZE_ANY_EXHDR(x) == VARSIZE_ANY_EXHDR(y) &&
+		memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
+}
+
+static int
+aggregate_entry_match(const void *a, const void *b, Size size)
+{
+	const Aggregate *x = *(const Aggregate *const *) a;
+	const Aggregate *y = *(const Aggregate *const *) b;
+
+	return x->hash == y->hash && same_text(x->id, y->id) &&
+		same_text(x->type, y->type) ? 0 : 1;
+}
+
+static HTAB *
+aggregate_table(int size)
+{
+	HASHCTL		ctl;
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(Aggregate *);
+	ctl.entrysize = sizeof(AggregateEntry);
+	ctl.hash = aggregate_entry_hash;
+	ctl.match = aggregate_entry_match;
+	ctl.hcxt = CurrentMemoryContext;
+	return hash_create("event_store append", size, &ctl,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/* The aggregate an event belongs to, without the rest. */
+static void
+aggregate_of_event(const NewEvent *event, Aggregate *aggregate)
+{
+	memset(aggregate, 0, sizeof(*aggregate));
+	aggregate->type = event->row.values[EV_AGGREGATE_TYPE];
+	aggregate->id = event->row.values[EV_AGGREGATE_ID];
+	aggregate->hash = es_pair_hash(aggregate->type, aggregate->id);
+}
+
+/*
+ * Finds the aggregates of the list.  All of append_events and append_event
+ * belong to one; for a batch a hash table finds them.
+ */
+static void
+group_by_aggregate(AppendCall *append, bool single)
+{
+	int			count = append->list.count;
+	HTAB	   *table = single || count == 1 ? NULL : aggregate_table(Min(count, 1024));
+	int			room = table == NULL ? 1 : 64;
+
+	append->aggregates = palloc_extended(room * sizeof(Aggregate), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+	{
+		NewEvent   *event = &append->list.events[i];
+		Aggregate	probe;
+		Aggregate  *key = &probe;
+		bool		found = i > 0;
+		int			index = 0;
+
+		if (table != NULL || i == 0)
+			aggregate_of_event(event, &probe);
+		if (table != NULL)
+		{
+			AggregateEntry *entry = hash_search(table, &key, HASH_ENTER, &found);
+
+			if (!found)
+			{
+				/* the entry's key must stay where it is */
+				key = palloc(sizeof(Aggregate));
+				*key = probe;
+				entry->key = key;
+				entry->index = append->naggregates;
+			}
+			index = entry->index;
+		}
+		if (!found)
+		{
+			if (append->naggregates == room)
+			{
+				room *= 2;
+				append->aggregates = repalloc_huge(append->aggregates,
+												   room * sizeof(Aggregate));
+			}
+			probe.first = i;
+			append->aggregates[append->naggregates++] = probe;
+		}
+		event->aggregate = index;
+		append->aggregates[index].count++;
+		if (event->id_given)
+		{
+			append->aggregates[index].given_ids++;
+			append->any_given_ids = true;
+		}
+	}
+	if (table != NULL)
+		hash_destroy(table);
+}
+
+/* Refuses a list that names one event_id twice. */
+static void
+check_ids_distinct(const AppendCall *append)
+{
+	HASHCTL		ctl;
+	HTAB	   *table;
+
+	if (!append->any_given_ids || append->list.count == 1)
+		return;
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(pg_uuid_t);
+	ctl.entrysize = sizeof(pg_uuid_t);
+	ctl.hcxt = CurrentMemoryContext;
+	table = hash_create("event_store ids", Min(append->list.count, 1024), &ctl,
+						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < append->list.count; i++)
+	{
+		const NewEvent *event = &append->list.events[i];
+		bool		found;
+
+		if (!event->id_given)
+			continue;
+		hash_search(table, DatumGetUUIDP(event->row.values[EV_EVENT_ID]),
+					HASH_ENTER, &found);
+		if (found)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+					 errmsg("event_id %s appears twice in one call",
+							DatumGetCString(DirectFunctionCall1(uuid_out, event->row.values[EV_EVENT_ID])))));
+	}
+	hash_destroy(table);
+}
+
+/* ---------- repeated events ---------- */
+
+static bool
+same_column(const EventRow *a, const EventRow *b, EventColumn column)
+{
+	Datum		x = a->values[column];
+	Datum		y = b->values[column];
+
+	if (a->nulls[column] || b->nulls[column])
+		return a->nulls[column] && b->nulls[column];
+	switch (column)
+	{
+		case EV_SCHEMA_VERSION:
+			return DatumGetInt32(x) == DatumGetInt32(y);
+		case EV_PAYLOAD:
+			return compareJsonbContainers(&DatumGetJsonbP(x)->root,
+										  &DatumGetJsonbP(y)->root) == 0;
+		default:
+			return same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
+							 PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
+	}
+}
+
+static bool
+same_content(const EventRow *a, const EventRow *b)
+{
+	return same_column(a, b, EV_AGGREGATE_TYPE) &&
+		same_column(a, b, EV_AGGREGATE_ID) &&
+		same_column(a, b, EV_EVENT_TYPE) &&
+		same_column(a, b, EV_SCHEMA_VERSION) &&
+		same_column(a, b, EV_PAYLOAD) &&
+		same_column(a, b, EV_PAYLOAD_BYTES);
+}
+
+static void
+refuse_event_id(const EventRow *row, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+			 errmsg("event_id %s was used before",
+					DatumGetCString(DirectFunctionCall1(uuid_out, row->values[EV_EVENT_ID]))),
+			 errdetail("%s", detail)));
+}
+
+/*
+ * Looks an event up by the id its caller gave.  If it is in the store with the
+ * same content, its sequence and position are taken over and true returned.
+ */
+static bool
+find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
+{
+	pg_uuid_t  *id = DatumGetUUIDP(event->row.values[EV_EVENT_ID]);
+	StagedRow	staged;
+	EventRow	durable;
+	EventRow   *original;
+
+	if (es_durable_by_event_id(id, snapshot, &durable))
+		original = &durable;
+	else if (look_in_staging && es_staged_by_event_id(id, snapshot, &staged))
+		original = &staged.event;
+	else
+		return false;
+	if (!same_content(&event->row, original))
+		refuse_event_id(&event->row, "The event stored under it has other content.");
+	event->row.values[EV_SEQUENCE] = original->values[EV_SEQUENCE];
+	event->row.nulls[EV_SEQUENCE] = false;
+	event->row.values[EV_GLOBAL_POSITION] = original->values[EV_GLOBAL_POSITION];
+	event->row.nulls[EV_GLOBAL_POSITION] = original->nulls[EV_GLOBAL_POSITION];
+	return true;
+}
+
+/*
+ * Finds repeated events.  An aggregate's events are repeated all or none; and
+ * without "report" so are all of the call, which is written all or none.
+ */
+static void
+find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
+{
+	const NewEvent *repeated = NULL;
+	bool		any_new = false;
+
+	if (!append->any_given_ids)
+		return;
+	for (int i = 0; i < append->list.count; i++)
+	{
+		NewEvent   *event = &append->list.events[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (event->id_given && find_original(event, snapshot, look_in_staging))
+		{
+			append->aggregates[event->aggregate].repeated++;
+			repeated = event;
+		}
+	}
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate  *aggregate = &append->aggregates[i];
+
+		if (aggregate->repeated == aggregate->count)
+			aggregate->outcome = OUTCOME_DUPLICATE;
+		else if (aggregate->repeated > 0)
+			refuse_event_id(&repeated->row, "Only a part of the events in this call is in the store already.");
+		else
+			any_new = true;
+	}
+	if (any_new && repeated != NULL && !append->report)
+		refuse_event_id(&repeated->row, "Only a part of the events in this call is in the store already.");
+}
+
+/* ---------- expectations ---------- */
+
+static bool
+expectation_met(const NewEvent *event, int64 actual)
+{
+	if (!event->expects)
+		return true;
+	if (event->expected == ES_EXPECT_EXISTS)
+		return actual > 0;
+	return event->expected == actual;
+}
+
+/* Raises VS001; actual < 0 = not known. */
+static void
+raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
+{
+	char	   *type = TextDatumGetCString(aggregate->type);
+	char	   *id = TextDatumGetCString(aggregate->id);
+	char	   *expected = event->expects ? psprintf(INT64_FORMAT, event->expected) : "null";
+	char	   *found = actual >= 0 ? psprintf(INT64_FORMAT, actual) : "null";
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfoString(&detail, "{\"aggregate_type\": ");
+	escape_json(&detail, type);
+	appendStringInfoString(&detail, ", \"aggregate_id\": ");
+	escape_json(&detail, id);
+	appendStringInfo(&detail, ", \"expected\": %s, \"actual\": %s}", expected, found);
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
+			 errmsg("sequence conflict on %s/%s: expected %s, actual %s",
+					type, id, event->expects ? expected : "any",
+					actual >= 0 ? found : "unknown"),
+			 errdetail_internal("%s", detail.data)));
+}
+
+/*
+ * Checks every expectation against the aggregate as it is just before that
+ * event.  Raises VS001, or with "report" marks the aggregate.
+ */
+static void
+check_expectations(AppendCall *append)
+{
+	for (int i = 0; i < append->list.count; i++)
+	{
+		NewEvent   *event = &append->list.events[i];
+		Aggregate  *aggregate = &append->aggregates[event->aggregate];
+
+		if (aggregate->outcome != OUTCOME_APPENDED)
+			continue;
+		if (expectation_met(event, aggregate->sequence))
+			aggregate->sequence++;
+		else if (append->report)
+			aggregate->outcome = OUTCOME_CONFLICT;
+		else
+			raise_conflict(aggregate, event, aggregate->sequence);
+	}
+	append->to_write = 0;
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		if (append->aggregates[i].outcome == OUTCOME_APPENDED)
+			append->to_write += append->aggregates[i].count;
+	}
+}
+
+/*
+ * In a SERIALIZABLE transaction everything must look as its own snapshot
+ * says: a last event that is newer than that ends it with 40001.
+ */
+static void
+check_serializable(const Aggregate *aggregate, bool look_in_staging)
+{
+	Head		seen;
+
+	es_read_head(aggregate->type, aggregate->id, GetTransactionSnapshot(),
+				 look_in_staging, &seen);
+	if (seen.sequence != aggregate->head.sequence)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent append to %s/%s",
+						TextDatumGetCString(aggregate->type),
+						TextDatumGetCString(aggregate->id))));
+}
+
+/* ---------- append ---------- */
+
+/*
+ * Reads the heads under one snapshot.  Returns false if a durable append met
+ * staged rows, which have to become durable first.
+ */
+static bool
+read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
+{
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate  *aggregate = &append->aggregates[i];
+
+		CHECK_FOR_INTERRUPTS();
+		aggregate->repeated = 0;
+		aggregate->outcome = OUTCOME_APPENDED;
+		es_read_head(aggregate->type, aggregate->id, snapshot, look_in_staging,
+					 &aggregate->head);
+		aggregate->sequence = aggregate->head.sequence;
+		if (append->durability == ES_DURABLE && aggregate->head.staged)
+			return false;
+		if (IsolationIsSerializable())
+			check_serializable(aggregate, look_in_staging);
+		if (es_has_dead_letters(aggregate->type, aggregate->id, snapshot))
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_DEAD_LETTERS),
+					 errmsg("aggregate %s/%s has dead letters",
+							TextDatumGetCString(aggregate->type),
+							TextDatumGetCString(aggregate->id)),
+					 errhint("Settle them with retry_dead_letters or discard_dead_letters.")));
+	}
+	return true;
+}
+
+/* Step 3 to 5: everything that is read and decided under one snapshot. */
+static void
+decide(AppendCall *append)
+{
+	for (;;)
+	{
+		bool		staged = es_may_have_staged();
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		bool		ready = read_heads(append, snapshot, staged);
+
+		if (ready)
+			find_originals(append, snapshot, staged);
+		UnregisterSnapshot(snapshot);
+		if (ready)
+			break;
+		es_settle();
+	}
+	check_expectations(append);
+}
+
+/*
+ * Sets what is known only now: sequence and times.  Returns the rows to be
+ * written, in the order of the call.
+ */
+static EventRow **
+assign(AppendCall *append)
+{
+	EventRow  **rows = palloc_extended(append->to_write * sizeof(EventRow *), MCXT_ALLOC_HUGE);
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = 0;
+
+	for (int i = 0; i < append->naggregates; i++)
+		append->aggregates[i].sequence = append->aggregates[i].head.sequence;
+	for (int i = 0; i < append->list.count; i++)
+	{
+		EventRow   *row = &append->list.events[i].row;
+		Aggregate  *aggregate = &append->aggregates[append->list.events[i].aggregate];
+
+		if (aggregate->outcome != OUTCOME_APPENDED)
+			continue;
+		row->values[EV_SEQUENCE] = Int64GetDatum(++aggregate->sequence);
+		row->nulls[EV_SEQUENCE] = false;
+		row->values[EV_RECORDED_AT] =
+			TimestampTzGetDatum(Max(now, aggregate->head.recorded_at));
+		row->nulls[EV_RECORDED_AT] = false;
+		if (row->nulls[EV_OCCURRED_AT])
+		{
+			row->values[EV_OCCURRED_AT] = row->values[EV_RECORDED_AT];
+			row->nulls[EV_OCCURRED_AT] = false;
+		}
+		row->nulls[EV_GLOBAL_POSITION] = true;
+		rows[n++] = row;
+	}
+	return rows;
+}
+
+/*
+ * Inserts into the log.  With the aggregates locked a unique key can only be
+ * violated by an event_id that another aggregate takes at this moment, or by
+ * rows written around the API; the error says which, and the transaction ends
+ * with it as with any other error.
+ */
+static void
+insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		es_insert_events(rows, count);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+			error->schema_name == NULL ||
+			strcmp(error->schema_name, ES_SCHEMA) != 0)
+			PG_RE_THROW();
+		FlushErrorState();
+		if (append->any_given_ids)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+					 errmsg("an event_id of this call was used at the same time by another append"),
+					 error->detail ? errdetail_internal("%s", error->detail) : 0));
+		raise_conflict(&append->aggregates[0], &append->list.events[0], -1);
+	}
+	PG_END_TRY();
+}
+
+/* Step 6. */
+static void
+write_events(AppendCall *append)
+{
+	EventRow  **rows = assign(append);
+	int			count = append->to_write;
+
+	if (append->durability == ES_DURABLE)
+	{
+		int64		position = es_take_positions(count);
+
+		for (int i = 0; i < count; i++)
+		{
+			rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
+			rows[i]->nulls[EV_GLOBAL_POSITION] = false;
+		}
+		insert_or_refuse(append, rows, count);
+	}
+	else
+	{
+		for (int i = 0; i < count; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			es_stage_event(rows[i]);
+		}
+		CommandCounterIncrement();
+	}
+	es_note_write();
+	pfree(rows);
+}
+
+static void
+lock_aggregates(const AppendCall *append)
+{
+	uint64	   *hashes = palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < append->naggregates; i++)
+		hashes[i] = append->aggregates[i].hash;
+	es_lock_pairs(ES_LOCK_AGGREGATE, hashes, append->naggregates);
+	pfree(hashes);
+}
+
+/* Runs an append whose list has been checked. */
+static void
+run_append(AppendCall *append, Durability wanted, bool single)
+{
+	PreventCommandIfReadOnly(append->function);
+	PreventCommandIfParallelMode(append->function);
+	(void) es_store();
+	group_by_aggregate(append, single);
+	check_ids_distinct(append);
+	append->durability = es_admit(wanted, append->list.count);
+	LockRelationOid(es_store()->events, RowExclusiveLock);
+	if (append->durability == ES_DURABLE)
+		es_move_own_rows();
+	lock_aggregates(append);
+	decide(append);
+	if (append->to_write > 0)
+		write_events(append);
+}
+
+/* ---------- SQL: append ---------- */
+
+static Datum
+column_or_null(FunctionCallInfo fcinfo, int argno, bool *isnull)
+{
+	*isnull = PG_ARGISNULL(argno);
+	return *isnull ? (Datum) 0 : PG_GETARG_DATUM(argno);
+}
+
+static TupleDesc
+result_descriptor(FunctionCallInfo fcinfo)
+{
+	if (fcinfo->flinfo->fn_extra == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+		TupleDesc	desc;
+
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		fcinfo->flinfo->fn_extra = BlessTupleDesc(CreateTupleDescCopy(desc));
+		MemoryContextSwitchTo(old);
+	}
+	return fcinfo->flinfo->fn_extra;
+}
+
+/* The append_result of an append to one aggregate. */
+static Datum
+append_result(FunctionCallInfo fcinfo, const AppendCall *append)
+{
+	const Aggregate *aggregate = &append->aggregates[0];
+	const EventRow *first = &append->list.events[0].row;
+	const EventRow *last = &append->list.events[append->list.count - 1].row;
+	bool		durable = !last->nulls[EV_GLOBAL_POSITION];
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	values[0] = first->values[EV_SEQUENCE];
+	values[1] = last->values[EV_SEQUENCE];
+	values[2] = last->values[EV_GLOBAL_POSITION];
+	nulls[2] = !durable;
+	values[3] = BoolGetDatum(durable);
+	values[4] = CStringGetTextDatum(outcome_names[aggregate->outcome]);
+	nulls[5] = durable;
+	values[5] = durable ? (Datum) 0 : Int64GetDatum(es_staging_epoch());
+	return HeapTupleGetDatum(heap_form_tuple(result_descriptor(fcinfo), values, nulls));
+}
+
+Datum
+es_append_event(PG_FUNCTION_ARGS)
+{
+	static const struct
+	{
+		int			argno;
+		EventColumn column;
+	}			given[] = {
+		{3, EV_EVENT_TYPE}, {4, EV_PAYLOAD}, {5, EV_METADATA}, {6, EV_EVENT_ID},
+		{7, EV_CORRELATION_ID}, {8, EV_CAUSATION_ID}, {9, EV_SAGA_ID},
+		{10, EV_OCCURRED_AT}, {11, EV_PAYLOAD_BYTES}, {12, EV_SCHEMA_VERSION}
+	};
+	NewEvent	event;
+	AppendCall		append = {"append_event()"};
+	Durability	durability;
+
+	memset(&event, 0, sizeof(event));
+	memset(event.row.nulls, true, sizeof(event.row.nulls));
+	event.row.values[EV_AGGREGATE_TYPE] = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	event.row.nulls[EV_AGGREGATE_TYPE] = false;
+	event.row.values[EV_AGGREGATE_ID] = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	event.row.nulls[EV_AGGREGATE_ID] = false;
+	for (int i = 0; i < (int) lengthof(given); i++)
+		event.row.values[given[i].column] =
+			column_or_null(fcinfo, given[i].argno, &event.row.nulls[given[i].column]);
+	event.id_given = !PG_ARGISNULL(6);
+	event.expects = !PG_ARGISNULL(2);
+	if (event.expects)
+	{
+		event.expected = PG_GETARG_INT64(2);
+		es_check_expected(event.expected, NULL);
+	}
+	durability = es_durability_argument(fcinfo, 13);
+	es_complete_event(&event, NULL);
+
+	append.list.events = &event;
+	append.list.count = 1;
+	run_append(&append, durability, true);
+	return append_result(fcinfo, &append);
+}
+
+Datum
+es_append_events(PG_FUNCTION_ARGS)
+{
+	text	   *type = es_required_text(fcinfo, 0, "aggregate_type");
+	text	   *id = es_required_text(fcinfo, 1, "aggregate_id");
+	AppendCall		append = {"append_events()"};
+	Durability	durability;
+
+	if (!PG_ARGISNULL(2))
+		es_check_expected(PG_GETARG_INT64(2), NULL);
+	if (PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("events must not be null")));
+	durability = es_durability_argument(fcinfo, 4);
+	append.list = es_events_from_json(PG_GETARG_JSONB_P(3), type, id);
+	if (append.list.count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("events must not be empty")));
+	if (!PG_ARGISNULL(2))
+	{
+		append.list.events[0].expects = true;
+		append.list.events[0].expected = PG_GETARG_INT64(2);
+	}
+	run_append(&append, durability, true);
+	return append_result(fcinfo, &append);
+}
+
+static bool
+report_argument(FunctionCallInfo fcinfo, int argno)
+{
+	char	   *word = PG_ARGISNULL(argno) ? "error" : text_to_cstring(PG_GETARG_TEXT_PP(argno));
+
+	if (strcmp(word, "report") == 0)
+		return true;
+	if (strcmp(word, "error") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("on_conflict is not a known word: \"%s\"", word),
+				 errhint("Use 'error' or 'report'.")));
+	return false;
+}
+
+/* The result table of a batch, a row an event in the order of the call. */
+static void
+batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum		names[lengthof(outcome_names)];
+
+	for (int i = 0; i < (int) lengthof(outcome_names); i++)
+		names[i] = CStringGetTextDatum(outcome_names[i]);
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < append->list.count; i++)
+	{
+		const EventRow *row = &append->list.events[i].row;
+		const Aggregate *aggregate = &append->aggregates[append->list.events[i].aggregate];
+		bool		conflict = aggregate->outcome == OUTCOME_CONFLICT;
+		Datum		values[5];
+		bool		nulls[5] = {false};
+
+		values[0] = Int32GetDatum(i + 1);
+		values[1] = row->values[EV_EVENT_ID];
+		values[2] = conflict ? Int64GetDatum(aggregate->head.sequence) : row->values[EV_SEQUENCE];
+		values[3] = row->values[EV_GLOBAL_POSITION];
+		nulls[3] = conflict || row->nulls[EV_GLOBAL_POSITION];
+		values[4] = names[aggregate->outcome];
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+static Datum
+run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report, Durability durability)
+{
+	AppendCall		append = {"append_batch()"};
+
+	append.list = list;
+	append.report = report;
+	if (list.count > 0)
+		run_append(&append, durability, false);
+	else
+		PreventCommandIfReadOnly(append.function);
+	batch_result(fcinfo, &append);
+	return (Datum) 0;
+}
+
+Datum
+es_append_batch(PG_FUNCTION_ARGS)
+{
+	bool		report = report_argument(fcinfo, 13);
+	Durability	durability = es_durability_argument(fcinfo, 14);
+
+	return run_batch(fcinfo, es_events_from_arrays(fcinfo), report, durability);
+}
+
+Datum
+es_append_batch_json(PG_FUNCTION_ARGS)
+{
+	bool		report = report_argument(fcinfo, 1);
+	Durability	durability = es_durability_argument(fcinfo, 2);
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("events must not be null")));
+	return run_batch(fcinfo, es_events_from_json(PG_GETARG_JSONB_P(0), NULL, NULL),
+					 report, durability);
+}
+
+/* ---------- SQL: load ---------- */
+
+static int64
+max_count_argument(FunctionCallInfo fcinfo, int argno)
+{
+	if (PG_ARGISNULL(argno))
+		return PG_INT64_MAX;
+	if (PG_GETARG_INT32(argno) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count must not be negative")));
+	return PG_GETARG_INT32(argno);
+}
+
+static int64
+sequence_argument(FunctionCallInfo fcinfo, int argno, const char *name, int64 otherwise)
+{
+	if (PG_ARGISNULL(argno))
+		return otherwise;
+	if (PG_GETARG_INT64(argno) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", name)));
+	return PG_GETARG_INT64(argno);
+}
+
+typedef struct LoadRange
+{
+	Datum		type;
+	Datum		id;
+	int64		after;			/* exclusive */
+	int64		up_to;			/* inclusive */
+	int64		max_count;
+	bool		backward;
+} LoadRange;
+
+#define LOAD_COLUMNS \
+	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence," \
+	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
+	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
+	" e.recorded_at FROM event_store.domain_events e"
+#define LOAD_RANGE \
+	LOAD_COLUMNS " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1" \
+	" AND e.aggregate_id OPERATOR(pg_catalog.=) $2" \
+	" AND e.sequence OPERATOR(pg_catalog.>) $3" \
+	" AND e.sequence OPERATOR(pg_catalog.<=) $4"
+
+/* Loads the durable events of a range; returns how many. */
+static int64
+load_durable(const LoadRange *range, int64 max_count, Tuplestorestate *into)
+{
+	static KeptPlan forward = {
+		LOAD_RANGE " ORDER BY e.sequence LIMIT $5",
+		5, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}
+	};
+	static KeptPlan backward = {
+		LOAD_RANGE " ORDER BY e.sequence DESC LIMIT $5",
+		5, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}
+	};
+	Datum		values[5] = {range->type, range->id, Int64GetDatum(range->after),
+	Int64GetDatum(range->up_to), Int64GetDatum(max_count)};
+	OwnerScope	scope;
+	int64		count;
+
+	if (max_count <= 0)
+		return 0;
+	es_begin(&scope);
+	count = es_execute_into(range->backward ? &backward : &forward, values, NULL, into);
+	es_end(&scope);
+	return count;
+}
+
+/* Loads the staged events of a range; returns how many. */
+static int64
+load_staged(const LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
+{
+	StagedScan *scan;
+	StagedRow	row;
+	int64		count = 0;
+
+	scan = es_staged_begin(ES_KIND_EVENT, range->type, range->id,
+						   GetActiveSnapshot(), range->backward);
+	while (count < max_count && es_staged_next(scan, &row))
+	{
+		int64		sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
+
+		CHECK_FOR_INTERRUPTS();
+		if (sequence <= range->after || sequence > range->up_to)
+			continue;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 row.event.values, row.event.nulls);
+		count++;
+	}
+	es_staged_end(scan);
+	return count;
+}
+
+/*
+ * What is staged of an aggregate always follows what is durable of it, in
+ * one snapshot: so the two are read one after the other, never merged.
+ */
+Datum
+es_load_events(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LoadRange	range;
+	int64		count;
+
+	range.type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	range.after = sequence_argument(fcinfo, 2, "after_sequence", 0);
+	range.up_to = sequence_argument(fcinfo, 3, "up_to_sequence", PG_INT64_MAX);
+	range.max_count = max_count_argument(fcinfo, 4);
+	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, 0);
+
+	if (range.backward)
+	{
+		count = load_staged(&range, range.max_count, rsinfo);
+		load_durable(&range, range.max_count - count, rsinfo->setResult);
+	}
+	else
+	{
+		count = load_durable(&range, range.max_count, rsinfo->setResult);
+		load_staged(&range, range.max_count - count, rsinfo);
+	}
+	return (Datum) 0;
+}
+
+Datum
+es_load_event(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {
+		LOAD_COLUMNS " WHERE e.event_id OPERATOR(pg_catalog.=) $1",
+		1, {UUIDOID}
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum		value;
+	OwnerScope	scope;
+	StagedRow	row;
+	int64		found;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("event_id must not be null")));
+	value = PG_GETARG_DATUM(0);
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, 0);
+	es_begin(&scope);
+	found = es_execute_into(&plan, &value, NULL, rsinfo->setResult);
+	es_end(&scope);
+	if (found == 0 &&
+		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row))
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 row.event.values, row.event.nulls);
+	return (Datum) 0;
+}
+
+Datum
+es_aggregate_sequence(PG_FUNCTION_ARGS)
+{
+	text	   *type = es_required_text(fcinfo, 0, "aggregate_type");
+	text	   *id = es_required_text(fcinfo, 1, "aggregate_id");
+	Head		head;
+
+	es_read_head(PointerGetDatum(type), PointerGetDatum(id),
+				 GetActiveSnapshot(), true, &head);
+	PG_RETURN_INT64(head.sequence);
+}
+
+/* Orders texts as COLLATE "C" does. */
+static int
+compare_texts(const void *a, const void *b)
+{
+	return DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
+												 *(const Datum *) a, *(const Datum *) b));
+}
+
+/* The aggregates whose first event is still staged, in order. */
+static int
+staged_aggregate_ids(Datum type, Datum after, Datum **ids)
+{
+	StagedScan *scan = es_staged_begin(ES_KIND_EVENT, type, (Datum) 0,
+									   GetActiveSnapshot(), false);
+	StagedRow	row;
+	int			count = 0;
+	int			room = 64;
+
+	*ids = palloc(room * sizeof(Datum));
+	while (es_staged_next(scan, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (DatumGetInt64(row.event.values[EV_SEQUENCE]) != 1 ||
+			compare_texts(&row.event.values[EV_AGGREGATE_ID], &after) <= 0)
+			continue;
+		if (count == room)
+		{
+			room *= 2;
+			*ids = repalloc_huge(*ids, room * sizeof(Datum));
+		}
+		(*ids)[count++] = row.event.values[EV_AGGREGATE_ID];
+	}
+	es_staged_end(scan);
+	qsort(*ids, count, sizeof(Datum), compare_texts);
+	return count;
+}
+
+/*
+ * Every aggregate has one event of sequence 1, so the index alone lists them.
+ */
+Datum
+es_load_aggregate_ids(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {
+		"SELECT e.aggregate_id FROM event_store.domain_events e"
+		" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+		" AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
+		" AND e.sequence OPERATOR(pg_catalog.=) 1"
+		" ORDER BY e.aggregate_id LIMIT $3",
+		3, {TEXTOID, TEXTOID, INT8OID}
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum		type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	Datum		after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
+	int64		max_count = max_count_argument(fcinfo, 2);
+	Datum		values[3] = {type, after, Int64GetDatum(max_count)};
+	Datum	   *staged;
+	int			nstaged;
+	int			s = 0;
+	uint64		d = 0;
+	OwnerScope	scope;
+	bool		isnull = false;
+
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, 0);
+	nstaged = staged_aggregate_ids(type, after, &staged);
+	es_begin(&scope);
+	es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	for (int64 n = 0; n < max_count && (s < nstaged || d < SPI_processed); n++)
+	{
+		Datum		durable = d < SPI_processed
+			? SPI_getbinval(SPI_tuptable->vals[d], SPI_tuptable->tupdesc, 1, &isnull)
+			: (Datum) 0;
+		bool		take_staged = s < nstaged &&
+			(d >= SPI_processed || compare_texts(&staged[s], &durable) < 0);
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 take_staged ? &staged[s] : &durable, &isnull);
+		if (take_staged)
+			s++;
+		else
+			d++;
+	}
+	es_end(&scope);
+	return (Datum) 0;
+}
+
+/* ---------- SQL: operating ---------- */
+
+Datum
+es_is_available(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(es_store_if_any() != NULL);
+}
+
+Datum
+es_extension_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(ES_VERSION));
+}

@@ -1,0 +1,178 @@
+/*
+ * flush.c
+ *		Waiting until what was staged is durable.
+ *
+ * A request is a number; it is fulfilled when a round that took its snapshot
+ * after the request left nothing visible behind.  The worker does the rounds.
+ * Where no worker can run, without preload or out of worker slots, the waiter
+ * does them itself.
+ *
+ * A durable write may wait here with locks of aggregates held.  The worker
+ * could in turn wait for that very transaction, at a unique key or a table
+ * lock; so while a round runs the waiter also waits for the drain lock, where
+ * the deadlock detector sees it.
+ *
+ * Called by event_store.c, view_store.c, dead_letter.c and SQL.
+ */
+#include "event_store.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* How long a waiter sleeps before it tests for a deadlock again, in ms. */
+#define WAIT_SLICE_MS 1000
+
+static uint32 wait_drain;
+
+PG_FUNCTION_INFO_V1(es_flush);
+PG_FUNCTION_INFO_V1(es_drain);
+
+/* Drains everything in this transaction. */
+static void
+drain_here(void)
+{
+	bool		more = true;
+
+	while (more)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) es_drain_round(0, &more);
+	}
+}
+
+/* Whether this server can run a worker for this database at all. */
+static bool
+worker_possible(SharedDatabase *db)
+{
+	return db != NULL && db->worker_state != ES_WORKER_UNAVAILABLE;
+}
+
+void
+es_settle(void)
+{
+	SharedDatabase *db = es_my_database();
+	uint64		request;
+
+	if (!worker_possible(db))
+	{
+		drain_here();
+		return;
+	}
+	request = es_request_drain(db);
+	ConditionVariablePrepareToSleep(&db->drained);
+	while (pg_atomic_read_u64(&db->drains_done) < request)
+	{
+		if (!worker_possible(db))
+			break;
+		if (db->drain_state == ES_DRAIN_DRAINING)
+		{
+			ConditionVariableCancelSleep();
+			es_lock_acquire(ES_LOCK_DRAIN, ShareLock);
+			es_lock_release(ES_LOCK_DRAIN, ShareLock);
+			ConditionVariablePrepareToSleep(&db->drained);
+			if (pg_atomic_read_u64(&db->drains_done) >= request)
+				break;
+		}
+		es_wake_worker(db);
+		ConditionVariableTimedSleep(&db->drained, WAIT_SLICE_MS,
+									es_wait_event(&wait_drain, "EventStoreDrain"));
+	}
+	ConditionVariableCancelSleep();
+	if (pg_atomic_read_u64(&db->drains_done) < request)
+		drain_here();
+}
+
+void
+es_move_own_rows(void)
+{
+	int			count;
+	OwnRow	   *rows = es_own_rows(&count);
+
+	for (int i = 0; i < count; i++)
+	{
+		if (rows[i].moved_in == InvalidSubTransactionId)
+		{
+			/* others' rows of the same aggregates come before ours */
+			es_settle();
+			es_drain_own_rows();
+			return;
+		}
+	}
+}
+
+/* Waits for a request until the time is over; returns whether it was done. */
+static bool
+wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	bool		done;
+
+	ConditionVariablePrepareToSleep(&db->drained);
+	for (;;)
+	{
+		int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+
+		done = pg_atomic_read_u64(&db->drains_done) >= request;
+		if (done || left <= 0 || !worker_possible(db))
+			break;
+		es_wake_worker(db);
+		ConditionVariableTimedSleep(&db->drained, Min(left, WAIT_SLICE_MS),
+									es_wait_event(&wait_drain, "EventStoreDrain"));
+	}
+	ConditionVariableCancelSleep();
+	return done;
+}
+
+static void
+prevent_in_transaction(const char *function)
+{
+	if (IsTransactionBlock() || IsSubTransaction())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", function)));
+}
+
+Datum
+es_flush(PG_FUNCTION_ARGS)
+{
+	SharedDatabase *db;
+	int64		timeout = 5000;
+
+	if (!PG_ARGISNULL(0))
+		es_check_timeout(PG_GETARG_INTERVAL_P(0), "timeout", &timeout);
+	prevent_in_transaction("flush()");
+	(void) es_store();
+	if (RecoveryInProgress() || !es_may_have_staged())
+		PG_RETURN_BOOL(true);
+	db = es_my_database();
+	if (worker_possible(db) &&
+		wait_for_request(db, es_request_drain(db), timeout))
+		PG_RETURN_BOOL(true);
+	if (worker_possible(db))
+		PG_RETURN_BOOL(false);
+	PreventCommandIfReadOnly("flush()");
+	drain_here();
+	PG_RETURN_BOOL(true);
+}
+
+Datum
+es_drain(PG_FUNCTION_ARGS)
+{
+	int64		max_rows = es_write_batch_size;
+	bool		more;
+
+	if (!PG_ARGISNULL(0))
+		max_rows = PG_GETARG_INT32(0);
+	if (max_rows <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_rows must be positive")));
+	prevent_in_transaction("drain()");
+	PreventCommandIfReadOnly("drain()");
+	(void) es_store();
+	PG_RETURN_INT64(es_drain_round(max_rows, &more));
+}

@@ -1,0 +1,369 @@
+/*
+ * launcher.c
+ *		The launcher: starts a database worker wherever one is wanted.
+ *
+ * One launcher per cluster is connected to no database.  It knows databases as
+ * slots in shared memory and has a worker started once in every database after
+ * the server started, to find out whether there is a store and what was left
+ * in its staging, later whenever a commit asks for one (es_wake_worker).
+ *
+ *		NONE --call--> WANTED --launcher--> STARTING --connected--> RUNNING
+ *		 ^               ^ ^------ failed -----'                     |  |
+ *		 |               '------------- terminated ------------------'  |
+ *		 '------------- no store, or nothing to do for a minute --------'
+ *
+ * While no worker can be had, or each ends as soon as it is started, the state
+ * is UNAVAILABLE instead of WANTED: whoever waits for the worker then does its
+ * work in the foreground.  The launcher goes on trying; that is the only time
+ * when it wakes up unasked.
+ *
+ * The launcher waits for the end of a process that it started before it starts
+ * the next one for that slot.  Workers outlive a launcher that is terminated;
+ * the next one knows them by their marks in shared memory.
+ *
+ * Calls worker.c (what both processes have in common) and shmem.c.
+ */
+#include "event_store.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* The launcher is restarted after so many seconds. */
+#define ES_LAUNCHER_RESTART_S 5
+/* So many workers are on their way up at most. */
+#define ES_STARTS_AT_ONCE 4
+/* A worker that ends before this age, without being told to, lived short. */
+#define ES_SHORT_LIFE_MS 1000
+/* So many such ends in a row are an outage. */
+#define ES_OUTAGE_LIVES 3
+/* The first and the longest pause before a worker is tried again. */
+#define ES_START_PAUSE_MS 1000
+#define ES_START_PAUSE_MAX_MS 5000
+
+PGDLLEXPORT void es_launcher_main(Datum arg);
+
+/* What the launcher remembers of the worker of each slot. */
+typedef struct Start
+{
+	Oid			database;		/* whose worker the rest speaks of */
+	BackgroundWorkerHandle *handle; /* until its end was noticed */
+	TimestampTz started_at;
+	TimestampTz retry_at;		/* 0 = at once */
+	int			short_lives;	/* in a row */
+} Start;
+
+static Start starts[ES_MAX_DATABASES];
+static List *unprobed = NIL;	/* databases not yet looked at */
+static bool no_process_left = false;	/* and that was reported */
+
+void
+es_register_launcher(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = ES_LAUNCHER_RESTART_S;
+	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "es_launcher_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "event_store launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "event_store launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+static void
+leave_launcher(int code, Datum arg)
+{
+	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
+	if (es_shared->launcher_pid == MyProcPid)
+	{
+		es_shared->launcher_pid = 0;
+		es_shared->launcher_latch = NULL;
+		es_shared->launcher_gone_at = GetCurrentTimestamp();
+	}
+	LWLockRelease(es_shared->lock);
+}
+
+/* Lists the databases, all or those meant to be worked in, in "context". */
+static List *
+list_databases(MemoryContext context, bool all)
+{
+	List	   *databases = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		if (!all && (!form->datallowconn || form->datistemplate))
+			continue;
+		old = MemoryContextSwitchTo(context);
+		databases = lappend_oid(databases, form->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	return databases;
+}
+
+/* Frees the slot of a database that is gone; returns whether it was. */
+static bool
+forget_if_dropped(Oid database)
+{
+	List	   *databases = list_databases(CurrentMemoryContext, true);
+	bool		dropped = !list_member_oid(databases, database);
+
+	list_free(databases);
+	if (dropped)
+		es_free_database(database);
+	return dropped;
+}
+
+static void
+set_worker_state(SharedDatabase *db, WorkerState state)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	db->worker_state = state;
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->worker_changed);
+	ConditionVariableBroadcast(&db->drained);
+}
+
+/* How long to wait after so many workers that died young. */
+static long
+start_pause(int short_lives)
+{
+	long		pause = ES_START_PAUSE_MS;
+
+	for (int i = ES_OUTAGE_LIVES; i < short_lives && pause < ES_START_PAUSE_MAX_MS; i++)
+		pause *= 2;
+	return Min(pause, ES_START_PAUSE_MAX_MS);
+}
+
+/* Draws the lesson from the end of a worker. */
+static void
+settle_start(SharedDatabase *db, Start *start)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	WorkerState state;
+
+	pfree(start->handle);
+	start->handle = NULL;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	state = db->database == start->database ? db->worker_state : ES_WORKER_NONE;
+	LWLockRelease(db->lock);
+	if (state != ES_WORKER_WANTED && state != ES_WORKER_STARTING)
+	{
+		start->short_lives = 0;
+		es_release_database(start->database);
+		return;
+	}
+
+	if (TimestampDifferenceExceeds(start->started_at, now, ES_SHORT_LIFE_MS))
+		start->short_lives = 0;
+	start->short_lives++;
+	if (start->short_lives < ES_OUTAGE_LIVES)
+	{
+		set_worker_state(db, ES_WORKER_WANTED);
+		return;
+	}
+	if (forget_if_dropped(start->database))
+		return;
+	if (start->short_lives == ES_OUTAGE_LIVES)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event_store worker of database %u keeps ending", start->database),
+				 errdetail("Callers do its work meanwhile; it is tried again every few seconds.")));
+	start->retry_at = TimestampTzPlusMilliseconds(now, start_pause(start->short_lives));
+	set_worker_state(db, ES_WORKER_UNAVAILABLE);
+}
+
+/* Starts a worker for a slot; false when no process is to be had. */
+static bool
+start_worker(SharedDatabase *db, Start *start)
+{
+	BackgroundWorker worker;
+	Oid			database = start->database;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "es_worker_main", sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker of database %u", database);
+	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum((int32) (db - es_shared->databases));
+	memcpy(worker.bgw_extra, &database, sizeof(database));
+	worker.bgw_notify_pid = MyProcPid;
+
+	start->started_at = GetCurrentTimestamp();
+	start->retry_at = 0;
+	if (RegisterDynamicBackgroundWorker(&worker, &start->handle))
+	{
+		no_process_left = false;
+		LWLockAcquire(db->lock, LW_EXCLUSIVE);
+		/* it may be up already */
+		if (db->database == database && db->worker_pid == 0)
+			db->worker_state = ES_WORKER_STARTING;
+		LWLockRelease(db->lock);
+		return true;
+	}
+
+	start->handle = NULL;
+	start->retry_at = TimestampTzPlusMilliseconds(start->started_at, ES_START_PAUSE_MS);
+	if (!no_process_left)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start an event_store worker"),
+				 errdetail("Callers do its work meanwhile; it is tried again every few seconds."),
+				 errhint("You might need to increase %s.", "max_worker_processes")));
+	no_process_left = true;
+	set_worker_state(db, ES_WORKER_UNAVAILABLE);
+	return false;
+}
+
+/* Gives databases that nobody has looked at a slot with a worker wanted. */
+static void
+admit_unprobed(int room)
+{
+	while (room-- > 0 && unprobed != NIL)
+	{
+		Oid			database = linitial_oid(unprobed);
+		SharedDatabase *db = es_make_database(database);
+
+		if (db == NULL)
+			return;				/* later, when a slot is given back */
+		unprobed = list_delete_first(unprobed);
+		LWLockAcquire(db->lock, LW_EXCLUSIVE);
+		if (db->database == database && db->worker_state == ES_WORKER_NONE &&
+			db->staging_state == ES_STAGING_UNKNOWN)
+			db->worker_state = ES_WORKER_WANTED;
+		LWLockRelease(db->lock);
+	}
+}
+
+/* Notices ended workers; returns whether one is on its way up in this slot. */
+static bool
+tend_slot(SharedDatabase *db, Start *start)
+{
+	WorkerState state;
+	pid_t		pid;
+
+	if (start->handle != NULL &&
+		GetBackgroundWorkerPid(start->handle, &pid) == BGWH_STOPPED)
+		settle_start(db, start);
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (start->database != db->database && start->handle == NULL)
+	{
+		memset(start, 0, sizeof(*start));
+		start->database = db->database;
+	}
+	/* started by a launcher that is no more, and never arrived */
+	if (db->worker_state == ES_WORKER_STARTING && db->worker_pid == 0 &&
+		start->handle == NULL)
+		db->worker_state = ES_WORKER_WANTED;
+	state = db->worker_state;
+	LWLockRelease(db->lock);
+	return start->handle != NULL && state == ES_WORKER_STARTING;
+}
+
+/*
+ * May a worker be started in this slot?  One that is about to exit still
+ * stands in it; its end is reported.
+ */
+static bool
+is_wanted(SharedDatabase *db, const Start *start)
+{
+	bool		wanted;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	wanted = OidIsValid(db->database) && db->database == start->database &&
+		start->handle == NULL && db->worker_pid == 0 && db->worker_bars == 0 &&
+		(db->worker_state == ES_WORKER_WANTED ||
+		 db->worker_state == ES_WORKER_UNAVAILABLE);
+	LWLockRelease(db->lock);
+	return wanted;
+}
+
+/*
+ * Does all that can be done now.  Returns when to come back unasked, in
+ * milliseconds; -1 = not at all.
+ */
+static long
+tend_workers(void)
+{
+	int			starting = 0;
+	long		timeout = -1;
+
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+		starting += tend_slot(&es_shared->databases[i], &starts[i]);
+	admit_unprobed(ES_STARTS_AT_ONCE - starting);
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	{
+		SharedDatabase *db = &es_shared->databases[i];
+		Start	   *start = &starts[i];
+
+		/* a slot just assigned */
+		if (start->handle == NULL && start->database != db->database)
+			tend_slot(db, start);
+		if (!is_wanted(db, start) || starting >= ES_STARTS_AT_ONCE)
+			continue;
+		if (start->retry_at <= GetCurrentTimestamp() && start_worker(db, start))
+			starting++;
+		else
+		{
+			long		pause = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+																start->retry_at);
+
+			timeout = timeout < 0 ? pause : Min(timeout, pause);
+		}
+	}
+	return timeout;
+}
+
+void
+es_launcher_main(Datum arg)
+{
+	uint32		wait_event;
+
+	es_enter_process();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	wait_event = WaitEventExtensionNew("EventStoreLauncherMain");
+
+	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
+	es_shared->launcher_pid = MyProcPid;
+	es_shared->launcher_latch = MyLatch;
+	LWLockRelease(es_shared->lock);
+	on_shmem_exit(leave_launcher, (Datum) 0);
+
+	unprobed = list_databases(TopMemoryContext, false);
+	MemoryContextSwitchTo(TopMemoryContext);
+	for (;;)
+	{
+		es_heed_signals();
+		es_sleep_on_latch(tend_workers(), wait_event);
+	}
+}

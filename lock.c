@@ -1,0 +1,94 @@
+/*
+ * lock.c
+ *		The locks of aggregates and view keys.
+ *
+ * A pair of texts is locked through a 64-bit hash of it, in lock spaces of our
+ * own: tags of PostgreSQL's advisory locks, whose fourth field is neither 1
+ * nor 2, so that they never meet what an application locks with
+ * pg_advisory_lock.  Two pairs of equal hash share a lock, which costs
+ * waiting and nothing else.
+ *
+ * Lock order, for all of event_store:
+ *	 1. RowExclusive on domain_events (appends only)
+ *	 2. aggregates, then view keys: each sorted by hash within one call
+ *	 3. staging segments
+ *	 4. the drain lock, held to commit by whoever moves rows; others only
+ *		touch it in share mode for a moment, to wait where the deadlock
+ *		detector sees it
+ *	 5. the positions lock, released at once
+ *
+ * Called by event_store.c, view_store.c, staging.c, drain.c, feed.c.
+ */
+#include "event_store.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+
+uint64
+es_pair_hash(Datum first, Datum second)
+{
+	text	   *a = DatumGetTextPP(first);
+	text	   *b = DatumGetTextPP(second);
+	uint64		hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(a),
+										   VARSIZE_ANY_EXHDR(a), 0);
+
+	return hash_bytes_extended((unsigned char *) VARDATA_ANY(b),
+							   VARSIZE_ANY_EXHDR(b), hash);
+}
+
+static void
+make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32),
+						 (uint32) hash, space);
+}
+
+void
+es_lock_pair(LockSpace space, uint64 hash)
+{
+	LOCKTAG		tag;
+
+	make_tag(&tag, space, hash);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	es_note_lock();
+}
+
+static int
+compare_hashes(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+void
+es_lock_pairs(LockSpace space, uint64 *hashes, int count)
+{
+	if (count > 1)
+		qsort(hashes, count, sizeof(uint64), compare_hashes);
+	for (int i = 0; i < count; i++)
+	{
+		if (i == 0 || hashes[i] != hashes[i - 1])
+			es_lock_pair(space, hashes[i]);
+	}
+}
+
+void
+es_lock_acquire(LockSpace space, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	make_tag(&tag, space, 0);
+	(void) LockAcquire(&tag, mode, false, false);
+}
+
+void
+es_lock_release(LockSpace space, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	make_tag(&tag, space, 0);
+	(void) LockRelease(&tag, mode, false);
+}

@@ -1,0 +1,249 @@
+/*
+ * log.c
+ *		The table domain_events: look-ups by key and inserts.
+ *
+ * Inserts go through SPI with kept plans, so that triggers, further indexes
+ * and replication see ordinary INSERTs.  The look-ups that every append
+ * needs, an aggregate's last event and an event by its id, read the index
+ * directly: they need a snapshot of the caller's choice (the latest, at any
+ * isolation level), and are the most frequent reads of all.
+ *
+ * Called by event_store.c, drain.c, dead_letter.c, replay.c.
+ */
+#include "event_store.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* The types of the columns, in table order. */
+static const Oid column_types[EV_COLUMNS] = {
+	INT8OID, TEXTOID, TEXTOID, INT8OID, UUIDOID, TEXTOID, INT4OID, JSONBOID,
+	BYTEAOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
+	TIMESTAMPTZOID
+};
+
+#define COLUMN_LIST \
+	"global_position, aggregate_type, aggregate_id, sequence, event_id," \
+	" event_type, schema_version, payload, payload_bytes, metadata," \
+	" correlation_id, causation_id, saga_id, occurred_at, recorded_at"
+
+/* Takes a row of domain_events apart; by-reference values point into it. */
+static void
+deform(HeapTuple tuple, TupleDesc desc, EventRow *row)
+{
+	for (int i = 0; i < EV_COLUMNS; i++)
+		row->values[i] = heap_getattr(tuple, i + 1, desc, &row->nulls[i]);
+}
+
+int64
+es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
+				TimestampTz *recorded_at)
+{
+	const Store *store = es_store();
+	Oid			index_id = store->events_by_aggregate;
+	Relation	table = table_open(store->events, AccessShareLock);
+	Relation	index = index_open(index_id, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		sequence = 0;
+
+	ScanKeyInit(&keys[0], EV_AGGREGATE_TYPE + 1, BTEqualStrategyNumber,
+				F_TEXTEQ, aggregate_type);
+	ScanKeyInit(&keys[1], EV_AGGREGATE_ID + 1, BTEqualStrategyNumber,
+				F_TEXTEQ, aggregate_id);
+	scan = systable_beginscan_ordered(table, index, snapshot, 2, keys);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		TupleDesc	desc = RelationGetDescr(table);
+		bool		isnull;
+
+		sequence = DatumGetInt64(heap_getattr(tuple, EV_SEQUENCE + 1, desc, &isnull));
+		if (recorded_at != NULL)
+			*recorded_at = DatumGetTimestampTz(heap_getattr(tuple, EV_RECORDED_AT + 1,
+															desc, &isnull));
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	return sequence;
+}
+
+bool
+es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
+					   EventRow *row)
+{
+	const Store *store = es_store();
+	Oid			index_id = store->events_by_id;
+	Relation	table = table_open(store->events, AccessShareLock);
+	Relation	index = index_open(index_id, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	ScanKeyInit(&key, EV_EVENT_ID + 1, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(event_id));
+	scan = systable_beginscan_ordered(table, index, snapshot, 1, &key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+		deform(heap_copytuple(tuple), RelationGetDescr(table), row);
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	return found;
+}
+
+/* Inserts one row. */
+static void
+insert_one(EventRow *row)
+{
+	static KeptPlan plan = {
+		"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+		EV_COLUMNS
+	};
+	char		nulls[EV_COLUMNS];
+
+	memcpy(plan.argtypes, column_types, sizeof(column_types));
+	for (int i = 0; i < EV_COLUMNS; i++)
+		nulls[i] = row->nulls[i] ? 'n' : ' ';
+	es_execute(&plan, row->values, nulls, false, SPI_OK_INSERT);
+}
+
+/* One column of many rows as an array. */
+static Datum
+column_array(EventRow **rows, int count, int column)
+{
+	Datum	   *values = palloc(count * sizeof(Datum));
+	bool	   *nulls = palloc(count * sizeof(bool));
+	Oid			type = column_types[column];
+	int			lower = 1;
+	int16		length;
+	bool		byval;
+	char		align;
+
+	get_typlenbyvalalign(type, &length, &byval, &align);
+	for (int i = 0; i < count; i++)
+	{
+		values[i] = rows[i]->values[column];
+		nulls[i] = rows[i]->nulls[column];
+	}
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower,
+											  type, length, byval, align));
+}
+
+/* Inserts many rows in one statement. */
+static void
+insert_many(EventRow **rows, int count)
+{
+	static KeptPlan plan = {
+		"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
+		" SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+		" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
+		" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
+		" pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),"
+		" pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),"
+		" pg_catalog.unnest($15))",
+		EV_COLUMNS
+	};
+	Datum		arrays[EV_COLUMNS];
+
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		plan.argtypes[i] = get_array_type(column_types[i]);
+		arrays[i] = column_array(rows, count, i);
+	}
+	es_execute(&plan, arrays, NULL, false, SPI_OK_INSERT);
+}
+
+static Size
+row_size(const EventRow *row)
+{
+	static const EventColumn wide[] = {EV_PAYLOAD, EV_PAYLOAD_BYTES, EV_METADATA};
+	Size		size = 0;
+
+	for (int i = 0; i < (int) lengthof(wide); i++)
+	{
+		if (!row->nulls[wide[i]])
+			size += VARSIZE_ANY(DatumGetPointer(row->values[wide[i]]));
+	}
+	return size;
+}
+
+void
+es_insert_events(EventRow **rows, int count)
+{
+	OwnerScope	scope;
+	MemoryContext chunk_context;
+	MemoryContext old;
+
+	es_begin(&scope);
+	if (count == 1)
+	{
+		insert_one(rows[0]);
+		es_end(&scope);
+		return;
+	}
+	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
+										  "event_store insert",
+										  ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(chunk_context);
+	for (int start = 0, end; start < count; start = end)
+	{
+		Size		size = 0;
+
+		for (end = start; end < count && end - start < ES_CHUNK_ROWS &&
+			 (size < ES_CHUNK_BYTES || end == start); end++)
+			size += row_size(rows[end]);
+		if (end - start > 1 && size >= ES_CHUNK_BYTES)
+			end--;
+		if (end - start == 1)
+			insert_one(rows[start]);
+		else
+			insert_many(rows + start, end - start);
+		MemoryContextReset(chunk_context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(chunk_context);
+	es_end(&scope);
+}
+
+void
+es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
+			 bool look_in_staging, Head *head)
+{
+	StagedScan *scan;
+	StagedRow	row;
+
+	memset(head, 0, sizeof(*head));
+	head->recorded_at = DT_NOBEGIN;
+	head->durable_sequence = es_durable_head(aggregate_type, aggregate_id,
+											 snapshot, &head->recorded_at);
+	head->sequence = head->durable_sequence;
+	if (!look_in_staging)
+		return;
+	scan = es_staged_begin(ES_KIND_EVENT, aggregate_type, aggregate_id,
+						   snapshot, true);
+	if (es_staged_next(scan, &row))
+	{
+		head->sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
+		head->recorded_at = DatumGetTimestampTz(row.event.values[EV_RECORDED_AT]);
+		head->staged = true;
+	}
+	es_staged_end(scan);
+}

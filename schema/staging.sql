@@ -1,0 +1,105 @@
+-- staging: the unlogged segments, what drains them and what it leaves behind
+
+-- kind 1 = event, 2 = view write (payload NULL = delete). Written and read from C
+-- only, as ordinary heap tuples, so their shape is also that of staging.c.
+CREATE UNLOGGED TABLE event_store.staging_0 (
+    sid bigint NOT NULL,
+    txn bigint NOT NULL,
+    kind smallint NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    ordinal bigint NOT NULL,
+    event_id uuid,
+    event_type text COLLATE "C",
+    schema_version int,
+    payload jsonb,
+    payload_bytes bytea,
+    metadata jsonb,
+    correlation_id text COLLATE "C",
+    causation_id text COLLATE "C",
+    saga_id text COLLATE "C",
+    occurred_at timestamptz,
+    recorded_at timestamptz NOT NULL,
+    version bigint
+) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_1 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_2 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_3 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE INDEX staging_0_key_idx ON event_store.staging_0 (kind, name, key, ordinal);
+CREATE INDEX staging_0_event_id_idx ON event_store.staging_0 (event_id);
+CREATE INDEX staging_0_txn_idx ON event_store.staging_0 (txn, sid);
+CREATE INDEX staging_1_key_idx ON event_store.staging_1 (kind, name, key, ordinal);
+CREATE INDEX staging_1_event_id_idx ON event_store.staging_1 (event_id);
+CREATE INDEX staging_1_txn_idx ON event_store.staging_1 (txn, sid);
+CREATE INDEX staging_2_key_idx ON event_store.staging_2 (kind, name, key, ordinal);
+CREATE INDEX staging_2_event_id_idx ON event_store.staging_2 (event_id);
+CREATE INDEX staging_2_txn_idx ON event_store.staging_2 (txn, sid);
+CREATE INDEX staging_3_key_idx ON event_store.staging_3 (kind, name, key, ordinal);
+CREATE INDEX staging_3_event_id_idx ON event_store.staging_3 (event_id);
+CREATE INDEX staging_3_txn_idx ON event_store.staging_3 (txn, sid);
+
+-- emptied by whatever empties the segments
+CREATE UNLOGGED TABLE event_store.staging_marker (epoch bigint NOT NULL);
+
+CREATE VIEW event_store.staging AS
+    SELECT * FROM event_store.staging_0
+    UNION ALL
+    SELECT * FROM event_store.staging_1
+    UNION ALL
+    SELECT * FROM event_store.staging_2
+    UNION ALL
+    SELECT * FROM event_store.staging_3;
+COMMENT ON VIEW event_store.staging IS
+'The rows staged and not yet drained, for a look by an administrator: kind 1 = event, 2 = view write (payload NULL = delete).';
+
+CREATE FUNCTION event_store.staging_state(
+    OUT staged_events bigint, OUT staged_views bigint, OUT staged_bytes bigint,
+    OUT oldest_staged_at timestamptz, OUT drain_state text, OUT consecutive_failures bigint,
+    OUT last_error text, OUT last_drain_at timestamptz, OUT staging_epoch bigint)
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_staging_state';
+COMMENT ON FUNCTION event_store.staging_state() IS
+'Internal: the row of view staging_status.';
+
+CREATE VIEW event_store.staging_status AS SELECT * FROM event_store.staging_state();
+COMMENT ON VIEW event_store.staging_status IS
+'One row: committed rows in staging (staged_events, staged_views), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened).';
+
+CREATE FUNCTION event_store.flush(timeout interval DEFAULT '5s') RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_flush';
+COMMENT ON FUNCTION event_store.flush(interval) IS
+$$Waits until everything that was staged and committed before the call is durable (or a dead letter), at most for timeout. Returns whether it is.
+Errors: 25001 inside a transaction block; 22023 when timeout is negative or above 10 minutes; 55000.
+Example: SELECT event_store.flush(timeout => '10s');$$;
+
+CREATE FUNCTION event_store.drain(max_rows int DEFAULT NULL) RETURNS bigint
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_drain';
+COMMENT ON FUNCTION event_store.drain(int) IS
+$$Runs one round of draining in this session: moves about max_rows committed staged rows (NULL = event_store.write_batch_size), always whole transactions. Returns the number of rows moved, 0 when nothing was staged. Works without preload.
+Errors: 25001 inside a transaction block; 22023; 25006; 55000.
+Example: SELECT event_store.drain();$$;
+
+CREATE FUNCTION event_store.retry_dead_letters(aggregate_type text, aggregate_id text) RETURNS bigint
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_retry_dead_letters';
+COMMENT ON FUNCTION event_store.retry_dead_letters(text, text) IS
+$$Makes the dead letters of an aggregate durable, events in sequence order, then the view writes that had followed them; all or none. A view write that failed by itself is addressed by its view_name and view_key. Returns the number of dead letters settled.
+Errors: the error of the row if it fails again; 55000 when they do not continue the log of the aggregate; 22004, 22023, 22001, 25006.
+Example: SELECT event_store.retry_dead_letters('Order', 'o-100');$$;
+
+CREATE FUNCTION event_store.discard_dead_letters(aggregate_type text, aggregate_id text, reason text) RETURNS bigint
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_discard_dead_letters';
+COMMENT ON FUNCTION event_store.discard_dead_letters(text, text, text) IS
+$$Removes all dead letters of an aggregate, so that it takes appends again; the reason goes to the server log. Returns the number of dead letters removed.
+Errors: 22004, 22023, 22001, 25006, 55000.
+Example: SELECT event_store.discard_dead_letters('Order', 'o-100', reason => 'test data');$$;
+
+CREATE FUNCTION event_store.guard_drop() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_guard_drop';
+COMMENT ON FUNCTION event_store.guard_drop() IS
+'Internal: event trigger that refuses DROP EXTENSION event_store with 55000 while undrained rows are staged.';
+
+CREATE EVENT TRIGGER event_store_guard_drop ON ddl_command_start
+    WHEN TAG IN ('DROP EXTENSION')
+    EXECUTE FUNCTION event_store.guard_drop();

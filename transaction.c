@@ -1,0 +1,334 @@
+/*
+ * transaction.c
+ *		What the current transaction did to the store, and what has to happen
+ *		in shared memory when it ends.
+ *
+ * Two callbacks, registered once per backend, do all of it.  At commit they
+ * turn rows staged by this transaction into rows the worker may drain, take
+ * off what this transaction drained, and wake whoever waits; at abort they
+ * forget.  They raise nothing, but for the refusal of PREPARE TRANSACTION,
+ * which comes while the transaction can still abort.
+ *
+ * The counters in shared memory obey one rule: "uncommitted" is raised before
+ * a row is inserted and lowered only after the row was counted as staged (or
+ * is gone), and staged rows are taken off only after the transaction that
+ * moved them became visible.  So a reader that finds uncommitted and then
+ * staged zero, and takes its snapshot afterwards, misses no row.
+ *
+ * Called by the writing files; calls shmem.c.
+ */
+#include "event_store.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* A round of draining that this transaction ran. */
+typedef struct DrainNote
+{
+	int64		events;
+	int64		views;
+	uint64		request;		/* the request it fulfilled; 0 = none */
+	SubTransactionId subtransaction;
+} DrainNote;
+
+/* Everything about the current top-level transaction; all zero in between. */
+typedef struct Transaction
+{
+	bool		wrote;
+	bool		holds_locks;
+	bool		wake;
+	int64		txn;			/* first sid; 0 = nothing staged yet */
+	int64		uncommitted;	/* what we added to the shared counter */
+
+	OwnRow	   *rows;			/* staged and not rolled back, in their order */
+	int			nrows;
+	int			maxrows;
+
+	DrainNote  *drains;			/* rounds run by this transaction */
+	int			ndrains;
+
+	bool		opens;			/* opens staging, with what follows */
+	StagingOpening opening;
+} Transaction;
+
+static Transaction current;
+static bool callbacks_registered = false;
+
+/* Counts this transaction's staged rows as committed. */
+static void
+publish_staged(SharedDatabase *db)
+{
+	int64		events = 0;
+	int64		views = 0;
+	bool		first;
+	uint64		total;
+
+	for (int i = 0; i < current.nrows; i++)
+	{
+		if (current.rows[i].moved_in != InvalidSubTransactionId)
+			continue;
+		if (current.rows[i].is_event)
+			events++;
+		else
+			views++;
+	}
+	if (events + views == 0)
+		return;
+	if (events > 0)
+		pg_atomic_fetch_add_u64(&db->staged_events, events);
+	if (views > 0)
+		pg_atomic_fetch_add_u64(&db->staged_views, views);
+
+	first = db->first_staged_at == 0;
+	if (first)
+	{
+		LWLockAcquire(db->lock, LW_EXCLUSIVE);
+		if (db->first_staged_at == 0)
+			db->first_staged_at = GetCurrentTimestamp();
+		LWLockRelease(db->lock);
+	}
+	total = pg_atomic_read_u64(&db->staged_events) +
+		pg_atomic_read_u64(&db->staged_views);
+	if (first || total >= (uint64) es_write_batch_size)
+		current.wake = true;
+}
+
+/* Takes off what this transaction moved and lets waiters look again. */
+static void
+publish_drained(SharedDatabase *db)
+{
+	uint64		request = 0;
+
+	for (int i = 0; i < current.ndrains; i++)
+	{
+		const DrainNote *note = &current.drains[i];
+
+		if (db->staging_state == ES_STAGING_OPEN)
+		{
+			pg_atomic_fetch_sub_u64(&db->staged_events, note->events);
+			pg_atomic_fetch_sub_u64(&db->staged_views, note->views);
+		}
+		request = Max(request, note->request);
+	}
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	db->last_drain_at = GetCurrentTimestamp();
+	db->first_staged_at =
+		pg_atomic_read_u64(&db->staged_events) +
+		pg_atomic_read_u64(&db->staged_views) > 0 ? db->last_drain_at : 0;
+	if (request > pg_atomic_read_u64(&db->drains_done))
+		pg_atomic_write_u64(&db->drains_done, request);
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->drained);
+}
+
+static void
+publish_opened(SharedDatabase *db)
+{
+	const StagingOpening *o = &current.opening;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	db->staging_table = o->table;
+	db->staging_epoch = o->epoch;
+	db->active_segment = o->active_segment;
+	db->dead_letters_possible = o->dead_letters;
+	db->last_drain_at = o->last_drain_at;
+	pg_atomic_write_u64(&db->next_sid, o->next_sid);
+	pg_atomic_write_u64(&db->staged_events, o->events);
+	pg_atomic_write_u64(&db->staged_views, o->views);
+	db->first_staged_at = o->events + o->views > 0 ? GetCurrentTimestamp() : 0;
+	pg_memory_barrier();
+	db->staging_state = ES_STAGING_OPEN;
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->drained);
+}
+
+static void
+end_transaction(bool committed)
+{
+	SharedDatabase *db = es_shared != NULL ? es_my_database_if_any() : NULL;
+
+	if (db != NULL)
+	{
+		if (committed && current.nrows > 0)
+			publish_staged(db);
+		if (committed && current.opens)
+			publish_opened(db);
+		if (committed && current.ndrains > 0)
+			publish_drained(db);
+		if (current.uncommitted > 0)
+		{
+			pg_memory_barrier();
+			pg_atomic_fetch_sub_u64(&db->uncommitted, current.uncommitted);
+		}
+		if (committed && current.wake)
+			es_wake_worker(db);
+	}
+	memset(&current, 0, sizeof(current));
+}
+
+static void
+transaction_ended(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			end_transaction(true);
+			break;
+		case XACT_EVENT_ABORT:
+			end_transaction(false);
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (current.wrote)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has written to the event store")));
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Forgets what an aborted subtransaction did.  Identifiers of subtransactions
+ * only grow, so its rows and those of its children are the last of the list.
+ */
+static void
+subtransaction_ended(SubXactEvent event, SubTransactionId id,
+					 SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	while (current.nrows > 0 && current.rows[current.nrows - 1].subtransaction >= id)
+		current.nrows--;
+	for (int i = 0; i < current.nrows; i++)
+	{
+		if (current.rows[i].moved_in >= id)
+			current.rows[i].moved_in = InvalidSubTransactionId;
+	}
+	while (current.ndrains > 0 && current.drains[current.ndrains - 1].subtransaction >= id)
+		current.ndrains--;
+}
+
+static Transaction *
+transaction(void)
+{
+	if (!callbacks_registered)
+	{
+		RegisterXactCallback(transaction_ended, NULL);
+		RegisterSubXactCallback(subtransaction_ended, NULL);
+		callbacks_registered = true;
+	}
+	return &current;
+}
+
+void
+es_note_write(void)
+{
+	transaction()->wrote = true;
+}
+
+void
+es_note_lock(void)
+{
+	transaction()->holds_locks = true;
+}
+
+bool
+es_holds_locks(void)
+{
+	return current.holds_locks;
+}
+
+void
+es_note_wake(void)
+{
+	transaction()->wake = true;
+}
+
+/* The number that names this transaction in staging: its first sid. */
+int64
+es_own_txn(int64 sid)
+{
+	Transaction *t = transaction();
+
+	if (t->txn == 0)
+		t->txn = sid;
+	return t->txn;
+}
+
+/* Announces a row before it is inserted. */
+void
+es_note_staging(SharedDatabase *db)
+{
+	transaction()->uncommitted++;
+	pg_atomic_fetch_add_u64(&db->uncommitted, 1);
+}
+
+/* Takes that back when the row will not be inserted now. */
+void
+es_unnote_staging(SharedDatabase *db)
+{
+	transaction()->uncommitted--;
+	pg_atomic_fetch_sub_u64(&db->uncommitted, 1);
+}
+
+void
+es_note_staged(int segment, ItemPointer tid, bool is_event)
+{
+	Transaction *t = transaction();
+	OwnRow	   *row;
+
+	if (t->nrows == t->maxrows)
+	{
+		Size		size;
+
+		t->maxrows = t->maxrows == 0 ? 64 : t->maxrows * 2;
+		size = (Size) t->maxrows * sizeof(OwnRow);
+		t->rows = t->rows == NULL
+			? MemoryContextAllocHuge(TopTransactionContext, size)
+			: repalloc_huge(t->rows, size);
+	}
+	row = &t->rows[t->nrows++];
+	row->segment = segment;
+	row->tid = *tid;
+	row->is_event = is_event;
+	row->subtransaction = GetCurrentSubTransactionId();
+	row->moved_in = InvalidSubTransactionId;
+	t->wrote = true;
+}
+
+/* The rows staged by this transaction, moved ones among them, in their order. */
+OwnRow *
+es_own_rows(int *count)
+{
+	*count = current.nrows;
+	return current.rows;
+}
+
+void
+es_note_drained(int64 events, int64 views, uint64 request)
+{
+	Transaction *t = transaction();
+	Size		size = (t->ndrains + 1) * sizeof(DrainNote);
+	DrainNote  *note;
+
+	t->drains = t->drains == NULL
+		? MemoryContextAlloc(TopTransactionContext, size)
+		: repalloc(t->drains, size);
+	note = &t->drains[t->ndrains++];
+	note->events = events;
+	note->views = views;
+	note->request = request;
+	note->subtransaction = GetCurrentSubTransactionId();
+	t->wrote = true;
+}
+
+void
+es_note_opening(const StagingOpening *opening)
+{
+	Transaction *t = transaction();
+
+	t->opens = true;
+	t->opening = *opening;
+}

@@ -1,0 +1,657 @@
+/*
+ * worker.c
+ *		The database worker: when the steps that keep staging in motion run.
+ *
+ * A worker serves one database.  The launcher starts it (launcher.c); it finds
+ * out whether there is a store, else it leaves at once.  It runs one step at a
+ * time, each in a transaction of its own: it opens staging, drains a round,
+ * reclaims space, closes staging.  What a step does stands in drain.c, and
+ * every step can also be run in the foreground by a function.
+ *
+ * Between steps it sleeps on its latch: until the oldest staged row has waited
+ * for write_delay, until a pause after a failure is over, or, when nothing is
+ * staged, until it has been idle for long enough to leave.  A commit that
+ * stages the first row or fills a batch, and whoever asks for a drain, wakes
+ * it; so an idle store runs no queries.
+ *
+ * SIGTERM makes it exit at once: the step is rolled back, staged rows stay, and
+ * its exit callback asks for the next worker.  It leaves of its own accord
+ * under the lock of its slot and only if nobody called it meanwhile, so no call
+ * is lost.
+ *
+ * Calls drain.c, catalog.c and shmem.c.
+ */
+#include "event_store.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "common/pg_prng.h"
+#include "funcapi.h"
+#include "libpq/pqsignal.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* A worker with nothing to do leaves after this long. */
+#define ES_IDLE_EXIT_MS 60000
+/* The first pause after a round that was due and found nothing to move. */
+#define ES_EMPTY_ROUND_PAUSE_MS 10
+/* Space is looked after once in so many rounds, and when they end. */
+#define ES_ROUNDS_PER_RECLAIM 16
+
+PGDLLEXPORT void es_worker_main(Datum arg);
+
+/* ---------- both processes ---------- */
+
+void
+es_enter_process(void)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+}
+
+/* Sleeps on the latch; a negative timeout means: until it is set. */
+void
+es_sleep_on_latch(long timeout, uint32 wait_event)
+{
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+
+	if (timeout >= 0)
+		events |= WL_TIMEOUT;
+	WaitLatch(MyLatch, events, timeout, wait_event);
+	ResetLatch(MyLatch);
+}
+
+void
+es_heed_signals(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* ---------- database worker ---------- */
+
+typedef struct Work
+{
+	SharedDatabase *db;
+	int64		moved;			/* by the last round */
+	bool		more;			/* was left by it */
+	bool		store_gone;		/* as far as we know */
+	bool		closed;
+
+	/* the pace */
+	TimestampTz last_work_at;	/* end of the last step that did something */
+	TimestampTz last_round_at;	/* end of the last round */
+	long		pause;			/* ms before the next round; 0 = none */
+	bool		failed;			/* the last step did */
+	int			empty_rounds;	/* due, yet without effect, in a row */
+	int			rounds;			/* since space was looked after */
+} Work;
+
+typedef void (*WorkerStep) (Work *work);
+
+/*
+ * Takes this process's marks out of the slot.  Runs after the process has left
+ * the process array, so that who waits for its end finds it gone.
+ */
+static void
+leave_slot(int code, Datum arg)
+{
+	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (db->worker_pid == MyProcPid)
+	{
+		db->worker_pid = 0;
+		db->worker_latch = NULL;
+		db->drain_state = ES_DRAIN_STOPPED;
+		if (db->worker_state == ES_WORKER_STARTING ||
+			db->worker_state == ES_WORKER_RUNNING || db->worker_called)
+			db->worker_state = ES_WORKER_WANTED;
+	}
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->worker_changed);
+	ConditionVariableBroadcast(&db->drained);
+	es_wake_launcher();
+}
+
+/* Takes the slot's place of a worker, if it is still there to be taken. */
+static bool
+enter_slot(SharedDatabase *db, Oid database)
+{
+	bool		entered;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	entered = db->database == database && db->worker_pid == 0 && db->worker_bars == 0;
+	if (entered)
+	{
+		db->worker_pid = MyProcPid;
+		db->worker_latch = MyLatch;
+		db->worker_started_at = GetCurrentTimestamp();
+		db->worker_state = ES_WORKER_STARTING;
+	}
+	else if (db->database == database && db->worker_pid == 0)
+	{
+		/* barred: it is called again afterwards, which is no failure */
+		db->worker_state = ES_WORKER_NONE;
+		db->worker_called = true;
+	}
+	LWLockRelease(db->lock);
+	if (entered)
+		on_shmem_exit(leave_slot, PointerGetDatum(db));
+	return entered;
+}
+
+/* Reports for duty.  Not if it was dismissed while it connected. */
+static void
+report_running(SharedDatabase *db)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (db->worker_state == ES_WORKER_STARTING)
+	{
+		db->worker_state = ES_WORKER_RUNNING;
+		db->drain_state = ES_DRAIN_IDLE;
+	}
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->worker_changed);
+	es_wake_launcher();
+}
+
+/* Exits, unless somebody called since we last looked. */
+static void
+leave_unless_called(Work *work)
+{
+	SharedDatabase *db = work->db;
+	bool		called;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	called = db->worker_called;
+	if (!called)
+	{
+		if (work->store_gone)
+			db->staging_state = ES_STAGING_UNKNOWN;
+		db->worker_state = ES_WORKER_NONE;
+		db->worker_latch = NULL;
+	}
+	LWLockRelease(db->lock);
+	if (!called)
+		proc_exit(0);
+}
+
+/* Returns whether somebody called since the last time this was asked. */
+static bool
+take_call(SharedDatabase *db)
+{
+	bool		called;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	called = db->worker_called;
+	db->worker_called = false;
+	LWLockRelease(db->lock);
+	return called;
+}
+
+static void
+set_drain_state(SharedDatabase *db, DrainState state)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	db->drain_state = state;
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->drained);
+}
+
+/* The pause after so many failures in a row: doubled each time, and jittered. */
+static long
+failure_pause(int failures)
+{
+	double		pause = es_retry_initial;
+	double		longest = Max(es_retry_initial, es_retry_max);
+
+	for (int i = 1; i < failures && pause < longest; i++)
+		pause *= 2;
+	pause = Min(pause, longest);
+	return (long) (pause * (1.0 + 0.25 * pg_prng_double(&pg_global_prng_state)));
+}
+
+static void
+note_failure(Work *work, const char *message)
+{
+	SharedDatabase *db = work->db;
+	int			length = pg_mbcliplen(message, strlen(message), ES_ERROR_CHARS - 1);
+	int			failures;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	memcpy(db->last_error, message, length);
+	db->last_error[length] = '\0';
+	failures = ++db->consecutive_failures;
+	db->drain_state = ES_DRAIN_BACKING_OFF;
+	LWLockRelease(db->lock);
+	ConditionVariableBroadcast(&db->drained);
+
+	work->failed = true;
+	work->pause = failure_pause(failures);
+	work->last_round_at = GetCurrentTimestamp();
+}
+
+/* Runs one step in its own transaction; an error is noted and waited out. */
+static bool
+run_step(Work *work, WorkerStep step, const char *activity)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool succeeded = false;
+
+	pgstat_report_activity(STATE_RUNNING, activity);
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		step(work);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		succeeded = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		note_failure(work, error->message != NULL ? error->message : "");
+		FreeErrorData(error);
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return succeeded;
+}
+
+/* Is there (still) a store, and is staging open for just this one? */
+static void
+step_open(Work *work)
+{
+	const Store *store = es_store_if_any();
+
+	work->store_gone = store == NULL;
+	if (store == NULL)
+		return;
+	es_my_database();
+	if (work->db->staging_state != ES_STAGING_OPEN ||
+		work->db->staging_table != store->segments[0].table)
+		es_open_staging();
+}
+
+static void
+step_drain(Work *work)
+{
+	work->moved = 0;
+	work->more = false;
+	work->store_gone = es_store_if_any() == NULL;
+	if (!work->store_gone)
+		work->moved = es_drain_round(es_write_batch_size, &work->more);
+}
+
+static void
+step_reclaim(Work *work)
+{
+	work->store_gone = es_store_if_any() == NULL;
+	if (!work->store_gone)
+		es_reclaim_segments();
+}
+
+static void
+step_close(Work *work)
+{
+	work->store_gone = es_store_if_any() == NULL;
+	work->closed = work->store_gone || es_close_staging();
+}
+
+static bool
+drain_requested(SharedDatabase *db)
+{
+	return pg_atomic_read_u64(&db->drains_requested) >
+		pg_atomic_read_u64(&db->drains_done);
+}
+
+static uint64
+staged_rows(SharedDatabase *db)
+{
+	return pg_atomic_read_u64(&db->staged_events) +
+		pg_atomic_read_u64(&db->staged_views);
+}
+
+/*
+ * When is the next round due?  In milliseconds; 0 = now, -1 = there is nothing
+ * to drain.  A request ends a pause after failures early, but not before
+ * retry_initial.
+ */
+static long
+time_until_round(Work *work)
+{
+	SharedDatabase *db = work->db;
+	bool		requested = drain_requested(db);
+	uint64		staged = staged_rows(db);
+	TimestampTz due = 0;
+	long		pause = work->pause;
+
+	if (staged == 0 && !requested && !work->failed)
+		return -1;
+	if (!requested && staged < (uint64) es_write_batch_size && !work->failed)
+	{
+		LWLockAcquire(db->lock, LW_SHARED);
+		due = db->first_staged_at;
+		LWLockRelease(db->lock);
+		if (due == 0)
+			due = work->last_round_at;
+		due = TimestampTzPlusMilliseconds(due, es_write_delay);
+	}
+	if (requested && work->failed)
+		pause = Min(pause, es_retry_initial);
+	if (pause > 0)
+		due = Max(due, TimestampTzPlusMilliseconds(work->last_round_at, pause));
+	return due == 0 ? 0
+		: TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
+}
+
+/* What failed before works again. */
+static void
+note_success(Work *work)
+{
+	SharedDatabase *db = work->db;
+
+	work->last_work_at = GetCurrentTimestamp();
+	work->failed = false;
+	work->pause = 0;
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	db->consecutive_failures = 0;
+	LWLockRelease(db->lock);
+}
+
+/* After a round that went through. */
+static void
+note_round(Work *work)
+{
+	note_success(work);
+	work->last_round_at = work->last_work_at;
+	if (work->moved > 0)
+		work->rounds++;
+	if (work->moved > 0 || (staged_rows(work->db) == 0 && !drain_requested(work->db)))
+		work->empty_rounds = 0;
+	else
+	{
+		/* due, yet nothing could be moved: somebody else is at it */
+		work->pause = ES_EMPTY_ROUND_PAUSE_MS;
+		for (int i = 0; i < work->empty_rounds && work->pause < es_retry_initial; i++)
+			work->pause *= 2;
+		work->empty_rounds++;
+	}
+}
+
+/* Drains while rounds are due, and looks after space. */
+static void
+drain_due(Work *work)
+{
+	bool		due = true;
+
+	set_drain_state(work->db, ES_DRAIN_DRAINING);
+	while (due)
+	{
+		es_heed_signals();
+		if (!run_step(work, step_drain, "drain"))
+			return;
+		if (work->store_gone)
+			break;
+		note_round(work);
+		/* what one round left has waited as long as what it took */
+		due = (work->more && work->moved > 0) || time_until_round(work) == 0;
+		if (work->rounds >= (due ? ES_ROUNDS_PER_RECLAIM : 1))
+		{
+			work->rounds = 0;
+			if (!run_step(work, step_reclaim, "reclaim"))
+				return;
+		}
+	}
+	set_drain_state(work->db, ES_DRAIN_IDLE);
+}
+
+/* Sleeps until the pause after a failure is over, however often it is woken. */
+static void
+sleep_out_pause(const Work *work, uint32 wait_event)
+{
+	long		left;
+
+	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												   TimestampTzPlusMilliseconds(work->last_round_at,
+																			   work->pause))) > 0)
+	{
+		es_sleep_on_latch(left, wait_event);
+		es_heed_signals();
+	}
+}
+
+/*
+ * Opens staging if that is still to be done, trying until it succeeds.  Returns
+ * false when the database has no store.
+ */
+static bool
+open_staging(Work *work, uint32 wait_event)
+{
+	while (!run_step(work, step_open, "open staging"))
+		sleep_out_pause(work, wait_event);
+	if (work->store_gone)
+		return false;
+	if (work->failed)
+		set_drain_state(work->db, ES_DRAIN_IDLE);
+	note_success(work);
+	return true;
+}
+
+/* One turn: does what is due, or sleeps. */
+static void
+take_turn(Work *work, uint32 wait_event)
+{
+	SharedDatabase *db = work->db;
+	long		timeout;
+
+	es_heed_signals();
+	if (work->store_gone || db->staging_state != ES_STAGING_OPEN ||
+		(take_call(db) && staged_rows(db) == 0))
+	{
+		take_call(db);
+		if (!open_staging(work, wait_event))
+		{
+			leave_unless_called(work);
+			return;
+		}
+	}
+	timeout = time_until_round(work);
+	if (timeout == 0)
+	{
+		drain_due(work);
+		return;
+	}
+	if (timeout < 0)
+	{
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												  TimestampTzPlusMilliseconds(work->last_work_at,
+																			  ES_IDLE_EXIT_MS));
+		if (timeout == 0)
+		{
+			work->last_work_at = GetCurrentTimestamp();
+			if (run_step(work, step_close, "close staging") && work->closed)
+				leave_unless_called(work);
+			return;
+		}
+	}
+	es_sleep_on_latch(timeout, wait_event);
+}
+
+/* A database's or role's settings must not change how the worker works. */
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"transaction_timeout", "0"},
+		{"row_security", "on"}
+	};
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+	{
+		/* not every version has all of them */
+		if (GetConfigOption(pinned[i][0], true, false) != NULL)
+			SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	}
+}
+
+void
+es_worker_main(Datum arg)
+{
+	Work		work;
+	Oid			database;
+	uint32		wait_event;
+
+	memset(&work, 0, sizeof(work));
+	work.db = &es_shared->databases[DatumGetInt32(arg)];
+	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
+	es_enter_process();
+	if (!enter_slot(work.db, database))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	pin_settings();
+	pgstat_report_appname("event_store worker");
+	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
+	report_running(work.db);
+
+	work.store_gone = true;		/* until it was looked for */
+	MemoryContextSwitchTo(TopMemoryContext);
+	for (;;)
+		take_turn(&work, wait_event);
+}
+
+/* ---------- SQL functions ---------- */
+
+PG_FUNCTION_INFO_V1(es_announce_store);
+PG_FUNCTION_INFO_V1(es_worker_state);
+
+/*
+ * announce_store(): has a worker look at this database once the transaction
+ * has committed.
+ */
+Datum
+es_announce_store(PG_FUNCTION_ARGS)
+{
+	if (es_my_database() != NULL)
+		es_note_wake();
+	PG_RETURN_VOID();
+}
+
+static const char *
+worker_state_name(WorkerState state)
+{
+	switch (state)
+	{
+		case ES_WORKER_NONE:
+			return "none";
+		case ES_WORKER_WANTED:
+			return "wanted";
+		case ES_WORKER_STARTING:
+			return "starting";
+		case ES_WORKER_RUNNING:
+			return "running";
+		case ES_WORKER_UNAVAILABLE:
+			return "unavailable";
+	}
+	pg_unreachable();
+}
+
+static const char *
+drain_state_name(DrainState state)
+{
+	switch (state)
+	{
+		case ES_DRAIN_IDLE:
+			return "idle";
+		case ES_DRAIN_DRAINING:
+			return "draining";
+		case ES_DRAIN_BACKING_OFF:
+			return "backing_off";
+		case ES_DRAIN_STOPPED:
+			return "stopped";
+	}
+	pg_unreachable();
+}
+
+#define WORKER_STATE_COLUMNS 8
+
+/* worker_state(): the row of worker_status. */
+Datum
+es_worker_state(PG_FUNCTION_ARGS)
+{
+	SharedDatabase *db = es_my_database_if_any();
+	Datum		values[WORKER_STATE_COLUMNS] = {0};
+	bool		nulls[WORKER_STATE_COLUMNS];
+	TupleDesc	tupdesc;
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	memset(nulls, true, sizeof(nulls));
+	nulls[1] = false;
+	values[1] = CStringGetTextDatum(es_shared == NULL ? "not preloaded" : "none");
+	if (es_shared != NULL)
+	{
+		LWLockAcquire(es_shared->lock, LW_SHARED);
+		values[3] = Int32GetDatum((int32) es_shared->launcher_pid);
+		LWLockRelease(es_shared->lock);
+		nulls[3] = DatumGetInt32(values[3]) == 0;
+	}
+	if (db != NULL)
+	{
+		SharedDatabase copy;
+
+		LWLockAcquire(db->lock, LW_SHARED);
+		copy = *db;
+		LWLockRelease(db->lock);
+		values[0] = Int32GetDatum((int32) copy.worker_pid);
+		nulls[0] = copy.worker_pid == 0;
+		values[1] = CStringGetTextDatum(worker_state_name(copy.worker_state));
+		values[2] = TimestampTzGetDatum(copy.worker_started_at);
+		nulls[2] = nulls[0];
+		values[4] = CStringGetTextDatum(drain_state_name(copy.drain_state));
+		nulls[4] = false;
+		values[5] = CStringGetTextDatum(copy.last_error);
+		nulls[5] = copy.last_error[0] == '\0';
+		values[6] = Int32GetDatum(copy.consecutive_failures);
+		nulls[6] = false;
+		values[7] = TimestampTzGetDatum(copy.last_drain_at);
+		nulls[7] = copy.last_drain_at == 0;
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
+													  values, nulls)));
+}
