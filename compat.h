@@ -13,6 +13,13 @@
 
 #include "utils/wait_event.h"
 
+/* Backends are numbered from 0 since PostgreSQL 17. */
+#if PG_VERSION_NUM < 170000
+#include "miscadmin.h"
+#include "storage/backendid.h"
+#define MyProcNumber (MyBackendId - 1)
+#endif
+
 /* Wait events of extensions have names since PostgreSQL 17. */
 #if PG_VERSION_NUM < 170000
 #define WaitEventExtensionNew(name) PG_WAIT_EXTENSION

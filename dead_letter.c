@@ -232,7 +232,7 @@ retry_views(Datum type, Datum id)
 	table = SPI_tuptable;
 	for (int64 i = 0; i < count; i++)
 	{
-		ViewWrite	write;
+		ViewWrite	write = {0};
 		bool		isnull;
 		Datum		version;
 
@@ -245,7 +245,7 @@ retry_views(Datum type, Datum id)
 		write.has_version = !isnull;
 		write.version = isnull ? 0 : DatumGetInt64(version);
 		es_lock_pair(ES_LOCK_VIEW_KEY, es_pair_hash(write.view_name, write.view_key));
-		(void) es_write_views(&write, 1, true);
+		(void) es_write_views(&write, 1, false);
 	}
 	es_end(&scope);
 	return count;

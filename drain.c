@@ -495,7 +495,7 @@ compare_view_rows(const void *a, const void *b)
 static void
 write_one_view(void *arg)
 {
-	(void) es_write_views(arg, 1, false);
+	(void) es_write_views(arg, 1, true);
 }
 
 static void
@@ -506,6 +506,7 @@ set_view_write(ViewWrite *write, const StagedRow *row)
 	write->view_data = row->view_data;
 	write->has_version = row->has_version;
 	write->version = row->version;
+	write->updated_at = row->staged_at;
 }
 
 /* Writes some view rows: of each key the last. */
@@ -522,7 +523,7 @@ write_view_rows(Piece *piece, StagedRow *rows, int count)
 			set_view_write(&writes[n++], &rows[i]);
 	}
 	if (!piece->careful)
-		(void) es_write_views(writes, n, false);
+		(void) es_write_views(writes, n, true);
 	else
 	{
 		for (int i = 0; i < count; i++)

@@ -89,6 +89,13 @@ typedef enum EventColumn
 	EV_COLUMNS
 } EventColumn;
 
+/* Selects the columns of an event, in that order, from domain_events as e. */
+#define ES_EVENT_SELECT \
+	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence," \
+	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
+	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
+	" e.recorded_at FROM event_store.domain_events e"
+
 typedef struct EventRow
 {
 	Datum		values[EV_COLUMNS];
@@ -242,6 +249,8 @@ typedef struct SharedDatabase
 	Oid			position_sequence;	/* whose block this is */
 	int64		next_position;
 	int64		position_limit; /* last position of the reserved block */
+	pg_atomic_uint32 position_waiters;
+	ConditionVariable position_ended;	/* positions are not in flight any more */
 
 	/* staging: staging.c */
 	StagingState staging_state;
@@ -288,6 +297,22 @@ typedef struct SharedState
 
 /* NULL unless shared_preload_libraries names us. */
 extern SharedState *es_shared;
+
+/*
+ * The lowest global position that a backend has taken in its transaction, one
+ * entry a backend, at its MyProcNumber.  Only its backend writes it: database,
+ * pid and since first, then the position; 0 = nothing in flight.
+ */
+typedef struct InFlight
+{
+	pg_atomic_uint64 position;
+	Oid			database;
+	int			pid;
+	TimestampTz since;
+	char		padding[40];	/* one cache line */
+} InFlight;
+
+extern InFlight *es_in_flight;	/* MaxBackends entries; NULL as above */
 
 extern void es_shmem_define(void);	/* installs the hooks, while preloading */
 /* The slot of this database, made if missing; NULL without preload. */
@@ -390,6 +415,8 @@ extern uint64 es_execute_into(KeptPlan *kept, Datum *values,
 
 /* Remembers that it wrote: PREPARE TRANSACTION will be refused. */
 extern void es_note_write(void);
+/* Has positions in flight, to be ended with the transaction. */
+extern void es_note_positions(void);
 /* Holds a lock of an aggregate or key (so it must not wait for space). */
 extern void es_note_lock(void);
 extern bool es_holds_locks(void);
@@ -435,6 +462,10 @@ extern void es_note_opening(const StagingOpening *opening);
  * only after everything that can refuse the append has been checked.
  */
 extern int64 es_take_positions(int64 count);
+/* Looks at the log before positions are taken again. */
+extern void es_recheck_positions(void);
+/* Ends what is in flight, after the transaction; raises nothing. */
+extern void es_end_positions(SharedDatabase *db);
 
 /* ---------- lock.c: the locks of aggregates and view keys ---------- */
 

@@ -22,13 +22,13 @@
 #include "event_store.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -758,7 +758,7 @@ es_replay_aggregate(PG_FUNCTION_ARGS)
 							  : given_reducer(PG_GETARG_OID(4), &scope);
 	start_from_snapshot(fold, reducer);
 	fold_durable(fold);
-	if (!fold->finished)
+	if (!fold->finished && fold->sequence < fold->up_to)
 		fold_staged(fold);
 	es_end(&scope);
 

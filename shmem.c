@@ -42,6 +42,7 @@
 #define ES_LAUNCHER_RETURN_MS 15000
 
 SharedState *es_shared = NULL;
+InFlight   *es_in_flight = NULL;
 
 static SharedDatabase *my_database = NULL;
 static shmem_request_hook_type previous_request_hook = NULL;
@@ -53,6 +54,7 @@ request_memory(void)
 	if (previous_request_hook != NULL)
 		previous_request_hook();
 	RequestAddinShmemSpace(sizeof(SharedState));
+	RequestAddinShmemSpace(mul_size(MaxBackends, sizeof(InFlight)));
 	RequestNamedLWLockTranche(ES_SCHEMA, ES_MAX_DATABASES + 1);
 }
 
@@ -68,6 +70,8 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	pg_atomic_init_u64(&db->staged_views, 0);
 	pg_atomic_init_u64(&db->drains_requested, 0);
 	pg_atomic_init_u64(&db->drains_done, 0);
+	pg_atomic_init_u32(&db->position_waiters, 0);
+	ConditionVariableInit(&db->position_ended);
 	ConditionVariableInit(&db->drained);
 	ConditionVariableInit(&db->worker_changed);
 }
@@ -91,6 +95,14 @@ startup_memory(void)
 		es_shared->launcher_gone_at = GetCurrentTimestamp();
 		for (int i = 0; i < ES_MAX_DATABASES; i++)
 			initialise_slot(&es_shared->databases[i], &locks[i + 1].lock);
+	}
+	es_in_flight = ShmemInitStruct("event_store positions in flight",
+								   mul_size(MaxBackends, sizeof(InFlight)), &found);
+	if (!found)
+	{
+		memset(es_in_flight, 0, mul_size(MaxBackends, sizeof(InFlight)));
+		for (int i = 0; i < MaxBackends; i++)
+			pg_atomic_init_u64(&es_in_flight[i].position, 0);
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

@@ -38,6 +38,7 @@ typedef struct Transaction
 	bool		wrote;
 	bool		holds_locks;
 	bool		wake;
+	bool		took_positions;
 	int64		txn;			/* first sid; 0 = nothing staged yet */
 	int64		uncommitted;	/* what we added to the shared counter */
 
@@ -161,6 +162,8 @@ end_transaction(bool committed)
 			pg_memory_barrier();
 			pg_atomic_fetch_sub_u64(&db->uncommitted, current.uncommitted);
 		}
+		if (current.took_positions)
+			es_end_positions(db);
 		if (committed && current.wake)
 			es_wake_worker(db);
 	}
@@ -226,6 +229,12 @@ void
 es_note_write(void)
 {
 	transaction()->wrote = true;
+}
+
+void
+es_note_positions(void)
+{
+	transaction()->took_positions = true;
 }
 
 void

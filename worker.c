@@ -567,6 +567,7 @@ PG_FUNCTION_INFO_V1(es_worker_state);
 Datum
 es_announce_store(PG_FUNCTION_ARGS)
 {
+	es_recheck_positions();
 	if (es_my_database() != NULL)
 		es_note_wake();
 	PG_RETURN_VOID();

@@ -8,13 +8,13 @@ DECLARE
     reader CONSTANT text[] := ARRAY[
         'load_events', 'load_event', 'aggregate_sequence', 'load_aggregate_ids',
         'load_view', 'load_views', 'load_view_keys', 'load_snapshot', 'replay_aggregate',
-        'is_available', 'provider_name', 'extension_version'];
+        'read_events', 'safe_position', 'wait_for_events', 'is_available', 'provider_name', 'extension_version'];
     writer CONSTANT text[] := ARRAY[
         'append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
         'delete_view', 'flush', 'save_snapshot'];
     admin CONSTANT text[] := ARRAY[
         'drain', 'retry_dead_letters', 'discard_dead_letters', 'set_reducer', 'take_snapshot',
-        'clear_view', 'staging_state', 'worker_state'];
+        'clear_view', 'staging_state', 'worker_state', 'feed_state'];
     wanted text[];
     function_name text;
 BEGIN
@@ -45,7 +45,7 @@ BEGIN
     END LOOP;
     IF level = 'admin' THEN
         EXECUTE pg_catalog.format(
-            'GRANT SELECT ON event_store.staging_status, event_store.worker_status,'
+            'GRANT SELECT ON event_store.staging_status, event_store.worker_status, event_store.feed_status,'
             ' event_store.staging, event_store.dead_letters, event_store.snapshots,'
             ' event_store.reducers, event_store.store_state TO %s', role);
     END IF;
