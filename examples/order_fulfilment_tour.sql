@@ -3,7 +3,6 @@
 
 \set QUIET on
 \pset footer off
-\pset linestyle unicode
 \pset border 1
 \set VERBOSITY default
 
@@ -76,8 +75,16 @@ SELECT count(*) AS products,
 \echo
 \echo == What is in the store
 \echo
-SELECT aggregate_type, event_type, count(*) AS events, count(DISTINCT aggregate_id) AS aggregates
+SELECT coalesce(aggregate_type, 'all') AS aggregate_type, event_type, count(*) AS events,
+       count(DISTINCT (aggregate_type, aggregate_id)) AS aggregates
   FROM event_store.domain_events
  GROUP BY GROUPING SETS ((aggregate_type, event_type), ())
- ORDER BY aggregate_type, min(global_position);
-SELECT view_name, count(*) AS rows, sum(version) AS versions_put FROM event_store.domain_views GROUP BY view_name ORDER BY view_name;
+ ORDER BY GROUPING(aggregate_type), min(global_position);
+-- each of these events put a view; of the puts between two drains one was written
+SELECT v.view_name, v.rows, e.puts
+  FROM (SELECT view_name, count(*) AS rows FROM event_store.domain_views GROUP BY view_name) v
+  JOIN (SELECT CASE aggregate_type WHEN 'Order' THEN 'orders' ELSE 'stock' END AS view_name, count(*) AS puts
+          FROM event_store.domain_events
+         WHERE event_type IN ('OrderCreated', 'OrderConfirmed', 'OrderCancelled', 'StockReserved', 'StockReleased')
+         GROUP BY 1) e USING (view_name)
+ ORDER BY view_name;

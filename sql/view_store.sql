@@ -108,6 +108,7 @@ CALL pg_temp.play('staged', 1, :last);
 CALL pg_temp.play('mixed', 1, :last);
 CALL pg_temp.play('other', 1, :last);
 -- the table holds what was seen once all is flushed
+\pset format unaligned
 SELECT event_store.flush('1min');
 SELECT view_name, string_agg(concat(view_key, '=', view_data, '@' || version), ' ' ORDER BY view_key) AS rows
   FROM event_store.domain_views
@@ -117,7 +118,6 @@ CALL pg_temp.play('staged', :last + 1, 1000);
 CALL pg_temp.play('mixed', :last + 1, 1000);
 CALL pg_temp.play('other', :last + 1, 1000);
 RESET event_store.durability;
-
 SELECT s.step, regexp_replace(regexp_replace(s.statement, '%1\$L(, )?', '', 'g'), '\s+', ' ', 'g') AS statement, r.result
   FROM steps s JOIN results r USING (step)
  WHERE r.mode = 'durable' ORDER BY s.step;
@@ -126,6 +126,7 @@ SELECT r.mode, s.statement, d.result AS expected, r.result
  WHERE d.mode = 'durable' AND r.result IS DISTINCT FROM d.result
  ORDER BY r.mode, s.step;
 SELECT mode, count(*) FROM results GROUP BY mode ORDER BY mode;
+\pset format aligned
 
 -- staged values are seen by load_view, load_views and load_view_keys alone
 BEGIN;
