@@ -13,11 +13,22 @@
 
 #include "utils/wait_event.h"
 
+/* The macros for varlena values have a header of their own since 16. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* Backends are numbered from 0 since PostgreSQL 17. */
 #if PG_VERSION_NUM < 170000
 #include "miscadmin.h"
 #include "storage/backendid.h"
 #define MyProcNumber (MyBackendId - 1)
+#endif
+
+/* Whether a stronger mode counts as well can be asked since PostgreSQL 17. */
+#if PG_VERSION_NUM < 170000
+#include "storage/lock.h"
+#define LockHeldByMe(tag, mode, orstronger) LockHeldByMe(tag, mode)
 #endif
 
 /* Wait events of extensions have names since PostgreSQL 17. */

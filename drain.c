@@ -234,6 +234,9 @@ collect(Round *round, int64 max_rows)
 	while (es_staged_next(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
+		/* rows of the transaction that drains: see es_drain_own_rows */
+		if (row.own)
+			continue;
 		if (max_rows > 0 && collected.nrows >= max_rows &&
 			collected.txns[collected.ntxns - 1].txn != row.txn &&
 			any_ended_below(&collected, row.txn))

@@ -155,8 +155,7 @@ check_names(EventRow *row, const char *where, int ordinal)
 
 		if (!isnull)
 		{
-			struct varlena *value =
-				PG_DETOAST_DATUM_PACKED(row->values[name->column]);
+			text *value = DatumGetTextPP(row->values[name->column]);
 			Size bytes = VARSIZE_ANY_EXHDR(value);
 
 			row->values[name->column] = PointerGetDatum(value);

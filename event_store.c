@@ -33,7 +33,6 @@
 #include "common/hashfn.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
@@ -625,7 +624,6 @@ run_append(AppendCall *append, Durability wanted, bool single)
 	group_by_aggregate(append, single);
 	check_ids_distinct(append);
 	append->durability = es_admit(wanted, append->list.count);
-	LockRelationOid(es_store()->events, RowExclusiveLock);
 	if (append->durability == ES_DURABLE)
 		es_move_own_rows();
 	lock_aggregates(append);

@@ -57,7 +57,7 @@ es_settle(void)
 	SharedDatabase *db = es_my_database();
 	uint64		request;
 
-	if (!worker_possible(db))
+	if (!worker_possible(db) || es_lock_held(ES_LOCK_DRAIN))
 	{
 		drain_here();
 		return;

@@ -9,7 +9,7 @@
  * waiting and nothing else.
  *
  * Lock order, for all of event_store:
- *	 1. RowExclusive on domain_events (appends only)
+ *	 1. the table, domain_events or domain_views, RowExclusive
  *	 2. aggregates, then view keys: each sorted by hash within one call
  *	 3. staging segments
  *	 4. the drain lock, held to commit by whoever moves rows; others only
@@ -17,13 +17,27 @@
  *		detector sees it
  *	 5. the positions lock, released at once
  *
+ * The lock table of the server is small.  A call over very many pairs
+ * therefore locks the whole table against other writers instead: it takes the
+ * drain lock, so that no drain can stand in its way or wait for it half done,
+ * and then the table in a mode that conflicts with 1.  Since every writer takes
+ * 1 before it looks at anything, that is as good as all the locks of 2.
+ *
  * Called by event_store.c, view_store.c, staging.c, drain.c, feed.c.
  */
 #include "event_store.h"
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
+
+/*
+ * A call that needs more locks than this takes the table.  Many such calls at
+ * once still fit into the lock table, which has max_locks_per_transaction
+ * entries a connection.
+ */
+#define MAX_PAIRS (4 * max_locks_per_xact)
 
 uint64
 es_pair_hash(Datum first, Datum second)
@@ -44,14 +58,28 @@ make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)
 						 (uint32) hash, space);
 }
 
-void
-es_lock_pair(LockSpace space, uint64 hash)
+/* The table whose rows the pairs of a space name. */
+static Oid
+table_of(LockSpace space)
+{
+	return space == ES_LOCK_AGGREGATE ? es_store()->events : es_store()->views;
+}
+
+static void
+lock_one(LockSpace space, uint64 hash)
 {
 	LOCKTAG		tag;
 
 	make_tag(&tag, space, hash);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+void
+es_lock_pair(LockSpace space, uint64 hash)
+{
 	es_note_lock();
+	LockRelationOid(table_of(space), RowExclusiveLock);
+	lock_one(space, hash);
 }
 
 static int
@@ -66,12 +94,20 @@ compare_hashes(const void *a, const void *b)
 void
 es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 {
+	es_note_lock();
+	if (count > MAX_PAIRS)
+	{
+		es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
+		LockRelationOid(table_of(space), ShareRowExclusiveLock);
+		return;
+	}
+	LockRelationOid(table_of(space), RowExclusiveLock);
 	if (count > 1)
 		qsort(hashes, count, sizeof(uint64), compare_hashes);
 	for (int i = 0; i < count; i++)
 	{
 		if (i == 0 || hashes[i] != hashes[i - 1])
-			es_lock_pair(space, hashes[i]);
+			lock_one(space, hashes[i]);
 	}
 }
 
@@ -91,4 +127,13 @@ es_lock_release(LockSpace space, LOCKMODE mode)
 
 	make_tag(&tag, space, 0);
 	(void) LockRelease(&tag, mode, false);
+}
+
+bool
+es_lock_held(LockSpace space)
+{
+	LOCKTAG		tag;
+
+	make_tag(&tag, space, 0);
+	return LockHeldByMe(&tag, ExclusiveLock, false);
 }

@@ -96,7 +96,7 @@ settle_epoch(StagingOpening *opening)
 	{
 		opening->epoch++;
 		ereport(WARNING,
-				(errmsg("staged events and views were lost: staging was open when the server stopped uncleanly"),
+				(errmsg("staging is empty after an unclean stop: what was staged and not drained is lost"),
 				 errdetail("The last drain was at %s; staging goes on with epoch " INT64_FORMAT ".",
 						   last_drain, opening->epoch)));
 	}
@@ -361,19 +361,36 @@ es_staging_state(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* Whether any segment holds rows that are not drained. */
-static bool
-anything_staged(void)
+/*
+ * Makes sure that nothing is staged and nothing can be any more, and says so
+ * in store_state; raises if something is.
+ */
+static void
+prepare_drop(void)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	StagedScan *scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0,
-									  NULL, AccessShareLock);
+	static KeptPlan clean = {
+		"UPDATE event_store.store_state SET staging_dirty = false"
+	};
+	Snapshot	snapshot;
+	StagedScan *scan;
 	StagedRow	row;
-	bool		found = es_staged_next(scan, &row);
+	OwnerScope	scope;
 
+	for (int i = 0; i < ES_SEGMENTS; i++)
+		LockRelationOid(es_store()->segments[i].table, AccessExclusiveLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL,
+						  AccessShareLock);
+	if (es_staged_next(scan, &row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot drop extension event_store while events or views are staged"),
+				 errhint("Run SELECT event_store.flush(); first.")));
 	es_staged_end(scan);
 	UnregisterSnapshot(snapshot);
-	return found;
+	es_begin(&scope);
+	es_execute(&clean, NULL, NULL, false, SPI_OK_UPDATE);
+	es_end(&scope);
 }
 
 /* Event trigger: refuses DROP EXTENSION event_store while rows are staged. */
@@ -397,11 +414,8 @@ es_guard_drop(PG_FUNCTION_ARGS)
 	foreach(cell, statement->objects)
 	{
 		if (strcmp(strVal(lfirst(cell)), ES_SCHEMA) == 0 &&
-			es_store_if_any() != NULL && anything_staged())
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot drop extension event_store while events or views are staged"),
-					 errhint("Run SELECT event_store.flush(); first.")));
+			es_store_if_any() != NULL)
+			prepare_drop();
 	}
 	PG_RETURN_VOID();
 }

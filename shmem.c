@@ -92,7 +92,8 @@ startup_memory(void)
 
 		memset(es_shared, 0, sizeof(SharedState));
 		es_shared->lock = &locks[0].lock;
-		es_shared->launcher_gone_at = GetCurrentTimestamp();
+		if (max_worker_processes > 0)
+			es_shared->launcher_gone_at = GetCurrentTimestamp();
 		for (int i = 0; i < ES_MAX_DATABASES; i++)
 			initialise_slot(&es_shared->databases[i], &locks[i + 1].lock);
 	}

@@ -49,6 +49,9 @@
 /* Waiters look again at least this often, in milliseconds. */
 #define WAIT_SLICE_MS 1000
 
+/* A staged write is written through if staging did not open for so long. */
+#define OPEN_TIMEOUT_MS 10000
+
 static uint32 wait_open;
 static uint32 wait_space;
 
@@ -92,10 +95,15 @@ worker_impossible(SharedDatabase *db)
 	return db->worker_state == ES_WORKER_UNAVAILABLE;
 }
 
-/* Waits until the worker has opened staging; false when no worker can run. */
+/*
+ * Waits until the worker has opened staging.  False when no worker can run, or
+ * when the worker found nothing to open: this very transaction may have
+ * created the store.
+ */
 static bool
 wait_until_open(SharedDatabase *db)
 {
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
 	bool		open;
 
 	ConditionVariablePrepareToSleep(&db->drained);
@@ -103,7 +111,7 @@ wait_until_open(SharedDatabase *db)
 	{
 		open = db->staging_state == ES_STAGING_OPEN &&
 			db->staging_table == es_store()->segments[0].table;
-		if (open || worker_impossible(db))
+		if (open || worker_impossible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
 		ConditionVariableTimedSleep(&db->drained, WAIT_SLICE_MS,
@@ -248,8 +256,8 @@ stage(Datum *values, bool *nulls, bool is_event)
 		if (!wait_until_open(db))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("staging was closed and cannot be opened: no worker can be started"),
-					 errhint("Raise max_worker_processes, or use durability 'durable'.")));
+					 errmsg("staging was closed and no worker opens it again"),
+					 errhint("Look for the reason in the server log, or use durability 'durable'.")));
 	}
 	rel = open_active_segment(db, &segment);
 	sid = (int64) pg_atomic_fetch_add_u64(&db->next_sid, 1);

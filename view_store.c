@@ -638,7 +638,6 @@ es_clear_view(PG_FUNCTION_ARGS)
 							.argtypes = {TEXTOID}};
 	Datum view_name;
 	OwnerScope scope;
-	bool settled = false;
 	int64 removed;
 
 	PreventCommandIfReadOnly("clear_view()");
@@ -646,17 +645,14 @@ es_clear_view(PG_FUNCTION_ARGS)
 
 	es_note_write();
 	if (es_may_have_staged() && others_staged(view_name))
-	{
 		es_settle();
-		settled = true;
-	}
 	es_move_own_rows();
 
 	es_begin(&scope);
 	removed = es_execute(&clear, &view_name, NULL, false, SPI_OK_DELETE);
-	if (settled && IsolationUsesXactSnapshot())
+	if (IsolationUsesXactSnapshot())
 	{
-		/* the snapshot may have shown rows in staging that have moved since */
+		/* also rows that it showed in staging and that have moved since */
 		PushActiveSnapshot(GetLatestSnapshot());
 		if (es_execute(&left, &view_name, NULL, true, SPI_OK_SELECT) > 0)
 			refuse_unseen();

@@ -79,7 +79,7 @@ SELECT coalesce(aggregate_type, 'all') AS aggregate_type, event_type, count(*) A
        count(DISTINCT (aggregate_type, aggregate_id)) AS aggregates
   FROM event_store.domain_events
  GROUP BY GROUPING SETS ((aggregate_type, event_type), ())
- ORDER BY GROUPING(aggregate_type), min(global_position);
+ ORDER BY GROUPING(domain_events.aggregate_type), domain_events.aggregate_type, min(global_position);
 -- each of these events put a view; of the puts between two drains one was written
 SELECT v.view_name, v.rows, e.puts
   FROM (SELECT view_name, count(*) AS rows FROM event_store.domain_views GROUP BY view_name) v

@@ -33,7 +33,7 @@ SELECT event_store.grant_access('regress_admin', 'admin');
 SELECT event_store.grant_access('regress_reader', 'reader');
 
 -- who may execute what; the rest is for the owner
-SELECT p.proname COLLATE "C" || CASE WHEN count(*) > 1 THEN ' (' || count(*) || ')' ELSE '' END AS function,
+SELECT p.proname COLLATE "C" || CASE WHEN count(DISTINCT p.oid) > 1 THEN ' (' || count(DISTINCT p.oid) || ')' ELSE '' END AS function,
        string_agg(DISTINCT rolname, ' ' ORDER BY rolname) AS roles
   FROM pg_catalog.pg_proc p
   LEFT JOIN pg_catalog.pg_roles r
@@ -142,6 +142,11 @@ CREATE OPERATOR regress_trap.<= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION =
 GRANT USAGE ON SCHEMA regress_trap TO PUBLIC;
 GRANT INSERT ON regress_trap.caught TO PUBLIC;
 RESET ROLE;
+-- the trap catches
+SET search_path = regress_trap, pg_catalog;
+SELECT 'a'::text = 'b'::text, 1::bigint > 2::bigint, max(2::bigint);
+RESET search_path;
+DELETE FROM regress_trap.caught RETURNING who = current_user;
 \c -
 \pset format unaligned
 \pset null null
@@ -180,6 +185,7 @@ RESET client_min_messages;
 RESET search_path;
 SELECT count(*) FROM regress_trap.caught;
 
+SET client_min_messages = warning;
 DROP SCHEMA regress_trap CASCADE;
 DROP FUNCTION public.regress_refused(text);
 DROP OWNED BY regress_reader, regress_writer, regress_admin, regress_stranger;

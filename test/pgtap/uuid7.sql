@@ -22,10 +22,9 @@ CREATE TEMP TABLE made AS
 DO $$
 BEGIN
     FOR i IN 1 .. 1000 LOOP
+        PERFORM event_store.append_event('Uuid7', 'single', i - 1, 'Made');
         INSERT INTO made
-        SELECT 100000 + i, e.event_id
-          FROM event_store.append_event('Uuid7', 'single', i - 1, 'Made') r,
-               event_store.load_events('Uuid7', 'single', after_sequence => i - 1) e;
+        SELECT 100000 + i, e.event_id FROM event_store.load_events('Uuid7', 'single', after_sequence => i - 1) e;
     END LOOP;
 END
 $$;
