@@ -25,9 +25,9 @@ EXTRA_CLEAN = event_store--*.sql
 
 # the store's own test comes first, the others are in no order
 REGRESS = store $(filter-out store,$(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))))
-REGRESS_OPTS = --inputdir=. --load-extension=event_store
+REGRESS_OPTS = --inputdir=. --encoding=UTF8 --load-extension=event_store
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test --load-extension=event_store
+ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=event_store
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

@@ -420,6 +420,23 @@ expected_of(Piece *piece, const StagedRow *staged)
 	return expected;
 }
 
+/* Whether an insert failed since another event in the log has its event_id. */
+static bool
+id_was_taken(const ErrorData *error, const EventRow *event)
+{
+	Snapshot	snapshot;
+	EventRow	other;
+	bool		taken;
+
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+		return false;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	taken = es_durable_by_event_id(DatumGetUUIDP(event->values[EV_EVENT_ID]),
+								   snapshot, &other);
+	UnregisterSnapshot(snapshot);
+	return taken;
+}
+
 /* Inserts one event by itself, burying it if it fails. */
 static void
 insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, Expected *expected)
@@ -437,7 +454,11 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, Expected *expec
 		return;
 	}
 	note_failure(piece->round, error);
-	bury_event(piece, row, staged, expected, error->sqlerrcode, error->message);
+	if (id_was_taken(error, event))
+		bury_event(piece, row, staged, expected, ES_ERRCODE_EVENT_ID_REUSED,
+				   "the event_id was used at the same time for another event");
+	else
+		bury_event(piece, row, staged, expected, error->sqlerrcode, error->message);
 }
 
 static void

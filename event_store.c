@@ -429,15 +429,16 @@ check_expectations(AppendCall *append)
 
 /*
  * In a SERIALIZABLE transaction everything must look as its own snapshot
- * says: a last event that is newer than that ends it with 40001.
+ * says: a last event that is newer than that ends it with 40001.  What that
+ * snapshot sees staged may have been drained since.
  */
 static void
-check_serializable(const Aggregate *aggregate, bool look_in_staging)
+check_serializable(const Aggregate *aggregate)
 {
 	Head		seen;
 
-	es_read_head(aggregate->type, aggregate->id, GetTransactionSnapshot(),
-				 look_in_staging, &seen);
+	es_read_head(aggregate->type, aggregate->id, GetTransactionSnapshot(), true,
+				 &seen);
 	if (seen.sequence != aggregate->head.sequence)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -468,7 +469,7 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 		if (append->durability == ES_DURABLE && aggregate->head.staged)
 			return false;
 		if (IsolationIsSerializable())
-			check_serializable(aggregate, look_in_staging);
+			check_serializable(aggregate);
 		if (es_has_dead_letters(aggregate->type, aggregate->id, snapshot))
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_DEAD_LETTERS),

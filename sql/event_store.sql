@@ -93,11 +93,12 @@ SELECT ordinal, sequence, outcome
     ARRAY['OrderPlaced', 'PaymentProcessed', 'OrderPaid', 'OrderPlaced', 'PaymentRefunded', 'OrderCancelled'],
     ARRAY['{"n": 1}', '{"n": 2}', NULL, NULL, '{"n": 5}', '{"n": 6}']::jsonb[],
     ARRAY[0, NULL, 1, 0, -4, 2]);
-SELECT ordinal, b.sequence, b.event_id = e.event_id AS same_id, b.global_position = e.global_position AS same_position,
+CREATE TEMPORARY TABLE appended AS
+SELECT * FROM event_store.append_batch(
+    ARRAY['Order', 'Order'], ARRAY['o-6', 'o-7'], ARRAY['OrderReopened', 'OrderPaid'], NULL, ARRAY[3, 1]);
+SELECT ordinal, a.sequence, a.sequence = e.sequence AS same_sequence, a.global_position = e.global_position AS same_position,
        e.aggregate_id, e.event_type, e.payload
-  FROM event_store.append_batch(
-    ARRAY['Order', 'Order'], ARRAY['o-6', 'o-7'], ARRAY['OrderReopened', 'OrderPaid'], NULL, ARRAY[3, 1]) b
-  LEFT JOIN LATERAL event_store.load_event(b.event_id) e ON true ORDER BY ordinal;
+  FROM appended a LEFT JOIN LATERAL event_store.load_event(a.event_id) e ON true ORDER BY ordinal;
 SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Order', 'Order', 'Order'], ARRAY['o-8', 'o-6', 'o-8'],
     ARRAY['OrderPlaced', 'OrderPlaced', 'OrderPlaced'], NULL, ARRAY[0, 4, 0])$$);
 SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Order', 'Order'], ARRAY['o-8', 'o-8'],
@@ -189,7 +190,7 @@ SELECT last_sequence, outcome FROM event_store.append_event('Item', 'i-1', 0, 'A
 SELECT pg_temp.refused($$SELECT event_store.append_event('Item', 'i-1', 1, 'Added', payload_bytes => '\x0002', event_id => pg_temp.id(2))$$);
 -- a list: all of it again is a duplicate, a part of it VS002, in whatever order
 SELECT first_sequence, last_sequence, outcome
-  FROM generate_series(1, 2), LATERAL event_store.append_events('Item', 'i-3', 0, jsonb_build_array(
+  FROM unnest(ARRAY[0, 1]) expected, LATERAL event_store.append_events('Item', 'i-3', expected, jsonb_build_array(
     jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(11)),
     jsonb_build_object('event_type', 'Moved', 'event_id', pg_temp.id(12))));
 SELECT pg_temp.refused($$SELECT event_store.append_events('Item', 'i-3', NULL, jsonb_build_array(
@@ -216,7 +217,7 @@ SELECT event_store.aggregate_sequence('Item', 'i-3'), event_store.aggregate_sequ
        event_store.aggregate_sequence('Item', 'i-6');
 -- within one transaction, and after a rollback
 BEGIN;
-SELECT last_sequence, outcome FROM generate_series(1, 2), LATERAL event_store.append_event('Item', 'i-7', 0, 'Added', event_id => pg_temp.id(17));
+SELECT last_sequence, outcome FROM unnest(ARRAY[0, 1]) expected, LATERAL event_store.append_event('Item', 'i-7', expected, 'Added', event_id => pg_temp.id(17));
 ROLLBACK;
 SELECT last_sequence, outcome FROM event_store.append_event('Item', 'i-7', 0, 'Added', event_id => pg_temp.id(17));
 
@@ -383,7 +384,7 @@ INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregat
 SELECT last_sequence FROM event_store.append_event('Load', 'ahead', 1, 'Added');
 SELECT last_sequence FROM event_store.append_event('Load', 'ahead', 2, 'Added', occurred_at => '2020-02-29', durability => 'staged');
 SELECT last_sequence FROM event_store.append_event('Load', 'ahead', 3, 'Added', durability => 'staged');
-SELECT sequence, extract(year FROM recorded_at), extract(year FROM occurred_at) > 2222 - sequence FROM event_store.load_events('Load', 'ahead');
+SELECT sequence, extract(year FROM recorded_at), occurred_at = recorded_at FROM event_store.load_events('Load', 'ahead');
 
 -- the ids of a type, in bytewise order, in pages, staged and durable merged
 SELECT count(*) FROM event_store.append_batch(array_fill('Ids'::text, ARRAY[5]), ARRAY['b', 'D', 'a-2', 'é', 'f'],
@@ -452,6 +453,7 @@ SELECT last_sequence FROM event_store.append_event('Level', 'l-1', 3, 'Added');
 SELECT last_sequence FROM event_store.append_event('Level', 'l-1', NULL, 'Added', durability => 'staged');
 SELECT last_sequence, durable FROM event_store.append_event('Level', 'l-1', 5, 'Added', durability => 'staged');
 COMMIT;
+-- staged rows that its snapshot sees and that are drained meanwhile
 BEGIN ISOLATION LEVEL SERIALIZABLE;
 SELECT last_sequence, durable FROM event_store.append_event('Level', 'l-1', 6, 'Added');
 COMMIT;

@@ -160,6 +160,7 @@ class Client(multiprocessing.Process):
         self.heads = {}             # what this client saw committed, by aggregate
         self.incarnation = None
         self.cursor = None
+        self.home = None            # the aggregate that this transaction is about
 
     # ---------- the process ----------
 
@@ -185,6 +186,9 @@ class Client(multiprocessing.Process):
                     self.given.dsn, application_name=f'{CLIENT_NAME}{self.number}')
                 self.connection.autocommit = True
                 self.cursor = self.connection.cursor()
+                self.cursor.execute("SET deadlock_timeout = '50ms'")
+                if self.given.asynchronous:
+                    self.cursor.execute('SET synchronous_commit = off')
                 # a new one after every crash
                 self.cursor.execute("SELECT backend_start::text FROM pg_stat_activity"
                                     " WHERE backend_type = 'checkpointer'")
@@ -214,13 +218,15 @@ class Client(multiprocessing.Process):
         self.tokens += 1
         return f'c{self.number}-{self.tokens}'
 
+    def make_id(self, name):
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, self.run_name + name))
+
     def pick_aggregate(self):
-        return f'a-{self.rng.randrange(self.given.aggregates)}'
+        return self.home or f'a-{self.rng.randrange(self.given.aggregates)}'
 
     def pick_durability(self):
-        if self.given.durability != 'mix':
-            return self.given.durability
-        return self.rng.choice(['durable', 'staged', 'staged'])
+        shares = {'durable': 1, 'staged': 0, 'mix': 0.33, 'mostly staged': 0.01}
+        return 'durable' if self.rng.random() < shares[self.given.durability] else 'staged'
 
     def fill(self, event, bytes_allowed):
         """Gives an event a content: mostly small, now and then large."""
@@ -264,7 +270,7 @@ class Client(multiprocessing.Process):
         for _ in range(count):
             event = Event(self.rng.choice(aggregates), self.new_token())
             if with_ids or (with_ids is None and self.rng.random() < 0.5):
-                event.event_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+                event.event_id = self.make_id(event.token)
             self.fill(event, form in ('event', 'batch'))
             if many or not events:
                 self.expect(event, expected)
@@ -294,8 +300,7 @@ class Client(multiprocessing.Process):
         events = []
         for i in range(count):
             token = f'p{slot}-{i}'
-            event_id = str(uuid.uuid5(uuid.NAMESPACE_OID, self.run_name + token))
-            events.append(Event(aggregate, token, event_id, {'token': token}))
+            events.append(Event(aggregate, token, self.make_id(token), {'token': token}))
         return events
 
     def pool_call(self):
@@ -350,8 +355,7 @@ class Client(multiprocessing.Process):
     def race_call(self):
         """One id for several aggregates at once; only one can have it."""
         slot = int((time.monotonic() - self.began) * self.given.clients / 2)
-        event = Event(self.pick_aggregate(), self.new_token(),
-                      str(uuid.uuid5(uuid.NAMESPACE_OID, f'{self.run_name}race{slot}')))
+        event = Event(self.pick_aggregate(), self.new_token(), self.make_id(f'race{slot}'))
         self.fill(event, False)
         return Call('event', [event], 'durable', purpose='race')
 
@@ -374,7 +378,11 @@ class Client(multiprocessing.Process):
         self.transactions += 1
         self.calls = []
         self.violations = []
-        self.several = self.rng.random() < 0.4
+        self.several = not self.given.single and self.rng.random() < 0.3
+        self.home = None
+        if self.several and self.rng.random() < 0.7:
+            # what stays with one aggregate takes no part in a deadlock
+            self.home = self.pick_aggregate()
         self.level = self.given.isolation
         if self.level == 'mix':
             self.level = self.rng.choice(LEVELS[:1] * 3 + LEVELS[1:])
@@ -495,7 +503,8 @@ class Client(multiprocessing.Process):
             allowed.add('57014')
         if self.level == 'serializable':
             allowed.add('40001')
-        if self.several:
+        # a cycle of other transactions may find its victim in their queue
+        if not self.given.single:
             allowed.add('40P01')
         if call is not None and call.expects():
             allowed.add('VS001')

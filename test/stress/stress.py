@@ -34,8 +34,6 @@ import verify
 from client import CLIENT_NAME, Client
 from reader import Reader
 
-SETTLE_SECONDS = 180
-
 
 def options():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -45,16 +43,22 @@ def options():
     parser.add_argument('--aggregates', type=int, default=8)
     parser.add_argument('--seconds', type=float, default=60)
     parser.add_argument('--seed', type=int, default=None)
-    parser.add_argument('--durability', choices=['mix', 'durable', 'staged'], default='mix')
+    parser.add_argument('--durability', default='mix',
+                        choices=['mix', 'durable', 'staged', 'mostly staged'])
     parser.add_argument('--isolation', default='mix',
                         choices=['mix', 'read committed', 'repeatable read', 'serializable'])
     parser.add_argument('--batches', action='store_true',
                         help='append_events and append_batch too')
+    parser.add_argument('--single', action='store_true',
+                        help='one call a transaction: then nothing may deadlock')
     parser.add_argument('--kill-workers', action='store_true')
     parser.add_argument('--kill-backends', action='store_true')
     parser.add_argument('--cancel', action='store_true')
     parser.add_argument('--crash-cmd', default=None,
                         help='shell command that crashes the server and starts it again')
+    parser.add_argument('--asynchronous', action='store_true',
+                        help='synchronous_commit = off: a crash may take durable events, too')
+    parser.add_argument('--settle-seconds', type=float, default=180)
     parser.add_argument('--keep', action='store_true', help='keep the ledgers')
     given = parser.parse_args()
     if given.seed is None:
@@ -115,7 +119,14 @@ class Operator:
         self.done['crashes'] += 1
         subprocess.run(self.given.crash_cmd, shell=True, check=True,
                        stdout=subprocess.DEVNULL)
-        self.connect()
+        deadline = time.monotonic() + 60
+        try:
+            while time.monotonic() < deadline:
+                self.query('SELECT 1')
+                time.sleep(0.05)
+            raise SystemExit('the crash command did not crash the server')
+        except psycopg2.Error:
+            self.connect()
 
     def interfere(self, until):
         """Does, for as long as the clients run, what the options ask for."""
@@ -139,9 +150,9 @@ class Operator:
 
     def settle(self, violations):
         """Waits until nothing is staged."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + self.given.settle_seconds
         started = time.monotonic()
-        while not self.query("SELECT event_store.flush('60s')")[0][0]:
+        while not self.query("SELECT event_store.flush('10s')")[0][0]:
             if time.monotonic() > deadline:
                 violations.append('flush() does not become true: %s' % self.query(
                     'SELECT * FROM event_store.staging_status'))
@@ -198,7 +209,8 @@ def main():
 
     ledgers = verify.read_ledgers(folder)
     verifier = verify.Verifier(operator.query, run, ledgers, violations,
-                               crashed=given.crash_cmd is not None, epoch=epoch)
+                               crashed=given.crash_cmd is not None,
+                               asynchronous=given.asynchronous, epoch=epoch)
     counts = verifier.verify()
     print_table('what was done', sorted(operator.done.items()))
     print_table('what came of it', counts + [('seconds until all was durable',

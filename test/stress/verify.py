@@ -8,7 +8,8 @@ of unknown outcome is in the log as a whole or not at all.
 
 After a crash a definite report of a staged event may be missing: but then the
 staged events of its transaction all are, and nothing that was reported before
-the crash follows it in its aggregate.
+the crash follows it in its aggregate.  With synchronous_commit = off the same
+holds for durable events.
 """
 import collections
 import glob
@@ -32,11 +33,12 @@ def read_ledgers(folder):
 
 
 class Verifier:
-    def __init__(self, query, run, lines, violations, crashed, epoch):
+    def __init__(self, query, run, lines, violations, crashed, asynchronous, epoch):
         self.query = query
         self.run = run
         self.lines = lines
         self.crashed = crashed
+        self.asynchronous = asynchronous
         self.first_epoch = epoch
         self.violations = violations
         self.errors = collections.Counter()
@@ -176,26 +178,30 @@ class Verifier:
                 and report.event_id in (row.event_id, None)
                 and row.event_type == report.event_type and row.digest == report.digest)
 
+    def may_be_lost(self, report):
+        return (self.crashed and report.transaction[2] == self.first
+                and (self.asynchronous or not report.durable))
+
     def check_definite(self, reports):
-        missing = []
-        staged = []
+        written = collections.Counter()
+        missing = collections.Counter()
         for report in reports:
-            if report.outcome == 'conflict':
+            if report.outcome == 'appended':
+                written[report.durable] += 1
+            if report.outcome == 'conflict' or self.found(report):
                 continue
-            if report.outcome == 'appended' and not report.durable:
-                staged.append(report)
-            if self.found(report):
-                continue
-            if self.crashed and not report.durable and report.transaction[2] == self.first:
-                if report.outcome == 'appended':
-                    missing.append(report)
-            else:
+            if not self.may_be_lost(report):
                 self.wrong(f'acknowledged, but not so in the log: {report};'
                            f' the log has {self.log.get(report.token)}')
-        self.lost += missing
-        if missing and len(missing) != len(staged):
-            self.wrong(f'lost in part: {len(missing)} of {len(staged)} staged events of'
-                       f' {reports[0].transaction}')
+            elif report.outcome == 'appended':
+                missing[report.durable] += 1
+                self.lost.append(report)
+        for durable, count in missing.items():
+            if count != written[durable]:
+                self.wrong(f'lost in part: {count} of {written[durable]} events, durable'
+                           f' {durable}, of {reports[0].transaction}')
+        if missing[True] and written[False] != missing[False]:
+            self.wrong(f'a durable part is lost and a staged one is not: {reports}')
 
     def explained(self, report):
         """Whether some other report explains the same event in the log."""
@@ -243,7 +249,9 @@ class Verifier:
                            f' {self.made_ids[row.event_id]} and is that of {token}')
 
     def check_lost_are_tails(self):
-        self.counts['staged events lost in the crash'] = len(self.lost)
+        for durable, name in ((True, 'durable'), (False, 'staged')):
+            self.counts[f'{name} events lost in the crash'] = sum(
+                1 for report in self.lost if report.durable == durable)
         first_lost = {}
         for report in self.lost:
             known = first_lost.get(report.aggregate)
@@ -284,5 +292,5 @@ class Verifier:
         epoch = self.query('SELECT staging_epoch FROM event_store.store_state')[0][0]
         if not self.crashed and epoch != self.first_epoch:
             self.wrong(f'the staging epoch went from {self.first_epoch} to {epoch}')
-        if self.lost and epoch <= self.first_epoch:
+        if any(not report.durable for report in self.lost) and epoch <= self.first_epoch:
             self.wrong(f'events were lost and the staging epoch is still {epoch}')

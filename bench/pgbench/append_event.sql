@@ -1,0 +1,8 @@
+-- one durable event a call, each aggregate 20 events, the expectation given
+\set e :s % 20
+\set s :e + 1
+\if :s = 1
+\set n :n + 1
+\set a hash(:client_id * 100000000 + :n, 0)
+\endif
+SELECT * FROM event_store.append_event('Order', :a, :e, 'OrderPlaced', :payload);
