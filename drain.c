@@ -80,6 +80,14 @@ typedef struct Round
 	bool		alike;			/* all had its SQLSTATE */
 } Round;
 
+/* A view row of a piece. */
+typedef struct ViewRow
+{
+	DrainRow   *row;
+	int			previous;		/* of the same key in views[]; -1 = none */
+	bool		superseded;		/* a later one will be written */
+} ViewRow;
+
 /* The part of a round that is written in one go. */
 typedef struct Piece
 {
@@ -87,24 +95,21 @@ typedef struct Piece
 	int			low;			/* ranks low <= rank < high */
 	int			high;
 	bool		careful;		/* every row by itself */
-	HTAB	   *aggregates;
+	PairTable  *aggregates;		/* the sequence each goes on with */
 	EventRow  **chunk;
 	StagedRow  *chunk_rows;
 	int			nchunk;
 	Size		chunk_bytes;
 	MemoryContext chunk_context;
-	DrainRow  **views;			/* view rows, in sid order */
+	ViewRow    *views;			/* view rows, in sid order */
 	int			nviews;
+	PairTable  *view_keys;		/* the last of views[] of each key */
 	Datum	   *culprits;		/* per rank - low: type and id of the aggregate
 								 * that died in it, or 0 */
 } Piece;
 
-/* The next sequence an aggregate must go on with, within a piece. */
-typedef struct Expected
-{
-	uint64		hash;
-	int64		sequence;		/* -1 = it has dead letters */
-} Expected;
+/* Instead of the sequence an aggregate goes on with: it has dead letters. */
+#define AGGREGATE_DEAD (-1)
 
 /* ---------- collecting ---------- */
 
@@ -350,15 +355,22 @@ insert_chunk(void *arg)
 	es_insert_events(piece->chunk, piece->nchunk);
 }
 
+/* The aggregate that died in the transaction of a row. */
+static Datum *
+culprit_of(Piece *piece, const DrainRow *row)
+{
+	return &piece->culprits[2 * (row->rank - piece->low)];
+}
+
 /* Buries an event; its aggregate is dead from here on. */
 static void
-bury_event(Piece *piece, DrainRow *row, const StagedRow *staged, Expected *expected,
+bury_event(Piece *piece, DrainRow *row, const StagedRow *staged, int64 *expected,
 		   int sqlstate, const char *message)
 {
-	Datum	   *culprit = &piece->culprits[2 * (row->rank - piece->low)];
+	Datum	   *culprit = culprit_of(piece, row);
 
 	es_bury(staged, (Datum) 0, (Datum) 0, sqlstate, message, piece->round->attempts);
-	expected->sequence = -1;
+	*expected = AGGREGATE_DEAD;
 	if (culprit[0] == (Datum) 0)
 	{
 		culprit[0] = PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event.values[EV_AGGREGATE_TYPE]));
@@ -367,55 +379,31 @@ bury_event(Piece *piece, DrainRow *row, const StagedRow *staged, Expected *expec
 }
 
 static void
-write_chunk(Piece *piece)
+flush_chunk(Piece *piece)
 {
 	if (piece->nchunk > 0)
 		insert_chunk(piece);
 	piece->nchunk = 0;
 	piece->chunk_bytes = 0;
-}
-
-/* The same when nothing read so far is needed any more. */
-static void
-flush_chunk(Piece *piece)
-{
-	write_chunk(piece);
 	MemoryContextReset(piece->chunk_context);
 }
 
-/* The sequence an aggregate goes on with, by the log as it stands. */
-static int64
-look_up_expected(const StagedRow *staged)
+/* Where the aggregate of an event stands: looked up in the log at first. */
+static int64 *
+expected_of(Piece *piece, const StagedRow *staged)
 {
 	Datum		type = staged->event.values[EV_AGGREGATE_TYPE];
 	Datum		id = staged->event.values[EV_AGGREGATE_ID];
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		sequence = -1;
-
-	if (!es_has_dead_letters(type, id, snapshot))
-		sequence = es_durable_head(type, id, snapshot, NULL) + 1;
-	UnregisterSnapshot(snapshot);
-	return sequence;
-}
-
-/*
- * Where the aggregate of an event stands.  Two aggregates of one hash share an
- * entry; so what does not fit is looked up in the log once more.
- */
-static Expected *
-expected_of(Piece *piece, const StagedRow *staged)
-{
-	uint64		hash = es_pair_hash(staged->event.values[EV_AGGREGATE_TYPE],
-									staged->event.values[EV_AGGREGATE_ID]);
 	bool		found;
-	Expected   *expected = hash_search(piece->aggregates, &hash, HASH_ENTER, &found);
+	int64	   *expected = es_pair_enter(piece->aggregates, type, id, &found);
 
 	if (!found)
-		expected->sequence = look_up_expected(staged);
-	else if (expected->sequence != DatumGetInt64(staged->event.values[EV_SEQUENCE]))
 	{
-		write_chunk(piece);
-		expected->sequence = look_up_expected(staged);
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		*expected = es_has_dead_letters(type, id, snapshot)
+			? AGGREGATE_DEAD : es_durable_head(type, id, snapshot, NULL) + 1;
+		UnregisterSnapshot(snapshot);
 	}
 	return expected;
 }
@@ -439,7 +427,7 @@ id_was_taken(const ErrorData *error, const EventRow *event)
 
 /* Inserts one event by itself, burying it if it fails. */
 static void
-insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, Expected *expected)
+insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected)
 {
 	EventRow   *event = &staged->event;
 	ErrorData  *error;
@@ -450,7 +438,7 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, Expected *expec
 	piece->nchunk = 0;
 	if (error == NULL)
 	{
-		expected->sequence++;
+		(*expected)++;
 		return;
 	}
 	note_failure(piece->round, error);
@@ -464,16 +452,16 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, Expected *expec
 static void
 write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 {
-	Expected   *expected = expected_of(piece, staged);
+	int64	   *expected = expected_of(piece, staged);
 	int64		sequence = DatumGetInt64(staged->event.values[EV_SEQUENCE]);
 
-	if (expected->sequence != sequence)
+	if (*expected != sequence)
 	{
 		bury_event(piece, row, staged, expected, ES_ERRCODE_DEAD_LETTERS,
-				   expected->sequence < 0
+				   *expected == AGGREGATE_DEAD
 				   ? "an earlier event of the aggregate is a dead letter"
 				   : psprintf("the log of the aggregate goes on with " INT64_FORMAT
-							  ", not with " INT64_FORMAT, expected->sequence, sequence));
+							  ", not with " INT64_FORMAT, *expected, sequence));
 		return;
 	}
 	if (piece->careful)
@@ -481,7 +469,7 @@ write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 		insert_carefully(piece, row, staged, expected);
 		return;
 	}
-	expected->sequence++;
+	(*expected)++;
 	piece->chunk_rows[piece->nchunk] = *staged;
 	piece->chunk[piece->nchunk] = &piece->chunk_rows[piece->nchunk].event;
 	piece->nchunk++;
@@ -493,27 +481,13 @@ write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 /* ---------- view writes ---------- */
 
 static int
-compare_view_keys(const StagedRow *x, const StagedRow *y)
-{
-	int			result = DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
-															   x->view_name, y->view_name));
-
-	if (result == 0)
-		result = DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
-													   x->view_key, y->view_key));
-	return result;
-}
-
-static int
 compare_view_rows(const void *a, const void *b)
 {
 	const StagedRow *x = a;
 	const StagedRow *y = b;
-	int			result = compare_view_keys(x, y);
+	int			result = es_compare_keys(x->view_name, y->view_name);
 
-	if (result == 0)
-		result = x->sid < y->sid ? -1 : 1;
-	return result;
+	return result != 0 ? result : es_compare_keys(x->view_key, y->view_key);
 }
 
 static void
@@ -533,43 +507,71 @@ set_view_write(ViewWrite *write, const StagedRow *row)
 	write->updated_at = row->staged_at;
 }
 
-/* Writes some view rows: of each key the last. */
+/* Remembers a view row and which one of its key it follows. */
 static void
-write_view_rows(Piece *piece, StagedRow *rows, int count)
+note_view(Piece *piece, DrainRow *row, const StagedRow *staged)
 {
-	ViewWrite  *writes = palloc(count * sizeof(ViewWrite));
-	int			n = 0;
+	ViewRow    *view = &piece->views[piece->nviews];
+	bool		found;
+	int64	   *last = es_pair_enter(piece->view_keys, staged->view_name,
+									 staged->view_key, &found);
 
-	qsort(rows, count, sizeof(StagedRow), compare_view_rows);
-	for (int i = 0; i < count; i++)
-	{
-		if (i + 1 == count || compare_view_keys(&rows[i], &rows[i + 1]) != 0)
-			set_view_write(&writes[n++], &rows[i]);
-	}
-	if (!piece->careful)
-		(void) es_write_views(writes, n, true);
-	else
-	{
-		for (int i = 0; i < count; i++)
-		{
-			ViewWrite	write;
-			ErrorData  *error;
-
-			set_view_write(&write, &rows[i]);
-			error = probe(piece->round, write_one_view, &write);
-			if (error != NULL)
-			{
-				note_failure(piece->round, error);
-				es_bury(&rows[i], rows[i].view_name, rows[i].view_key,
-						error->sqlerrcode, error->message, piece->round->attempts);
-			}
-		}
-	}
+	view->row = row;
+	view->previous = found ? (int) *last : -1;
+	view->superseded = false;
+	*last = piece->nviews++;
 }
 
 /*
- * Writes the views of a piece, in chunks of bounded size; a key that recurs in
- * a later chunk is written again.
+ * Finds the rows that need not be written since a later one of their key is.
+ * Those of transactions with a dead event are not written, so they supersede
+ * nothing.
+ */
+static void
+coalesce_views(Piece *piece)
+{
+	for (int i = piece->nviews - 1; i >= 0; i--)
+	{
+		ViewRow    *view = &piece->views[i];
+		bool		dead = culprit_of(piece, view->row)[0] != (Datum) 0;
+
+		if (view->previous >= 0)
+			piece->views[view->previous].superseded = !dead || view->superseded;
+	}
+}
+
+/* Writes one view row by itself, burying it if it fails. */
+static void
+write_view_carefully(Piece *piece, const StagedRow *row)
+{
+	ViewWrite	write;
+	ErrorData  *error;
+
+	set_view_write(&write, row);
+	error = probe(piece->round, write_one_view, &write);
+	if (error == NULL)
+		return;
+	note_failure(piece->round, error);
+	es_bury(row, row->view_name, row->view_key, error->sqlerrcode, error->message,
+			piece->round->attempts);
+}
+
+/* Writes some view rows of distinct keys, in key order. */
+static void
+write_view_rows(Piece *piece, StagedRow *rows, int count)
+{
+	ViewWrite  *writes = palloc(Max(count, 1) * sizeof(ViewWrite));
+
+	qsort(rows, count, sizeof(StagedRow), compare_view_rows);
+	for (int i = 0; i < count; i++)
+		set_view_write(&writes[i], &rows[i]);
+	if (count > 0)
+		(void) es_write_views(writes, count, true);
+}
+
+/*
+ * Writes the views of a piece, of each key the last, in chunks of bounded
+ * size.  In a careful piece every one is tried, in its order.
  */
 static void
 write_views(Piece *piece)
@@ -579,18 +581,23 @@ write_views(Piece *piece)
 	int			n = 0;
 	Size		bytes = 0;
 
+	if (!piece->careful)
+		coalesce_views(piece);
 	for (int i = 0; i < piece->nviews; i++)
 	{
-		DrainRow   *row = piece->views[i];
-		Datum	   *culprit = &piece->culprits[2 * (row->rank - piece->low)];
+		ViewRow    *view = &piece->views[i];
+		Datum	   *culprit = culprit_of(piece, view->row);
 
 		CHECK_FOR_INTERRUPTS();
-		if (!fetch(piece->round, row, &rows[n]))
+		if ((view->superseded && culprit[0] == (Datum) 0) ||
+			!fetch(piece->round, view->row, &rows[n]))
 			continue;
 		if (culprit[0] != (Datum) 0)
 			es_bury(&rows[n], culprit[0], culprit[1], ES_ERRCODE_DEAD_LETTERS,
 					"an event of the same transaction is a dead letter",
 					piece->round->attempts);
+		else if (piece->careful)
+			write_view_carefully(piece, &rows[n]);
 		else
 			bytes += rows[n++].tuple->t_len;
 		if (n == ES_CHUNK_ROWS || bytes >= ES_CHUNK_BYTES)
@@ -601,8 +608,7 @@ write_views(Piece *piece)
 			bytes = 0;
 		}
 	}
-	if (n > 0)
-		write_view_rows(piece, rows, n);
+	write_view_rows(piece, rows, n);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(piece->chunk_context);
 	pfree(rows);
@@ -613,14 +619,7 @@ write_views(Piece *piece)
 static void
 prepare_piece(Piece *piece)
 {
-	HASHCTL		ctl;
-
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(Expected);
-	ctl.hcxt = CurrentMemoryContext;
-	piece->aggregates = hash_create("event_store drain", 256, &ctl,
-									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	piece->aggregates = es_pair_table(piece->round->nrows);
 	piece->chunk = palloc(ES_CHUNK_ROWS * sizeof(EventRow *));
 	piece->chunk_rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
 	piece->nchunk = 0;
@@ -628,8 +627,9 @@ prepare_piece(Piece *piece)
 	piece->chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 												 "event_store drain chunk",
 												 ALLOCSET_DEFAULT_SIZES);
-	piece->views = palloc_extended(piece->round->nrows * sizeof(DrainRow *), MCXT_ALLOC_HUGE);
+	piece->views = palloc_extended(piece->round->nrows * sizeof(ViewRow), MCXT_ALLOC_HUGE);
 	piece->nviews = 0;
+	piece->view_keys = es_pair_table(piece->round->nrows);
 	piece->culprits = palloc0(2 * (piece->high - piece->low) * sizeof(Datum));
 }
 
@@ -658,7 +658,7 @@ write_piece(void *arg)
 			elog(ERROR, "staged row " INT64_FORMAT " is gone", row->sid);
 		if (staged.kind == ES_KIND_VIEW)
 		{
-			piece->views[piece->nviews++] = row;
+			note_view(piece, row, &staged);
 			heap_freetuple(staged.tuple);
 		}
 		else

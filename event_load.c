@@ -11,7 +11,6 @@
 #include "event_store.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -185,12 +184,10 @@ es_aggregate_sequence(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(head.sequence);
 }
 
-/* Orders texts as COLLATE "C" does. */
 static int
 compare_texts(const void *a, const void *b)
 {
-	return DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
-												 *(const Datum *) a, *(const Datum *) b));
+	return es_compare_keys(*(const Datum *) a, *(const Datum *) b);
 }
 
 /* The aggregates whose first event is still staged, in order. */

@@ -30,7 +30,6 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -57,9 +56,7 @@ typedef struct Aggregate
 	Datum		type;
 	Datum		id;
 	uint64		hash;
-	int			first;			/* its first event in the list */
 	int			count;			/* of its events in the list */
-	int			given_ids;		/* of these, how many came with an event_id */
 	int			repeated;		/* of these, how many are in the store */
 	Head		head;
 	int64		sequence;		/* of the last event seen or assigned */
@@ -103,64 +100,6 @@ _PG_init(void)
 
 /* ---------- grouping ---------- */
 
-/* The key is a pointer, so that the texts are not copied. */
-typedef struct AggregateEntry
-{
-	const Aggregate *key;
-	int			index;
-} AggregateEntry;
-
-static uint32
-aggregate_entry_hash(const void *key, Size size)
-{
-	return (uint32) (*(const Aggregate *const *) key)->hash;
-}
-
-static bool
-same_text(Datum a, Datum b)
-{
-	text	   *x = DatumGetTextPP(a);
-	text	   *y = DatumGetTextPP(b);
-
-	return VARSIZE_ANY_EXHDR(x) == VARSIZE_ANY_EXHDR(y) &&
-		memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
-}
-
-static int
-aggregate_entry_match(const void *a, const void *b, Size size)
-{
-	const Aggregate *x = *(const Aggregate *const *) a;
-	const Aggregate *y = *(const Aggregate *const *) b;
-
-	return x->hash == y->hash && same_text(x->id, y->id) &&
-		same_text(x->type, y->type) ? 0 : 1;
-}
-
-static HTAB *
-aggregate_table(int size)
-{
-	HASHCTL		ctl;
-
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(Aggregate *);
-	ctl.entrysize = sizeof(AggregateEntry);
-	ctl.hash = aggregate_entry_hash;
-	ctl.match = aggregate_entry_match;
-	ctl.hcxt = CurrentMemoryContext;
-	return hash_create("event_store append", size, &ctl,
-					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-}
-
-/* The aggregate an event belongs to, without the rest. */
-static void
-aggregate_of_event(const NewEvent *event, Aggregate *aggregate)
-{
-	memset(aggregate, 0, sizeof(*aggregate));
-	aggregate->type = event->row.values[EV_AGGREGATE_TYPE];
-	aggregate->id = event->row.values[EV_AGGREGATE_ID];
-	aggregate->hash = es_pair_hash(aggregate->type, aggregate->id);
-}
-
 /*
  * Finds the aggregates of the list.  All of append_events and append_event
  * belong to one; for a batch a hash table finds them.
@@ -169,34 +108,20 @@ static void
 group_by_aggregate(AppendCall *append, bool single)
 {
 	int			count = append->list.count;
-	HTAB	   *table = single || count == 1 ? NULL : aggregate_table(Min(count, 1024));
+	PairTable  *table = single || count == 1 ? NULL : es_pair_table(count);
 	int			room = table == NULL ? 1 : 64;
 
 	append->aggregates = palloc_extended(room * sizeof(Aggregate), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < count; i++)
 	{
 		NewEvent   *event = &append->list.events[i];
-		Aggregate	probe;
-		Aggregate  *key = &probe;
+		Datum		type = event->row.values[EV_AGGREGATE_TYPE];
+		Datum		id = event->row.values[EV_AGGREGATE_ID];
 		bool		found = i > 0;
-		int			index = 0;
+		int64		only = 0;
+		int64	   *index = table == NULL ? &only : es_pair_enter(table, type, id, &found);
+		Aggregate  *aggregate;
 
-		if (table != NULL || i == 0)
-			aggregate_of_event(event, &probe);
-		if (table != NULL)
-		{
-			AggregateEntry *entry = hash_search(table, &key, HASH_ENTER, &found);
-
-			if (!found)
-			{
-				/* the entry's key must stay where it is */
-				key = palloc(sizeof(Aggregate));
-				*key = probe;
-				entry->key = key;
-				entry->index = append->naggregates;
-			}
-			index = entry->index;
-		}
 		if (!found)
 		{
 			if (append->naggregates == room)
@@ -205,19 +130,20 @@ group_by_aggregate(AppendCall *append, bool single)
 				append->aggregates = repalloc_huge(append->aggregates,
 												   room * sizeof(Aggregate));
 			}
-			probe.first = i;
-			append->aggregates[append->naggregates++] = probe;
+			*index = append->naggregates++;
+			aggregate = &append->aggregates[*index];
+			memset(aggregate, 0, sizeof(*aggregate));
+			aggregate->type = type;
+			aggregate->id = id;
+			aggregate->hash = es_pair_hash(type, id);
 		}
-		event->aggregate = index;
-		append->aggregates[index].count++;
-		if (event->id_given)
-		{
-			append->aggregates[index].given_ids++;
-			append->any_given_ids = true;
-		}
+		aggregate = &append->aggregates[*index];
+		event->aggregate = (int) *index;
+		aggregate->count++;
+		append->any_given_ids = append->any_given_ids || event->id_given;
 	}
 	if (table != NULL)
-		hash_destroy(table);
+		es_pair_table_drop(table);
 }
 
 /* Refuses a list that names one event_id twice. */
@@ -271,7 +197,7 @@ same_column(const EventRow *a, const EventRow *b, EventColumn column)
 			return compareJsonbContainers(&DatumGetJsonbP(x)->root,
 										  &DatumGetJsonbP(y)->root) == 0;
 		default:
-			return same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
+			return es_same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
 							 PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
 	}
 }

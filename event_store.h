@@ -496,6 +496,19 @@ extern void es_lock_release(LockSpace space, LOCKMODE mode);
 /* Whether this transaction holds it exclusively. */
 extern bool es_lock_held(LockSpace space);
 
+/* ---------- pair_table.c: a hash table from pairs of texts to numbers ---------- */
+
+typedef struct PairTable PairTable;
+
+extern bool es_same_text(Datum a, Datum b);
+/* Orders keys as the C collation of the tables does. */
+extern int	es_compare_keys(Datum a, Datum b);
+extern PairTable *es_pair_table(int64 expected_size);
+/* The number of a pair, entered if missing (then undefined until set). */
+extern int64 *es_pair_enter(PairTable *table, Datum first, Datum second,
+							bool *found);
+extern void es_pair_table_drop(PairTable *table);
+
 /* ---------- staging.c: stage, rotate, drain one round, flush ---------- */
 
 typedef enum StagedKind
@@ -628,8 +641,6 @@ typedef struct ViewWrite
 
 extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
 
-/* Orders keys as the C collation of the tables does. */
-extern int	es_compare_keys(Datum a, Datum b);
 /*
  * The newest, or the oldest, staged row of a key under the active snapshot, in
  * the current memory context.

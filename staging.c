@@ -353,6 +353,7 @@ struct StagedScan
 	LOCKMODE	lockmode;
 	StagedOrder order;
 	ScanDirection direction;
+	MemoryContext context;		/* of this and of next[] */
 	Relation	tables[ES_SEGMENTS];
 	Relation	indexes[ES_SEGMENTS];
 	SysScanDesc scans[ES_SEGMENTS]; /* NULL = nothing there */
@@ -377,6 +378,7 @@ static void
 advance(StagedScan *scan, int segment)
 {
 	HeapTuple	tuple = systable_getnext_ordered(scan->scans[segment], scan->direction);
+	MemoryContext caller = MemoryContextSwitchTo(scan->context);
 
 	if (!HeapTupleIsValid(tuple))
 		scan->next[segment] = NULL;
@@ -384,6 +386,7 @@ advance(StagedScan *scan, int segment)
 		scan->next[segment] = toast_flatten_tuple(tuple, RelationGetDescr(scan->tables[segment]));
 	else
 		scan->next[segment] = heap_copytuple(tuple);
+	MemoryContextSwitchTo(caller);
 }
 
 /*
@@ -399,6 +402,7 @@ es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 	scan->order = order;
 	scan->direction = direction;
 	scan->lockmode = lockmode;
+	scan->context = CurrentMemoryContext;
 	if (RecoveryInProgress())
 		return scan;
 	for (int i = 0; i < ES_SEGMENTS; i++)
@@ -467,6 +471,12 @@ es_staged_next(StagedScan *scan, StagedRow *row)
 	if (best < 0)
 		return false;
 	tuple = scan->next[best];
+	/* a caller may go from row to row in a context that it resets */
+	if (scan->context != CurrentMemoryContext)
+	{
+		tuple = heap_copytuple(tuple);
+		heap_freetuple(scan->next[best]);
+	}
 	es_staged_deform(tuple, RelationGetDescr(scan->tables[best]), best, row);
 	advance(scan, best);
 	return true;

@@ -41,18 +41,6 @@ PG_FUNCTION_INFO_V1(es_put_views);
 PG_FUNCTION_INFO_V1(es_delete_view);
 PG_FUNCTION_INFO_V1(es_clear_view);
 
-int
-es_compare_keys(Datum a, Datum b)
-{
-	text *x = DatumGetTextPP(a);
-	text *y = DatumGetTextPP(b);
-	int xlen = VARSIZE_ANY_EXHDR(x);
-	int ylen = VARSIZE_ANY_EXHDR(y);
-	int order = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), Min(xlen, ylen));
-
-	return order != 0 ? order : xlen < ylen ? -1 : xlen > ylen ? 1 : 0;
-}
-
 static void
 refuse_unseen(void)
 {

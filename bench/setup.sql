@@ -47,9 +47,31 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION bench.batch_payloads(events int, bytes int) RETURNS text[]
-    LANGUAGE sql IMMUTABLE
-    RETURN (SELECT array_agg(bench.order_payload(i, bytes) ORDER BY i) FROM generate_series(1, events) i);
+-- The arrays that clients fetch before their first batch of a size and send with
+-- every one; stored so that fetching them costs little.
+CREATE TABLE bench.batches (
+    events int PRIMARY KEY,
+    types text[],
+    event_types text[],
+    payloads text[],
+    sequences bigint[],
+    uuids text[]
+);
+ALTER TABLE bench.batches
+    ALTER types SET STORAGE EXTERNAL, ALTER event_types SET STORAGE EXTERNAL,
+    ALTER payloads SET STORAGE EXTERNAL, ALTER sequences SET STORAGE EXTERNAL,
+    ALTER uuids SET STORAGE EXTERNAL;
+
+CREATE FUNCTION bench.make_batch(events int, aggregates int, bytes int) RETURNS void
+    LANGUAGE sql
+BEGIN ATOMIC
+    INSERT INTO bench.batches
+    SELECT events, array_agg('Order'::text), array_agg('OrderPlaced'::text),
+           array_agg(bench.order_payload(i, bytes) ORDER BY i),
+           array_agg(i / aggregates + 1 ORDER BY i),
+           array_agg((1000000000000000 + i)::text ORDER BY i)
+      FROM generate_series(0, events - 1) i;
+END;
 
 -- An event of about 230 bytes that sets 5 of the 60 keys of an account.
 CREATE FUNCTION bench.account_payload(i int) RETURNS jsonb

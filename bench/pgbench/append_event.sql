@@ -1,4 +1,4 @@
--- one durable event a call, each aggregate 20 events, the expectation given
+-- one durable event a call, the expectation given; 20 events an aggregate
 \set e :s % 20
 \set s :e + 1
 \if :s = 1

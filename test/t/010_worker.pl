@@ -43,8 +43,14 @@ ok($node->poll_query_until('busy',
 
 # ---------- terminated in the middle of a round
 
+$node->safe_psql('busy', q{
+	CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END$$;
+	CREATE TRIGGER gate BEFORE INSERT ON event_store.domain_events
+	    FOR EACH STATEMENT EXECUTE FUNCTION gate();
+});
 my $blocker = $node->background_psql('busy');
-$blocker->query_safe('BEGIN; LOCK TABLE event_store.domain_events IN SHARE MODE;');
+$blocker->query_safe('SELECT pg_advisory_lock(1)');
 stage($node, 'busy', 'killed', 10, 30);
 my $in_round = "SELECT count(*) = 1 FROM pg_stat_activity
 	WHERE backend_type = 'event_store worker' AND datname = 'busy' AND wait_event_type = 'Lock'";
@@ -59,7 +65,7 @@ for my $kill (1 .. 2)
 my $survivor = wait_for_worker($node, 'busy', $victim);
 is($node->safe_psql('busy', 'SELECT staged_events FROM event_store.staging_status'),
 	'300', 'nothing moved while rounds were broken off');
-$blocker->query_safe('COMMIT');
+$blocker->query_safe('SELECT pg_advisory_unlock(1)');
 $blocker->quit;
 ok(flush_all($node, 'busy'), 'the next worker goes on');
 is(events_in($node, 'busy'), '306', 'every event is durable, once');
@@ -67,6 +73,8 @@ is($node->safe_psql('busy',
 		'SELECT count(*) FROM (SELECT FROM event_store.domain_events
 		  GROUP BY aggregate_id HAVING max(sequence) <> count(*) OR min(sequence) <> 1) broken'),
 	'0', 'and every aggregate is whole');
+
+$node->safe_psql('busy', 'DROP TRIGGER gate ON event_store.domain_events');
 
 # ---------- terminated again and again under load
 

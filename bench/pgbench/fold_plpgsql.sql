@@ -1,0 +1,2 @@
+\set a random(1, 20)
+SELECT bench.replay('Account', :a);
