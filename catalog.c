@@ -27,6 +27,7 @@
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
+#include "storage/lmgr.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -200,6 +201,21 @@ const Store *
 es_store_if_any(void)
 {
 	return get_store(true);
+}
+
+const Store *
+es_lock_store(void)
+{
+	const Store *store = es_store_if_any();
+	Oid			extension;
+
+	if (store == NULL)
+		return NULL;
+	extension = store->extension;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	/* what was dropped while we waited has been invalidated by now */
+	store = es_store_if_any();
+	return store != NULL && store->extension == extension ? store : NULL;
 }
 
 void

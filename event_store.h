@@ -367,6 +367,11 @@ typedef struct Store
 extern const Store *es_store(void);
 /* The store, or NULL when there is none (never raises for that). */
 extern const Store *es_store_if_any(void);
+/*
+ * The same for a worker: DROP EXTENSION waits until the transaction ends, and
+ * if it was faster there is no store.
+ */
+extern const Store *es_lock_store(void);
 
 /*
  * Runs SQL as the owner of the store, so that callers need EXECUTE only.

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/heap.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "funcapi.h"
@@ -376,6 +377,8 @@ prepare_drop(void)
 	StagedRow	row;
 	OwnerScope	scope;
 
+	/* the extension first, as a worker does */
+	LockDatabaseObject(ExtensionRelationId, es_store()->extension, 0, AccessExclusiveLock);
 	for (int i = 0; i < ES_SEGMENTS; i++)
 		LockRelationOid(es_store()->segments[i].table, AccessExclusiveLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());

@@ -26,7 +26,7 @@
 
 #define RANDOM_WORDS 512 /* 4 kB */
 #define STEPS_PER_MS 4096
-#define NS_PER_MS 1000000
+#define ES_NS_PER_MS 1000000
 #define MS_PER_S 1000
 
 /* The random part: all bits below the two of the variant. */
@@ -62,9 +62,9 @@ current_step(void)
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	return ((uint64) now.tv_sec * MS_PER_S + now.tv_nsec / NS_PER_MS) *
+	return ((uint64) now.tv_sec * MS_PER_S + now.tv_nsec / ES_NS_PER_MS) *
 			   STEPS_PER_MS +
-		   (uint64) (now.tv_nsec % NS_PER_MS) * STEPS_PER_MS / NS_PER_MS;
+		   (uint64) (now.tv_nsec % ES_NS_PER_MS) * STEPS_PER_MS / ES_NS_PER_MS;
 }
 
 /*

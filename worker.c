@@ -290,7 +290,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 static void
 step_open(Work *work)
 {
-	const Store *store = es_store_if_any();
+	const Store *store = es_lock_store();
 
 	work->store_gone = store == NULL;
 	if (store == NULL)
@@ -306,7 +306,7 @@ step_drain(Work *work)
 {
 	work->moved = 0;
 	work->more = false;
-	work->store_gone = es_store_if_any() == NULL;
+	work->store_gone = es_lock_store() == NULL;
 	if (!work->store_gone)
 		work->moved = es_drain_round(es_write_batch_size, &work->more);
 }
@@ -314,7 +314,7 @@ step_drain(Work *work)
 static void
 step_reclaim(Work *work)
 {
-	work->store_gone = es_store_if_any() == NULL;
+	work->store_gone = es_lock_store() == NULL;
 	if (!work->store_gone)
 		es_reclaim_segments();
 }
@@ -322,7 +322,7 @@ step_reclaim(Work *work)
 static void
 step_close(Work *work)
 {
-	work->store_gone = es_store_if_any() == NULL;
+	work->store_gone = es_lock_store() == NULL;
 	work->closed = work->store_gone || es_close_staging();
 }
 
@@ -615,7 +615,7 @@ drain_state_name(DrainState state)
 Datum
 es_worker_state(PG_FUNCTION_ARGS)
 {
-	SharedDatabase *db = es_my_database_if_any();
+	SharedDatabase *db = es_shared != NULL ? es_find_database(MyDatabaseId) : NULL;
 	Datum		values[WORKER_STATE_COLUMNS] = {0};
 	bool		nulls[WORKER_STATE_COLUMNS];
 	TupleDesc	tupdesc;

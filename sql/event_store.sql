@@ -289,6 +289,8 @@ ROLLBACK TO t;
 SELECT sequence, global_position IS NOT NULL, payload FROM event_store.load_events('Mixed', 'm-7');
 COMMIT;
 SELECT sequence, global_position IS NOT NULL, payload FROM event_store.load_events('Mixed', 'm-7');
+SELECT staged_events FROM event_store.staging_status;
+SELECT last_sequence, durable FROM event_store.append_event('Mixed', 'm-7', 2, 'Added', '{"n": 5}');
 
 -- rollback and rollback to a savepoint, after each kind of call
 BEGIN;

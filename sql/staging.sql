@@ -63,7 +63,7 @@ SELECT pg_temp.events('Staged', 's-1'), pg_temp.events('Staged', 's-2'), event_s
        event_store.load_view('Staged', 's-1');
 SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Staged';
 SELECT count(*) FROM event_store.domain_views WHERE view_name = 'Staged';
-SELECT staged_bytes > 0, oldest_staged_at <= clock_timestamp(), drain_state, consecutive_failures, last_error IS NULL
+SELECT staged_bytes > 0, oldest_staged_at <= clock_timestamp(), drain_state IN ('idle', 'draining'), consecutive_failures
   FROM event_store.staging_status;
 SELECT count(*), count(DISTINCT sid), count(DISTINCT txn) FROM event_store.staging;
 -- the transaction's own rows count when it commits, and not when it does not
@@ -88,6 +88,13 @@ SELECT pg_temp.staged(), pg_temp.events('Staged', 's-1'), pg_temp.events('Staged
 SELECT view_data FROM event_store.domain_views WHERE view_name = 'Staged';
 SELECT oldest_staged_at, last_drain_at <= clock_timestamp() FROM event_store.staging_status;
 SELECT count(*) FROM event_store.staging;
+-- folded while staged, each event once
+SELECT last_sequence FROM event_store.append_events('Staged', 's-4', 0,
+    (SELECT jsonb_agg(jsonb_build_object('event_type', 'Added', 'payload', jsonb_build_object('n' || i, i)) ORDER BY i) FROM generate_series(1, 6) i), 'staged');
+SELECT state, sequence FROM event_store.replay_aggregate('Staged', 's-4');
+SELECT state, sequence FROM event_store.replay_aggregate('Staged', 's-4', 4);
+SELECT event_store.flush();
+SELECT state, sequence FROM event_store.replay_aggregate('Staged', 's-4');
 
 -- not in a transaction block
 BEGIN;

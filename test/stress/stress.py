@@ -6,7 +6,7 @@
 Every client is a process that appends in all the ways there are and writes
 down, transaction by transaction, what it tried, what the server answered and
 whether the commit was acknowledged (client.py).  Readers look at the same
-aggregates meanwhile (reader.py).  This process kills workers and backends,
+aggregates meanwhile (reader.py), and followers at the feed (follower.py).  This process kills workers and backends,
 cancels statements and crashes the server, as the options say.  In the end it
 waits until nothing is staged and compares ledgers and log event by event
 (verify.py).
@@ -32,6 +32,7 @@ import psycopg2
 
 import verify
 from client import CLIENT_NAME, Client
+from follower import Follower
 from reader import Reader
 
 
@@ -40,6 +41,7 @@ def options():
     parser.add_argument('--dsn', default='')
     parser.add_argument('--clients', type=int, default=32)
     parser.add_argument('--readers', type=int, default=2)
+    parser.add_argument('--followers', type=int, default=1)
     parser.add_argument('--aggregates', type=int, default=8)
     parser.add_argument('--seconds', type=float, default=60)
     parser.add_argument('--seed', type=int, default=None)
@@ -196,11 +198,13 @@ def main():
                  for number in range(given.clients)]
     processes += [Reader(number, given, run, until, folder)
                   for number in range(given.readers)]
+    processes += [Follower(number, given, run, until, folder)
+                  for number in range(given.followers)]
     for process in processes:
         process.start()
     try:
         operator.interfere(until)
-        wait_for(processes, 90, violations)
+        wait_for(processes, min(90, given.settle_seconds), violations)
     finally:
         for process in processes:
             if process.is_alive():

@@ -49,6 +49,7 @@ class Verifier:
         self.possible_calls = set() # tokens of unknown outcome without an answer
         self.taken = {}             # position -> token, of every report at all
         self.made_ids = {}          # event_id made by the server -> token
+        self.feeds = []             # what the followers got
         self.lost = []              # Reports of staged events gone in the crash
 
     def wrong(self, text):
@@ -65,6 +66,8 @@ class Verifier:
             self.check_possible(reports)
         self.check_origin()
         self.check_lost_are_tails()
+        for line in self.feeds:
+            self.check_feed(line)
         self.check_store()
         return sorted(self.counts.items())
 
@@ -103,6 +106,8 @@ class Verifier:
                            else violation)
             if 'broken' in line:
                 self.wrong(line['broken'])
+            elif 'follower' in line:
+                self.feeds.append(line)
             elif 'reader' in line:
                 self.counts['loads checked'] += line['loads']
                 self.counts['loads that saw staged events'] += line['with_staged']
@@ -129,6 +134,9 @@ class Verifier:
                 report = self.report(line, event, result, moved)
                 self.note_identity(report, event)
                 self.counts['outcome ' + report.outcome] += 1
+                if (call['durability'] == 'staged' and report.outcome == 'appended'
+                        and report.position is not None):
+                    self.counts['events to be staged, written through'] += 1
                 if call['live']:
                     reports.append(report)
         if line['outcome'] == 'committed':
@@ -264,6 +272,21 @@ class Verifier:
                         and report.transaction[2] == self.first and self.found(report)
                         and report.sequence > lost.sequence):
                     self.wrong(f'lost, but not the tail: {lost} before {report}')
+
+    def check_feed(self, line):
+        """A follower got all that is in the log up to where it came."""
+        got = {position: token for position, token, _ in line['got']}
+        log = {row.position: token for token, row in self.log.items()
+               if row.position <= line['position']}
+        self.counts['events delivered by the feed'] += len(got)
+        for position in sorted(log.keys() - got.keys()):
+            self.wrong(f'the feed skipped {log[position]} at position {position}')
+        for position, token, incarnation in line['got']:
+            if log.get(position) == token:
+                continue
+            if not (self.crashed and self.asynchronous and incarnation == self.first):
+                self.wrong(f'the feed delivered {token} at position {position},'
+                           f' where the log has {log.get(position)}')
 
     # ---------- the rest of the store ----------
 

@@ -182,8 +182,7 @@ $node->append_conf('postgresql.conf',
 	"max_worker_processes = 1\nmax_logical_replication_workers = 0\n");
 $node->restart;
 ok($node->poll_query_until('busy',
-		"SELECT state = 'unavailable' FROM event_store.worker_status
-		 UNION ALL SELECT event_store.flush() LIMIT 1"),
+		"SELECT state = 'unavailable' FROM event_store.worker_status"),
 	'the worker is unavailable');
 is($node->safe_psql('busy',
 		"SELECT durable FROM event_store.append_event('Order', 'alone', 0, 'Placed',

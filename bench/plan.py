@@ -1,0 +1,250 @@
+"""What is measured: series, the groups they are interleaved in, and targets.
+
+A series is one way to do one thing.  The series of a group take turns, so that
+whatever else the machine does meets all of them; every turn has a database of
+its own, made a moment before.  A target compares two series round by round.
+"""
+from dataclasses import dataclass, field
+
+STORE, MESSAGE_DB, EMMETT = 'bench_store', 'bench_message_db', 'bench_emmett'
+
+# the drain waits until the measurement is over
+BURST = {'write_delay': '1h', 'write_batch_size': 1000000}
+
+
+@dataclass
+class Series:
+    name: str                       # unique
+    title: str
+    script: str                     # bench/pgbench/SCRIPT.sql
+    clients: int = 1
+    sync: bool = True               # synchronous_commit
+    template: str = STORE
+    events: int = 1                 # a call writes or returns
+    count: str = ''                 # SQL: rows written, compared with the calls
+    kind: str = 'calls'             # how it is measured, see measure.py
+    variables: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    options: str = ''
+
+
+@dataclass
+class Group:
+    name: str
+    title: str
+    series: list
+    note: str = ''
+    words: tuple = ()               # what --rows may call it, beside its targets' rows
+    database: str = ''              # prepared data that reading series share
+    share: float = 1.0              # of the seconds of a turn
+
+
+@dataclass
+class Target:
+    row: str
+    what: str
+    over: str                       # the series that is judged
+    under: str                      # and what it is compared with
+    must: float = None
+    goal: float = None
+    time: bool = False              # ratio of times a call: less is better
+    unit: str = 'events/s'
+
+
+RAW_COUNT = 'SELECT count(*) FROM bench.raw_events'
+LOG_COUNT = 'SELECT count(*) FROM event_store.domain_events'
+ALL_COUNT = (f'SELECT ({LOG_COUNT}) + staged_events FROM event_store.staging_status')
+
+
+def raw(clients, sync=True, bytes_=200, script='raw_insert', label='', **more):
+    return Series(f'{script}{label} {clients} {"on" if sync else "off"}',
+                  'raw INSERT' + ('' if sync else ', synchronous_commit off'), script, clients, sync,
+                  count=RAW_COUNT, variables={'bytes': bytes_, **more})
+
+
+def append(clients, sync=True, bytes_=200, script='append_event', label='', **more):
+    return Series(f'{script}{label} {clients} {"on" if sync else "off"}',
+                  'append_event' + ('' if sync else ', synchronous_commit off'), script, clients, sync,
+                  count=LOG_COUNT, variables={'bytes': bytes_, **more})
+
+
+def batch(script, title, events, clients=4, sync=True, aggregates=None, **more):
+    return Series(f'{script} {events} {"on" if sync else "off"}', title, script, clients, sync,
+                  events=events, count=more.pop('count', LOG_COUNT),
+                  variables={'events': events, 'aggregates': aggregates or max(1, events // 20),
+                             'bytes': 200}, **more)
+
+
+def batches(events, sync=True):
+    return [batch('batch_raw', 'raw INSERT … SELECT unnest', events, sync=sync, count=RAW_COUNT),
+            batch('batch_append', 'append_batch', events, sync=sync)]
+
+
+def reading(script, title, events=0):
+    return Series(script, title, script, events=events)
+
+
+GROUPS = [
+    Group('append 16', 'Single appends, 16 clients', [
+        raw(16), append(16),
+        Series('append_event tailed', 'append_event, 4 consumers tailing', 'append_event', 16,
+               count=LOG_COUNT, kind='tailed', variables={'bytes': 200}),
+        Series('message_db', 'message-db write_message', 'message_db', 16, template=MESSAGE_DB,
+               count='SELECT count(*) FROM message_store.messages', variables={'bytes': 200},
+               options='-c search_path=message_store,public'),
+        Series('emmett', 'Emmett emt_append_to_stream', 'emmett', 16, template=EMMETT,
+               count='SELECT count(*) FROM emt_messages', variables={'bytes': 200}),
+        raw(16, False), append(16, False),
+        Series('staged', 'staged append_event, ingest', 'append_event_staged', 16, count=ALL_COUNT,
+               settings=BURST, variables={'bytes': 200}),
+        Series('staged drained', 'staged append_event while the worker drains',
+               'append_event_staged', 16, count=ALL_COUNT, variables={'bytes': 200}),
+    ], note='Each aggregate gets 20 events, one a call, with the expectation given; payloads of 200'
+            ' bytes. "Ingest" holds the drain back until the turn is over.'),
+    Group('append 1', 'Single appends, 1 client', [raw(1), append(1), raw(1, False), append(1, False)]),
+    Group('append 4', 'Single appends, 4 clients', [raw(4), append(4), raw(4, False), append(4, False)]),
+    Group('append 64', 'Single appends, 64 clients',
+          [raw(64), append(64), raw(64, False), append(64, False)]),
+    Group('batch 1000', 'Batches of 1000 events of 50 aggregates, 4 clients', batches(1000) + [
+        batch('batch_raw_returning', 'raw INSERT … SELECT unnest RETURNING', 1000, count=RAW_COUNT),
+        batch('batch_append_returning', 'append_batch, all rows sent back', 1000),
+        Series('copy', 'COPY, 1 client, files of 100,000 rows', '', kind='copy', events=100000,
+               count=RAW_COUNT),
+    ], note='The client sends all arrays as parameters with every call; for COPY a file that holds'
+            ' every column.', words=('batch',)),
+    Group('sustained', 'Staged until durable, 16 clients', [
+        Series('sustained raw', 'raw INSERT, synchronous_commit off', 'raw_insert', 16, False,
+               count=RAW_COUNT, variables={'bytes': 200}),
+        Series('sustained', 'staged append_event, then flush()', 'append_event_staged', 16,
+               count=LOG_COUNT, kind='sustained', variables={'bytes': 200}),
+    ], note='Events divided by the time from the first call until flush() says that all are durable.'),
+    Group('staged batch', 'Staged batches of 100, 4 clients', [
+        batch('batch_raw', 'raw INSERT … SELECT unnest, synchronous_commit off', 100, sync=False,
+              count=RAW_COUNT),
+        batch('batch_append_staged', 'staged append_batch, ingest', 100, count=ALL_COUNT,
+              settings=BURST),
+    ]),
+    Group('views', 'Views, 100 hot keys, 16 clients', [
+        Series('view_upsert', 'durable upsert', 'view_upsert', 16, variables={'bytes': 200}),
+        Series('view_put', 'durable put_view', 'view_put', 16, variables={'bytes': 200}),
+        Series('view_put_staged', 'staged put_view', 'view_put_staged', 16, settings=BURST,
+               variables={'bytes': 200}),
+    ]),
+    Group('load', 'Loading an aggregate of 1000 events', [
+        reading('load_plain', 'SELECT … ORDER BY sequence', 1000),
+        reading('load_events', 'load_events', 1000),
+    ], database='bench_reading', share=0.5),
+    Group('fold', 'Folding 1000 events of 230 bytes into a state of 60 keys', [
+        reading('fold_fetch', 'a client that only fetches them', 1000),
+        reading('fold_builtin', 'replay_aggregate, built-in reducer', 1000),
+        reading('fold_plpgsql', 'PL/pgSQL merge-patch loop', 1000),
+    ], database='bench_reading', share=0.5),
+    Group('snapshot', 'Replay from a snapshot', [
+        reading('replay_short', 'an aggregate of 100 events', 100),
+        reading('replay_snapshot', '100,000 events, snapshot 100 back', 100),
+    ], database='bench_reading', share=0.5),
+    Group('feed', 'Reading 10,000 events of the feed', [
+        reading('read_plain', 'SELECT … ORDER BY global_position', 10000),
+        reading('read_events', 'read_events', 10000),
+    ], database='bench_reading', share=0.5),
+    Group('payload 1000', 'Single appends, payloads of 1 kB, 16 clients',
+          [raw(16, bytes_=1000, label=' 1000'), append(16, bytes_=1000, label=' 1000')],
+          words=('payload',)),
+    Group('payload 8192', 'Single appends, payloads of 8 kB, 16 clients',
+          [raw(16, bytes_=8192, label=' 8192'), append(16, bytes_=8192, label=' 8192')],
+          words=('payload',)),
+    Group('hot', 'One hot aggregate, 16 clients', [
+        raw(16, script='shared_raw', label=' hot', aggregates=1),
+        append(16, script='shared_append', label=' hot', aggregates=1),
+        Series('shared_expected', 'append_batch of 1, expectation given', 'shared_expected', 16,
+               count=LOG_COUNT, kind='conflicts', variables={'bytes': 200}),
+    ], note='raw keeps no order within the aggregate, so its clients never wait for each other.'
+            ' With an expectation a client knows the sequence that its last call told it; a call'
+            ' that meets a conflict writes nothing and is not counted as an event.',
+          words=('hot',)),
+    Group('zipf', '10,000 aggregates, chosen by Zipf’s law (1.1), 16 clients', [
+        raw(16, script='shared_raw', label=' zipf', aggregates=10000),
+        append(16, script='shared_append', label=' zipf', aggregates=10000),
+    ], words=('zipf',)),
+    Group('batch 10', 'Batches of 10 events of 1 aggregate, 4 clients', batches(10), words=('batch',)),
+    Group('batch 100', 'Batches of 100 events of 5 aggregates, 4 clients', batches(100), words=('batch',)),
+    Group('batch 10000', 'Batches of 10,000 events of 500 aggregates, 4 clients', batches(10000),
+          words=('batch',)),
+    Group('batch 1000 off', 'Batches of 1000, synchronous_commit off, 4 clients', batches(1000, False),
+          words=('batch',)),
+]
+
+TARGETS = [
+    Target('1', 'append_event, 1 client', 'append_event 1 on', 'raw_insert 1 on', 0.85, 1.0),
+    Target('1', 'append_event, 4 clients', 'append_event 4 on', 'raw_insert 4 on', 0.90, 1.0),
+    Target('1', 'append_event, 16 clients', 'append_event 16 on', 'raw_insert 16 on', 0.90, 1.0),
+    Target('1', 'append_event, 64 clients', 'append_event 64 on', 'raw_insert 64 on', 0.90, 1.0),
+    Target('2', 'append_event, sync off, 1 client', 'append_event 1 off', 'raw_insert 1 off', 0.72, 0.85),
+    Target('2', 'append_event, sync off, 4 clients', 'append_event 4 off', 'raw_insert 4 off', 0.72, 0.85),
+    Target('2', 'append_event, sync off, 16 clients', 'append_event 16 off', 'raw_insert 16 off', 0.72, 0.85),
+    Target('2', 'append_event, sync off, 64 clients', 'append_event 64 off', 'raw_insert 64 off', 0.72, 0.85),
+    Target('3', 'append_event : message-db', 'append_event 16 on', 'message_db', 8, 13),
+    Target('4', 'append_event : Emmett', 'append_event 16 on', 'emmett', 1.7, 2),
+    Target('5', 'append_batch of 1000 : unnest', 'batch_append 1000 on', 'batch_raw 1000 on', 0.9, 1.1),
+    Target('5', 'the same, rows sent back', 'batch_append_returning 1000 on',
+           'batch_raw_returning 1000 on'),
+    Target('6', 'staged, ingest : raw sync on', 'staged', 'raw_insert 16 on', 2.0, 3),
+    Target('6', 'staged, ingest : raw sync off', 'staged', 'raw_insert 16 off', 0.85, 1.2),
+    Target('6', 'the same while draining : raw sync off', 'staged drained', 'raw_insert 16 off'),
+    Target('7', 'staged until durable : raw sync off', 'sustained', 'sustained raw', 0.7, 1.0),
+    Target('8', 'staged batch of 100 : unnest sync off', 'batch_append_staged 100 on',
+           'batch_raw 100 off', 1.8, 3),
+    Target('9', 'put_view staged : durable upsert', 'view_put_staged', 'view_upsert', 2.5, 4,
+           unit='calls/s'),
+    Target('10', 'load_events of 1000 : SELECT', 'load_events', 'load_plain', 0.9, 1.0),
+    Target('11', 'fold of 1000 : PL/pgSQL loop', 'fold_builtin', 'fold_plpgsql', 20, 40),
+    Target('11', 'fold of 1000 : client fetching', 'fold_builtin', 'fold_fetch', 1.0, 2),
+    Target('12', 'replay, snapshot 100 back (time)', 'replay_snapshot', 'replay_short', 1.2, 1.05, time=True),
+    Target('13', 'read_events of 10,000 : SELECT', 'read_events', 'read_plain', 0.9, 1.0),
+    Target('14', '4 consumers tailing : none', 'append_event tailed', 'append_event 16 on', 0.85, 0.95),
+    Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
+    Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
+    Target('zipf', '10,000 aggregates by Zipf : raw', 'shared_append zipf 16 on', 'shared_raw zipf 16 on'),
+    Target('payload', 'payload of 1 kB : raw', 'append_event 1000 16 on', 'raw_insert 1000 16 on'),
+    Target('payload', 'payload of 8 kB : raw', 'append_event 8192 16 on', 'raw_insert 8192 16 on'),
+    Target('batch', 'append_batch of 10 : unnest', 'batch_append 10 on', 'batch_raw 10 on'),
+    Target('batch', 'append_batch of 100 : unnest', 'batch_append 100 on', 'batch_raw 100 on'),
+    Target('batch', 'append_batch of 10,000 : unnest', 'batch_append 10000 on', 'batch_raw 10000 on'),
+    Target('batch', 'append_batch of 1000, sync off', 'batch_append 1000 off', 'batch_raw 1000 off'),
+]
+
+# --quick measures these and leaves the rest to a full run
+QUICK_ROWS = [str(row) for row in range(1, 15)]
+QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
+                    'batch_append_returning 1000 on'}
+EXTRA_ROWS = ('cost', 'growth')
+
+
+def rows():
+    return list(dict.fromkeys([target.row for target in TARGETS])) + list(EXTRA_ROWS)
+
+
+def chosen(wanted, quick):
+    """The targets of some rows, and the groups with the series that they need."""
+    targets = [target for target in TARGETS if target.row in wanted
+               and not (quick and target.over in QUICK_LEAVES_OUT)]
+    needed = {name for target in targets for name in (target.over, target.under)}
+    groups = []
+    for group in GROUPS:
+        series = [series for series in group.series if series.name in needed]
+        # a full run also takes what stands beside, for the reader
+        if series and not quick and any(word in wanted for word in group_rows(group)):
+            extra = [one for one in group.series if one.name not in targeted()]
+            series = [one for one in group.series if one in series or one in extra]
+        if series:
+            groups.append((group, series))
+    return targets, groups
+
+
+def targeted():
+    return {name for target in TARGETS for name in (target.over, target.under)}
+
+
+def group_rows(group):
+    names = {series.name for series in group.series}
+    return {target.row for target in TARGETS if target.over in names} | set(group.words)

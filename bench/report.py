@@ -1,0 +1,345 @@
+"""What was measured, as text for the terminal and as docs/benchmarks.md with its plots."""
+import csv
+import json
+import subprocess
+from pathlib import Path
+from statistics import median
+
+import plan
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / 'results'
+RUNS = RESULTS / 'runs.jsonl'
+ENVIRONMENT = RESULTS / 'environment.json'
+RATIOS = RESULTS / 'ratios.csv'
+NOTES = HERE / 'notes.md'
+PAGE = HERE.parent / 'docs' / 'benchmarks.md'
+
+
+# ------------------------------------------------------------------- numbers
+
+def of_series(runs, name):
+    return [run for run in runs if run['series'] == name]
+
+
+def middle(runs, key='events_per_second'):
+    values = [run[key] for run in runs if key in run]
+    return median(values) if values else None
+
+
+def spread(runs, key='events_per_second'):
+    values = [run[key] for run in runs]
+    return min(values), max(values)
+
+
+def ratios(target, runs):
+    """One ratio for each turn in which both series were measured."""
+    over = {run['turn']: run['calls_per_second' if target.time else 'events_per_second']
+            for run in of_series(runs, target.over)}
+    under = {run['turn']: run['calls_per_second' if target.time else 'events_per_second']
+             for run in of_series(runs, target.under)}
+    both = sorted(over.keys() & under.keys())
+    return [under[turn] / over[turn] if target.time else over[turn] / under[turn] for turn in both]
+
+
+def verdict(target, value):
+    if target.must is None:
+        return ''
+    better = (lambda limit: value <= limit) if target.time else (lambda limit: value >= limit)
+    return 'goal' if better(target.goal) else 'must' if better(target.must) else 'MISSED'
+
+
+def number(value):
+    """A figure with three digits that count."""
+    if value is None:
+        return ''
+    return f'{value:,.0f}' if value >= 100 else f'{value:.1f}' if value >= 10 else f'{value:.2f}'
+
+
+def milliseconds(value):
+    return '' if value is None else number(value / 1000)
+
+
+def table(head, rows):
+    """A Markdown table; the first column is text, the others are figures."""
+    lines = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|' * (len(head) - 1)]
+    return '\n'.join(lines + ['| ' + ' | '.join(row) + ' |' for row in rows])
+
+
+# ------------------------------------------------------------- the terminal
+
+def environment_text(about):
+    lines = [f'{about["server"]}',
+             f'{about["processor"]}, {about["cores"]} cores, {about["memory"]}, {about["kernel"]}',
+             f'disk {about["disk"]}; flushes: {about["flushes"]}',
+             f'commit {about["commit"]}']
+    lines += [f'{name} {version}' for name, version in about['peers'].items()]
+    lines += ['settings: ' + ', '.join(f'{name} = {value}' for name, value in about['settings'].items())]
+    return '\n'.join(lines)
+
+
+def group_text(runs):
+    lines = []
+    for name in dict.fromkeys(run['series'] for run in runs):
+        some = of_series(runs, name)
+        low, high = spread(some, rate_key(some))
+        lines.append(f'  {some[0]["title"]:<46} {number(middle(some, rate_key(some))):>9}'
+                     f'  ({number(low)} … {number(high)}) {rate_unit(some)}'
+                     + (f', p50 {milliseconds(middle(some, "p50_us"))} ms' if 'p50_us' in some[0] else '')
+                     + extra_words(some))
+    return '\n'.join(lines)
+
+
+def rate_key(runs):
+    return 'events_per_second' if runs[0]['part'] not in ('views', 'snapshot', 'fold') else 'calls_per_second'
+
+
+def rate_unit(runs):
+    return 'events/s' if rate_key(runs) == 'events_per_second' else 'calls/s'
+
+
+def extra_words(runs):
+    words = ''
+    if 'conflicts' in runs[0]:
+        words += f', {100 * sum(r["conflicts"] for r in runs) / sum(r["calls"] for r in runs):.0f} % of calls met a conflict'
+    if 'slowest_consumer_behind' in runs[0]:
+        words += f', slowest consumer {number(middle(runs, "slowest_consumer_behind"))} events behind'
+    if 'ingest_per_second' in runs[0]:
+        words += f', taken at {number(middle(runs, "ingest_per_second"))}/s'
+    return words
+
+
+def extra_line(run):
+    if run['part'] == 'cost':
+        return (f'{run["title"]:<36} WAL {run["wal_bytes"]:.0f} bytes, pages dirtied {run["pages_dirtied"]:.3f},'
+                f' disk {run["disk_bytes"]:.0f} bytes an event')
+    return (f'{run["millions"]:g} million: {run["title"]:<34} p50 {milliseconds(run["p50_us"])} ms,'
+            f' p99 {milliseconds(run["p99_us"])} ms, {number(run["calls_per_second"])} calls/s')
+
+
+def ratio_text(targets, runs, absent):
+    lines = [f'{"row":<8}{"what":<44}{"ratio":>7}  {"spread":<15}{"must":>5}{"goal":>6}']
+    absent_series = {series.name for group in plan.GROUPS for series in group.series if series.template in absent}
+    for target in targets:
+        found = ratios(target, runs)
+        limits = f'{target.must:>5g}{target.goal:>6g}' if target.must else ' ' * 11
+        if found:
+            value = median(found)
+            lines.append(f'{target.row:<8}{target.what:<44}{value:>7.2f}  {f"{min(found):.2f} … {max(found):.2f}":<15}'
+                         f'{limits}  {verdict(target, value)}'.rstrip())
+        else:
+            word = 'absent' if {target.over, target.under} & absent_series else 'no figure'
+            lines.append(f'{target.row:<8}{target.what:<44}{"":>7}  {"":<15}{limits}  {word}')
+    return '\n'.join(lines)
+
+
+# -------------------------------------------------------------------- results
+
+def keep(runs, about):
+    """Adds runs to the results, in place of what was there of the same parts."""
+    RESULTS.mkdir(exist_ok=True)
+    old = read_runs()
+    # a selection of rows may measure some series of a group only
+    again = {(run['part'], run['series']) for run in runs} | {(run['part'], '') for run in runs
+                                                              if run['part'] in plan.EXTRA_ROWS}
+    kept = [run for run in old if (run['part'], run['series']) not in again and (run['part'], '') not in again]
+    for run in runs:
+        run['commit'] = about['commit']
+        run['date'] = about['date']
+    with open(RUNS, 'w', encoding='utf-8') as file:
+        for run in kept + runs:
+            file.write(json.dumps(run, ensure_ascii=False) + '\n')
+    if not about['peers'] and ENVIRONMENT.exists():
+        about['peers'] = json.loads(ENVIRONMENT.read_text(encoding='utf-8'))['peers']
+    ENVIRONMENT.write_text(json.dumps(about, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def read_runs():
+    if not RUNS.exists():
+        return []
+    with open(RUNS, encoding='utf-8') as file:
+        return [json.loads(line) for line in file]
+
+
+# ------------------------------------------------------------------- the page
+
+INTRODUCTION = '''# Benchmarks
+
+Written by `scripts/bench`, which installs what it needs, starts a server of its own, measures and writes this page;
+`scripts/bench --quick` prints the table of ratios in under three minutes. Every run is in
+[bench/results](../bench/results), the scripts of the clients are in [bench/pgbench](../bench/pgbench).
+
+How it is measured:
+
+- "raw" is a plain prepared INSERT into a table `LIKE event_store.domain_events INCLUDING ALL`: the same columns, checks and
+  indexes. Its client knows the sequence of each event and makes time-ordered UUIDs, positions come from a plain
+  sequence; nothing is checked but the indexes. No event store on these tables can do less.
+- pgbench sends prepared statements with parameters through a local socket, from the same machine: client and server share
+  the cores. Payloads are JSON of 200 bytes unless something else is said.
+- The series of a group take turns (A B, B A, A B …), each turn in a database copied from the same template a moment before and
+  after a CHECKPOINT. A figure is the median of the turns, with the lowest and highest beside it; a ratio is the
+  median of the ratios turn by turn.
+- After each turn the rows in the tables are counted and compared with the calls that returned.
+- Times of single calls come from pgbench's log. Failed or absent series have no figure.
+- The peers are the packages of the npm registry as they are, with their own SQL functions called from pgbench.
+'''
+
+
+def write():
+    runs = read_runs()
+    about = json.loads(ENVIRONMENT.read_text(encoding='utf-8'))
+    parts = [INTRODUCTION, machine_section(about), ratio_section(runs)]
+    if NOTES.exists():
+        parts.append(NOTES.read_text(encoding='utf-8').strip())
+    plots = draw(runs)
+    parts.append(append_section(runs, plots, about))
+    parts += [group_section(group, runs, about) for group in plan.GROUPS if not group.name.startswith('append ')]
+    parts.insert(-1, plot_line(plots, 'batches', 'events a second by the size of a batch'))
+    parts += [cost_section(runs, about), growth_section(runs, plots, about)]
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text('\n\n'.join(part.strip() for part in parts if part.strip()) + '\n', encoding='utf-8')
+
+
+def machine_section(about):
+    rows = [('processor', f'{about["processor"]}, {about["cores"]} cores'), ('memory', about['memory']),
+            ('kernel', about['kernel']), ('disk', about['disk']), ('small writes flushed', about['flushes']),
+            ('PostgreSQL', about['server']), ('event_store', f'commit {about["commit"]}, {about["date"]}')]
+    rows += list(about['peers'].items())
+    rows.append(('settings', '<br>'.join(f'{name} = {value}' for name, value in about['settings'].items())))
+    return '## Machine\n\n| | |\n|---|---|\n' + '\n'.join(f'| {name} | {value} |' for name, value in rows)
+
+
+def ratio_section(runs):
+    rows, records = [], []
+    for target in plan.TARGETS:
+        found = ratios(target, runs)
+        if not found:
+            continue
+        value = median(found)
+        rows.append([f'{target.row}: {target.what}', f'**{value:.2f}**', f'{min(found):.2f} … {max(found):.2f}',
+                     '' if target.must is None else f'{target.must:g}',
+                     '' if target.goal is None else f'{target.goal:g}', verdict(target, value)])
+        records.append([target.row, target.what, target.over, target.under, f'{value:.4f}', f'{min(found):.4f}',
+                        f'{max(found):.4f}', target.must, target.goal, verdict(target, value)])
+    with open(RATIOS, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(['row', 'what', 'over', 'under', 'ratio', 'lowest', 'highest', 'must', 'goal', 'verdict'])
+        writer.writerows(records)
+    return ('## Ratios\n\nEvents (or calls) a second of the first over the second; the row "time" is a ratio of times, where'
+            ' less is better.\n\n' + table(['', 'ratio', 'spread', 'must', 'goal', 'reached'], rows))
+
+
+def commit_note(runs, about):
+    """Says so where a part was measured at another commit than the rest."""
+    others = sorted({f'{run["commit"]} ({run["date"]})' for run in runs if run['commit'] != about['commit']})
+    return f'\n\nMeasured at commit {", ".join(others)}.' if others else ''
+
+
+def group_section(group, runs, about):
+    some = [run for run in runs if run['part'] == group.name]
+    if not some:
+        return ''
+    note = f'\n\n{group.note}' if group.note else ''
+    return f'## {group.title}{note}\n\n{group_table(group, some)}{commit_note(some, about)}'
+
+
+def group_table(group, runs):
+    names = [series.name for series in group.series if of_series(runs, series.name)]
+    key = rate_key(runs)
+    rows = []
+    for name in names:
+        some = of_series(runs, name)
+        low, high = spread(some, key)
+        rows.append([some[0]['title'] + extra_words(some), number(middle(some, key)),
+                     f'{number(low)} … {number(high)}']
+                    + [milliseconds(middle(some, f'{mark}_us')) for mark in ('p50', 'p95', 'p99', 'p999')])
+    return table(['', rate_unit(runs), 'spread', 'p50 ms', 'p95 ms', 'p99 ms', 'p99.9 ms'], rows)
+
+
+def append_section(runs, plots, about):
+    parts = []
+    for group in sorted((group for group in plan.GROUPS if group.name.startswith('append ')),
+                        key=lambda group: int(group.name.split()[1])):
+        some = [run for run in runs if run['part'] == group.name]
+        if some:
+            parts.append(f'### {group.title}\n\n' + (f'{group.note}\n\n' if group.note else '')
+                         + group_table(group, some) + commit_note(some, about))
+    if not parts:
+        return ''
+    return '\n\n'.join(['## Single appends', plot_line(plots, 'appends', 'events a second by the number of clients')]
+                       + parts)
+
+
+def cost_section(runs, about):
+    some = [run for run in runs if run['part'] == 'cost']
+    if not some:
+        return ''
+    rows = [[run['title'], number(run['wal_bytes']), f'{run["wal_records"]:.2f}', f'{run["wal_page_images"]:.4f}',
+             f'{run["pages_dirtied"]:.4f}', number(run['disk_bytes']), number(run['heap_bytes'])] for run in some]
+    return ('## Cost of an event\n\nOf 100,000 events with payloads of 200 bytes, appended by 4 clients into an empty store after a'
+            ' CHECKPOINT. Pages dirtied are those in shared buffers that wait to be written at the end.\n\n'
+            + table(['', 'WAL bytes', 'WAL records', 'page images', 'pages dirtied', 'bytes on disk', 'of them table'], rows)
+            + commit_note(some, about))
+
+
+def growth_section(runs, plots, about):
+    some = [run for run in runs if run['part'] == 'growth']
+    if not some:
+        return ''
+    rows = [[f'{run["millions"]:g} million: {run["title"]}', milliseconds(run['p50_us']), milliseconds(run['p95_us']),
+             milliseconds(run['p99_us']), number(run['calls_per_second']), f'{run["disk_bytes"] / 1e9:.1f}']
+            for run in some]
+    return ('## Growth\n\nOne store filled with aggregates of 20 events under random ids; appends and loads meet any of them.\n\n'
+            + plot_line(plots, 'growth', 'median time of a call by the size of the store') + '\n\n'
+            + table(['', 'p50 ms', 'p95 ms', 'p99 ms', 'calls/s', 'GB on disk'], rows) + commit_note(some, about))
+
+
+# ---------------------------------------------------------------------- plots
+
+def plot_line(plots, name, title):
+    return f'![{title}](../bench/results/{name}.svg)' if name in plots else ''
+
+
+def draw(runs):
+    """Draws what there are figures for; returns the names of the plots."""
+    by_clients = {f'{title}, {word}': [(clients, middle(of_series(runs, f'{script} {clients} {word[5:]}')))
+                                       for clients in (1, 4, 16, 64)]
+                  for title, script in (('raw INSERT', 'raw_insert'), ('append_event', 'append_event'))
+                  for word in ('sync on', 'sync off')}
+    for title, name in (('message-db', 'message_db'), ('Emmett', 'emmett'), ('staged append_event', 'staged')):
+        by_clients[title] = [(16, middle(of_series(runs, name)))]
+    by_batch = {title: [(size, middle(of_series(runs, f'{script} {size} on'))) for size in (10, 100, 1000, 10000)]
+                for title, script in (('raw INSERT … SELECT unnest', 'batch_raw'), ('append_batch', 'batch_append'))}
+    by_batch['COPY, 1 client'] = [(10000, middle(of_series(runs, 'copy')))]
+    growth = [run for run in runs if run['part'] == 'growth']
+    by_size = {title: [(run['millions'], run['p50_us'] / 1000) for run in growth if run['title'] == title]
+               for title in dict.fromkeys(run['title'] for run in growth)}
+    drawn = []
+    for name, axes, series in (
+            ('appends', ('clients', 'events a second', 'set logscale x 2\nset xtics (1, 4, 16, 64)'), by_clients),
+            ('batches', ('events in a batch', 'events a second', 'set logscale x 10'), by_batch),
+            ('growth', ('million events', 'p50, ms', ''), by_size)):
+        series = {title: [(x, y) for x, y in points if y is not None] for title, points in series.items()}
+        series = {title: points for title, points in series.items() if points}
+        if series and gnuplot(name, axes, series):
+            drawn.append(name)
+    return drawn
+
+
+def gnuplot(name, axes, series):
+    horizontal, vertical, more = axes
+    lines = ["set terminal svg size 760,420 font 'sans-serif,13' background 'white'",
+             f"set output '{RESULTS / name}.svg'", 'set encoding utf8', 'set key outside right', 'set grid ytics lc "#dddddd"',
+             "set decimalsign '.'", "set format y '%.0f'" if name != 'growth' else "set format y '%.2f'",
+             'set border 3', 'set tics nomirror', 'set yrange [0:*]', f"set xlabel '{horizontal}'", f"set ylabel '{vertical}'",
+             'set offsets graph 0.05, graph 0.05, 0, 0', more]
+    for index, points in enumerate(series.values()):
+        lines += [f'$data{index} << END', *[f'{x} {y}' for x, y in points], 'END']
+    lines.append('plot ' + ', '.join(f"$data{index} using 1:2 with linespoints lw 2 pt {index + 4} title '{title}'"
+                                     for index, title in enumerate(series)))
+    try:
+        subprocess.run(['gnuplot'], input='\n'.join(lines) + '\n', text=True, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as failure:
+        print(f'no plot {name}: {getattr(failure, "stderr", failure)}')
+        return False
+    return True

@@ -1,0 +1,188 @@
+"""Runs the benchmark against the server in the environment; scripts/bench calls it."""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+import peers
+import plan
+import report
+from measure import Bench
+from server import Failed, Server
+
+HERE = Path(__file__).resolve().parent
+
+
+def options():
+    parser = argparse.ArgumentParser(prog='scripts/bench', description='Measures event_store against raw'
+                                     ' PostgreSQL and its peers, and writes docs/benchmarks.md.')
+    parser.add_argument('--quick', action='store_true',
+                        help='short turns, under 3 minutes; prints and writes nothing into the tree')
+    parser.add_argument('--rows', help='only these: ' + ', '.join(plan.rows()))
+    parser.add_argument('--turns', type=int, help='how often each series is measured (5; quick: 3)')
+    parser.add_argument('--seconds', type=int, help='length of a turn (6; quick: 2)')
+    parser.add_argument('--growth', nargs='?', const='1,5,20', metavar='MILLIONS',
+                        help='only growth: appends and loads at these sizes of the store (1,5,20)')
+    parser.add_argument('--report', action='store_true',
+                        help='writes docs/benchmarks.md anew from the results that are there')
+    given = parser.parse_args()
+    given.sizes = [float(size) for size in (given.growth or '1,5,20').split(',')]
+    if given.growth:
+        given.wanted = ['growth']
+    elif given.rows:
+        given.wanted = given.rows.split(',')
+    else:
+        given.wanted = plan.QUICK_ROWS if given.quick else [row for row in plan.rows() if row != 'growth']
+    for row in given.wanted:
+        if row not in plan.rows():
+            parser.error(f'no row {row}; there are: {", ".join(plan.rows())}')
+    given.turns = given.turns or (3 if given.quick else 5)
+    given.seconds = given.seconds or (2 if given.quick else 6)
+    return given
+
+
+def say(text=''):
+    print(text, flush=True)
+
+
+# -------------------------------------------------------------------- machine
+
+def output_of(*words):
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ''
+
+
+def commit():
+    root = str(HERE.parent)
+    # the tree may belong to another user than the one who measures
+    git = ('git', '-c', f'safe.directory={root}', '-C', root)
+    name = output_of(*git, 'rev-parse', '--short=12', 'HEAD') or 'unknown'
+    changed = output_of(*git, 'status', '--porcelain', '--', '*.c', '*.h', 'schema', 'Makefile')
+    return name + (' with changes' if changed else '')
+
+
+def disk(folder):
+    device, kind = output_of('df', '--output=source,fstype', folder).split('\n')[-1].split()
+    about = output_of('lsblk', '-dno', 'MODEL,ROTA,SIZE', device)
+    return f'{device}, {kind}' + (f' ({" ".join(about.split())})' if about else '')
+
+
+def fsyncs(server):
+    """What a commit waits for: one small write and fdatasync."""
+    text = output_of(str(server.bindir / 'pg_test_fsync'), '-s', '1', '-f', str(server.logs / 'fsync'))
+    found = re.search(r'fdatasync +([0-9.]+) ops/sec', text)
+    return f'{float(found.group(1)):,.0f} a second' if found else 'not measured'
+
+
+def environment(server, versions, given):
+    cpu = re.search(r'Model name: *(.*)', output_of('lscpu'))
+    memory = int(re.search(r'MemTotal: *(\d+)', Path('/proc/meminfo').read_text(encoding='ascii')).group(1))
+    changed = server.sql("SELECT name, current_setting(name) FROM pg_settings WHERE source IN"
+                         " ('configuration file', 'command line') AND name NOT IN ('unix_socket_directories',"
+                         " 'data_directory', 'config_file', 'log_line_prefix', 'DateStyle', 'TimeZone',"
+                         " 'log_timezone', 'default_text_search_config', 'dynamic_shared_memory_type')"
+                         " AND name NOT LIKE 'lc\\_%' ORDER BY name")
+    return {'date': time.strftime('%Y-%m-%d'), 'commit': commit(),
+            'processor': cpu.group(1) if cpu else 'unknown', 'cores': server.cpus,
+            'memory': f'{memory / 1048576:.0f} GB', 'kernel': output_of('uname', '-sr'),
+            'disk': disk(os.environ['WORK']),
+            'flushes': 'not measured' if given.quick else fsyncs(server),
+            'server': server.value('SELECT version()'),
+            'settings': {name: value for name, value in changed},
+            'peers': versions}
+
+
+# ----------------------------------------------------------------------- runs
+
+def seconds_of(group, series, given):
+    if group.name == 'sustained':
+        return 5 if given.quick else given.seconds * 10
+    if given.quick and group.name in ('append 1', 'append 4', 'append 64') or series.kind == 'copy':
+        return max(1, given.seconds // 2)
+    return max(1, round(given.seconds * group.share))
+
+
+def turns_of(group, given):
+    if group.name == 'sustained':
+        return 1 if given.quick else min(3, given.turns)
+    return given.turns
+
+
+def measure_group(bench, group, series, given, failures):
+    """The series of a group by turns, every second time the other way round."""
+    runs, broken = [], set()
+    for number in range(1, turns_of(group, given) + 1):
+        for one in series if number % 2 else reversed(series):
+            if one.name in broken:
+                continue
+            if one.template in bench.absent:
+                broken.add(one.name)
+                say(f'  {one.title}: absent ({bench.absent[one.template]})')
+                continue
+            try:
+                runs.append(bench.turn(group, one, seconds_of(group, one, given), number))
+            except Failed as failure:
+                broken.add(one.name)
+                failures.append(f'{one.title}: {failure}')
+                say(f'  FAILED {one.title}: {failure}')
+    return [run for run in runs if run['series'] not in broken]
+
+
+def measure_extra(kind, bench, given, failures):
+    runs = []
+    measured = bench.cost() if kind == 'cost' else bench.growth(given.sizes, given.seconds, say)
+    try:
+        for run in measured:
+            runs.append(run)
+            say('  ' + report.extra_line(run))
+    except Failed as failure:
+        failures.append(f'{kind}: {failure}')
+        say(f'  FAILED {kind}: {failure}')
+    return runs
+
+
+def main():
+    given = options()
+    if given.report:
+        report.write()
+        return 0
+    server = Server()
+    bench = Bench(server)
+    failures, runs = [], []
+
+    bench.make_store()
+    targets, groups = plan.chosen(given.wanted, given.quick)
+    needs_peers = any(one.template != plan.STORE for _, series in groups for one in series)
+    versions, bench.absent = peers.make(server, os.environ['PEERS']) if needs_peers else ({}, {})
+    about = environment(server, versions, given)
+    say(report.environment_text(about))
+    for group, series in groups:
+        say(f'\n{group.title}')
+        measured = measure_group(bench, group, series, given, failures)
+        runs += measured
+        say(report.group_text(measured))
+    for kind in plan.EXTRA_ROWS:
+        if kind in given.wanted:
+            say(f'\n{kind.capitalize()}')
+            runs += measure_extra(kind, bench, given, failures)
+    if targets:
+        say('\n' + report.ratio_text(targets, runs, bench.absent))
+    if not given.quick:
+        report.keep(runs, about)
+        report.write()
+        say('\nWritten: docs/benchmarks.md and bench/results/')
+    for failure in failures:
+        say(f'FAILED {failure}')
+    return 1 if failures else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The server under measurement, reached through psql and pgbench."""
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+class Failed(Exception):
+    """A command failed; the text is what it wrote."""
+
+
+def command(*words, env=None, text=None):
+    done = subprocess.run([str(word) for word in words], env={**os.environ, **(env or {})},
+                          input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        # every client of pgbench reports the same: the first lines say it
+        lines = (done.stderr.strip() or done.stdout.strip() or 'failed').split('\n')
+        raise Failed('\n'.join(lines[:4]))
+    return done.stdout
+
+
+def percentile(ordered, share):
+    """The value below which a share of an ordered list lies."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Server:
+    """A running server: libpq finds it through the environment."""
+
+    def __init__(self):
+        self.bindir = Path(os.environ['BINDIR'])
+        self.cpus = len(os.sched_getaffinity(0))
+        self.logs = Path(tempfile.mkdtemp(prefix='pgbench.', dir=os.environ['WORK']))
+
+    def sql(self, text, database='postgres', env=None):
+        """Runs statements, each in a transaction of its own; returns rows of texts."""
+        out = command(self.bindir / 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-F', '\t',
+                      '-d', database, '-f', '-', text=text, env=env)
+        return [line.split('\t') for line in out.splitlines()]
+
+    def value(self, text, database='postgres'):
+        return self.sql(text, database)[0][0]
+
+    def configure(self, settings):
+        """Sets exactly these settings of event_store, in the way that needs a reload."""
+        self.sql('ALTER SYSTEM RESET ALL;'
+                 + ''.join(f"ALTER SYSTEM SET event_store.{name} = '{value}';"
+                           for name, value in settings.items())
+                 + 'SELECT pg_reload_conf();')
+        wanted = sorted([f'event_store.{name}', str(value)] for name, value in settings.items())
+        # a new session has the settings once the postmaster has read them
+        while sorted(self.sql("SELECT name, current_setting(name) FROM pg_settings"
+                              " WHERE name LIKE 'event_store.%' AND sourcefile LIKE '%auto.conf'"
+                              )) != wanted:
+            time.sleep(0.02)
+
+    def copy_database(self, name, template):
+        self.sql(f'CREATE DATABASE {name} TEMPLATE {template}')
+
+    def drop_database(self, name):
+        self.sql(f'DROP DATABASE IF EXISTS {name} WITH (FORCE)')
+
+    def wait_for_clients(self, database):
+        """Until all clients have gone, so that what they count is counted."""
+        while self.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                         f" AND datname = '{database}'") != '0':
+            time.sleep(0.05)
+
+    def start_pgbench(self, script, database, clients=1, seconds=None, calls=None, variables=None,
+                      options='', seed=1, log=None):
+        """Starts pgbench; extended protocol, prepared once, parameters sent as a driver does."""
+        preset = {'a': 0, 'e': 0, 'k': 0, 'n': 0, 's': 0, **(variables or {})}
+        words = [self.bindir / 'pgbench', '-n', '-M', 'prepared', '-c', clients,
+                 '-j', min(clients, self.cpus), '-f', HERE / 'pgbench' / f'{script}.sql',
+                 f'--random-seed={seed}']
+        words += ['-T', seconds] if calls is None else ['-t', calls]
+        if log:
+            words += ['-l', f'--log-prefix={log}']
+        for name, value in preset.items():
+            words += ['-D', f'{name}={value}']
+        return subprocess.Popen([str(word) for word in words] + [database], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, 'PGOPTIONS': options})
+
+    def pgbench(self, script, database, **given):
+        """Runs pgbench and returns what it measured."""
+        log = self.logs / 'call'
+        process = self.start_pgbench(script, database, log=log, **given)
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+        took = []
+        for file in self.logs.glob('call.*'):
+            with open(file, encoding='ascii') as lines:
+                took += [int(line.split(' ', 3)[2]) for line in lines]
+            file.unlink()
+        if process.returncode != 0:
+            raise Failed('\n'.join(err.strip().split('\n')[:4]))
+        return measured(out, took)
+
+
+def measured(out, took):
+    """Reads pgbench's report; took: microseconds of every call."""
+    calls = int(re.search(r'transactions actually processed: (\d+)', out).group(1))
+    rate = float(re.search(r'tps = ([0-9.]+) \(without initial', out).group(1))
+    took.sort()
+    result = {'calls': calls, 'calls_per_second': rate}
+    for name, share in (('p50', .5), ('p95', .95), ('p99', .99), ('p999', .999)):
+        result[f'{name}_us'] = percentile(took, share)
+    return result
