@@ -73,6 +73,8 @@ typedef struct Round
 	DrainRow   *rows;			/* in sid order */
 	int			nrows;
 	int			ntxns;
+	int64		stopped_at;		/* the round has all visible transactions that
+								 * ended below this */
 	int			attempts;
 	int			succeeded;		/* probes that succeeded */
 	int			failed;			/* transactions with a failing row */
@@ -228,8 +230,8 @@ collect(Round *round, int64 max_rows)
 	Collected	collected = {0};
 	StagedScan *scan;
 	StagedRow	row;
-	int64		stopped_at = PG_INT64_MAX;
 
+	round->stopped_at = PG_INT64_MAX;
 	collected.maxrows = 1024;
 	collected.rows = palloc(collected.maxrows * sizeof(DrainRow));
 	collected.maxtxns = 1024;
@@ -246,17 +248,17 @@ collect(Round *round, int64 max_rows)
 			collected.txns[collected.ntxns - 1].txn != row.txn &&
 			any_ended_below(&collected, row.txn))
 		{
-			stopped_at = row.txn;
+			round->stopped_at = row.txn;
 			break;
 		}
 		collect_row(&collected, &row);
 		heap_freetuple(row.tuple);
 	}
 	es_staged_end(scan);
-	choose(&collected, stopped_at, round);
+	choose(&collected, round->stopped_at, round);
 	pfree(collected.rows);
 	pfree(collected.txns);
-	return stopped_at != PG_INT64_MAX;
+	return round->stopped_at != PG_INT64_MAX;
 }
 
 /* ---------- probes ---------- */
@@ -745,6 +747,38 @@ note_drain_time(void)
 	es_end(&scope);
 }
 
+/*
+ * Notes which requests a round starts from, before it takes its snapshot.  One
+ * round may not be enough for them, and new rows must not put them off for
+ * ever: so it is remembered below which sid everything is that had committed
+ * when they were made.
+ */
+static uint64
+note_request(SharedDatabase *db)
+{
+	uint64		request = pg_atomic_read_u64(&db->drains_requested);
+
+	if (db->pending_request <= pg_atomic_read_u64(&db->drains_done))
+	{
+		pg_read_barrier();
+		db->pending_request = request;
+		db->pending_sid = db->staging_state == ES_STAGING_OPEN
+			? (int64) pg_atomic_read_u64(&db->next_sid) : PG_INT64_MAX;
+	}
+	return request;
+}
+
+/* The request that is fulfilled once a round has committed; 0 = none. */
+static uint64
+fulfilled_request(SharedDatabase *db, const Round *round, uint64 request)
+{
+	if (db == NULL)
+		return 0;
+	if (round->stopped_at == PG_INT64_MAX)
+		return request;
+	return round->stopped_at >= db->pending_sid ? db->pending_request : 0;
+}
+
 int64
 es_drain_round(int64 max_rows, bool *more)
 {
@@ -756,7 +790,7 @@ es_drain_round(int64 max_rows, bool *more)
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
-	request = db == NULL ? 0 : pg_atomic_read_u64(&db->drains_requested);
+	request = db == NULL ? 0 : note_request(db);
 	round.attempts = 1 + (db == NULL ? 0 : db->consecutive_failures);
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*more = collect(&round, max_rows);
@@ -775,7 +809,7 @@ es_drain_round(int64 max_rows, bool *more)
 	UnregisterSnapshot(round.snapshot);
 	for (int i = 0; i < round.nrows; i++)
 		events += round.rows[i].is_event ? 1 : 0;
-	es_note_drained(events, round.nrows - events, *more ? 0 : request);
+	es_note_drained(events, round.nrows - events, fulfilled_request(db, &round, request));
 	pfree(round.rows);
 	return round.nrows;
 }

@@ -249,7 +249,6 @@ typedef struct SharedDatabase
 	Oid			position_sequence;	/* whose block this is */
 	int64		next_position;
 	int64		position_limit; /* last position of the reserved block */
-	pg_atomic_uint32 position_waiters;
 	ConditionVariable position_ended;	/* positions are not in flight any more */
 
 	/* staging: staging.c */
@@ -269,6 +268,8 @@ typedef struct SharedDatabase
 	/* drain */
 	pg_atomic_uint64 drains_requested;
 	pg_atomic_uint64 drains_done;	/* the request last fulfilled */
+	uint64		pending_request;	/* that rounds work on, under the drain lock */
+	int64		pending_sid;	/* what it asks for has lower sids */
 	ConditionVariable drained;	/* after every round and state change */
 	DrainState	drain_state;
 	int			consecutive_failures;

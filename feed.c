@@ -141,7 +141,10 @@ take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 		db->next_position += count;
 		/* later ones of the transaction are higher */
 		if (pg_atomic_read_u64(&mine->position) == 0)
+		{
+			pg_write_barrier();
 			pg_atomic_write_u64(&mine->position, first);
+		}
 	}
 	SpinLockRelease(&db->position_mutex);
 	return first;
@@ -152,8 +155,7 @@ es_end_positions(SharedDatabase *db)
 {
 	pg_atomic_write_u64(&es_in_flight[MyProcNumber].position, 0);
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&db->position_waiters) > 0)
-		ConditionVariableBroadcast(&db->position_ended);
+	ConditionVariableBroadcast(&db->position_ended);
 }
 
 /* Takes positions from the sequence itself; the positions lock is held. */
@@ -217,6 +219,19 @@ typedef struct FeedState
 	TimestampTz blocked_since;
 } FeedState;
 
+/* The last position taken; -1 when none was since the server started. */
+static int64
+last_taken_position(SharedDatabase *db, Oid sequence)
+{
+	int64		last = -1;
+
+	SpinLockAcquire(&db->position_mutex);
+	if (db->position_sequence == sequence)
+		last = db->next_position - 1;
+	SpinLockRelease(&db->position_mutex);
+	return last;
+}
+
 /*
  * As long as no position was taken since the server started, nothing is in
  * flight, and the log itself says how far it goes.
@@ -239,16 +254,18 @@ read_feed_state(SharedDatabase *db, FeedState *state)
 	Oid			sequence = es_store()->positions;
 
 	memset(state, 0, sizeof(*state));
-	SpinLockAcquire(&db->position_mutex);
-	if (db->position_sequence == sequence)
-		state->last = db->next_position - 1;
-	else
-		state->last = -1;
-	SpinLockRelease(&db->position_mutex);
+	state->last = last_taken_position(db, sequence);
 	if (state->last < 0)
 	{
-		state->safe = state->last = last_position_at_rest();
-		return;
+		int64		at_rest = last_position_at_rest();
+
+		/* what was taken meanwhile may have been seen out of its order */
+		state->last = last_taken_position(db, sequence);
+		if (state->last < 0)
+		{
+			state->safe = state->last = at_rest;
+			return;
+		}
 	}
 	state->safe = state->last;
 	for (int i = 0; i < MaxBackends; i++)
@@ -359,7 +376,7 @@ after_position_argument(FunctionCallInfo fcinfo, int argno, int64 otherwise)
 
 /*
  * Waits on a condition variable that every transaction with positions
- * broadcasts at its end, if somebody waits.  On a standby the worker's mark
+ * broadcasts at its end.  On a standby the worker's mark
  * comes in with replay, which wakes nobody: there the wait is in slices.
  */
 Datum
@@ -369,7 +386,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	SharedDatabase *db;
 	int64		after;
 	int64		timeout = 5000;
-	volatile int64 position = 0;
+	int64		position;
 	TimestampTz end;
 
 	if (PG_ARGISNULL(0))
@@ -382,28 +399,19 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	db = feed_database();
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
-	pg_atomic_fetch_add_u32(&db->position_waiters, 1);
-	PG_TRY();
+	ConditionVariablePrepareToSleep(&db->position_ended);
+	for (;;)
 	{
-		ConditionVariablePrepareToSleep(&db->position_ended);
-		for (;;)
-		{
-			long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
-			position = safe_position();
-			if (position > after || left <= 0)
-				break;
-			ConditionVariableTimedSleep(&db->position_ended,
-										RecoveryInProgress() ? Min(left, STANDBY_SLICE_MS) : left,
-										es_wait_event(&wait_event, "EventStoreFeed"));
-		}
+		position = safe_position();
+		if (position > after || left <= 0)
+			break;
+		ConditionVariableTimedSleep(&db->position_ended,
+									RecoveryInProgress() ? Min(left, STANDBY_SLICE_MS) : left,
+									es_wait_event(&wait_event, "EventStoreFeed"));
 	}
-	PG_FINALLY();
-	{
-		ConditionVariableCancelSleep();
-		pg_atomic_fetch_sub_u32(&db->position_waiters, 1);
-	}
-	PG_END_TRY();
+	ConditionVariableCancelSleep();
 	PG_RETURN_INT64(position);
 }
 
@@ -411,14 +419,21 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 
 /*
  * Which of "members" consumers an aggregate belongs to.  Consumers keep their
- * place by it, so it must never change: FNV-1a over type, a zero byte and id.
+ * place by it, so it must never change: FNV-1a over type, a zero byte and id,
+ * then the last step of MurmurHash3.  Without that step the last characters
+ * hardly reach the bits that decide, and ids that count up share a member.
  */
 Datum
 es_aggregate_member(PG_FUNCTION_ARGS)
 {
 	text	   *parts[2] = {PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)};
+	int			members = PG_GETARG_INT32(2);
 	uint64		hash = UINT64CONST(14695981039346656037);
 
+	if (members < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("members must be positive")));
 	for (int p = 0; p < 2; p++)
 	{
 		const unsigned char *bytes = (const unsigned char *) VARDATA_ANY(parts[p]);
@@ -429,7 +444,10 @@ es_aggregate_member(PG_FUNCTION_ARGS)
 		if (p == 0)
 			hash = (hash ^ 0) * UINT64CONST(1099511628211);
 	}
-	PG_RETURN_INT32((int32) ((hash >> 32) % (uint64) PG_GETARG_INT32(2)));
+	hash = (hash ^ (hash >> 33)) * UINT64CONST(0xff51afd7ed558ccd);
+	hash = (hash ^ (hash >> 33)) * UINT64CONST(0xc4ceb9fe1a85ec53);
+	hash ^= hash >> 33;
+	PG_RETURN_INT32((int32) (hash % (uint64) members));
 }
 
 #define FEED_BASE \

@@ -19,6 +19,7 @@
  */
 #include "event_store.h"
 
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -45,6 +46,33 @@
 
 PG_FUNCTION_INFO_V1(es_staging_state);
 PG_FUNCTION_INFO_V1(es_guard_drop);
+
+/* An index without entries is this long: its metapage. */
+#define EMPTY_INDEX_BLOCKS 1
+
+static BlockNumber
+blocks_of(Oid relation, bool is_index)
+{
+	Relation	rel = is_index ? index_open(relation, AccessShareLock)
+		: table_open(relation, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+
+	relation_close(rel, AccessShareLock);
+	return blocks;
+}
+
+/*
+ * Whether a segment is as new.  One without rows may still have entries in its
+ * indexes, if truncating it failed half way; new rows would be found by them.
+ */
+static bool
+is_pristine(const StagingSegment *segment)
+{
+	return blocks_of(segment->table, false) == 0 &&
+		blocks_of(segment->by_key, true) == EMPTY_INDEX_BLOCKS &&
+		blocks_of(segment->by_event_id, true) == EMPTY_INDEX_BLOCKS &&
+		blocks_of(segment->by_txn, true) == EMPTY_INDEX_BLOCKS;
+}
 
 /* ---------- open and close ---------- */
 
@@ -136,11 +164,10 @@ count_leftovers(StagingOpening *opening)
 	opening->active_segment = 0;
 	for (int i = ES_SEGMENTS - 1; i >= 0; i--)
 	{
-		Relation	table = table_open(es_store()->segments[i].table, AccessShareLock);
+		StagingSegment segment = es_store()->segments[i];
 
-		if (RelationGetNumberOfBlocks(table) == 0)
+		if (is_pristine(&segment))
 			opening->active_segment = i;
-		table_close(table, AccessShareLock);
 	}
 }
 
@@ -200,20 +227,14 @@ static void
 rotate(SharedDatabase *db)
 {
 	int			active = db->active_segment;
-	Relation	table = table_open(es_store()->segments[active].table, AccessShareLock);
-	BlockNumber blocks = RelationGetNumberOfBlocks(table);
 
-	table_close(table, AccessShareLock);
-	if (blocks < SEGMENT_BLOCKS)
+	if (blocks_of(es_store()->segments[active].table, false) < SEGMENT_BLOCKS)
 		return;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
-		if (i == active)
-			continue;
-		table = table_open(es_store()->segments[i].table, AccessShareLock);
-		blocks = RelationGetNumberOfBlocks(table);
-		table_close(table, AccessShareLock);
-		if (blocks == 0)
+		StagingSegment segment = es_store()->segments[i];
+
+		if (i != active && is_pristine(&segment))
 		{
 			LWLockAcquire(db->lock, LW_EXCLUSIVE);
 			db->active_segment = i;
@@ -261,19 +282,25 @@ all_dead(Relation table)
 /*
  * Truncates a segment if all in it is dead and nobody is using it.  Under the
  * exclusive lock no transaction can have rows in it that others do not see.
+ * Truncating in place cannot be rolled back, so it is not interrupted; one that
+ * failed half way is made up for by the next.
  */
 static void
-truncate_if_dead(Oid relation)
+truncate_if_dead(const StagingSegment *segment)
 {
 	Relation	table;
 
-	if (!ConditionalLockRelationOid(relation, AccessExclusiveLock))
+	if (!ConditionalLockRelationOid(segment->table, AccessExclusiveLock))
 		return;
-	table = try_relation_open(relation, NoLock);
+	table = try_relation_open(segment->table, NoLock);
 	if (table == NULL)
 		return;
-	if (RelationGetNumberOfBlocks(table) > 0 && all_dead(table))
+	if (!is_pristine(segment) && all_dead(table))
+	{
+		HOLD_INTERRUPTS();
 		heap_truncate_one_rel(table);
+		RESUME_INTERRUPTS();
+	}
 	relation_close(table, NoLock);
 }
 
@@ -286,8 +313,10 @@ es_reclaim_segments(void)
 	rotate(db);
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
+		StagingSegment segment = es_store()->segments[i];
+
 		if (i != db->active_segment)
-			truncate_if_dead(es_store()->segments[i].table);
+			truncate_if_dead(&segment);
 	}
 }
 

@@ -70,7 +70,6 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	pg_atomic_init_u64(&db->staged_views, 0);
 	pg_atomic_init_u64(&db->drains_requested, 0);
 	pg_atomic_init_u64(&db->drains_done, 0);
-	pg_atomic_init_u32(&db->position_waiters, 0);
 	ConditionVariableInit(&db->position_ended);
 	ConditionVariableInit(&db->drained);
 	ConditionVariableInit(&db->worker_changed);
@@ -145,6 +144,8 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->dead_letters_possible = true;
 	pg_atomic_write_u64(&db->drains_requested, 0);
 	pg_atomic_write_u64(&db->drains_done, 0);
+	db->pending_request = 0;
+	db->pending_sid = 0;
 	db->drain_state = ES_DRAIN_STOPPED;
 	db->consecutive_failures = 0;
 	db->last_error[0] = '\0';

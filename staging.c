@@ -121,11 +121,14 @@ wait_until_open(SharedDatabase *db)
 	return open;
 }
 
+/* A row may be drained, and taken off, before its transaction counted it. */
 static uint64
 staged_rows(SharedDatabase *db)
 {
-	return pg_atomic_read_u64(&db->staged_events) +
-		pg_atomic_read_u64(&db->staged_views);
+	int64		rows = (int64) (pg_atomic_read_u64(&db->staged_events) +
+								pg_atomic_read_u64(&db->staged_views));
+
+	return (uint64) Max(rows, 0);
 }
 
 uint64

@@ -117,6 +117,15 @@ publish_drained(SharedDatabase *db)
 	db->first_staged_at =
 		pg_atomic_read_u64(&db->staged_events) +
 		pg_atomic_read_u64(&db->staged_views) > 0 ? db->last_drain_at : 0;
+	/* who counted its rows before it could see that we forgot about others */
+	pg_memory_barrier();
+	if (db->first_staged_at == 0 &&
+		pg_atomic_read_u64(&db->staged_events) +
+		pg_atomic_read_u64(&db->staged_views) > 0)
+	{
+		db->first_staged_at = db->last_drain_at;
+		current.wake = true;
+	}
 	if (request > pg_atomic_read_u64(&db->drains_done))
 		pg_atomic_write_u64(&db->drains_done, request);
 	LWLockRelease(db->lock);
@@ -151,6 +160,9 @@ end_transaction(bool committed)
 
 	if (db != NULL)
 	{
+		/* first, so that the feed has what a flush has waited for */
+		if (current.took_positions)
+			es_end_positions(db);
 		if (committed && current.nrows > 0)
 			publish_staged(db);
 		if (committed && current.opens)
@@ -162,8 +174,6 @@ end_transaction(bool committed)
 			pg_memory_barrier();
 			pg_atomic_fetch_sub_u64(&db->uncommitted, current.uncommitted);
 		}
-		if (current.took_positions)
-			es_end_positions(db);
 		if (committed && current.wake)
 			es_wake_worker(db);
 	}

@@ -75,6 +75,8 @@ es_sleep_on_latch(long timeout, uint32 wait_event)
 void
 es_heed_signals(void)
 {
+	/* a cancel that comes between steps has nothing to cancel */
+	QueryCancelPending = false;
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{

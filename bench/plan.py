@@ -53,7 +53,7 @@ class Target:
 
 RAW_COUNT = 'SELECT count(*) FROM bench.raw_events'
 LOG_COUNT = 'SELECT count(*) FROM event_store.domain_events'
-ALL_COUNT = (f'SELECT ({LOG_COUNT}) + staged_events FROM event_store.staging_status')
+ALL_COUNT = f'SELECT ({LOG_COUNT}) + staged_events FROM event_store.staging_status'
 
 
 def raw(clients, sync=True, bytes_=200, script='raw_insert', label='', **more):
@@ -93,7 +93,8 @@ GROUPS = [
                count='SELECT count(*) FROM message_store.messages', variables={'bytes': 200},
                options='-c search_path=message_store,public'),
         Series('emmett', 'Emmett emt_append_to_stream', 'emmett', 16, template=EMMETT,
-               count='SELECT count(*) FROM emt_messages', variables={'bytes': 200}),
+               count='SELECT count(*) FROM emt_messages',
+               variables={'bytes': 200, 'partition': 'emt:default'}),
         raw(16, False), append(16, False),
         Series('staged', 'staged append_event, ingest', 'append_event_staged', 16, count=ALL_COUNT,
                settings=BURST, variables={'bytes': 200}),

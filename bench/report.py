@@ -103,7 +103,7 @@ def extra_words(runs):
     if 'conflicts' in runs[0]:
         words += f', {100 * sum(r["conflicts"] for r in runs) / sum(r["calls"] for r in runs):.0f} % of calls met a conflict'
     if 'slowest_consumer_behind' in runs[0]:
-        words += f', slowest consumer {number(middle(runs, "slowest_consumer_behind"))} events behind'
+        words += f', slowest consumer {middle(runs, "slowest_consumer_behind"):,.0f} events behind'
     if 'ingest_per_second' in runs[0]:
         words += f', taken at {number(middle(runs, "ingest_per_second"))}/s'
     return words
@@ -180,7 +180,8 @@ How it is measured:
   after a CHECKPOINT. A figure is the median of the turns, with the lowest and highest beside it; a ratio is the
   median of the ratios turn by turn.
 - After each turn the rows in the tables are counted and compared with the calls that returned.
-- Times of single calls come from pgbench's log. Failed or absent series have no figure.
+- Rates and times of single calls come from pgbench's log of every call, without the first second of a turn (or its first
+  quarter, if that is shorter), in which sessions prepare their plans. Failed or absent series have no figure.
 - The peers are the packages of the npm registry as they are, with their own SQL functions called from pgbench.
 '''
 
@@ -192,9 +193,10 @@ def write():
     if NOTES.exists():
         parts.append(NOTES.read_text(encoding='utf-8').strip())
     plots = draw(runs)
-    parts.append(append_section(runs, plots, about))
-    parts += [group_section(group, runs, about) for group in plan.GROUPS if not group.name.startswith('append ')]
-    parts.insert(-1, plot_line(plots, 'batches', 'events a second by the size of a batch'))
+    parts += [family_section('append ', 'Single appends', plots, 'appends', runs, about),
+              family_section('batch ', 'Batches', plots, 'batches', runs, about)]
+    parts += [group_section('##', group, runs, about) for group in plan.GROUPS
+              if not group.name.startswith(('append ', 'batch '))]
     parts += [cost_section(runs, about), growth_section(runs, plots, about)]
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text('\n\n'.join(part.strip() for part in parts if part.strip()) + '\n', encoding='utf-8')
@@ -235,12 +237,21 @@ def commit_note(runs, about):
     return f'\n\nMeasured at commit {", ".join(others)}.' if others else ''
 
 
-def group_section(group, runs, about):
+def group_section(mark, group, runs, about):
     some = [run for run in runs if run['part'] == group.name]
     if not some:
         return ''
-    note = f'\n\n{group.note}' if group.note else ''
-    return f'## {group.title}{note}\n\n{group_table(group, some)}{commit_note(some, about)}'
+    note = f'{group.note}\n\n' if group.note else ''
+    return f'{mark} {group.title}\n\n{note}{group_table(group, some)}{commit_note(some, about)}'
+
+
+def family_section(prefix, title, plots, plot, runs, about):
+    """Groups that differ in one number, in its order, below one plot."""
+    groups = sorted((group for group in plan.GROUPS if group.name.startswith(prefix)),
+                    key=lambda group: int(group.name.split()[1]))
+    parts = [group_section('###', group, runs, about) for group in groups]
+    parts = [part for part in parts if part]
+    return '\n\n'.join([f'## {title}', plot_line(plots, plot, title), *parts]) if parts else ''
 
 
 def group_table(group, runs):
@@ -254,20 +265,6 @@ def group_table(group, runs):
                      f'{number(low)} … {number(high)}']
                     + [milliseconds(middle(some, f'{mark}_us')) for mark in ('p50', 'p95', 'p99', 'p999')])
     return table(['', rate_unit(runs), 'spread', 'p50 ms', 'p95 ms', 'p99 ms', 'p99.9 ms'], rows)
-
-
-def append_section(runs, plots, about):
-    parts = []
-    for group in sorted((group for group in plan.GROUPS if group.name.startswith('append ')),
-                        key=lambda group: int(group.name.split()[1])):
-        some = [run for run in runs if run['part'] == group.name]
-        if some:
-            parts.append(f'### {group.title}\n\n' + (f'{group.note}\n\n' if group.note else '')
-                         + group_table(group, some) + commit_note(some, about))
-    if not parts:
-        return ''
-    return '\n\n'.join(['## Single appends', plot_line(plots, 'appends', 'events a second by the number of clients')]
-                       + parts)
 
 
 def cost_section(runs, about):
@@ -318,7 +315,7 @@ def draw(runs):
     for name, axes, series in (
             ('appends', ('clients', 'events a second', 'set logscale x 2\nset xtics (1, 4, 16, 64)'), by_clients),
             ('batches', ('events in a batch', 'events a second', 'set logscale x 10'), by_batch),
-            ('growth', ('million events', 'p50, ms', ''), by_size)):
+            ('growth', ('million events', 'p50, ms', 'set logscale x 10'), by_size)):
         series = {title: [(x, y) for x, y in points if y is not None] for title, points in series.items()}
         series = {title: points for title, points in series.items() if points}
         if series and gnuplot(name, axes, series):
@@ -326,16 +323,27 @@ def draw(runs):
     return drawn
 
 
+COLORS = {'raw INSERT, sync on': '#666666', 'raw INSERT, sync off': '#bbbbbb', 'append_event, sync on': '#1f5fb4',
+          'append_event, sync off': '#8ab6e8', 'message-db': '#d62728', 'Emmett': '#ff7f0e',
+          'staged append_event': '#2ca02c', 'raw INSERT … SELECT unnest': '#666666', 'append_batch': '#1f5fb4',
+          'COPY, 1 client': '#222222', 'append_event, 1 client': '#1f5fb4', 'append_event, 16 clients': '#8ab6e8'}
+
+
+def look(title):
+    """Raw is grey, ours is blue, and lighter where nobody waits for the disk."""
+    return f"lw 2 lc rgb '{COLORS.get(title, '#2ca02c')}'"
+
+
 def gnuplot(name, axes, series):
     horizontal, vertical, more = axes
-    lines = ["set terminal svg size 760,420 font 'sans-serif,13' background 'white'",
+    lines = ["set terminal svg size 760,420 font 'sans-serif,13' background 'white' noenhanced",
              f"set output '{RESULTS / name}.svg'", 'set encoding utf8', 'set key outside right', 'set grid ytics lc "#dddddd"',
              "set decimalsign '.'", "set format y '%.0f'" if name != 'growth' else "set format y '%.2f'",
              'set border 3', 'set tics nomirror', 'set yrange [0:*]', f"set xlabel '{horizontal}'", f"set ylabel '{vertical}'",
              'set offsets graph 0.05, graph 0.05, 0, 0', more]
     for index, points in enumerate(series.values()):
         lines += [f'$data{index} << END', *[f'{x} {y}' for x, y in points], 'END']
-    lines.append('plot ' + ', '.join(f"$data{index} using 1:2 with linespoints lw 2 pt {index + 4} title '{title}'"
+    lines.append('plot ' + ', '.join(f"$data{index} using 1:2 with linespoints {look(title)} pt {index + 4} title '{title}'"
                                      for index, title in enumerate(series)))
     try:
         subprocess.run(['gnuplot'], input='\n'.join(lines) + '\n', text=True, check=True, capture_output=True)

@@ -71,7 +71,7 @@ def commit():
 
 def disk(folder):
     device, kind = output_of('df', '--output=source,fstype', folder).split('\n')[-1].split()
-    about = output_of('lsblk', '-dno', 'MODEL,ROTA,SIZE', device)
+    about = output_of('lsblk', '-dno', 'MODEL,SIZE', device)
     return f'{device}, {kind}' + (f' ({" ".join(about.split())})' if about else '')
 
 
@@ -86,7 +86,7 @@ def environment(server, versions, given):
     cpu = re.search(r'Model name: *(.*)', output_of('lscpu'))
     memory = int(re.search(r'MemTotal: *(\d+)', Path('/proc/meminfo').read_text(encoding='ascii')).group(1))
     changed = server.sql("SELECT name, current_setting(name) FROM pg_settings WHERE source IN"
-                         " ('configuration file', 'command line') AND name NOT IN ('unix_socket_directories',"
+                         " ('configuration file', 'command line') AND name NOT IN ('unix_socket_directories', 'listen_addresses',"
                          " 'data_directory', 'config_file', 'log_line_prefix', 'DateStyle', 'TimeZone',"
                          " 'log_timezone', 'default_text_search_config', 'dynamic_shared_memory_type')"
                          " AND name NOT LIKE 'lc\\_%' ORDER BY name")
@@ -102,10 +102,14 @@ def environment(server, versions, given):
 
 # ----------------------------------------------------------------------- runs
 
+# groups and kinds that --quick gives half of a turn, to stay under three minutes
+QUICK_HALF = ('append 1', 'append 4', 'append 64', 'staged batch', 'views')
+
+
 def seconds_of(group, series, given):
     if group.name == 'sustained':
-        return 5 if given.quick else given.seconds * 10
-    if given.quick and group.name in ('append 1', 'append 4', 'append 64') or series.kind == 'copy':
+        return 4 if given.quick else given.seconds * 10
+    if given.quick and (group.name in QUICK_HALF or series.template != plan.STORE):
         return max(1, given.seconds // 2)
     return max(1, round(given.seconds * group.share))
 
@@ -152,6 +156,8 @@ def measure_extra(kind, bench, given, failures):
 def main():
     given = options()
     if given.report:
+        if not report.RUNS.exists():
+            sys.exit('there are no results yet in bench/results')
         report.write()
         return 0
     server = Server()

@@ -8,18 +8,26 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
+WARM_UP = 1.0                       # seconds
+PATIENCE = 3600                     # beyond the length of a turn, in seconds
+FEW_CALLS = 20                      # too few to leave some out
+
 
 class Failed(Exception):
     """A command failed; the text is what it wrote."""
+
+
+def complaint(text):
+    """The first lines of an error: every client of pgbench says the same."""
+    lines = [line for line in text.strip().split('\n') if 'setting random seed' not in line]
+    return '\n'.join(lines[:4]) or 'failed without a word'
 
 
 def command(*words, env=None, text=None):
     done = subprocess.run([str(word) for word in words], env={**os.environ, **(env or {})},
                           input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        # every client of pgbench reports the same: the first lines say it
-        lines = (done.stderr.strip() or done.stdout.strip() or 'failed').split('\n')
-        raise Failed('\n'.join(lines[:4]))
+        raise Failed(complaint(done.stderr or done.stdout))
     return done.stdout
 
 
@@ -91,26 +99,42 @@ class Server:
         log = self.logs / 'call'
         process = self.start_pgbench(script, database, log=log, **given)
         try:
-            out, err = process.communicate()
-        except BaseException:
-            process.terminate()
-            raise
-        took = []
+            out, err = process.communicate(timeout=PATIENCE + (given.get('seconds') or 0))
+        except subprocess.TimeoutExpired as hung:
+            raise Failed(f'{script} does not come to an end') from hung
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        calls = []
         for file in self.logs.glob('call.*'):
             with open(file, encoding='ascii') as lines:
-                took += [int(line.split(' ', 3)[2]) for line in lines]
+                for line in lines:
+                    # client, call, microseconds, script, seconds and microseconds of its end
+                    words = line.split()
+                    calls.append((int(words[4]) + int(words[5]) / 1e6, int(words[2])))
             file.unlink()
         if process.returncode != 0:
-            raise Failed('\n'.join(err.strip().split('\n')[:4]))
-        return measured(out, took)
+            raise Failed(complaint(err))
+        return measured(out, calls)
 
 
-def measured(out, took):
-    """Reads pgbench's report; took: microseconds of every call."""
-    calls = int(re.search(r'transactions actually processed: (\d+)', out).group(1))
+def measured(out, calls):
+    """What pgbench's report and its log of calls (end, microseconds) say.
+
+    The first quarter of a turn, at most a second, warms caches and prepares
+    plans; it counts as calls but not in rates and times.
+    """
+    done = int(re.search(r'transactions actually processed: (\d+)', out).group(1))
     rate = float(re.search(r'tps = ([0-9.]+) \(without initial', out).group(1))
-    took.sort()
-    result = {'calls': calls, 'calls_per_second': rate}
+    if calls:
+        first, last = min(calls)[0], max(calls)[0]
+        counted = [call for call in calls if call[0] > first + min(WARM_UP, (last - first) / 4)]
+        if len(counted) >= FEW_CALLS:
+            begin = min(counted)[0]
+            calls, rate = counted, (len(counted) - 1) / (last - begin)
+    took = sorted(microseconds for _, microseconds in calls)
+    result = {'calls': done, 'calls_per_second': rate}
     for name, share in (('p50', .5), ('p95', .95), ('p99', .99), ('p999', .999)):
         result[f'{name}_us'] = percentile(took, share)
     return result

@@ -25,6 +25,7 @@ class Follower(multiprocessing.Process):
         self.run_name = run
         self.until = until
         self.folder = folder
+        self.start_at = 0
         self.position = 0
         self.got = []
         self.violations = []
@@ -35,14 +36,16 @@ class Follower(multiprocessing.Process):
         line = {}
         try:
             self.connect()
+            self.start_at = self.rows('SELECT event_store.safe_position()')[0][0]
+            self.position = self.start_at
             while time.monotonic() < self.until:
                 self.follow()
         except Exception:
             line['broken'] = traceback.format_exc()
             raise
         finally:
-            line.update(follower=self.number, position=self.position, got=self.got,
-                        violations=self.violations)
+            line.update(follower=self.number, start=self.start_at, position=self.position,
+                        got=self.got, violations=self.violations)
             path = os.path.join(self.folder, f'follower-{self.number}.jsonl')
             with open(path, 'w') as file:
                 file.write(json.dumps(line) + '\n')

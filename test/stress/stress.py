@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Many clients against one store, and a ledger that must agree with it.
 
-    stress.py --dsn 'host=/tmp/s dbname=x' [--clients 32] [--aggregates 8] …
+    stress.py --dsn 'host=/tmp/s dbname=x' [--clients 32] [--aggregates 8] ...
 
 Every client is a process that appends in all the ways there are and writes
 down, transaction by transaction, what it tried, what the server answered and
@@ -223,7 +223,7 @@ def main():
     for violation in violations[:25]:
         print('VIOLATION', violation)
     if len(violations) > 25:
-        print(f'VIOLATION … and {len(violations) - 25} more')
+        print(f'VIOLATION and {len(violations) - 25} more')
     print('passed' if not violations else f'FAILED: {len(violations)} violations')
     if violations or given.keep:
         print(f'the ledgers stay in {folder}')

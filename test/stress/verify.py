@@ -274,10 +274,10 @@ class Verifier:
                     self.wrong(f'lost, but not the tail: {lost} before {report}')
 
     def check_feed(self, line):
-        """A follower got all that is in the log up to where it came."""
+        """A follower got all that is in the log from its start up to where it came."""
         got = {position: token for position, token, _ in line['got']}
         log = {row.position: token for token, row in self.log.items()
-               if row.position <= line['position']}
+               if line['start'] < row.position <= line['position']}
         self.counts['events delivered by the feed'] += len(got)
         for position in sorted(log.keys() - got.keys()):
             self.wrong(f'the feed skipped {log[position]} at position {position}')

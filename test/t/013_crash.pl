@@ -140,16 +140,20 @@ sub staging_client
 	} (1 .. 20000);
 }
 
+# Scripts and output are files: nobody needs to feed the clients meanwhile.
+my $clients = 0;
+
 sub start_client
 {
 	my ($script) = @_;
-	my ($out, $err) = ('', '');
+	my $base = PostgreSQL::Test::Utils::tempdir() . '/client' . ++$clients;
 
+	append_to_file("$base.sql", $script);
 	return {
-		out => \$out,
+		out => "$base.out",
 		run => IPC::Run::start(
-			[ 'psql', '-XAtq', '-d', $node->connstr('shop'), '-f', '-' ],
-			'<', \$script, '>', \$out, '2>', \$err)
+			[ 'psql', '-XAtq', '-d', $node->connstr('shop'), '-f', "$base.sql" ],
+			'<', '/dev/null', '>', "$base.out", '2>', "$base.err")
 	};
 }
 
@@ -179,7 +183,7 @@ sub crash_under_load
 	my $highest = 0;
 	foreach my $i (0 .. $#durable)
 	{
-		my @positions = split /\n/, ${ $durable[$i]->{out} };
+		my @positions = split /\n/, slurp_file($durable[$i]->{out});
 		my $name = "$round-" . ($i + 1);
 		my $kept = sql("SELECT count(*) FROM event_store.domain_events
 			             WHERE aggregate_type = 'D' AND aggregate_id = '$name'");
@@ -233,6 +237,8 @@ sub kill_postmaster
 	{
 		return if $node->start(fail_ok => 1);
 		usleep(100_000);
+		# the node took the old process id file for that of a server
+		$node->stop('fast', fail_ok => 1);
 	}
 	die 'the server did not start again';
 }
@@ -243,11 +249,31 @@ crash_under_load('postmaster', '', \&kill_postmaster);
 crash_under_load('immediate', '',
 	sub { $node->stop('immediate'); $node->start; });
 
+# ---------- a commit that never reached the disk, the first of a block of
+# positions: a client saw them
+
+$node->append_conf('postgresql.conf',
+	"event_store.write_delay = '1h'\nwal_writer_delay = '10s'\nwal_writer_flush_after = '1GB'\nfull_page_writes = off\n");
+$node->restart;
+epoch();
+my $client = $node->background_psql('shop');
+$client->query_safe('SET synchronous_commit = off');
+my $seen = $client->query_safe(q{
+	SELECT max(global_position) FROM event_store.append_batch(
+	    (SELECT jsonb_agg(jsonb_build_object('aggregate_type', 'D', 'aggregate_id', 'unflushed',
+	                                         'event_type', 'x')) FROM generate_series(1, 2)))});
+my $crashed_at = log_offset($node);
+kill 'KILL', $client->query_safe('SELECT pg_backend_pid()');
+$node->wait_for_log(qr/all server processes terminated; reinitializing/, $crashed_at);
+eval { $client->quit; };
+$node->poll_query_until('shop', 'SELECT true');
+note('events left of the unflushed commit: '
+	  . sql(q{SELECT count(*) FROM event_store.domain_events WHERE aggregate_id = 'unflushed'}));
+cmp_ok(sql(q{SELECT last_position FROM event_store.append_event('D', 'next', 0, 'x')}),
+	'>', $seen, 'a position that was lost with its commit is not given again');
+
 # ---------- the worker killed is a crash like any other
 
-$node->append_conf('postgresql.conf', "event_store.write_delay = '1h'\n");
-$node->reload;
-$node->poll_query_until('shop', "SELECT current_setting('event_store.write_delay') = '1h'");
 my $old_epoch = epoch();
 $offset = log_offset($node);
 sql($append_two);
