@@ -50,7 +50,7 @@ store_changed(Datum arg, Oid relid)
 	if (!store_valid)
 		return;
 	if (relid == InvalidOid || relid == s->events ||
-		relid == s->views || relid == s->positions || relid == s->dead_letters)
+		relid == s->positions || relid == s->dead_letters)
 		store_valid = false;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
@@ -113,7 +113,8 @@ find_store(Store *s, char **version)
 	s->events = relation_named(s->schema, "domain_events", -1);
 	s->events_by_aggregate = relation_named(s->schema, "domain_events_aggregate_key", -1);
 	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
-	s->views = relation_named(s->schema, "domain_views", -1);
+	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
+	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->event_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
@@ -132,7 +133,7 @@ find_store(Store *s, char **version)
 	}
 	if (!complete || !OidIsValid(s->events) || !OidIsValid(s->events_by_aggregate) ||
 		!OidIsValid(s->events_by_id) || !OidIsValid(s->positions) ||
-		!OidIsValid(s->views) || !OidIsValid(s->dead_letters))
+		!OidIsValid(s->aggregate_gate) || !OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
 		return false;
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));

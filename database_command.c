@@ -42,16 +42,16 @@
 static ProcessUtility_hook_type previous_hook = NULL;
 
 /* A copy of a database with a store that this transaction makes. */
-static Oid	copied_database = InvalidOid;
+static Oid copied_database = InvalidOid;
 static bool callback_registered = false;
 
 /* Lifts the bar; at the last one a worker may come back. */
 static void
 unbar(int code, Datum arg)
 {
-	Oid			database = DatumGetObjectId(arg);
+	Oid database = DatumGetObjectId(arg);
 	SharedDatabase *db = es_find_database(database);
-	bool		wake = false;
+	bool wake = false;
 
 	if (db == NULL)
 		return;
@@ -79,7 +79,7 @@ bar(Oid database, bool *has_store)
 
 	while ((db = es_make_database(database)) != NULL)
 	{
-		bool		ours;
+		bool ours;
 
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
 		/* the launcher may have given it back in between */
@@ -100,7 +100,7 @@ bar(Oid database, bool *has_store)
 static bool
 dismiss_worker(SharedDatabase *db, Oid database)
 {
-	bool		gone;
+	bool gone;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	gone = db->database != database || db->worker_pid == 0;
@@ -135,11 +135,11 @@ await_departure(SharedDatabase *db, Oid database)
 static DefElem *
 option_named(List *options, const char *name)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, options)
+	foreach (cell, options)
 	{
-		DefElem    *option = lfirst_node(DefElem, cell);
+		DefElem *option = lfirst_node(DefElem, cell);
 
 		if (strcmp(option->defname, name) == 0)
 			return option;
@@ -156,20 +156,23 @@ database_needed(Node *command)
 		case T_DropdbStmt:
 			return ((DropdbStmt *) command)->dbname;
 		case T_CreatedbStmt:
-			{
-				DefElem    *template = option_named(((CreatedbStmt *) command)->options,
-													"template");
+		{
+			DefElem *template =
+				option_named(((CreatedbStmt *) command)->options, "template");
 
-				return template != NULL && template->arg != NULL
-					? defGetString(template) : "template1";
-			}
+			return template != NULL && template->arg != NULL
+					   ? defGetString(template)
+					   : "template1";
+		}
 		case T_RenameStmt:
 			return ((RenameStmt *) command)->renameType == OBJECT_DATABASE
-				? ((RenameStmt *) command)->subname : NULL;
+					   ? ((RenameStmt *) command)->subname
+					   : NULL;
 		case T_AlterDatabaseStmt:
 			return option_named(((AlterDatabaseStmt *) command)->options,
 								"tablespace") != NULL
-				? ((AlterDatabaseStmt *) command)->dbname : NULL;
+					   ? ((AlterDatabaseStmt *) command)->dbname
+					   : NULL;
 		default:
 			return NULL;
 	}
@@ -179,8 +182,8 @@ database_needed(Node *command)
 static bool
 may_need(Node *command, Oid database)
 {
-	HeapTuple	tuple;
-	bool		allowed = object_ownercheck(DatabaseRelationId, database, GetUserId());
+	HeapTuple tuple;
+	bool allowed = object_ownercheck(DatabaseRelationId, database, GetUserId());
 
 	if (allowed || !IsA(command, CreatedbStmt))
 		return allowed;
@@ -229,11 +232,11 @@ database_command(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	ProcessUtility_hook_type next =
 		previous_hook != NULL ? previous_hook : standard_ProcessUtility;
-	Node	   *command = pstmt->utilityStmt;
+	Node *command = pstmt->utilityStmt;
 	const char *name = database_needed(command);
-	Oid			database = name != NULL ? get_database_oid(name, true) : InvalidOid;
+	Oid database = name != NULL ? get_database_oid(name, true) : InvalidOid;
 	SharedDatabase *db = NULL;
-	bool		has_store = false;
+	bool has_store = false;
 
 	if (OidIsValid(database) && may_need(command, database))
 		db = bar(database, &has_store);

@@ -357,7 +357,8 @@ typedef struct Store
 										 * (aggregate_type, aggregate_id,
 										 * sequence) */
 	Oid			events_by_id;	/* its unique index on (event_id) */
-	Oid			views;			/* domain_views */
+	Oid			aggregate_gate; /* see lock.c */
+	Oid			view_key_gate;
 	Oid			positions;		/* the sequence of global positions */
 	Oid			dead_letters;
 	StagingSegment segments[ES_SEGMENTS];
@@ -487,13 +488,13 @@ typedef enum LockSpace
 /* The 64-bit hash that stands for a pair of texts in a lock. */
 extern uint64 es_pair_hash(Datum first, Datum second);
 /*
- * Locks one pair exclusively until the transaction ends, and before it the
- * table it belongs to, in the mode of a writer.
+ * Locks one pair exclusively until the transaction ends, passing the gate of
+ * its space.
  */
 extern void es_lock_pair(LockSpace space, uint64 hash);
 /*
  * Locks many, each once, in the order of their hashes; if they are very many,
- * the whole table instead.  Sorts the array.
+ * closes the gate instead.  Sorts the array.
  */
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
 /* The one lock of a space that has one: drain, positions. */

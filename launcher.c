@@ -56,16 +56,16 @@ PGDLLEXPORT void es_launcher_main(Datum arg);
 /* What the launcher remembers of the worker of each slot. */
 typedef struct Start
 {
-	Oid			database;		/* whose worker the rest speaks of */
+	Oid database;					/* whose worker the rest speaks of */
 	BackgroundWorkerHandle *handle; /* until its end was noticed */
 	TimestampTz started_at;
-	TimestampTz retry_at;		/* 0 = at once */
-	int			short_lives;	/* in a row */
+	TimestampTz retry_at; /* 0 = at once */
+	int short_lives;	  /* in a row */
 } Start;
 
 static Start starts[ES_MAX_DATABASES];
-static List *unprobed = NIL;	/* databases not yet looked at */
-static bool no_process_left = false;	/* and that was reported */
+static List *unprobed = NIL;		 /* databases not yet looked at */
+static bool no_process_left = false; /* and that was reported */
 
 void
 es_register_launcher(void)
@@ -73,11 +73,13 @@ es_register_launcher(void)
 	BackgroundWorker worker;
 
 	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = ES_LAUNCHER_RESTART_S;
 	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "es_launcher_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_function_name, "es_launcher_main",
+			sizeof(worker.bgw_function_name));
 	strlcpy(worker.bgw_name, "event_store launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "event_store launcher", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
@@ -100,10 +102,10 @@ leave_launcher(int code, Datum arg)
 static List *
 list_databases(MemoryContext context, bool all)
 {
-	List	   *databases = NIL;
-	Relation	rel;
+	List *databases = NIL;
+	Relation rel;
 	TableScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -130,8 +132,8 @@ list_databases(MemoryContext context, bool all)
 static bool
 forget_if_dropped(Oid database)
 {
-	List	   *databases = list_databases(CurrentMemoryContext, true);
-	bool		dropped = !list_member_oid(databases, database);
+	List *databases = list_databases(CurrentMemoryContext, true);
+	bool dropped = !list_member_oid(databases, database);
 
 	list_free(databases);
 	if (dropped)
@@ -153,9 +155,10 @@ set_worker_state(SharedDatabase *db, WorkerState state)
 static long
 start_pause(int short_lives)
 {
-	long		pause = ES_START_PAUSE_MS;
+	long pause = ES_START_PAUSE_MS;
 
-	for (int i = ES_OUTAGE_LIVES; i < short_lives && pause < ES_START_PAUSE_MAX_MS; i++)
+	for (int i = ES_OUTAGE_LIVES;
+		 i < short_lives && pause < ES_START_PAUSE_MAX_MS; i++)
 		pause *= 2;
 	return Min(pause, ES_START_PAUSE_MAX_MS);
 }
@@ -193,9 +196,11 @@ settle_start(SharedDatabase *db, Start *start)
 	if (start->short_lives == ES_OUTAGE_LIVES)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("event_store worker of database %u keeps ending", start->database),
+				 errmsg("event_store worker of database %u keeps ending",
+						start->database),
 				 errdetail("Callers do its work meanwhile; it is tried again every few seconds.")));
-	start->retry_at = TimestampTzPlusMilliseconds(now, start_pause(start->short_lives));
+	start->retry_at =
+		TimestampTzPlusMilliseconds(now, start_pause(start->short_lives));
 	set_worker_state(db, ES_WORKER_UNAVAILABLE);
 }
 
@@ -204,15 +209,18 @@ static bool
 start_worker(SharedDatabase *db, Start *start)
 {
 	BackgroundWorker worker;
-	Oid			database = start->database;
+	Oid database = start->database;
 
 	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "es_worker_main", sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker of database %u", database);
+	strlcpy(worker.bgw_function_name, "es_worker_main",
+			sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker of database %u",
+			 database);
 	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
 	worker.bgw_main_arg = Int32GetDatum((int32) (db - es_shared->databases));
 	memcpy(worker.bgw_extra, &database, sizeof(database));
@@ -232,13 +240,15 @@ start_worker(SharedDatabase *db, Start *start)
 	}
 
 	start->handle = NULL;
-	start->retry_at = TimestampTzPlusMilliseconds(start->started_at, ES_START_PAUSE_MS);
+	start->retry_at =
+		TimestampTzPlusMilliseconds(start->started_at, ES_START_PAUSE_MS);
 	if (!no_process_left)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("could not start an event_store worker"),
 				 errdetail("Callers do its work meanwhile; it is tried again every few seconds."),
-				 errhint("You might need to increase %s.", "max_worker_processes")));
+				 errhint("You might need to increase %s.",
+						 "max_worker_processes")));
 	no_process_left = true;
 	set_worker_state(db, ES_WORKER_UNAVAILABLE);
 	return false;
@@ -250,11 +260,11 @@ admit_unprobed(int room)
 {
 	while (room-- > 0 && unprobed != NIL)
 	{
-		Oid			database = linitial_oid(unprobed);
+		Oid database = linitial_oid(unprobed);
 		SharedDatabase *db = es_make_database(database);
 
 		if (db == NULL)
-			return;				/* later, when a slot is given back */
+			return; /* later, when a slot is given back */
 		unprobed = list_delete_first(unprobed);
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
 		if (db->database == database && db->worker_state == ES_WORKER_NONE &&
@@ -269,7 +279,7 @@ static bool
 tend_slot(SharedDatabase *db, Start *start)
 {
 	WorkerState state;
-	pid_t		pid;
+	pid_t pid;
 
 	if (start->handle != NULL &&
 		GetBackgroundWorkerPid(start->handle, &pid) == BGWH_STOPPED)
@@ -297,13 +307,14 @@ tend_slot(SharedDatabase *db, Start *start)
 static bool
 is_wanted(SharedDatabase *db, const Start *start)
 {
-	bool		wanted;
+	bool wanted;
 
 	LWLockAcquire(db->lock, LW_SHARED);
 	wanted = OidIsValid(db->database) && db->database == start->database &&
-		start->handle == NULL && db->worker_pid == 0 && db->worker_bars == 0 &&
-		(db->worker_state == ES_WORKER_WANTED ||
-		 db->worker_state == ES_WORKER_UNAVAILABLE);
+			 start->handle == NULL && db->worker_pid == 0 &&
+			 db->worker_bars == 0 &&
+			 (db->worker_state == ES_WORKER_WANTED ||
+			  db->worker_state == ES_WORKER_UNAVAILABLE);
 	LWLockRelease(db->lock);
 	return wanted;
 }
@@ -315,8 +326,8 @@ is_wanted(SharedDatabase *db, const Start *start)
 static long
 tend_workers(void)
 {
-	int			starting = 0;
-	long		timeout = -1;
+	int starting = 0;
+	long timeout = -1;
 
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
 		starting += tend_slot(&es_shared->databases[i], &starts[i]);
@@ -324,7 +335,7 @@ tend_workers(void)
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
 	{
 		SharedDatabase *db = &es_shared->databases[i];
-		Start	   *start = &starts[i];
+		Start *start = &starts[i];
 
 		/* a slot just assigned */
 		if (start->handle == NULL && start->database != db->database)
@@ -335,8 +346,8 @@ tend_workers(void)
 			starting++;
 		else
 		{
-			long		pause = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-																start->retry_at);
+			long pause = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														 start->retry_at);
 
 			timeout = timeout < 0 ? pause : Min(timeout, pause);
 		}
@@ -347,7 +358,7 @@ tend_workers(void)
 void
 es_launcher_main(Datum arg)
 {
-	uint32		wait_event;
+	uint32 wait_event;
 
 	es_enter_process();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);

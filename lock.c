@@ -9,19 +9,20 @@
  * waiting and nothing else.
  *
  * Lock order, for all of event_store:
- *	 1. the table, domain_events or domain_views, RowExclusive
+ *	 1. the gate of the lock space: RowExclusive on a relation
  *	 2. aggregates, then view keys: each sorted by hash within one call
- *	 3. staging segments
- *	 4. the drain lock, held to commit by whoever moves rows; others only
+ *	 3. the tables, as PostgreSQL does it
+ *	 4. staging segments
+ *	 5. the drain lock, held to commit by whoever moves rows; others only
  *		touch it in share mode for a moment, to wait where the deadlock
  *		detector sees it
- *	 5. the positions lock, released at once
+ *	 6. the positions lock, released at once
  *
  * The lock table of the server is small.  A call over very many pairs
- * therefore locks the whole table against other writers instead: it takes the
- * drain lock, so that no drain can stand in its way or wait for it half done,
- * and then the table in a mode that conflicts with 1.  Since every writer takes
- * 1 before it looks at anything, that is as good as all the locks of 2.
+ * therefore closes the gate against other writers instead of locking pair by
+ * pair.  The gate is the relation of an empty composite type, which nothing
+ * else ever locks: so a writer passes it at the price of a fast-path lock, and
+ * the drain, which takes no locks of pairs, does not pass it at all.
  *
  * Called by event_store.c, view_store.c, staging.c, drain.c, feed.c.
  */
@@ -33,7 +34,7 @@
 #include "storage/lock.h"
 
 /*
- * A call that needs more locks than this takes the table.  Many such calls at
+ * A call that needs more locks than this closes the gate.  Many such calls at
  * once still fit into the lock table, which has max_locks_per_transaction
  * entries a connection.
  */
@@ -58,11 +59,11 @@ make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)
 						 (uint32) hash, space);
 }
 
-/* The table whose rows the pairs of a space name. */
 static Oid
-table_of(LockSpace space)
+gate_of(LockSpace space)
 {
-	return space == ES_LOCK_AGGREGATE ? es_store()->events : es_store()->views;
+	return space == ES_LOCK_AGGREGATE ? es_store()->aggregate_gate
+		: es_store()->view_key_gate;
 }
 
 static void
@@ -78,7 +79,7 @@ void
 es_lock_pair(LockSpace space, uint64 hash)
 {
 	es_note_lock();
-	LockRelationOid(table_of(space), RowExclusiveLock);
+	LockRelationOid(gate_of(space), RowExclusiveLock);
 	lock_one(space, hash);
 }
 
@@ -97,11 +98,10 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 	es_note_lock();
 	if (count > MAX_PAIRS)
 	{
-		es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
-		LockRelationOid(table_of(space), ShareRowExclusiveLock);
+		LockRelationOid(gate_of(space), ShareRowExclusiveLock);
 		return;
 	}
-	LockRelationOid(table_of(space), RowExclusiveLock);
+	LockRelationOid(gate_of(space), RowExclusiveLock);
 	if (count > 1)
 		qsort(hashes, count, sizeof(uint64), compare_hashes);
 	for (int i = 0; i < count; i++)

@@ -374,8 +374,9 @@ es_staging_state(PG_FUNCTION_ARGS)
 		char		error[ES_ERROR_CHARS];
 
 		LWLockAcquire(db->lock, LW_SHARED);
-		values[0] = Int64GetDatum((int64) pg_atomic_read_u64(&db->staged_events));
-		values[1] = Int64GetDatum((int64) pg_atomic_read_u64(&db->staged_views));
+		/* a row may be drained, and taken off, before it was counted */
+		values[0] = Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_events), 0));
+		values[1] = Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_views), 0));
 		values[4] = Int32GetDatum(db->worker_pid == 0 ? ES_DRAIN_STOPPED : db->drain_state);
 		values[5] = Int64GetDatum(db->consecutive_failures);
 		strlcpy(error, db->last_error, sizeof(error));

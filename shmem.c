@@ -42,7 +42,7 @@
 #define ES_LAUNCHER_RETURN_MS 15000
 
 SharedState *es_shared = NULL;
-InFlight   *es_in_flight = NULL;
+InFlight *es_in_flight = NULL;
 
 static SharedDatabase *my_database = NULL;
 static shmem_request_hook_type previous_request_hook = NULL;
@@ -78,7 +78,7 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 static void
 startup_memory(void)
 {
-	bool		found;
+	bool found;
 
 	if (previous_startup_hook != NULL)
 		previous_startup_hook();
@@ -96,8 +96,9 @@ startup_memory(void)
 		for (int i = 0; i < ES_MAX_DATABASES; i++)
 			initialise_slot(&es_shared->databases[i], &locks[i + 1].lock);
 	}
-	es_in_flight = ShmemInitStruct("event_store positions in flight",
-								   mul_size(MaxBackends, sizeof(InFlight)), &found);
+	es_in_flight =
+		ShmemInitStruct("event_store positions in flight",
+						mul_size(MaxBackends, sizeof(InFlight)), &found);
 	if (!found)
 	{
 		memset(es_in_flight, 0, mul_size(MaxBackends, sizeof(InFlight)));
@@ -202,7 +203,8 @@ es_my_database(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many databases with an event store in this cluster"),
-				 errdetail("At most %d databases can have one.", ES_MAX_DATABASES)));
+				 errdetail("At most %d databases can have one.",
+						   ES_MAX_DATABASES)));
 	return my_database;
 }
 
@@ -257,7 +259,7 @@ void
 es_release_database(Oid database)
 {
 	SharedDatabase *db;
-	bool		idle;
+	bool idle;
 
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
 	db = slot_of(database);
@@ -265,7 +267,7 @@ es_release_database(Oid database)
 	{
 		LWLockAcquire(db->lock, LW_SHARED);
 		idle = !db->claimed && db->worker_bars == 0 && db->worker_pid == 0 &&
-			db->worker_state == ES_WORKER_NONE;
+			   db->worker_state == ES_WORKER_NONE;
 		LWLockRelease(db->lock);
 		if (idle)
 			assign_slot(db, InvalidOid);
@@ -277,13 +279,13 @@ es_release_database(Oid database)
 static bool
 launcher_expected(void)
 {
-	bool		expected;
+	bool expected;
 
 	LWLockAcquire(es_shared->lock, LW_SHARED);
 	expected = es_shared->launcher_pid != 0 ||
-		!TimestampDifferenceExceeds(es_shared->launcher_gone_at,
-									GetCurrentTimestamp(),
-									ES_LAUNCHER_RETURN_MS);
+			   !TimestampDifferenceExceeds(es_shared->launcher_gone_at,
+										   GetCurrentTimestamp(),
+										   ES_LAUNCHER_RETURN_MS);
 	LWLockRelease(es_shared->lock);
 	return expected;
 }
@@ -296,10 +298,19 @@ launcher_expected(void)
 void
 es_wake_worker(SharedDatabase *db)
 {
-	bool		expected = launcher_expected();
-	bool		to_launcher = false;
-	bool		gave_up = false;
+	bool expected;
+	bool to_launcher = false;
+	bool gave_up = false;
 
+	/*
+	 * Called and not yet looked: it will see, after it has taken the call, all
+	 * that was counted before we read this.
+	 */
+	pg_memory_barrier();
+	if (db->worker_called && db->worker_state == ES_WORKER_RUNNING)
+		return;
+
+	expected = launcher_expected();
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	switch (db->worker_state)
 	{
@@ -313,7 +324,8 @@ es_wake_worker(SharedDatabase *db)
 		case ES_WORKER_WANTED:
 			gave_up = !expected;
 			to_launcher = expected;
-			db->worker_state = expected ? ES_WORKER_WANTED : ES_WORKER_UNAVAILABLE;
+			db->worker_state =
+				expected ? ES_WORKER_WANTED : ES_WORKER_UNAVAILABLE;
 			break;
 		case ES_WORKER_UNAVAILABLE:
 			break;

@@ -64,7 +64,7 @@ es_enter_process(void)
 void
 es_sleep_on_latch(long timeout, uint32 wait_event)
 {
-	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	int events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 
 	if (timeout >= 0)
 		events |= WL_TIMEOUT;
@@ -90,21 +90,21 @@ es_heed_signals(void)
 typedef struct Work
 {
 	SharedDatabase *db;
-	int64		moved;			/* by the last round */
-	bool		more;			/* was left by it */
-	bool		store_gone;		/* as far as we know */
-	bool		closed;
+	int64 moved;	 /* by the last round */
+	bool more;		 /* was left by it */
+	bool store_gone; /* as far as we know */
+	bool closed;
 
 	/* the pace */
-	TimestampTz last_work_at;	/* end of the last step that did something */
-	TimestampTz last_round_at;	/* end of the last round */
-	long		pause;			/* ms before the next round; 0 = none */
-	bool		failed;			/* the last step did */
-	int			empty_rounds;	/* due, yet without effect, in a row */
-	int			rounds;			/* since space was looked after */
+	TimestampTz last_work_at;  /* end of the last step that did something */
+	TimestampTz last_round_at; /* end of the last round */
+	long pause;				   /* ms before the next round; 0 = none */
+	bool failed;			   /* the last step did */
+	int empty_rounds;		   /* due, yet without effect, in a row */
+	int rounds;				   /* since space was looked after */
 } Work;
 
-typedef void (*WorkerStep) (Work *work);
+typedef void (*WorkerStep)(Work *work);
 
 /*
  * Takes this process's marks out of the slot.  Runs after the process has left
@@ -135,10 +135,11 @@ leave_slot(int code, Datum arg)
 static bool
 enter_slot(SharedDatabase *db, Oid database)
 {
-	bool		entered;
+	bool entered;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	entered = db->database == database && db->worker_pid == 0 && db->worker_bars == 0;
+	entered =
+		db->database == database && db->worker_pid == 0 && db->worker_bars == 0;
 	if (entered)
 	{
 		db->worker_pid = MyProcPid;
@@ -178,7 +179,7 @@ static void
 leave_unless_called(Work *work)
 {
 	SharedDatabase *db = work->db;
-	bool		called;
+	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	called = db->worker_called;
@@ -198,7 +199,7 @@ leave_unless_called(Work *work)
 static bool
 take_call(SharedDatabase *db)
 {
-	bool		called;
+	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	called = db->worker_called;
@@ -220,8 +221,8 @@ set_drain_state(SharedDatabase *db, DrainState state)
 static long
 failure_pause(int failures)
 {
-	double		pause = es_retry_initial;
-	double		longest = Max(es_retry_initial, es_retry_max);
+	double pause = es_retry_initial;
+	double longest = Max(es_retry_initial, es_retry_max);
 
 	for (int i = 1; i < failures && pause < longest; i++)
 		pause *= 2;
@@ -233,8 +234,8 @@ static void
 note_failure(Work *work, const char *message)
 {
 	SharedDatabase *db = work->db;
-	int			length = pg_mbcliplen(message, strlen(message), ES_ERROR_CHARS - 1);
-	int			failures;
+	int length = pg_mbcliplen(message, strlen(message), ES_ERROR_CHARS - 1);
+	int failures;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	memcpy(db->last_error, message, length);
@@ -269,7 +270,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
@@ -332,14 +333,14 @@ static bool
 drain_requested(SharedDatabase *db)
 {
 	return pg_atomic_read_u64(&db->drains_requested) >
-		pg_atomic_read_u64(&db->drains_done);
+		   pg_atomic_read_u64(&db->drains_done);
 }
 
 static uint64
 staged_rows(SharedDatabase *db)
 {
 	return pg_atomic_read_u64(&db->staged_events) +
-		pg_atomic_read_u64(&db->staged_views);
+		   pg_atomic_read_u64(&db->staged_views);
 }
 
 /*
@@ -351,10 +352,10 @@ static long
 time_until_round(Work *work)
 {
 	SharedDatabase *db = work->db;
-	bool		requested = drain_requested(db);
-	uint64		staged = staged_rows(db);
+	bool requested = drain_requested(db);
+	uint64 staged = staged_rows(db);
 	TimestampTz due = 0;
-	long		pause = work->pause;
+	long pause = work->pause;
 
 	if (staged == 0 && !requested && !work->failed)
 		return -1;
@@ -371,8 +372,9 @@ time_until_round(Work *work)
 		pause = Min(pause, es_retry_initial);
 	if (pause > 0)
 		due = Max(due, TimestampTzPlusMilliseconds(work->last_round_at, pause));
-	return due == 0 ? 0
-		: TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
+	return due == 0
+			   ? 0
+			   : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
 }
 
 /* What failed before works again. */
@@ -397,13 +399,15 @@ note_round(Work *work)
 	work->last_round_at = work->last_work_at;
 	if (work->moved > 0)
 		work->rounds++;
-	if (work->moved > 0 || (staged_rows(work->db) == 0 && !drain_requested(work->db)))
+	if (work->moved > 0 ||
+		(staged_rows(work->db) == 0 && !drain_requested(work->db)))
 		work->empty_rounds = 0;
 	else
 	{
 		/* due, yet nothing could be moved: somebody else is at it */
 		work->pause = ES_EMPTY_ROUND_PAUSE_MS;
-		for (int i = 0; i < work->empty_rounds && work->pause < es_retry_initial; i++)
+		for (int i = 0;
+			 i < work->empty_rounds && work->pause < es_retry_initial; i++)
 			work->pause *= 2;
 		work->empty_rounds++;
 	}
@@ -413,7 +417,7 @@ note_round(Work *work)
 static void
 drain_due(Work *work)
 {
-	bool		due = true;
+	bool due = true;
 
 	set_drain_state(work->db, ES_DRAIN_DRAINING);
 	while (due)
@@ -440,11 +444,11 @@ drain_due(Work *work)
 static void
 sleep_out_pause(const Work *work, uint32 wait_event)
 {
-	long		left;
+	long left;
 
-	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												   TimestampTzPlusMilliseconds(work->last_round_at,
-																			   work->pause))) > 0)
+	while ((left = TimestampDifferenceMilliseconds(
+				GetCurrentTimestamp(),
+				TimestampTzPlusMilliseconds(work->last_round_at, work->pause))) > 0)
 	{
 		es_sleep_on_latch(left, wait_event);
 		es_heed_signals();
@@ -473,7 +477,7 @@ static void
 take_turn(Work *work, uint32 wait_event)
 {
 	SharedDatabase *db = work->db;
-	long		timeout;
+	long timeout;
 
 	es_heed_signals();
 	if (work->store_gone || db->staging_state != ES_STAGING_OPEN ||
@@ -494,9 +498,10 @@ take_turn(Work *work, uint32 wait_event)
 	}
 	if (timeout < 0)
 	{
-		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												  TimestampTzPlusMilliseconds(work->last_work_at,
-																			  ES_IDLE_EXIT_MS));
+		timeout =
+			TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+											TimestampTzPlusMilliseconds(work->last_work_at,
+																		ES_IDLE_EXIT_MS));
 		if (timeout == 0)
 		{
 			work->last_work_at = GetCurrentTimestamp();
@@ -512,17 +517,16 @@ take_turn(Work *work, uint32 wait_event)
 static void
 pin_settings(void)
 {
-	static const char *const pinned[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"transaction_timeout", "0"},
-		{"row_security", "on"}
-	};
+	static const char *const pinned[][2] =
+		{{"search_path", "pg_catalog, pg_temp"},
+		 {"default_transaction_isolation", "read committed"},
+		 {"default_transaction_read_only", "off"},
+		 {"default_transaction_deferrable", "off"},
+		 {"statement_timeout", "0"},
+		 {"lock_timeout", "0"},
+		 {"idle_in_transaction_session_timeout", "0"},
+		 {"transaction_timeout", "0"},
+		 {"row_security", "on"}};
 
 	for (int i = 0; i < (int) lengthof(pinned); i++)
 	{
@@ -535,9 +539,9 @@ pin_settings(void)
 void
 es_worker_main(Datum arg)
 {
-	Work		work;
-	Oid			database;
-	uint32		wait_event;
+	Work work;
+	Oid database;
+	uint32 wait_event;
 
 	memset(&work, 0, sizeof(work));
 	work.db = &es_shared->databases[DatumGetInt32(arg)];
@@ -551,7 +555,7 @@ es_worker_main(Datum arg)
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
 	report_running(work.db);
 
-	work.store_gone = true;		/* until it was looked for */
+	work.store_gone = true; /* until it was looked for */
 	MemoryContextSwitchTo(TopMemoryContext);
 	for (;;)
 		take_turn(&work, wait_event);
@@ -617,10 +621,11 @@ drain_state_name(DrainState state)
 Datum
 es_worker_state(PG_FUNCTION_ARGS)
 {
-	SharedDatabase *db = es_shared != NULL ? es_find_database(MyDatabaseId) : NULL;
-	Datum		values[WORKER_STATE_COLUMNS] = {0};
-	bool		nulls[WORKER_STATE_COLUMNS];
-	TupleDesc	tupdesc;
+	SharedDatabase *db =
+		es_shared != NULL ? es_find_database(MyDatabaseId) : NULL;
+	Datum values[WORKER_STATE_COLUMNS] = {0};
+	bool nulls[WORKER_STATE_COLUMNS];
+	TupleDesc tupdesc;
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");

@@ -72,7 +72,7 @@ def environment_text(about):
     lines = [f'{about["server"]}',
              f'{about["processor"]}, {about["cores"]} cores, {about["memory"]}, {about["kernel"]}',
              f'disk {about["disk"]}; flushes: {about["flushes"]}',
-             f'commit {about["commit"]}']
+             f'commit {about["commit"]}; turns: {about["turns"]}']
     lines += [f'{name} {version}' for name, version in about['peers'].items()]
     lines += ['settings: ' + ', '.join(f'{name} = {value}' for name, value in about['settings'].items())]
     return '\n'.join(lines)
@@ -205,7 +205,8 @@ def write():
 def machine_section(about):
     rows = [('processor', f'{about["processor"]}, {about["cores"]} cores'), ('memory', about['memory']),
             ('kernel', about['kernel']), ('disk', about['disk']), ('small writes flushed', about['flushes']),
-            ('PostgreSQL', about['server']), ('event_store', f'commit {about["commit"]}, {about["date"]}')]
+            ('PostgreSQL', about['server']), ('event_store', f'commit {about["commit"]}, {about["date"]}'),
+            ('turns', about['turns'])]
     rows += list(about['peers'].items())
     rows.append(('settings', '<br>'.join(f'{name} = {value}' for name, value in about['settings'].items())))
     return '## Machine\n\n| | |\n|---|---|\n' + '\n'.join(f'| {name} | {value} |' for name, value in rows)

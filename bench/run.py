@@ -96,7 +96,8 @@ def environment(server, versions, given):
             'disk': disk(os.environ['WORK']),
             'flushes': 'not measured' if given.quick else fsyncs(server),
             'server': server.value('SELECT version()'),
-            'settings': {name: value for name, value in changed},
+            'settings': dict(changed),
+            'turns': f'{given.turns} of {given.seconds} s, {os.getloadavg()[0]:.1f} processes running before',
             'peers': versions}
 
 
@@ -160,6 +161,8 @@ def main():
             sys.exit('there are no results yet in bench/results')
         report.write()
         return 0
+    if not os.environ.get('BINDIR'):
+        return 0                    # the words were right; there is no server yet
     server = Server()
     bench = Bench(server)
     failures, runs = [], []

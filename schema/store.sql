@@ -20,6 +20,14 @@ CREATE TYPE event_store.event AS (
 COMMENT ON TYPE event_store.event IS
 'One domain event: the columns of domain_events in their order. global_position is NULL while the event is staged.';
 
+-- Lock targets without content: see lock.c.
+CREATE TYPE event_store.aggregate_gate AS ();
+CREATE TYPE event_store.view_key_gate AS ();
+COMMENT ON TYPE event_store.aggregate_gate IS
+'Internal: what an append over very many aggregates locks instead of each of them.';
+COMMENT ON TYPE event_store.view_key_gate IS
+'Internal: what a write of very many views locks instead of each key.';
+
 CREATE FUNCTION event_store.announce_store() RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'es_announce_store';
 COMMENT ON FUNCTION event_store.announce_store() IS

@@ -335,16 +335,16 @@ CREATE FUNCTION pg_temp.write_all(durability text) RETURNS void
     LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM event_store.append_event('Undone', 'undone', 0, 'Added', durability => durability);
-    PERFORM event_store.append_events('Undone', 'undone', 1, '[{"event_type": "Added"}, {"event_type": "Added"}]',
+    PERFORM event_store.append_event('Undone', 'undone_arguments', 0, 'Added', durability => durability);
+    PERFORM event_store.append_events('Undone', 'undone_arguments', 1, '[{"event_type": "Added"}, {"event_type": "Added"}]',
                                       durability);
-    PERFORM FROM event_store.append_batch('{"aggregate_type": "Undone", "aggregate_id": "undone",
+    PERFORM FROM event_store.append_batch('{"aggregate_type": "Undone", "aggregate_id": "undone_arguments",
                                           "event_type": "Added", "expected_sequence": 3}', durability => durability);
-    PERFORM FROM event_store.append_batch(ARRAY['Undone'], ARRAY['undone'], ARRAY['Added'], NULL, ARRAY[4],
+    PERFORM FROM event_store.append_batch(ARRAY['Undone'], ARRAY['undone_arguments'], ARRAY['Added'], NULL, ARRAY[4],
                                           durability => durability);
-    PERFORM event_store.put_view('undone', 'put', '1', 1, durability);
-    PERFORM event_store.put_views('undone', ARRAY['put', 'put 2'], ARRAY['2', '3']::jsonb[], ARRAY[2, 2], durability);
-    PERFORM event_store.delete_view('undone', 'before', durability);
+    PERFORM event_store.put_view('undone_arguments', 'put', '1', 1, durability);
+    PERFORM event_store.put_views('undone_arguments', ARRAY['put', 'put 2'], ARRAY['2', '3']::jsonb[], ARRAY[2, 2], durability);
+    PERFORM event_store.delete_view('undone_arguments', 'before', durability);
 END
 $$;
 CREATE FUNCTION pg_temp.what_is_there() RETURNS SETOF text
@@ -355,15 +355,15 @@ AS $$
                   (SELECT count(*) FROM event_store.domain_events e
                     WHERE e.aggregate_type = 'Undone' AND e.aggregate_id = i),
                   event_store.aggregate_sequence('Undone', i))
-      FROM unnest(ARRAY['undone', 'kept']) i
+      FROM unnest(ARRAY['undone_arguments', 'kept']) i
     UNION ALL
     SELECT format('views: %s loaded, %s in the table',
                   (SELECT string_agg(format('%s v%s', v.view_key, v.version), ', ' ORDER BY v.view_key)
-                     FROM event_store.load_views('undone') v),
+                     FROM event_store.load_views('undone_arguments') v),
                   (SELECT string_agg(format('%s v%s', v.view_key, v.version), ', ' ORDER BY v.view_key)
-                     FROM event_store.domain_views v WHERE v.view_name = 'undone'))
+                     FROM event_store.domain_views v WHERE v.view_name = 'undone_arguments'))
 $$;
-SELECT event_store.put_view('undone', 'before', '0', 8);
+SELECT event_store.put_view('undone_arguments', 'before', '0', 8);
 
 BEGIN;
 SELECT pg_temp.write_all('staged');
@@ -426,7 +426,7 @@ SELECT pg_temp.write_all('staged');
 SELECT event_store.flush('60 s');
 SELECT pg_temp.what_is_there();
 SELECT staged_events, staged_views FROM event_store.staging_status;
-SELECT count(*) FROM event_store.dead_letters WHERE aggregate_type IN ('Undone', 'undone');
+SELECT count(*) FROM event_store.dead_letters WHERE aggregate_type IN ('Undone', 'undone_arguments');
 
 -- an error in the middle of a transaction undoes what was appended before it
 BEGIN;
