@@ -125,7 +125,8 @@ settle_epoch(StagingOpening *opening)
 	{
 		opening->epoch++;
 		ereport(WARNING,
-				(errmsg("staging is empty after an unclean stop: what was staged and not drained is lost"),
+				(errcode(ERRCODE_WARNING),
+				 errmsg("staging is empty after an unclean stop: what was staged and not drained is lost"),
 				 errdetail("The last drain was at %s; staging goes on with epoch " INT64_FORMAT ".",
 						   last_drain, opening->epoch)));
 	}

@@ -55,7 +55,7 @@ DECLARE
 BEGIN
     BEGIN
         SELECT r INTO answer FROM dblink_get_result(session) AS t(r text);
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN OTHERS OR query_canceled THEN
         state := SQLSTATE;
     END;
     PERFORM r FROM dblink_get_result(session, false) AS t(r text);
@@ -68,7 +68,7 @@ AS $$
         split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'),
         current_database(), session_user, session))
 $$;
-SELECT pg_temp.connect(session) FROM unnest(ARRAY['one', 'two', 'waiter', 'second waiter']) session \g /dev/null
+SELECT pg_temp.connect(session) FROM unnest(ARRAY['one', 'two', 'waiter', 'waiter2']) session \g /dev/null
 
 SELECT * FROM no_plan();
 
@@ -92,10 +92,10 @@ SELECT is(pg_temp.read(), 'b c', 'both are delivered in order');
 SELECT pg_temp.run('one', 'BEGIN') \g /dev/null
 SELECT pg_temp.append('one', 'd') \g /dev/null
 SELECT pg_temp.append('two', 'e') \g /dev/null
-SELECT ok(pg_temp.wait('waiter') AND pg_temp.wait('second waiter'), 'two waiters');
+SELECT ok(pg_temp.wait('waiter') AND pg_temp.wait('waiter2'), 'two waiters');
 SELECT pg_temp.run('one', 'ROLLBACK') \g /dev/null
 SELECT is(pg_temp.answer('waiter'), 't', 'a rollback wakes the one');
-SELECT is(pg_temp.answer('second waiter'), 't', 'and the other');
+SELECT is(pg_temp.answer('waiter2'), 't', 'and the other');
 SELECT is(pg_temp.read(), 'e', 'what was rolled back is not delivered');
 
 SELECT pg_temp.run(session, 'BEGIN') FROM unnest(ARRAY['one', 'two']) session \g /dev/null
@@ -151,9 +151,9 @@ SELECT is(pg_temp.run('waiter', 'SELECT in_flight FROM event_store.feed_status')
 SELECT ok(pg_temp.wait('waiter'), 'waits again');
 
 -- the end of a waiter, and of the backend that it waits for
-SELECT ok(pg_temp.wait('second waiter'), 'another waiter');
+SELECT ok(pg_temp.wait('waiter2'), 'another waiter');
 SELECT ok(pg_terminate_backend(pid, 60000), 'is terminated in its sleep')
-  FROM pg_stat_activity WHERE application_name = 'second waiter';
+  FROM pg_stat_activity WHERE application_name = 'waiter2';
 SELECT ok(pg_temp.asleep('waiter'), 'which wakes nobody');
 SELECT ok(pg_terminate_backend(pid, 60000), 'the backend with the position is terminated')
   FROM pg_stat_activity WHERE application_name = 'one';
