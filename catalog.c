@@ -25,6 +25,7 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "executor/tstoreReceiver.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "storage/lmgr.h"
@@ -35,7 +36,6 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
-#include "executor/tstoreReceiver.h"
 
 static Store store_cache;
 static bool store_valid = false;
@@ -49,8 +49,8 @@ store_changed(Datum arg, Oid relid)
 
 	if (!store_valid)
 		return;
-	if (relid == InvalidOid || relid == s->events ||
-		relid == s->positions || relid == s->dead_letters)
+	if (relid == InvalidOid || relid == s->events || relid == s->positions ||
+		relid == s->dead_letters)
 		store_valid = false;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
@@ -63,11 +63,11 @@ store_changed(Datum arg, Oid relid)
 static char *
 installed_version(Oid *extension)
 {
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
-	char	   *version = NULL;
+	HeapTuple tuple;
+	char *version = NULL;
 
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
 				F_NAMEEQ, CStringGetDatum(ES_SCHEMA));
@@ -75,9 +75,9 @@ installed_version(Oid *extension)
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
-		bool		isnull;
-		Datum		d = heap_getattr(tuple, Anum_pg_extension_extversion,
-									 RelationGetDescr(rel), &isnull);
+		bool isnull;
+		Datum d = heap_getattr(tuple, Anum_pg_extension_extversion,
+							   RelationGetDescr(rel), &isnull);
 
 		*extension = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
 		if (!isnull)
@@ -101,8 +101,8 @@ relation_named(Oid schema, const char *format, int n)
 static bool
 find_store(Store *s, char **version)
 {
-	HeapTuple	tuple;
-	bool		complete = true;
+	HeapTuple tuple;
+	bool complete = true;
 
 	memset(s, 0, sizeof(*s));
 	*version = installed_version(&s->extension);
@@ -111,15 +111,16 @@ find_store(Store *s, char **version)
 		return false;
 
 	s->events = relation_named(s->schema, "domain_events", -1);
-	s->events_by_aggregate = relation_named(s->schema, "domain_events_aggregate_key", -1);
+	s->events_by_aggregate =
+		relation_named(s->schema, "domain_events_aggregate_key", -1);
 	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
 	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
-	s->event_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									CStringGetDatum("event"),
-									ObjectIdGetDatum(s->schema));
+	s->event_type =
+		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
+						ObjectIdGetDatum(s->schema));
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		StagingSegment *g = &s->segments[i];
@@ -129,11 +130,12 @@ find_store(Store *s, char **version)
 		g->by_event_id = relation_named(s->schema, "staging_%d_event_id_idx", i);
 		g->by_txn = relation_named(s->schema, "staging_%d_txn_idx", i);
 		complete = complete && OidIsValid(g->table) && OidIsValid(g->by_key) &&
-			OidIsValid(g->by_event_id) && OidIsValid(g->by_txn);
+				   OidIsValid(g->by_event_id) && OidIsValid(g->by_txn);
 	}
-	if (!complete || !OidIsValid(s->events) || !OidIsValid(s->events_by_aggregate) ||
-		!OidIsValid(s->events_by_id) || !OidIsValid(s->positions) ||
-		!OidIsValid(s->aggregate_gate) || !OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
+	if (!complete || !OidIsValid(s->events) ||
+		!OidIsValid(s->events_by_aggregate) || !OidIsValid(s->events_by_id) ||
+		!OidIsValid(s->positions) || !OidIsValid(s->aggregate_gate) ||
+		!OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
 		return false;
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
@@ -152,8 +154,8 @@ find_store(Store *s, char **version)
 static const Store *
 get_store(bool missing_ok)
 {
-	char	   *version = NULL;
-	Store		found;
+	char *version = NULL;
+	Store found;
 
 	if (store_valid)
 		return &store_cache;
@@ -171,11 +173,11 @@ get_store(bool missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 version == NULL
-				 ? errmsg("extension event_store is not installed in this database")
-				 : errmsg("there is no event store in this database, or parts of it are missing"),
+					 ? errmsg("extension event_store is not installed in this database")
+					 : errmsg("there is no event store in this database, or parts of it are missing"),
 				 version == NULL
-				 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
-				 : errhint("Run SELECT event_store.create_store();")));
+					 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
+					 : errhint("Run SELECT event_store.create_store();")));
 	}
 	if (strcmp(version, ES_VERSION) != 0)
 	{
@@ -208,7 +210,7 @@ const Store *
 es_lock_store(void)
 {
 	const Store *store = es_store_if_any();
-	Oid			extension;
+	Oid extension;
 
 	if (store == NULL)
 		return NULL;
@@ -245,9 +247,9 @@ es_plan(KeptPlan *kept)
 {
 	if (kept->plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(kept->sql, kept->nargs,
-											  kept->argtypes,
-											  CURSOR_OPT_GENERIC_PLAN);
+		SPIPlanPtr plan =
+			SPI_prepare_cursor(kept->sql, kept->nargs, kept->argtypes,
+							   CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", kept->sql,
@@ -260,11 +262,10 @@ es_plan(KeptPlan *kept)
 }
 
 uint64
-es_execute(KeptPlan *kept, Datum *values, const char *nulls,
-		   bool read_only, int expected_result)
+es_execute(KeptPlan *kept, Datum *values, const char *nulls, bool read_only,
+		   int expected_result)
 {
-	int			result = SPI_execute_plan(es_plan(kept), values, nulls,
-										  read_only, 0);
+	int result = SPI_execute_plan(es_plan(kept), values, nulls, read_only, 0);
 
 	if (result != expected_result)
 		elog(ERROR, "\"%s\" returned %s", kept->sql,
@@ -278,7 +279,7 @@ es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 {
 	SPIExecuteOptions options;
 	ParamListInfo params = makeParamList(kept->nargs);
-	int			result;
+	int result;
 
 	for (int i = 0; i < kept->nargs; i++)
 	{
@@ -303,10 +304,10 @@ es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
 				Tuplestorestate *into)
 {
 	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
-	uint64		rows;
+	uint64 rows;
 
-	SetTuplestoreDestReceiverParams(receiver, into, CurrentMemoryContext,
-									false, NULL, NULL);
+	SetTuplestoreDestReceiverParams(receiver, into, CurrentMemoryContext, false,
+									NULL, NULL);
 	rows = es_execute_to(kept, values, nulls, receiver);
 	receiver->rDestroy(receiver);
 	return rows;

@@ -44,11 +44,11 @@
 #include "catalog/pg_proc_d.h"
 
 #define object_ownercheck(classid, objectid, roleid) \
-	((classid) == ProcedureRelationId ? \
-	 pg_proc_ownercheck(objectid, roleid) : \
-	 pg_database_ownercheck(objectid, roleid))
+	((classid) == ProcedureRelationId                \
+		 ? pg_proc_ownercheck(objectid, roleid)      \
+		 : pg_database_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
 	pg_proc_aclcheck(objectid, roleid, mode)
 #endif
 
-#endif							/* ES_COMPAT_H */
+#endif /* ES_COMPAT_H */

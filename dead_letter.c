@@ -37,17 +37,16 @@ PG_FUNCTION_INFO_V1(es_discard_dead_letters);
 bool
 es_has_dead_letters(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot)
 {
-	static KeptPlan plan = {
-		"SELECT 1 FROM event_store.dead_letters d"
-		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
-		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
-		" AND d.kind OPERATOR(pg_catalog.=) 'event' LIMIT 1",
-		2, {TEXTOID, TEXTOID}
-	};
+	static KeptPlan plan = {"SELECT 1 FROM event_store.dead_letters d"
+							" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+							" AND d.kind OPERATOR(pg_catalog.=) 'event' LIMIT 1",
+							2,
+							{TEXTOID, TEXTOID}};
 	SharedDatabase *db = es_my_database();
-	Datum		values[2] = {aggregate_type, aggregate_id};
-	OwnerScope	scope;
-	bool		found;
+	Datum values[2] = {aggregate_type, aggregate_id};
+	OwnerScope scope;
+	bool found;
 
 	if (db != NULL && db->staging_state != ES_STAGING_UNKNOWN &&
 		db->staging_table == es_store()->segments[0].table &&
@@ -75,7 +74,7 @@ mark_possible(void)
 static char *
 sqlstate_text(int sqlstate)
 {
-	char	   *text = palloc(6);
+	char *text = palloc(6);
 
 	for (int i = 0; i < 5; i++)
 	{
@@ -90,22 +89,22 @@ void
 es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 		int sqlstate, const char *message, int attempts)
 {
-	static KeptPlan plan = {
-		"INSERT INTO event_store.dead_letters (kind, aggregate_type, aggregate_id,"
-		" sequence, event_id, event_type, schema_version, payload, payload_bytes,"
-		" metadata, correlation_id, causation_id, saga_id, occurred_at, recorded_at,"
-		" view_name, view_key, view_data, version, error_code, error_message, attempts)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-		" $16, $17, $18, $19, $20, $21, $22)",
-		22, {TEXTOID, TEXTOID, TEXTOID, INT8OID, UUIDOID, TEXTOID, INT4OID,
-			JSONBOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID,
-			TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, JSONBOID,
-		INT8OID, TEXTOID, TEXTOID, INT4OID}
-	};
-	bool		is_event = row->kind == ES_KIND_EVENT;
-	Datum		values[22];
-	char		nulls[22];
-	OwnerScope	scope;
+	static KeptPlan plan =
+		{"INSERT INTO event_store.dead_letters (kind, aggregate_type, aggregate_id,"
+		 " sequence, event_id, event_type, schema_version, payload, payload_bytes,"
+		 " metadata, correlation_id, causation_id, saga_id, occurred_at, recorded_at,"
+		 " view_name, view_key, view_data, version, error_code, error_message, attempts)"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
+		 " $16, $17, $18, $19, $20, $21, $22)",
+		 22,
+		 {TEXTOID, TEXTOID,		   TEXTOID,		   INT8OID,	 UUIDOID, TEXTOID,
+		  INT4OID, JSONBOID,	   BYTEAOID,	   JSONBOID, TEXTOID, TEXTOID,
+		  TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,	 TEXTOID, JSONBOID,
+		  INT8OID, TEXTOID,		   TEXTOID,		   INT4OID}};
+	bool is_event = row->kind == ES_KIND_EVENT;
+	Datum values[22];
+	char nulls[22];
+	OwnerScope scope;
 
 	mark_possible();
 	memset(nulls, 'n', sizeof(nulls));
@@ -139,9 +138,9 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	es_begin(&scope);
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 	es_end(&scope);
-	ereport(WARNING,
-			(errcode(sqlstate),
-			 errmsg("a staged %s became a dead letter: %s", is_event ? "event" : "view write", message)));
+	ereport(WARNING, (errcode(sqlstate),
+					  errmsg("a staged %s became a dead letter: %s",
+							 is_event ? "event" : "view write", message)));
 }
 
 /* ---------- settling ---------- */
@@ -150,22 +149,22 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 static int64
 retry_events(Datum type, Datum id)
 {
-	static KeptPlan plan = {
-		"SELECT NULL::bigint, d.aggregate_type, d.aggregate_id, d.sequence, d.event_id,"
-		" d.event_type, d.schema_version, d.payload, d.payload_bytes, d.metadata,"
-		" d.correlation_id, d.causation_id, d.saga_id, d.occurred_at, d.recorded_at"
-		" FROM event_store.dead_letters d"
-		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
-		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
-		" AND d.kind OPERATOR(pg_catalog.=) 'event' ORDER BY d.sequence, d.id",
-		2, {TEXTOID, TEXTOID}
-	};
-	Datum		values[2] = {type, id};
-	OwnerScope	scope;
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		head = es_durable_head(type, id, snapshot, NULL);
-	EventRow  **rows;
-	int			count;
+	static KeptPlan plan =
+		{"SELECT NULL::bigint, d.aggregate_type, d.aggregate_id, d.sequence, d.event_id,"
+		 " d.event_type, d.schema_version, d.payload, d.payload_bytes, d.metadata,"
+		 " d.correlation_id, d.causation_id, d.saga_id, d.occurred_at, d.recorded_at"
+		 " FROM event_store.dead_letters d"
+		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+		 " AND d.kind OPERATOR(pg_catalog.=) 'event' ORDER BY d.sequence, d.id",
+		 2,
+		 {TEXTOID, TEXTOID}};
+	Datum values[2] = {type, id};
+	OwnerScope scope;
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64 head = es_durable_head(type, id, snapshot, NULL);
+	EventRow **rows;
+	int count;
 
 	PushActiveSnapshot(snapshot);
 	es_begin(&scope);
@@ -175,19 +174,21 @@ retry_events(Datum type, Datum id)
 	{
 		rows[i] = palloc(sizeof(EventRow));
 		for (int c = 0; c < EV_COLUMNS; c++)
-			rows[i]->values[c] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-											   c + 1, &rows[i]->nulls[c]);
+			rows[i]->values[c] =
+				SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+							  c + 1, &rows[i]->nulls[c]);
 		if (DatumGetInt64(rows[i]->values[EV_SEQUENCE]) != head + 1 + i)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("dead letters of %s/%s do not continue its log: sequence " INT64_FORMAT " after " INT64_FORMAT,
+					 errmsg("dead letters of %s/%s do not continue its log: sequence " INT64_FORMAT
+							" after " INT64_FORMAT,
 							TextDatumGetCString(type), TextDatumGetCString(id),
 							DatumGetInt64(rows[i]->values[EV_SEQUENCE]), head + i),
 					 errhint("Discard them with discard_dead_letters.")));
 	}
 	if (count > 0)
 	{
-		int64		position = es_take_positions(count);
+		int64 position = es_take_positions(count);
 
 		for (int i = 0; i < count; i++)
 		{
@@ -209,22 +210,22 @@ retry_events(Datum type, Datum id)
 static int64
 retry_views(Datum type, Datum id)
 {
-	static KeptPlan keys = {
-		"SELECT d.view_name, d.view_key, d.view_data, d.version"
-		" FROM event_store.dead_letters d"
-		" LEFT JOIN event_store.domain_views v ON v.view_name OPERATOR(pg_catalog.=) d.view_name"
-		" AND v.view_key OPERATOR(pg_catalog.=) d.view_key"
-		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
-		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
-		" AND d.kind OPERATOR(pg_catalog.=) 'view'"
-		" AND (v.updated_at IS NULL OR v.updated_at OPERATOR(pg_catalog.<=) d.recorded_at"
-		" OR (v.version IS NOT NULL AND d.version IS NOT NULL))"
-		" ORDER BY d.id",
-		2, {TEXTOID, TEXTOID}
-	};
-	Datum		values[2] = {type, id};
-	OwnerScope	scope;
-	int64		count;
+	static KeptPlan keys =
+		{"SELECT d.view_name, d.view_key, d.view_data, d.version"
+		 " FROM event_store.dead_letters d"
+		 " LEFT JOIN event_store.domain_views v ON v.view_name OPERATOR(pg_catalog.=) d.view_name"
+		 " AND v.view_key OPERATOR(pg_catalog.=) d.view_key"
+		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+		 " AND d.kind OPERATOR(pg_catalog.=) 'view'"
+		 " AND (v.updated_at IS NULL OR v.updated_at OPERATOR(pg_catalog.<=) d.recorded_at"
+		 " OR (v.version IS NOT NULL AND d.version IS NOT NULL))"
+		 " ORDER BY d.id",
+		 2,
+		 {TEXTOID, TEXTOID}};
+	Datum values[2] = {type, id};
+	OwnerScope scope;
+	int64 count;
 	SPITupleTable *table;
 
 	es_begin(&scope);
@@ -232,19 +233,23 @@ retry_views(Datum type, Datum id)
 	table = SPI_tuptable;
 	for (int64 i = 0; i < count; i++)
 	{
-		ViewWrite	write = {0};
-		bool		isnull;
-		Datum		version;
+		ViewWrite write = {0};
+		bool isnull;
+		Datum version;
 
-		write.view_name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
-		write.view_key = SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
-		write.view_data = SPI_getbinval(table->vals[i], table->tupdesc, 3, &isnull);
+		write.view_name =
+			SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
+		write.view_key =
+			SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
+		write.view_data =
+			SPI_getbinval(table->vals[i], table->tupdesc, 3, &isnull);
 		if (isnull)
 			write.view_data = (Datum) 0;
 		version = SPI_getbinval(table->vals[i], table->tupdesc, 4, &isnull);
 		write.has_version = !isnull;
 		write.version = isnull ? 0 : DatumGetInt64(version);
-		es_lock_pair(ES_LOCK_VIEW_KEY, es_pair_hash(write.view_name, write.view_key));
+		es_lock_pair(ES_LOCK_VIEW_KEY,
+					 es_pair_hash(write.view_name, write.view_key));
 		(void) es_write_views(&write, 1, false);
 	}
 	es_end(&scope);
@@ -255,15 +260,14 @@ retry_views(Datum type, Datum id)
 static int64
 remove_letters(Datum type, Datum id)
 {
-	static KeptPlan plan = {
-		"DELETE FROM event_store.dead_letters d"
-		" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
-		" AND d.aggregate_id OPERATOR(pg_catalog.=) $2",
-		2, {TEXTOID, TEXTOID}
-	};
-	Datum		values[2] = {type, id};
-	OwnerScope	scope;
-	int64		count;
+	static KeptPlan plan = {"DELETE FROM event_store.dead_letters d"
+							" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND d.aggregate_id OPERATOR(pg_catalog.=) $2",
+							2,
+							{TEXTOID, TEXTOID}};
+	Datum values[2] = {type, id};
+	OwnerScope scope;
+	int64 count;
 
 	es_begin(&scope);
 	count = (int64) es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
@@ -276,7 +280,8 @@ remove_letters(Datum type, Datum id)
  * more: later ones would otherwise arrive behind what is settled here.
  */
 static void
-begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type, Datum *id)
+begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type,
+			   Datum *id)
 {
 	*type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	*id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
@@ -291,8 +296,8 @@ begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type, Datum
 Datum
 es_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	Datum		type;
-	Datum		id;
+	Datum type;
+	Datum id;
 
 	begin_settling(fcinfo, "retry_dead_letters()", &type, &id);
 	(void) retry_events(type, id);
@@ -303,18 +308,18 @@ es_retry_dead_letters(PG_FUNCTION_ARGS)
 Datum
 es_discard_dead_letters(PG_FUNCTION_ARGS)
 {
-	Datum		type;
-	Datum		id;
-	int64		count;
-	text	   *reason;
+	Datum type;
+	Datum id;
+	int64 count;
+	text *reason;
 
 	reason = es_required_text(fcinfo, 2, "reason");
 	begin_settling(fcinfo, "discard_dead_letters()", &type, &id);
 	count = remove_letters(type, id);
 	if (count > 0)
 		ereport(LOG,
-				(errmsg("discarded " INT64_FORMAT " dead letters of %s/%s: %s", count,
-						TextDatumGetCString(type), TextDatumGetCString(id),
-						text_to_cstring(reason))));
+				(errmsg("discarded " INT64_FORMAT " dead letters of %s/%s: %s",
+						count, TextDatumGetCString(type),
+						TextDatumGetCString(id), text_to_cstring(reason))));
 	PG_RETURN_INT64(count);
 }

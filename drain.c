@@ -48,65 +48,65 @@
 /* What a round remembers of a row: where it is and whose. */
 typedef struct DrainRow
 {
-	int64		sid;
-	int32		rank;			/* of its transaction in the round */
+	int64 sid;
+	int32 rank; /* of its transaction in the round */
 	ItemPointerData tid;
-	uint8		segment;
-	bool		is_event;
+	uint8 segment;
+	bool is_event;
 } DrainRow;
 
 /* A transaction while rows are collected. */
 typedef struct DrainTxn
 {
-	int64		txn;
-	int64		last_sid;
-	int			first_row;		/* in collection order */
-	int			nrows;
+	int64 txn;
+	int64 last_sid;
+	int first_row; /* in collection order */
+	int nrows;
 } DrainTxn;
 
 typedef struct Round
 {
-	Snapshot	snapshot;
-	MemoryContext context;		/* lives as long as the round */
-	Relation	tables[ES_SEGMENTS];
+	Snapshot snapshot;
+	MemoryContext context; /* lives as long as the round */
+	Relation tables[ES_SEGMENTS];
 	TupleTableSlot *slots[ES_SEGMENTS];
-	DrainRow   *rows;			/* in sid order */
-	int			nrows;
-	int			ntxns;
-	int64		stopped_at;		/* the round has all visible transactions that
+	DrainRow *rows; /* in sid order */
+	int nrows;
+	int ntxns;
+	int64 stopped_at; /* the round has all visible transactions that
 								 * ended below this */
-	int			attempts;
-	int			succeeded;		/* probes that succeeded */
-	int			failed;			/* transactions with a failing row */
-	ErrorData  *failure;		/* the first of those errors */
-	bool		alike;			/* all had its SQLSTATE */
+	int attempts;
+	int succeeded;		/* probes that succeeded */
+	int failed;			/* transactions with a failing row */
+	ErrorData *failure; /* the first of those errors */
+	bool alike;			/* all had its SQLSTATE */
 } Round;
 
 /* A view row of a piece. */
 typedef struct ViewRow
 {
-	DrainRow   *row;
-	int			previous;		/* of the same key in views[]; -1 = none */
-	bool		superseded;		/* a later one will be written */
+	DrainRow *row;
+	int previous;	 /* of the same key in views[]; -1 = none */
+	bool superseded; /* a later one will be written */
 } ViewRow;
 
 /* The part of a round that is written in one go. */
 typedef struct Piece
 {
-	Round	   *round;
-	int			low;			/* ranks low <= rank < high */
-	int			high;
-	bool		careful;		/* every row by itself */
-	PairTable  *aggregates;		/* the sequence each goes on with */
-	EventRow  **chunk;
-	StagedRow  *chunk_rows;
-	int			nchunk;
-	Size		chunk_bytes;
+	Round *round;
+	int low; /* ranks low <= rank < high */
+	int high;
+	bool careful;		   /* every row by itself */
+	PairTable *aggregates; /* the sequence each goes on with */
+	EventRow **chunk;
+	StagedRow *chunk_rows;
+	int nchunk;
+	Size chunk_bytes;
 	MemoryContext chunk_context;
-	ViewRow    *views;			/* view rows, in sid order */
-	int			nviews;
-	PairTable  *view_keys;		/* the last of views[] of each key */
-	Datum	   *culprits;		/* per rank - low: type and id of the aggregate
+	ViewRow *views; /* view rows, in sid order */
+	int nviews;
+	PairTable *view_keys; /* the last of views[] of each key */
+	Datum *culprits;	  /* per rank - low: type and id of the aggregate
 								 * that died in it, or 0 */
 } Piece;
 
@@ -136,19 +136,19 @@ compare_txns(const void *a, const void *b)
 /* What has been read so far. */
 typedef struct Collected
 {
-	DrainRow   *rows;
-	int			nrows;
-	int			maxrows;
-	DrainTxn   *txns;
-	int			ntxns;
-	int			maxtxns;
+	DrainRow *rows;
+	int nrows;
+	int maxrows;
+	DrainTxn *txns;
+	int ntxns;
+	int maxtxns;
 } Collected;
 
 static void
 collect_row(Collected *c, const StagedRow *row)
 {
-	DrainTxn   *txn;
-	DrainRow   *r;
+	DrainTxn *txn;
+	DrainRow *r;
 
 	if (c->ntxns == 0 || c->txns[c->ntxns - 1].txn != row->txn)
 	{
@@ -194,7 +194,7 @@ any_ended_below(const Collected *collected, int64 c)
 static void
 choose(Collected *collected, int64 c, Round *round)
 {
-	int			ntxns = 0;
+	int ntxns = 0;
 
 	for (int i = 0; i < collected->ntxns; i++)
 	{
@@ -206,7 +206,8 @@ choose(Collected *collected, int64 c, Round *round)
 	round->nrows = 0;
 	for (int i = 0; i < ntxns; i++)
 		round->nrows += collected->txns[i].nrows;
-	round->rows = palloc_extended(Max(round->nrows, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
+	round->rows = palloc_extended(Max(round->nrows, 1) * sizeof(DrainRow),
+								  MCXT_ALLOC_HUGE);
 	round->nrows = 0;
 	for (int i = 0; i < ntxns; i++)
 	{
@@ -214,7 +215,7 @@ choose(Collected *collected, int64 c, Round *round)
 
 		for (int j = 0; j < txn->nrows; j++)
 		{
-			DrainRow   *row = &round->rows[round->nrows++];
+			DrainRow *row = &round->rows[round->nrows++];
 
 			*row = collected->rows[txn->first_row + j];
 			row->rank = i;
@@ -227,17 +228,17 @@ choose(Collected *collected, int64 c, Round *round)
 static bool
 collect(Round *round, int64 max_rows)
 {
-	Collected	collected = {0};
+	Collected collected = {0};
 	StagedScan *scan;
-	StagedRow	row;
+	StagedRow row;
 
 	round->stopped_at = PG_INT64_MAX;
 	collected.maxrows = 1024;
 	collected.rows = palloc(collected.maxrows * sizeof(DrainRow));
 	collected.maxtxns = 1024;
 	collected.txns = palloc(collected.maxtxns * sizeof(DrainTxn));
-	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, round->snapshot, 0, NULL,
-						  RowExclusiveLock);
+	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, round->snapshot, 0,
+						  NULL, RowExclusiveLock);
 	while (es_staged_next(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -267,12 +268,12 @@ collect(Round *round, int64 max_rows)
 static bool
 blames_row(int sqlstate)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+	int category = ERRCODE_TO_CATEGORY(sqlstate);
 
 	return category == MAKE_SQLSTATE('2', '2', '0', '0', '0') ||
-		category == MAKE_SQLSTATE('2', '3', '0', '0', '0') ||
-		category == MAKE_SQLSTATE('5', '4', '0', '0', '0') ||
-		category == MAKE_SQLSTATE('P', '0', '0', '0', '0');
+		   category == MAKE_SQLSTATE('2', '3', '0', '0', '0') ||
+		   category == MAKE_SQLSTATE('5', '4', '0', '0', '0') ||
+		   category == MAKE_SQLSTATE('P', '0', '0', '0', '0');
 }
 
 /*
@@ -280,11 +281,11 @@ blames_row(int sqlstate)
  * blame for it; passes other errors on.
  */
 static ErrorData *
-probe(Round *round, void (*work) (void *arg), void *arg)
+probe(Round *round, void (*work)(void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -327,14 +328,15 @@ note_failure(Round *round, ErrorData *error)
 static bool
 fetch(Round *round, DrainRow *row, StagedRow *result)
 {
-	Relation	table = round->tables[row->segment];
+	Relation table = round->tables[row->segment];
 	TupleTableSlot *slot = round->slots[row->segment];
-	bool		found;
+	bool found;
 
-	found = table_tuple_fetch_row_version(table, &row->tid, round->snapshot, slot);
+	found =
+		table_tuple_fetch_row_version(table, &row->tid, round->snapshot, slot);
 	if (found)
 	{
-		HeapTuple	tuple = ExecCopySlotHeapTuple(slot);
+		HeapTuple tuple = ExecCopySlotHeapTuple(slot);
 
 		tuple->t_self = row->tid;
 		es_staged_deform(tuple, RelationGetDescr(table), row->segment, result);
@@ -346,8 +348,8 @@ fetch(Round *round, DrainRow *row, StagedRow *result)
 static void
 insert_chunk(void *arg)
 {
-	Piece	   *piece = arg;
-	int64		position = es_take_positions(piece->nchunk);
+	Piece *piece = arg;
+	int64 position = es_take_positions(piece->nchunk);
 
 	for (int i = 0; i < piece->nchunk; i++)
 	{
@@ -366,17 +368,22 @@ culprit_of(Piece *piece, const DrainRow *row)
 
 /* Buries an event; its aggregate is dead from here on. */
 static void
-bury_event(Piece *piece, DrainRow *row, const StagedRow *staged, int64 *expected,
-		   int sqlstate, const char *message)
+bury_event(Piece *piece, DrainRow *row, const StagedRow *staged,
+		   int64 *expected, int sqlstate, const char *message)
 {
-	Datum	   *culprit = culprit_of(piece, row);
+	Datum *culprit = culprit_of(piece, row);
 
-	es_bury(staged, (Datum) 0, (Datum) 0, sqlstate, message, piece->round->attempts);
+	es_bury(staged, (Datum) 0, (Datum) 0, sqlstate, message,
+			piece->round->attempts);
 	*expected = AGGREGATE_DEAD;
 	if (culprit[0] == (Datum) 0)
 	{
-		culprit[0] = PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event.values[EV_AGGREGATE_TYPE]));
-		culprit[1] = PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event.values[EV_AGGREGATE_ID]));
+		culprit[0] =
+			PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event
+													  .values[EV_AGGREGATE_TYPE]));
+		culprit[1] =
+			PointerGetDatum(PG_DETOAST_DATUM_COPY(staged->event
+													  .values[EV_AGGREGATE_ID]));
 	}
 }
 
@@ -394,17 +401,18 @@ flush_chunk(Piece *piece)
 static int64 *
 expected_of(Piece *piece, const StagedRow *staged)
 {
-	Datum		type = staged->event.values[EV_AGGREGATE_TYPE];
-	Datum		id = staged->event.values[EV_AGGREGATE_ID];
-	bool		found;
-	int64	   *expected = es_pair_enter(piece->aggregates, type, id, &found);
+	Datum type = staged->event.values[EV_AGGREGATE_TYPE];
+	Datum id = staged->event.values[EV_AGGREGATE_ID];
+	bool found;
+	int64 *expected = es_pair_enter(piece->aggregates, type, id, &found);
 
 	if (!found)
 	{
-		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 		*expected = es_has_dead_letters(type, id, snapshot)
-			? AGGREGATE_DEAD : es_durable_head(type, id, snapshot, NULL) + 1;
+						? AGGREGATE_DEAD
+						: es_durable_head(type, id, snapshot, NULL) + 1;
 		UnregisterSnapshot(snapshot);
 	}
 	return expected;
@@ -414,9 +422,9 @@ expected_of(Piece *piece, const StagedRow *staged)
 static bool
 id_was_taken(const ErrorData *error, const EventRow *event)
 {
-	Snapshot	snapshot;
-	EventRow	other;
-	bool		taken;
+	Snapshot snapshot;
+	EventRow other;
+	bool taken;
 
 	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
 		return false;
@@ -431,8 +439,8 @@ id_was_taken(const ErrorData *error, const EventRow *event)
 static void
 insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected)
 {
-	EventRow   *event = &staged->event;
-	ErrorData  *error;
+	EventRow *event = &staged->event;
+	ErrorData *error;
 
 	piece->chunk[0] = event;
 	piece->nchunk = 1;
@@ -448,22 +456,24 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected
 		bury_event(piece, row, staged, expected, ES_ERRCODE_EVENT_ID_REUSED,
 				   "the event_id was used at the same time for another event");
 	else
-		bury_event(piece, row, staged, expected, error->sqlerrcode, error->message);
+		bury_event(piece, row, staged, expected, error->sqlerrcode,
+				   error->message);
 }
 
 static void
 write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 {
-	int64	   *expected = expected_of(piece, staged);
-	int64		sequence = DatumGetInt64(staged->event.values[EV_SEQUENCE]);
+	int64 *expected = expected_of(piece, staged);
+	int64 sequence = DatumGetInt64(staged->event.values[EV_SEQUENCE]);
 
 	if (*expected != sequence)
 	{
 		bury_event(piece, row, staged, expected, ES_ERRCODE_DEAD_LETTERS,
 				   *expected == AGGREGATE_DEAD
-				   ? "an earlier event of the aggregate is a dead letter"
-				   : psprintf("the log of the aggregate goes on with " INT64_FORMAT
-							  ", not with " INT64_FORMAT, *expected, sequence));
+					   ? "an earlier event of the aggregate is a dead letter"
+					   : psprintf("the log of the aggregate goes on with " INT64_FORMAT
+								  ", not with " INT64_FORMAT,
+								  *expected, sequence));
 		return;
 	}
 	if (piece->careful)
@@ -487,7 +497,7 @@ compare_view_rows(const void *a, const void *b)
 {
 	const StagedRow *x = a;
 	const StagedRow *y = b;
-	int			result = es_compare_keys(x->view_name, y->view_name);
+	int result = es_compare_keys(x->view_name, y->view_name);
 
 	return result != 0 ? result : es_compare_keys(x->view_key, y->view_key);
 }
@@ -513,10 +523,10 @@ set_view_write(ViewWrite *write, const StagedRow *row)
 static void
 note_view(Piece *piece, DrainRow *row, const StagedRow *staged)
 {
-	ViewRow    *view = &piece->views[piece->nviews];
-	bool		found;
-	int64	   *last = es_pair_enter(piece->view_keys, staged->view_name,
-									 staged->view_key, &found);
+	ViewRow *view = &piece->views[piece->nviews];
+	bool found;
+	int64 *last = es_pair_enter(piece->view_keys, staged->view_name,
+								staged->view_key, &found);
 
 	view->row = row;
 	view->previous = found ? (int) *last : -1;
@@ -534,8 +544,8 @@ coalesce_views(Piece *piece)
 {
 	for (int i = piece->nviews - 1; i >= 0; i--)
 	{
-		ViewRow    *view = &piece->views[i];
-		bool		dead = culprit_of(piece, view->row)[0] != (Datum) 0;
+		ViewRow *view = &piece->views[i];
+		bool dead = culprit_of(piece, view->row)[0] != (Datum) 0;
 
 		if (view->previous >= 0)
 			piece->views[view->previous].superseded = !dead || view->superseded;
@@ -546,23 +556,23 @@ coalesce_views(Piece *piece)
 static void
 write_view_carefully(Piece *piece, const StagedRow *row)
 {
-	ViewWrite	write;
-	ErrorData  *error;
+	ViewWrite write;
+	ErrorData *error;
 
 	set_view_write(&write, row);
 	error = probe(piece->round, write_one_view, &write);
 	if (error == NULL)
 		return;
 	note_failure(piece->round, error);
-	es_bury(row, row->view_name, row->view_key, error->sqlerrcode, error->message,
-			piece->round->attempts);
+	es_bury(row, row->view_name, row->view_key, error->sqlerrcode,
+			error->message, piece->round->attempts);
 }
 
 /* Writes some view rows of distinct keys, in key order. */
 static void
 write_view_rows(Piece *piece, StagedRow *rows, int count)
 {
-	ViewWrite  *writes = palloc(Max(count, 1) * sizeof(ViewWrite));
+	ViewWrite *writes = palloc(Max(count, 1) * sizeof(ViewWrite));
 
 	qsort(rows, count, sizeof(StagedRow), compare_view_rows);
 	for (int i = 0; i < count; i++)
@@ -578,17 +588,17 @@ write_view_rows(Piece *piece, StagedRow *rows, int count)
 static void
 write_views(Piece *piece)
 {
-	StagedRow  *rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
+	StagedRow *rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
 	MemoryContext old = MemoryContextSwitchTo(piece->chunk_context);
-	int			n = 0;
-	Size		bytes = 0;
+	int n = 0;
+	Size bytes = 0;
 
 	if (!piece->careful)
 		coalesce_views(piece);
 	for (int i = 0; i < piece->nviews; i++)
 	{
-		ViewRow    *view = &piece->views[i];
-		Datum	   *culprit = culprit_of(piece, view->row);
+		ViewRow *view = &piece->views[i];
+		Datum *culprit = culprit_of(piece, view->row);
 
 		CHECK_FOR_INTERRUPTS();
 		if ((view->superseded && culprit[0] == (Datum) 0) ||
@@ -626,10 +636,11 @@ prepare_piece(Piece *piece)
 	piece->chunk_rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
 	piece->nchunk = 0;
 	piece->chunk_bytes = 0;
-	piece->chunk_context = AllocSetContextCreate(CurrentMemoryContext,
-												 "event_store drain chunk",
-												 ALLOCSET_DEFAULT_SIZES);
-	piece->views = palloc_extended(piece->round->nrows * sizeof(ViewRow), MCXT_ALLOC_HUGE);
+	piece->chunk_context =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store drain chunk",
+							  ALLOCSET_DEFAULT_SIZES);
+	piece->views =
+		palloc_extended(piece->round->nrows * sizeof(ViewRow), MCXT_ALLOC_HUGE);
 	piece->nviews = 0;
 	piece->view_keys = es_pair_table(piece->round->nrows);
 	piece->culprits = palloc0(2 * (piece->high - piece->low) * sizeof(Datum));
@@ -639,16 +650,16 @@ prepare_piece(Piece *piece)
 static void
 write_piece(void *arg)
 {
-	Piece	   *piece = arg;
-	Round	   *round = piece->round;
+	Piece *piece = arg;
+	Round *round = piece->round;
 
 	prepare_piece(piece);
 	for (int i = 0; i < round->nrows; i++)
 	{
-		DrainRow   *row = &round->rows[i];
-		StagedRow	staged;
+		DrainRow *row = &round->rows[i];
+		StagedRow staged;
 		MemoryContext old;
-		bool		found;
+		bool found;
 
 		CHECK_FOR_INTERRUPTS();
 		if (row->rank < piece->low || row->rank >= piece->high)
@@ -671,7 +682,7 @@ write_piece(void *arg)
 		write_views(piece);
 	for (int i = 0; i < round->nrows; i++)
 	{
-		DrainRow   *row = &round->rows[i];
+		DrainRow *row = &round->rows[i];
 
 		if (row->rank >= piece->low && row->rank < piece->high)
 			simple_heap_delete(round->tables[row->segment], &row->tid);
@@ -683,18 +694,18 @@ write_piece(void *arg)
 static void
 write_transactions(Round *round, int low, int high)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "event_store drain piece",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store drain piece",
+							  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Piece		piece = {round, low, high};
-	ErrorData  *error = probe(round, write_piece, &piece);
+	Piece piece = {round, low, high};
+	ErrorData *error = probe(round, write_piece, &piece);
 
 	if (error == NULL)
 		round->succeeded++;
 	else if (high - low == 1)
 	{
-		int			failed = round->failed;
+		int failed = round->failed;
 
 		piece.careful = true;
 		write_piece(&piece);
@@ -705,7 +716,7 @@ write_transactions(Round *round, int low, int high)
 	MemoryContextDelete(context);
 	if (error != NULL && high - low > 1)
 	{
-		int			middle = low + (high - low) / 2;
+		int middle = low + (high - low) / 2;
 
 		write_transactions(round, low, middle);
 		write_transactions(round, middle, high);
@@ -719,7 +730,8 @@ open_tables(Round *round)
 {
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
-		round->tables[i] = table_open(es_store()->segments[i].table, RowExclusiveLock);
+		round->tables[i] =
+			table_open(es_store()->segments[i].table, RowExclusiveLock);
 		round->slots[i] = table_slot_create(round->tables[i], NULL);
 	}
 }
@@ -738,9 +750,8 @@ static void
 note_drain_time(void)
 {
 	static KeptPlan plan = {
-		"UPDATE event_store.store_state SET last_drain_at = pg_catalog.clock_timestamp()"
-	};
-	OwnerScope	scope;
+		"UPDATE event_store.store_state SET last_drain_at = pg_catalog.clock_timestamp()"};
+	OwnerScope scope;
 
 	es_begin(&scope);
 	es_execute(&plan, NULL, NULL, false, SPI_OK_UPDATE);
@@ -756,14 +767,15 @@ note_drain_time(void)
 static uint64
 note_request(SharedDatabase *db)
 {
-	uint64		request = pg_atomic_read_u64(&db->drains_requested);
+	uint64 request = pg_atomic_read_u64(&db->drains_requested);
 
 	if (db->pending_request <= pg_atomic_read_u64(&db->drains_done))
 	{
 		pg_read_barrier();
 		db->pending_request = request;
 		db->pending_sid = db->staging_state == ES_STAGING_OPEN
-			? (int64) pg_atomic_read_u64(&db->next_sid) : PG_INT64_MAX;
+							  ? (int64) pg_atomic_read_u64(&db->next_sid)
+							  : PG_INT64_MAX;
 	}
 	return request;
 }
@@ -783,9 +795,9 @@ int64
 es_drain_round(int64 max_rows, bool *more)
 {
 	SharedDatabase *db = es_my_database();
-	Round		round;
-	uint64		request;
-	int64		events = 0;
+	Round round;
+	uint64 request;
+	int64 events = 0;
 
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
@@ -809,7 +821,8 @@ es_drain_round(int64 max_rows, bool *more)
 	UnregisterSnapshot(round.snapshot);
 	for (int i = 0; i < round.nrows; i++)
 		events += round.rows[i].is_event ? 1 : 0;
-	es_note_drained(events, round.nrows - events, fulfilled_request(db, &round, request));
+	es_note_drained(events, round.nrows - events,
+					fulfilled_request(db, &round, request));
 	pfree(round.rows);
 	return round.nrows;
 }
@@ -817,18 +830,19 @@ es_drain_round(int64 max_rows, bool *more)
 void
 es_drain_own_rows(void)
 {
-	int			count;
-	OwnRow	   *own = es_own_rows(&count);
-	Round		round;
-	Piece		piece = {&round, 0, 1};
+	int count;
+	OwnRow *own = es_own_rows(&count);
+	Round round;
+	Piece piece = {&round, 0, 1};
 
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
 	round.attempts = 1;
-	round.rows = palloc_extended(Max(count, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
+	round.rows =
+		palloc_extended(Max(count, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < count; i++)
 	{
-		DrainRow   *row = &round.rows[round.nrows];
+		DrainRow *row = &round.rows[round.nrows];
 
 		if (own[i].moved_in != InvalidSubTransactionId)
 			continue;

@@ -29,61 +29,59 @@ max_count_argument(FunctionCallInfo fcinfo, int argno)
 	if (PG_ARGISNULL(argno))
 		return PG_INT64_MAX;
 	if (PG_GETARG_INT32(argno) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count must not be negative")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("max_count must not be negative")));
 	return PG_GETARG_INT32(argno);
 }
 
 static int64
-sequence_argument(FunctionCallInfo fcinfo, int argno, const char *name, int64 otherwise)
+sequence_argument(FunctionCallInfo fcinfo, int argno, const char *name,
+				  int64 otherwise)
 {
 	if (PG_ARGISNULL(argno))
 		return otherwise;
 	if (PG_GETARG_INT64(argno) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be negative", name)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must not be negative", name)));
 	return PG_GETARG_INT64(argno);
 }
 
 typedef struct LoadRange
 {
-	Datum		type;
-	Datum		id;
-	int64		after;			/* exclusive */
-	int64		up_to;			/* inclusive */
-	int64		max_count;
-	bool		backward;
+	Datum type;
+	Datum id;
+	int64 after; /* exclusive */
+	int64 up_to; /* inclusive */
+	int64 max_count;
+	bool backward;
 } LoadRange;
 
-#define LOAD_RANGE \
+#define LOAD_RANGE                                                      \
 	ES_EVENT_SELECT " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1" \
-	" AND e.aggregate_id OPERATOR(pg_catalog.=) $2" \
-	" AND e.sequence OPERATOR(pg_catalog.>) $3" \
-	" AND e.sequence OPERATOR(pg_catalog.<=) $4"
+					" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"     \
+					" AND e.sequence OPERATOR(pg_catalog.>) $3"         \
+					" AND e.sequence OPERATOR(pg_catalog.<=) $4"
 
 /* Loads the durable events of a range; returns how many. */
 static int64
 load_durable(const LoadRange *range, int64 max_count, Tuplestorestate *into)
 {
-	static KeptPlan forward = {
-		LOAD_RANGE " ORDER BY e.sequence LIMIT $5",
-		5, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}
-	};
-	static KeptPlan backward = {
-		LOAD_RANGE " ORDER BY e.sequence DESC LIMIT $5",
-		5, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}
-	};
-	Datum		values[5] = {range->type, range->id, Int64GetDatum(range->after),
-	Int64GetDatum(range->up_to), Int64GetDatum(max_count)};
-	OwnerScope	scope;
-	int64		count;
+	static KeptPlan forward = {LOAD_RANGE " ORDER BY e.sequence LIMIT $5",
+							   5,
+							   {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}};
+	static KeptPlan backward = {LOAD_RANGE " ORDER BY e.sequence DESC LIMIT $5",
+								5,
+								{TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}};
+	Datum values[5] = {range->type, range->id, Int64GetDatum(range->after),
+					   Int64GetDatum(range->up_to), Int64GetDatum(max_count)};
+	OwnerScope scope;
+	int64 count;
 
 	if (max_count <= 0)
 		return 0;
 	es_begin(&scope);
-	count = es_execute_into(range->backward ? &backward : &forward, values, NULL, into);
+	count = es_execute_into(range->backward ? &backward : &forward, values,
+							NULL, into);
 	es_end(&scope);
 	return count;
 }
@@ -93,14 +91,14 @@ static int64
 load_staged(const LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
 {
 	StagedScan *scan;
-	StagedRow	row;
-	int64		count = 0;
+	StagedRow row;
+	int64 count = 0;
 
 	scan = es_staged_begin(ES_KIND_EVENT, range->type, range->id,
 						   GetActiveSnapshot(), range->backward);
 	while (count < max_count && es_staged_next(scan, &row))
 	{
-		int64		sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
+		int64 sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
 
 		CHECK_FOR_INTERRUPTS();
 		if (sequence <= range->after || sequence > range->up_to)
@@ -117,8 +115,8 @@ Datum
 es_load_events(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	LoadRange	range;
-	int64		count;
+	LoadRange range;
+	int64 count;
 
 	range.type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
@@ -145,20 +143,19 @@ es_load_events(PG_FUNCTION_ARGS)
 Datum
 es_load_event(PG_FUNCTION_ARGS)
 {
-	static KeptPlan plan = {
-		ES_EVENT_SELECT " WHERE e.event_id OPERATOR(pg_catalog.=) $1",
-		1, {UUIDOID}
-	};
+	static KeptPlan plan = {ES_EVENT_SELECT
+							" WHERE e.event_id OPERATOR(pg_catalog.=) $1",
+							1,
+							{UUIDOID}};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		value;
-	OwnerScope	scope;
-	StagedRow	row;
-	int64		found;
+	Datum value;
+	OwnerScope scope;
+	StagedRow row;
+	int64 found;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("event_id must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("event_id must not be null")));
 	value = PG_GETARG_DATUM(0);
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, 0);
@@ -175,9 +172,9 @@ es_load_event(PG_FUNCTION_ARGS)
 Datum
 es_aggregate_sequence(PG_FUNCTION_ARGS)
 {
-	text	   *type = es_required_text(fcinfo, 0, "aggregate_type");
-	text	   *id = es_required_text(fcinfo, 1, "aggregate_id");
-	Head		head;
+	text *type = es_required_text(fcinfo, 0, "aggregate_type");
+	text *id = es_required_text(fcinfo, 1, "aggregate_id");
+	Head head;
 
 	es_read_head(PointerGetDatum(type), PointerGetDatum(id),
 				 GetActiveSnapshot(), true, &head);
@@ -196,9 +193,9 @@ staged_aggregate_ids(Datum type, Datum after, Datum **ids)
 {
 	StagedScan *scan = es_staged_begin(ES_KIND_EVENT, type, (Datum) 0,
 									   GetActiveSnapshot(), false);
-	StagedRow	row;
-	int			count = 0;
-	int			room = 64;
+	StagedRow row;
+	int count = 0;
+	int room = 64;
 
 	*ids = palloc(room * sizeof(Datum));
 	while (es_staged_next(scan, &row))
@@ -225,25 +222,24 @@ staged_aggregate_ids(Datum type, Datum after, Datum **ids)
 Datum
 es_load_aggregate_ids(PG_FUNCTION_ARGS)
 {
-	static KeptPlan plan = {
-		"SELECT e.aggregate_id FROM event_store.domain_events e"
-		" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
-		" AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
-		" AND e.sequence OPERATOR(pg_catalog.=) 1"
-		" ORDER BY e.aggregate_id LIMIT $3",
-		3, {TEXTOID, TEXTOID, INT8OID}
-	};
+	static KeptPlan plan = {"SELECT e.aggregate_id FROM event_store.domain_events e"
+							" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
+							" AND e.sequence OPERATOR(pg_catalog.=) 1"
+							" ORDER BY e.aggregate_id LIMIT $3",
+							3,
+							{TEXTOID, TEXTOID, INT8OID}};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
-	Datum		after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
-	int64		max_count = max_count_argument(fcinfo, 2);
-	Datum		values[3] = {type, after, Int64GetDatum(max_count)};
-	Datum	   *staged;
-	int			nstaged;
-	int			s = 0;
-	uint64		d = 0;
-	OwnerScope	scope;
-	bool		isnull = false;
+	Datum type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	Datum after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
+	int64 max_count = max_count_argument(fcinfo, 2);
+	Datum values[3] = {type, after, Int64GetDatum(max_count)};
+	Datum *staged;
+	int nstaged;
+	int s = 0;
+	uint64 d = 0;
+	OwnerScope scope;
+	bool isnull = false;
 
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
@@ -252,10 +248,12 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 	es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
 	for (int64 n = 0; n < max_count && (s < nstaged || d < SPI_processed); n++)
 	{
-		Datum		durable = d < SPI_processed
-			? SPI_getbinval(SPI_tuptable->vals[d], SPI_tuptable->tupdesc, 1, &isnull)
-			: (Datum) 0;
-		bool		take_staged = s < nstaged &&
+		Datum durable = d < SPI_processed
+							? SPI_getbinval(SPI_tuptable->vals[d],
+											SPI_tuptable->tupdesc, 1, &isnull)
+							: (Datum) 0;
+		bool take_staged =
+			s < nstaged &&
 			(d >= SPI_processed || compare_texts(&staged[s], &durable) < 0);
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,

@@ -53,26 +53,26 @@ static const char *const outcome_names[] = {"appended", "duplicate", "conflict"}
 /* One aggregate that an append writes to. */
 typedef struct Aggregate
 {
-	Datum		type;
-	Datum		id;
-	uint64		hash;
-	int			count;			/* of its events in the list */
-	int			repeated;		/* of these, how many are in the store */
-	Head		head;
-	int64		sequence;		/* of the last event seen or assigned */
-	Outcome		outcome;
+	Datum type;
+	Datum id;
+	uint64 hash;
+	int count;	  /* of its events in the list */
+	int repeated; /* of these, how many are in the store */
+	Head head;
+	int64 sequence; /* of the last event seen or assigned */
+	Outcome outcome;
 } Aggregate;
 
 typedef struct AppendCall
 {
-	const char *function;		/* its name, for messages */
-	NewEvents	list;
-	Aggregate  *aggregates;
-	int			naggregates;
-	bool		report;			/* on_conflict => 'report' */
-	Durability	durability;		/* as it is really done */
-	bool		any_given_ids;
-	int			to_write;		/* events of aggregates to be appended */
+	const char *function; /* its name, for messages */
+	NewEvents list;
+	Aggregate *aggregates;
+	int naggregates;
+	bool report;		   /* on_conflict => 'report' */
+	Durability durability; /* as it is really done */
+	bool any_given_ids;
+	int to_write; /* events of aggregates to be appended */
 } AppendCall;
 
 PG_FUNCTION_INFO_V1(es_append_event);
@@ -82,7 +82,7 @@ PG_FUNCTION_INFO_V1(es_append_batch_json);
 PG_FUNCTION_INFO_V1(es_is_available);
 PG_FUNCTION_INFO_V1(es_extension_version);
 
-void		_PG_init(void);
+void _PG_init(void);
 
 void
 _PG_init(void)
@@ -107,28 +107,30 @@ _PG_init(void)
 static void
 group_by_aggregate(AppendCall *append, bool single)
 {
-	int			count = append->list.count;
-	PairTable  *table = single || count == 1 ? NULL : es_pair_table(count);
-	int			room = table == NULL ? 1 : 64;
+	int count = append->list.count;
+	PairTable *table = single || count == 1 ? NULL : es_pair_table(count);
+	int room = table == NULL ? 1 : 64;
 
-	append->aggregates = palloc_extended(room * sizeof(Aggregate), MCXT_ALLOC_HUGE);
+	append->aggregates =
+		palloc_extended(room * sizeof(Aggregate), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < count; i++)
 	{
-		NewEvent   *event = &append->list.events[i];
-		Datum		type = event->row.values[EV_AGGREGATE_TYPE];
-		Datum		id = event->row.values[EV_AGGREGATE_ID];
-		bool		found = i > 0;
-		int64		only = 0;
-		int64	   *index = table == NULL ? &only : es_pair_enter(table, type, id, &found);
-		Aggregate  *aggregate;
+		NewEvent *event = &append->list.events[i];
+		Datum type = event->row.values[EV_AGGREGATE_TYPE];
+		Datum id = event->row.values[EV_AGGREGATE_ID];
+		bool found = i > 0;
+		int64 only = 0;
+		int64 *index =
+			table == NULL ? &only : es_pair_enter(table, type, id, &found);
+		Aggregate *aggregate;
 
 		if (!found)
 		{
 			if (append->naggregates == room)
 			{
 				room *= 2;
-				append->aggregates = repalloc_huge(append->aggregates,
-												   room * sizeof(Aggregate));
+				append->aggregates =
+					repalloc_huge(append->aggregates, room * sizeof(Aggregate));
 			}
 			*index = append->naggregates++;
 			aggregate = &append->aggregates[*index];
@@ -150,8 +152,8 @@ group_by_aggregate(AppendCall *append, bool single)
 static void
 check_ids_distinct(const AppendCall *append)
 {
-	HASHCTL		ctl;
-	HTAB	   *table;
+	HASHCTL ctl;
+	HTAB *table;
 
 	if (!append->any_given_ids || append->list.count == 1)
 		return;
@@ -164,7 +166,7 @@ check_ids_distinct(const AppendCall *append)
 	for (int i = 0; i < append->list.count; i++)
 	{
 		const NewEvent *event = &append->list.events[i];
-		bool		found;
+		bool found;
 
 		if (!event->id_given)
 			continue;
@@ -174,7 +176,8 @@ check_ids_distinct(const AppendCall *append)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 					 errmsg("event_id %s appears twice in one call",
-							DatumGetCString(DirectFunctionCall1(uuid_out, event->row.values[EV_EVENT_ID])))));
+							DatumGetCString(DirectFunctionCall1(
+								uuid_out, event->row.values[EV_EVENT_ID])))));
 	}
 	hash_destroy(table);
 }
@@ -184,8 +187,8 @@ check_ids_distinct(const AppendCall *append)
 static bool
 same_column(const EventRow *a, const EventRow *b, EventColumn column)
 {
-	Datum		x = a->values[column];
-	Datum		y = b->values[column];
+	Datum x = a->values[column];
+	Datum y = b->values[column];
 
 	if (a->nulls[column] || b->nulls[column])
 		return a->nulls[column] && b->nulls[column];
@@ -198,7 +201,7 @@ same_column(const EventRow *a, const EventRow *b, EventColumn column)
 										  &DatumGetJsonbP(y)->root) == 0;
 		default:
 			return es_same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
-							 PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
+								PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
 	}
 }
 
@@ -206,11 +209,10 @@ static bool
 same_content(const EventRow *a, const EventRow *b)
 {
 	return same_column(a, b, EV_AGGREGATE_TYPE) &&
-		same_column(a, b, EV_AGGREGATE_ID) &&
-		same_column(a, b, EV_EVENT_TYPE) &&
-		same_column(a, b, EV_SCHEMA_VERSION) &&
-		same_column(a, b, EV_PAYLOAD) &&
-		same_column(a, b, EV_PAYLOAD_BYTES);
+		   same_column(a, b, EV_AGGREGATE_ID) &&
+		   same_column(a, b, EV_EVENT_TYPE) &&
+		   same_column(a, b, EV_SCHEMA_VERSION) &&
+		   same_column(a, b, EV_PAYLOAD) && same_column(a, b, EV_PAYLOAD_BYTES);
 }
 
 static void
@@ -219,7 +221,8 @@ refuse_event_id(const EventRow *row, const char *detail)
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 			 errmsg("event_id %s was used before",
-					DatumGetCString(DirectFunctionCall1(uuid_out, row->values[EV_EVENT_ID]))),
+					DatumGetCString(DirectFunctionCall1(uuid_out,
+														row->values[EV_EVENT_ID]))),
 			 errdetail("%s", detail)));
 }
 
@@ -230,10 +233,10 @@ refuse_event_id(const EventRow *row, const char *detail)
 static bool
 find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
 {
-	pg_uuid_t  *id = DatumGetUUIDP(event->row.values[EV_EVENT_ID]);
-	StagedRow	staged;
-	EventRow	durable;
-	EventRow   *original;
+	pg_uuid_t *id = DatumGetUUIDP(event->row.values[EV_EVENT_ID]);
+	StagedRow staged;
+	EventRow durable;
+	EventRow *original;
 
 	if (es_durable_by_event_id(id, snapshot, &durable))
 		original = &durable;
@@ -242,7 +245,8 @@ find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
 	else
 		return false;
 	if (!same_content(&event->row, original))
-		refuse_event_id(&event->row, "The event stored under it has other content.");
+		refuse_event_id(&event->row,
+						"The event stored under it has other content.");
 	event->row.values[EV_SEQUENCE] = original->values[EV_SEQUENCE];
 	event->row.nulls[EV_SEQUENCE] = false;
 	event->row.values[EV_GLOBAL_POSITION] = original->values[EV_GLOBAL_POSITION];
@@ -258,13 +262,13 @@ static void
 find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 {
 	const NewEvent *repeated = NULL;
-	bool		any_new = false;
+	bool any_new = false;
 
 	if (!append->any_given_ids)
 		return;
 	for (int i = 0; i < append->list.count; i++)
 	{
-		NewEvent   *event = &append->list.events[i];
+		NewEvent *event = &append->list.events[i];
 
 		CHECK_FOR_INTERRUPTS();
 		if (event->id_given && find_original(event, snapshot, look_in_staging))
@@ -275,17 +279,19 @@ find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 	}
 	for (int i = 0; i < append->naggregates; i++)
 	{
-		Aggregate  *aggregate = &append->aggregates[i];
+		Aggregate *aggregate = &append->aggregates[i];
 
 		if (aggregate->repeated == aggregate->count)
 			aggregate->outcome = OUTCOME_DUPLICATE;
 		else if (aggregate->repeated > 0)
-			refuse_event_id(&repeated->row, "Only a part of the events in this call is in the store already.");
+			refuse_event_id(&repeated->row,
+							"Only a part of the events in this call is in the store already.");
 		else
 			any_new = true;
 	}
 	if (any_new && repeated != NULL && !append->report)
-		refuse_event_id(&repeated->row, "Only a part of the events in this call is in the store already.");
+		refuse_event_id(&repeated->row,
+						"Only a part of the events in this call is in the store already.");
 }
 
 /* ---------- expectations ---------- */
@@ -304,10 +310,11 @@ expectation_met(const NewEvent *event, int64 actual)
 static void
 raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 {
-	char	   *type = TextDatumGetCString(aggregate->type);
-	char	   *id = TextDatumGetCString(aggregate->id);
-	char	   *expected = event->expects ? psprintf(INT64_FORMAT, event->expected) : "null";
-	char	   *found = actual >= 0 ? psprintf(INT64_FORMAT, actual) : "null";
+	char *type = TextDatumGetCString(aggregate->type);
+	char *id = TextDatumGetCString(aggregate->id);
+	char *expected =
+		event->expects ? psprintf(INT64_FORMAT, event->expected) : "null";
+	char *found = actual >= 0 ? psprintf(INT64_FORMAT, actual) : "null";
 	StringInfoData detail;
 
 	initStringInfo(&detail);
@@ -315,13 +322,13 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 	escape_json(&detail, type);
 	appendStringInfoString(&detail, ", \"aggregate_id\": ");
 	escape_json(&detail, id);
-	appendStringInfo(&detail, ", \"expected\": %s, \"actual\": %s}", expected, found);
-	ereport(ERROR,
-			(errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
-			 errmsg("sequence conflict on %s/%s: expected %s, actual %s",
-					type, id, event->expects ? expected : "any",
-					actual >= 0 ? found : "unknown"),
-			 errdetail_internal("%s", detail.data)));
+	appendStringInfo(&detail, ", \"expected\": %s, \"actual\": %s}", expected,
+					 found);
+	ereport(ERROR, (errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
+					errmsg("sequence conflict on %s/%s: expected %s, actual %s",
+						   type, id, event->expects ? expected : "any",
+						   actual >= 0 ? found : "unknown"),
+					errdetail_internal("%s", detail.data)));
 }
 
 /*
@@ -333,8 +340,8 @@ check_expectations(AppendCall *append)
 {
 	for (int i = 0; i < append->list.count; i++)
 	{
-		NewEvent   *event = &append->list.events[i];
-		Aggregate  *aggregate = &append->aggregates[event->aggregate];
+		NewEvent *event = &append->list.events[i];
+		Aggregate *aggregate = &append->aggregates[event->aggregate];
 
 		if (aggregate->outcome != OUTCOME_APPENDED)
 			continue;
@@ -361,7 +368,7 @@ check_expectations(AppendCall *append)
 static void
 check_serializable(const Aggregate *aggregate)
 {
-	Head		seen;
+	Head seen;
 
 	es_read_head(aggregate->type, aggregate->id, GetTransactionSnapshot(), true,
 				 &seen);
@@ -384,7 +391,7 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 {
 	for (int i = 0; i < append->naggregates; i++)
 	{
-		Aggregate  *aggregate = &append->aggregates[i];
+		Aggregate *aggregate = &append->aggregates[i];
 
 		CHECK_FOR_INTERRUPTS();
 		aggregate->repeated = 0;
@@ -413,9 +420,9 @@ decide(AppendCall *append)
 {
 	for (;;)
 	{
-		bool		staged = es_may_have_staged();
-		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-		bool		ready = read_heads(append, snapshot, staged);
+		bool staged = es_may_have_staged();
+		Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+		bool ready = read_heads(append, snapshot, staged);
 
 		if (ready)
 			find_originals(append, snapshot, staged);
@@ -434,16 +441,18 @@ decide(AppendCall *append)
 static EventRow **
 assign(AppendCall *append)
 {
-	EventRow  **rows = palloc_extended(append->to_write * sizeof(EventRow *), MCXT_ALLOC_HUGE);
+	EventRow **rows =
+		palloc_extended(append->to_write * sizeof(EventRow *), MCXT_ALLOC_HUGE);
 	TimestampTz now = GetCurrentTimestamp();
-	int			n = 0;
+	int n = 0;
 
 	for (int i = 0; i < append->naggregates; i++)
 		append->aggregates[i].sequence = append->aggregates[i].head.sequence;
 	for (int i = 0; i < append->list.count; i++)
 	{
-		EventRow   *row = &append->list.events[i].row;
-		Aggregate  *aggregate = &append->aggregates[append->list.events[i].aggregate];
+		EventRow *row = &append->list.events[i].row;
+		Aggregate *aggregate =
+			&append->aggregates[append->list.events[i].aggregate];
 
 		if (aggregate->outcome != OUTCOME_APPENDED)
 			continue;
@@ -480,7 +489,7 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
@@ -503,12 +512,12 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 static void
 write_events(AppendCall *append)
 {
-	EventRow  **rows = assign(append);
-	int			count = append->to_write;
+	EventRow **rows = assign(append);
+	int count = append->to_write;
 
 	if (append->durability == ES_DURABLE)
 	{
-		int64		position = es_take_positions(count);
+		int64 position = es_take_positions(count);
 
 		for (int i = 0; i < count; i++)
 		{
@@ -533,7 +542,8 @@ write_events(AppendCall *append)
 static void
 lock_aggregates(const AppendCall *append)
 {
-	uint64	   *hashes = palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
+	uint64 *hashes =
+		palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
 
 	for (int i = 0; i < append->naggregates; i++)
 		hashes[i] = append->aggregates[i].hash;
@@ -574,7 +584,7 @@ result_descriptor(FunctionCallInfo fcinfo)
 	if (fcinfo->flinfo->fn_extra == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-		TupleDesc	desc;
+		TupleDesc desc;
 
 		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "return type must be a row type");
@@ -591,9 +601,9 @@ append_result(FunctionCallInfo fcinfo, const AppendCall *append)
 	const Aggregate *aggregate = &append->aggregates[0];
 	const EventRow *first = &append->list.events[0].row;
 	const EventRow *last = &append->list.events[append->list.count - 1].row;
-	bool		durable = !last->nulls[EV_GLOBAL_POSITION];
-	Datum		values[6];
-	bool		nulls[6] = {false};
+	bool durable = !last->nulls[EV_GLOBAL_POSITION];
+	Datum values[6];
+	bool nulls[6] = {false};
 
 	values[0] = first->values[EV_SEQUENCE];
 	values[1] = last->values[EV_SEQUENCE];
@@ -603,7 +613,8 @@ append_result(FunctionCallInfo fcinfo, const AppendCall *append)
 	values[4] = CStringGetTextDatum(outcome_names[aggregate->outcome]);
 	nulls[5] = durable;
 	values[5] = durable ? (Datum) 0 : Int64GetDatum(es_staging_epoch());
-	return HeapTupleGetDatum(heap_form_tuple(result_descriptor(fcinfo), values, nulls));
+	return HeapTupleGetDatum(heap_form_tuple(result_descriptor(fcinfo), values,
+											 nulls));
 }
 
 Datum
@@ -611,26 +622,29 @@ es_append_event(PG_FUNCTION_ARGS)
 {
 	static const struct
 	{
-		int			argno;
+		int argno;
 		EventColumn column;
-	}			given[] = {
-		{3, EV_EVENT_TYPE}, {4, EV_PAYLOAD}, {5, EV_METADATA}, {6, EV_EVENT_ID},
-		{7, EV_CORRELATION_ID}, {8, EV_CAUSATION_ID}, {9, EV_SAGA_ID},
-		{10, EV_OCCURRED_AT}, {11, EV_PAYLOAD_BYTES}, {12, EV_SCHEMA_VERSION}
-	};
-	NewEvent	event;
-	AppendCall		append = {"append_event()"};
-	Durability	durability;
+	} given[] = {{3, EV_EVENT_TYPE},	 {4, EV_PAYLOAD},
+				 {5, EV_METADATA},		 {6, EV_EVENT_ID},
+				 {7, EV_CORRELATION_ID}, {8, EV_CAUSATION_ID},
+				 {9, EV_SAGA_ID},		 {10, EV_OCCURRED_AT},
+				 {11, EV_PAYLOAD_BYTES}, {12, EV_SCHEMA_VERSION}};
+	NewEvent event;
+	AppendCall append = {"append_event()"};
+	Durability durability;
 
 	memset(&event, 0, sizeof(event));
 	memset(event.row.nulls, true, sizeof(event.row.nulls));
-	event.row.values[EV_AGGREGATE_TYPE] = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	event.row.values[EV_AGGREGATE_TYPE] =
+		PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	event.row.nulls[EV_AGGREGATE_TYPE] = false;
-	event.row.values[EV_AGGREGATE_ID] = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	event.row.values[EV_AGGREGATE_ID] =
+		PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	event.row.nulls[EV_AGGREGATE_ID] = false;
 	for (int i = 0; i < (int) lengthof(given); i++)
 		event.row.values[given[i].column] =
-			column_or_null(fcinfo, given[i].argno, &event.row.nulls[given[i].column]);
+			column_or_null(fcinfo, given[i].argno,
+						   &event.row.nulls[given[i].column]);
 	event.id_given = !PG_ARGISNULL(6);
 	event.expects = !PG_ARGISNULL(2);
 	if (event.expects)
@@ -650,23 +664,21 @@ es_append_event(PG_FUNCTION_ARGS)
 Datum
 es_append_events(PG_FUNCTION_ARGS)
 {
-	text	   *type = es_required_text(fcinfo, 0, "aggregate_type");
-	text	   *id = es_required_text(fcinfo, 1, "aggregate_id");
-	AppendCall		append = {"append_events()"};
-	Durability	durability;
+	text *type = es_required_text(fcinfo, 0, "aggregate_type");
+	text *id = es_required_text(fcinfo, 1, "aggregate_id");
+	AppendCall append = {"append_events()"};
+	Durability durability;
 
 	if (!PG_ARGISNULL(2))
 		es_check_expected(PG_GETARG_INT64(2), NULL);
 	if (PG_ARGISNULL(3))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("events must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("events must not be null")));
 	durability = es_durability_argument(fcinfo, 4);
 	append.list = es_events_from_json(PG_GETARG_JSONB_P(3), type, id);
 	if (append.list.count == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("events must not be empty")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("events must not be empty")));
 	if (!PG_ARGISNULL(2))
 	{
 		append.list.events[0].expects = true;
@@ -679,15 +691,15 @@ es_append_events(PG_FUNCTION_ARGS)
 static bool
 report_argument(FunctionCallInfo fcinfo, int argno)
 {
-	char	   *word = PG_ARGISNULL(argno) ? "error" : text_to_cstring(PG_GETARG_TEXT_PP(argno));
+	char *word = PG_ARGISNULL(argno) ? "error"
+									 : text_to_cstring(PG_GETARG_TEXT_PP(argno));
 
 	if (strcmp(word, "report") == 0)
 		return true;
 	if (strcmp(word, "error") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("on_conflict is not a known word: \"%s\"", word),
-				 errhint("Use 'error' or 'report'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("on_conflict is not a known word: \"%s\"", word),
+						errhint("Use 'error' or 'report'.")));
 	return false;
 }
 
@@ -696,7 +708,7 @@ static void
 batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		names[lengthof(outcome_names)];
+	Datum names[lengthof(outcome_names)];
 
 	for (int i = 0; i < (int) lengthof(outcome_names); i++)
 		names[i] = CStringGetTextDatum(outcome_names[i]);
@@ -704,14 +716,16 @@ batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 	for (int i = 0; i < append->list.count; i++)
 	{
 		const EventRow *row = &append->list.events[i].row;
-		const Aggregate *aggregate = &append->aggregates[append->list.events[i].aggregate];
-		bool		conflict = aggregate->outcome == OUTCOME_CONFLICT;
-		Datum		values[5];
-		bool		nulls[5] = {false};
+		const Aggregate *aggregate =
+			&append->aggregates[append->list.events[i].aggregate];
+		bool conflict = aggregate->outcome == OUTCOME_CONFLICT;
+		Datum values[5];
+		bool nulls[5] = {false};
 
 		values[0] = Int32GetDatum(i + 1);
 		values[1] = row->values[EV_EVENT_ID];
-		values[2] = conflict ? Int64GetDatum(aggregate->head.sequence) : row->values[EV_SEQUENCE];
+		values[2] = conflict ? Int64GetDatum(aggregate->head.sequence)
+							 : row->values[EV_SEQUENCE];
 		values[3] = row->values[EV_GLOBAL_POSITION];
 		nulls[3] = conflict || row->nulls[EV_GLOBAL_POSITION];
 		values[4] = names[aggregate->outcome];
@@ -720,9 +734,10 @@ batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 }
 
 static Datum
-run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report, Durability durability)
+run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report,
+		  Durability durability)
 {
-	AppendCall		append = {"append_batch()"};
+	AppendCall append = {"append_batch()"};
 
 	append.list = list;
 	append.report = report;
@@ -737,8 +752,8 @@ run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report, Durability durab
 Datum
 es_append_batch(PG_FUNCTION_ARGS)
 {
-	bool		report = report_argument(fcinfo, 13);
-	Durability	durability = es_durability_argument(fcinfo, 14);
+	bool report = report_argument(fcinfo, 13);
+	Durability durability = es_durability_argument(fcinfo, 14);
 
 	return run_batch(fcinfo, es_events_from_arrays(fcinfo), report, durability);
 }
@@ -746,14 +761,14 @@ es_append_batch(PG_FUNCTION_ARGS)
 Datum
 es_append_batch_json(PG_FUNCTION_ARGS)
 {
-	bool		report = report_argument(fcinfo, 1);
-	Durability	durability = es_durability_argument(fcinfo, 2);
+	bool report = report_argument(fcinfo, 1);
+	Durability durability = es_durability_argument(fcinfo, 2);
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("events must not be null")));
-	return run_batch(fcinfo, es_events_from_json(PG_GETARG_JSONB_P(0), NULL, NULL),
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("events must not be null")));
+	return run_batch(fcinfo,
+					 es_events_from_json(PG_GETARG_JSONB_P(0), NULL, NULL),
 					 report, durability);
 }
 

@@ -90,16 +90,16 @@ typedef enum EventColumn
 } EventColumn;
 
 /* Selects the columns of an event, in that order, from domain_events as e. */
-#define ES_EVENT_SELECT \
-	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence," \
+#define ES_EVENT_SELECT                                                        \
+	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence,"  \
 	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
 	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
 	" e.recorded_at FROM event_store.domain_events e"
 
 typedef struct EventRow
 {
-	Datum		values[EV_COLUMNS];
-	bool		nulls[EV_COLUMNS];
+	Datum values[EV_COLUMNS];
+	bool nulls[EV_COLUMNS];
 } EventRow;
 
 /* ---------- settings.c: every setting ---------- */
@@ -117,14 +117,14 @@ typedef enum OnStagingFull
 	ES_FULL_ERROR
 } OnStagingFull;
 
-extern int	es_durability;		/* Durability */
-extern int	es_on_staging_full; /* OnStagingFull */
-extern int	es_write_delay;		/* ms */
-extern int	es_write_batch_size;	/* rows */
-extern int	es_staging_limit;	/* rows; 0 = staging off */
-extern int	es_retry_initial;	/* ms */
-extern int	es_retry_max;		/* ms */
-extern int	es_snapshot_every;	/* events; 0 = never */
+extern int es_durability;		/* Durability */
+extern int es_on_staging_full;	/* OnStagingFull */
+extern int es_write_delay;		/* ms */
+extern int es_write_batch_size; /* rows */
+extern int es_staging_limit;	/* rows; 0 = staging off */
+extern int es_retry_initial;	/* ms */
+extern int es_retry_max;		/* ms */
+extern int es_snapshot_every;	/* events; 0 = never */
 
 extern void es_define_settings(void);
 
@@ -161,17 +161,17 @@ extern pg_uuid_t *es_uuid7(void);
 /* One event that a caller wants to append. */
 typedef struct NewEvent
 {
-	EventRow	row;			/* position, sequence, recorded_at still unset */
-	bool		expects;		/* an expected_sequence was given ... */
-	int64		expected;		/* ... namely this: -4, 0 or n */
-	bool		id_given;		/* the caller gave the event_id */
-	int			aggregate;		/* used by event_store.c */
+	EventRow row;	/* position, sequence, recorded_at still unset */
+	bool expects;	/* an expected_sequence was given ... */
+	int64 expected; /* ... namely this: -4, 0 or n */
+	bool id_given;	/* the caller gave the event_id */
+	int aggregate;	/* used by event_store.c */
 } NewEvent;
 
 typedef struct NewEvents
 {
-	NewEvent   *events;
-	int			count;
+	NewEvent *events;
+	int count;
 } NewEvents;
 
 #define ES_EXPECT_EXISTS (-4)
@@ -210,18 +210,18 @@ extern NewEvents es_events_from_arrays(FunctionCallInfo fcinfo);
 
 typedef enum StagingState
 {
-	ES_STAGING_UNKNOWN,			/* not looked at since the server started */
-	ES_STAGING_OPEN,			/* takes rows; store_state says dirty */
-	ES_STAGING_CLOSED			/* known to be empty, takes no rows */
+	ES_STAGING_UNKNOWN, /* not looked at since the server started */
+	ES_STAGING_OPEN,	/* takes rows; store_state says dirty */
+	ES_STAGING_CLOSED	/* known to be empty, takes no rows */
 } StagingState;
 
 typedef enum WorkerState
 {
 	ES_WORKER_NONE,
-	ES_WORKER_WANTED,			/* the launcher shall start one */
+	ES_WORKER_WANTED, /* the launcher shall start one */
 	ES_WORKER_STARTING,
 	ES_WORKER_RUNNING,
-	ES_WORKER_UNAVAILABLE		/* could not be started; tried again later */
+	ES_WORKER_UNAVAILABLE /* could not be started; tried again later */
 } WorkerState;
 
 typedef enum DrainState
@@ -240,59 +240,59 @@ typedef enum DrainState
  */
 typedef struct SharedDatabase
 {
-	LWLock	   *lock;
-	Oid			database;		/* InvalidOid = free slot */
-	bool		claimed;		/* a process of that database keeps a pointer */
+	LWLock *lock;
+	Oid database; /* InvalidOid = free slot */
+	bool claimed; /* a process of that database keeps a pointer */
 
 	/* global positions: feed.c */
-	slock_t		position_mutex; /* protects the three below */
-	Oid			position_sequence;	/* whose block this is */
-	int64		next_position;
-	int64		position_limit; /* last position of the reserved block */
-	ConditionVariable position_ended;	/* positions are not in flight any more */
+	slock_t position_mutex; /* protects the three below */
+	Oid position_sequence;	/* whose block this is */
+	int64 next_position;
+	int64 position_limit;			  /* last position of the reserved block */
+	ConditionVariable position_ended; /* positions are not in flight any more */
 
 	/* staging: staging.c */
 	StagingState staging_state;
-	Oid			staging_table;	/* first segment; tells one CREATE EXTENSION
+	Oid staging_table; /* first segment; tells one CREATE EXTENSION
 								 * from the next */
-	int64		staging_epoch;
-	int			active_segment;
+	int64 staging_epoch;
+	int active_segment;
 	pg_atomic_uint64 next_sid;
 	pg_atomic_uint64 uncommitted;	/* rows staged by open transactions, an
 									 * upper bound */
 	pg_atomic_uint64 staged_events; /* committed, not drained */
 	pg_atomic_uint64 staged_views;
-	TimestampTz first_staged_at;	/* since the last round; 0 = nothing */
-	bool		dead_letters_possible;
+	TimestampTz first_staged_at; /* since the last round; 0 = nothing */
+	bool dead_letters_possible;
 
 	/* drain */
 	pg_atomic_uint64 drains_requested;
-	pg_atomic_uint64 drains_done;	/* the request last fulfilled */
-	uint64		pending_request;	/* that rounds work on, under the drain lock */
-	int64		pending_sid;	/* what it asks for has lower sids */
-	ConditionVariable drained;	/* after every round and state change */
-	DrainState	drain_state;
-	int			consecutive_failures;
-	char		last_error[ES_ERROR_CHARS];
+	pg_atomic_uint64 drains_done; /* the request last fulfilled */
+	uint64 pending_request;	   /* that rounds work on, under the drain lock */
+	int64 pending_sid;		   /* what it asks for has lower sids */
+	ConditionVariable drained; /* after every round and state change */
+	DrainState drain_state;
+	int consecutive_failures;
+	char last_error[ES_ERROR_CHARS];
 	TimestampTz last_drain_at;
 
 	/* the database worker: worker.c */
 	WorkerState worker_state;
-	pid_t		worker_pid;		/* 0 = none */
-	Latch	   *worker_latch;	/* NULL = none */
+	pid_t worker_pid;	 /* 0 = none */
+	Latch *worker_latch; /* NULL = none */
 	TimestampTz worker_started_at;
-	bool		worker_called;	/* es_wake_worker() since it last looked */
-	int			worker_bars;	/* commands that need the database to
+	bool worker_called; /* es_wake_worker() since it last looked */
+	int worker_bars;	/* commands that need the database to
 								 * themselves; no worker starts meanwhile */
-	ConditionVariable worker_changed;	/* after every change of worker_state */
+	ConditionVariable worker_changed; /* after every change of worker_state */
 } SharedDatabase;
 
 typedef struct SharedState
 {
-	LWLock	   *lock;			/* protects the assignment of slots */
-	pid_t		launcher_pid;
-	Latch	   *launcher_latch;
-	TimestampTz launcher_gone_at;	/* since when there is none */
+	LWLock *lock; /* protects the assignment of slots */
+	pid_t launcher_pid;
+	Latch *launcher_latch;
+	TimestampTz launcher_gone_at; /* since when there is none */
 	SharedDatabase databases[ES_MAX_DATABASES];
 } SharedState;
 
@@ -307,15 +307,15 @@ extern SharedState *es_shared;
 typedef struct InFlight
 {
 	pg_atomic_uint64 position;
-	Oid			database;
-	int			pid;
+	Oid database;
+	int pid;
 	TimestampTz since;
-	char		padding[40];	/* one cache line */
+	char padding[40]; /* one cache line */
 } InFlight;
 
-extern InFlight *es_in_flight;	/* MaxBackends entries; NULL as above */
+extern InFlight *es_in_flight; /* MaxBackends entries; NULL as above */
 
-extern void es_shmem_define(void);	/* installs the hooks, while preloading */
+extern void es_shmem_define(void); /* installs the hooks, while preloading */
 /* The slot of this database, made if missing; NULL without preload. */
 extern SharedDatabase *es_my_database(void);
 /* The same, NULL when there is no slot yet; never raises. */
@@ -331,16 +331,16 @@ extern void es_wake_worker(SharedDatabase *db);
 extern void es_wake_launcher(void);
 
 /* ---------- database_command.c: DROP DATABASE and its like ---------- */
-extern void es_utility_hook_install(void);	/* while preloading */
+extern void es_utility_hook_install(void); /* while preloading */
 
 /* ---------- catalog.c: the store of this database ---------- */
 
 typedef struct StagingSegment
 {
-	Oid			table;
-	Oid			by_key;			/* (kind, name, key, ordinal) */
-	Oid			by_event_id;	/* (event_id) */
-	Oid			by_txn;			/* (txn, sid) */
+	Oid table;
+	Oid by_key;		 /* (kind, name, key, ordinal) */
+	Oid by_event_id; /* (event_id) */
+	Oid by_txn;		 /* (txn, sid) */
 } StagingSegment;
 
 /*
@@ -349,20 +349,20 @@ typedef struct StagingSegment
  */
 typedef struct Store
 {
-	Oid			schema;
-	Oid			owner;			/* owner of domain_events, runs all SQL */
-	Oid			extension;
-	Oid			events;			/* domain_events */
-	Oid			events_by_aggregate;	/* its unique index on
+	Oid schema;
+	Oid owner; /* owner of domain_events, runs all SQL */
+	Oid extension;
+	Oid events;				 /* domain_events */
+	Oid events_by_aggregate; /* its unique index on
 										 * (aggregate_type, aggregate_id,
 										 * sequence) */
-	Oid			events_by_id;	/* its unique index on (event_id) */
-	Oid			aggregate_gate; /* see lock.c */
-	Oid			view_key_gate;
-	Oid			positions;		/* the sequence of global positions */
-	Oid			dead_letters;
+	Oid events_by_id;		 /* its unique index on (event_id) */
+	Oid aggregate_gate;		 /* see lock.c */
+	Oid view_key_gate;
+	Oid positions; /* the sequence of global positions */
+	Oid dead_letters;
 	StagingSegment segments[ES_SEGMENTS];
-	Oid			event_type;		/* composite type event */
+	Oid event_type; /* composite type event */
 } Store;
 
 /* The store, or 55000 with a hint saying what to run. */
@@ -382,8 +382,8 @@ extern const Store *es_lock_store(void);
  */
 typedef struct OwnerScope
 {
-	Oid			user;
-	int			security;
+	Oid user;
+	int security;
 } OwnerScope;
 
 extern void es_begin(OwnerScope *scope);
@@ -398,9 +398,9 @@ extern void es_end(const OwnerScope *scope);
 typedef struct KeptPlan
 {
 	const char *sql;
-	int			nargs;
-	Oid			argtypes[ES_MAX_PARAMS];
-	SPIPlanPtr	plan;
+	int nargs;
+	Oid argtypes[ES_MAX_PARAMS];
+	SPIPlanPtr plan;
 } KeptPlan;
 
 extern SPIPlanPtr es_plan(KeptPlan *kept);
@@ -416,8 +416,8 @@ extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
 extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 							DestReceiver *receiver);
 /* ... or straight into a tuplestore. */
-extern uint64 es_execute_into(KeptPlan *kept, Datum *values,
-							  const char *nulls, Tuplestorestate *into);
+extern uint64 es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
+							  Tuplestorestate *into);
 
 /* ---------- transaction.c: what this transaction did to the store ---------- */
 
@@ -435,10 +435,10 @@ extern void es_note_wake(void);
 typedef struct OwnRow
 {
 	ItemPointerData tid;
-	uint8		segment;
-	bool		is_event;
-	SubTransactionId subtransaction;	/* that staged it */
-	SubTransactionId moved_in;	/* that made it durable, or invalid */
+	uint8 segment;
+	bool is_event;
+	SubTransactionId subtransaction; /* that staged it */
+	SubTransactionId moved_in;		 /* that made it durable, or invalid */
 } OwnRow;
 
 extern int64 es_own_txn(int64 sid);
@@ -451,13 +451,13 @@ extern void es_note_drained(int64 events, int64 views, uint64 request);
 /* What is known of staging when it opens; published at commit. */
 typedef struct StagingOpening
 {
-	Oid			table;
-	int64		epoch;
-	int			active_segment;
-	int64		next_sid;
-	int64		events;
-	int64		views;
-	bool		dead_letters;
+	Oid table;
+	int64 epoch;
+	int active_segment;
+	int64 next_sid;
+	int64 events;
+	int64 views;
+	bool dead_letters;
 	TimestampTz last_drain_at;
 } StagingOpening;
 
@@ -509,7 +509,7 @@ typedef struct PairTable PairTable;
 
 extern bool es_same_text(Datum a, Datum b);
 /* Orders keys as the C collation of the tables does. */
-extern int	es_compare_keys(Datum a, Datum b);
+extern int es_compare_keys(Datum a, Datum b);
 extern PairTable *es_pair_table(int64 expected_size);
 /* The number of a pair, entered if missing (then undefined until set). */
 extern int64 *es_pair_enter(PairTable *table, Datum first, Datum second,
@@ -521,26 +521,26 @@ extern void es_pair_table_drop(PairTable *table);
 typedef enum StagedKind
 {
 	ES_KIND_EVENT = 1,
-	ES_KIND_VIEW = 2			/* a put, or a delete where view_data is NULL */
+	ES_KIND_VIEW = 2 /* a put, or a delete where view_data is NULL */
 } StagedKind;
 
 /* One row of a staging segment, taken apart. */
 typedef struct StagedRow
 {
-	int64		sid;
-	int64		txn;
-	StagedKind	kind;
-	EventRow	event;			/* kind event */
-	Datum		view_name;		/* kind view */
-	Datum		view_key;
-	Datum		view_data;		/* (Datum) 0 = deleted */
-	bool		has_version;
-	int64		version;
+	int64 sid;
+	int64 txn;
+	StagedKind kind;
+	EventRow event;	 /* kind event */
+	Datum view_name; /* kind view */
+	Datum view_key;
+	Datum view_data; /* (Datum) 0 = deleted */
+	bool has_version;
+	int64 version;
 	TimestampTz staged_at;
-	bool		own;			/* written by this transaction */
-	int			segment;
+	bool own; /* written by this transaction */
+	int segment;
 	ItemPointerData tid;
-	HeapTuple	tuple;			/* what the Datums point into; may be freed */
+	HeapTuple tuple; /* what the Datums point into; may be freed */
 } StagedRow;
 
 /*
@@ -573,9 +573,9 @@ extern bool es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 /* The order in which a scan over all segments returns rows: an index each. */
 typedef enum StagedOrder
 {
-	ES_BY_KEY,					/* (kind, name, key, ordinal) */
+	ES_BY_KEY, /* (kind, name, key, ordinal) */
 	ES_BY_EVENT_ID,
-	ES_BY_TXN					/* (txn, sid) */
+	ES_BY_TXN /* (txn, sid) */
 } StagedOrder;
 
 extern StagedScan *es_staged_scan(StagedOrder order, ScanDirection direction,
@@ -601,10 +601,10 @@ extern void es_insert_events(EventRow **rows, int count);
 /* The last event of an aggregate, as of a snapshot. */
 typedef struct Head
 {
-	int64		sequence;		/* staged and durable together; 0 = none */
-	int64		durable_sequence;
-	TimestampTz recorded_at;	/* -infinity when there is none */
-	bool		staged;			/* staged rows are visible */
+	int64 sequence; /* staged and durable together; 0 = none */
+	int64 durable_sequence;
+	TimestampTz recorded_at; /* -infinity when there is none */
+	bool staged;			 /* staged rows are visible */
 } Head;
 
 extern void es_read_head(Datum aggregate_type, Datum aggregate_id,
@@ -612,8 +612,8 @@ extern void es_read_head(Datum aggregate_type, Datum aggregate_id,
 /* The durable part alone; recorded_at may be NULL, is set if there is one. */
 extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
 							 Snapshot snapshot, TimestampTz *recorded_at);
-extern bool es_durable_by_event_id(const pg_uuid_t *event_id,
-								   Snapshot snapshot, EventRow *row);
+extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
+								   EventRow *row);
 
 /* ---------- dead_letter.c: staged rows that could not be drained ---------- */
 
@@ -621,9 +621,8 @@ extern bool es_durable_by_event_id(const pg_uuid_t *event_id,
 extern bool es_has_dead_letters(Datum aggregate_type, Datum aggregate_id,
 								Snapshot snapshot);
 /* Writes one dead letter.  For a view, the aggregate that took it along. */
-extern void es_bury(const StagedRow *row, Datum aggregate_type,
-					Datum aggregate_id, int sqlstate, const char *message,
-					int attempts);
+extern void es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
+					int sqlstate, const char *message, int attempts);
 
 /* ---------- view_store.c: durable views ---------- */
 
@@ -638,12 +637,12 @@ extern void es_bury(const StagedRow *row, Datum aggregate_type,
  */
 typedef struct ViewWrite
 {
-	Datum		view_name;
-	Datum		view_key;
-	Datum		view_data;		/* (Datum) 0 = delete */
-	bool		has_version;
-	int64		version;
-	TimestampTz updated_at;		/* when it was staged; 0 = now */
+	Datum view_name;
+	Datum view_key;
+	Datum view_data; /* (Datum) 0 = delete */
+	bool has_version;
+	int64 version;
+	TimestampTz updated_at; /* when it was staged; 0 = now */
 } ViewWrite;
 
 extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
@@ -733,4 +732,4 @@ extern void es_sleep_on_latch(long timeout, uint32 wait_event);
 /* ---------- launcher.c ---------- */
 extern void es_register_launcher(void); /* while preloading */
 
-#endif							/* EVENT_STORE_H */
+#endif /* EVENT_STORE_H */

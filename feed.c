@@ -56,11 +56,9 @@ PG_FUNCTION_INFO_V1(es_aggregate_member);
 static int64
 last_logged_position(void)
 {
-	static KeptPlan plan = {
-		"SELECT coalesce(pg_catalog.max(e.global_position), 0)"
-		" FROM event_store.domain_events e"
-	};
-	bool		isnull;
+	static KeptPlan plan = {"SELECT coalesce(pg_catalog.max(e.global_position), 0)"
+							" FROM event_store.domain_events e"};
+	bool isnull;
 
 	es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
@@ -84,10 +82,10 @@ advance_sequence(Oid sequence, int64 last)
 static void
 reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 {
-	int64		last = Max(nextval_internal(sequence, false) - 1,
-						   last_logged_position());
-	bool		goes_on = db->position_sequence == sequence &&
-		db->position_limit >= last;
+	int64 last =
+		Max(nextval_internal(sequence, false) - 1, last_logged_position());
+	bool goes_on =
+		db->position_sequence == sequence && db->position_limit >= last;
 
 	if (goes_on)
 		last = db->position_limit;
@@ -122,8 +120,8 @@ es_recheck_positions(void)
 static int64
 take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 {
-	InFlight   *mine = &es_in_flight[MyProcNumber];
-	int64		first = 0;
+	InFlight *mine = &es_in_flight[MyProcNumber];
+	int64 first = 0;
 
 	/* from here on the end of the transaction clears what is published */
 	es_note_positions();
@@ -162,9 +160,9 @@ es_end_positions(SharedDatabase *db)
 static int64
 take_from_sequence(Oid sequence, int64 count)
 {
-	static Oid	checked = InvalidOid;
-	XLogRecPtr	logged = XactLastRecEnd;
-	int64		first = nextval_internal(sequence, false);
+	static Oid checked = InvalidOid;
+	XLogRecPtr logged = XactLastRecEnd;
+	int64 first = nextval_internal(sequence, false);
 
 	if (checked != sequence)
 	{
@@ -183,10 +181,10 @@ take_from_sequence(Oid sequence, int64 count)
 int64
 es_take_positions(int64 count)
 {
-	Oid			sequence = es_store()->positions;
+	Oid sequence = es_store()->positions;
 	SharedDatabase *db = es_my_database();
-	OwnerScope	scope;
-	int64		first = 0;
+	OwnerScope scope;
+	int64 first = 0;
 
 	if (db != NULL)
 		first = take_from_block(db, sequence, count);
@@ -212,10 +210,10 @@ es_take_positions(int64 count)
 /* The positions that are taken, and the lowest that is in flight. */
 typedef struct FeedState
 {
-	int64		last;			/* the last position taken */
-	int64		safe;
-	int			in_flight;		/* transactions */
-	int			blocker_pid;	/* of the lowest; 0 = none */
+	int64 last; /* the last position taken */
+	int64 safe;
+	int in_flight;	 /* transactions */
+	int blocker_pid; /* of the lowest; 0 = none */
 	TimestampTz blocked_since;
 } FeedState;
 
@@ -223,7 +221,7 @@ typedef struct FeedState
 static int64
 last_taken_position(SharedDatabase *db, Oid sequence)
 {
-	int64		last = -1;
+	int64 last = -1;
 
 	SpinLockAcquire(&db->position_mutex);
 	if (db->position_sequence == sequence)
@@ -239,8 +237,8 @@ last_taken_position(SharedDatabase *db, Oid sequence)
 static int64
 last_position_at_rest(void)
 {
-	OwnerScope	scope;
-	int64		last;
+	OwnerScope scope;
+	int64 last;
 
 	es_begin(&scope);
 	last = last_logged_position();
@@ -251,13 +249,13 @@ last_position_at_rest(void)
 static void
 read_feed_state(SharedDatabase *db, FeedState *state)
 {
-	Oid			sequence = es_store()->positions;
+	Oid sequence = es_store()->positions;
 
 	memset(state, 0, sizeof(*state));
 	state->last = last_taken_position(db, sequence);
 	if (state->last < 0)
 	{
-		int64		at_rest = last_position_at_rest();
+		int64 at_rest = last_position_at_rest();
 
 		/* what was taken meanwhile may have been seen out of its order */
 		state->last = last_taken_position(db, sequence);
@@ -270,8 +268,8 @@ read_feed_state(SharedDatabase *db, FeedState *state)
 	state->safe = state->last;
 	for (int i = 0; i < MaxBackends; i++)
 	{
-		InFlight   *other = &es_in_flight[i];
-		int64		position = (int64) pg_atomic_read_u64(&other->position);
+		InFlight *other = &es_in_flight[i];
+		int64 position = (int64) pg_atomic_read_u64(&other->position);
 
 		if (position == 0)
 			continue;
@@ -291,15 +289,17 @@ read_feed_state(SharedDatabase *db, FeedState *state)
 static int64
 stored_safe_position(void)
 {
-	static KeptPlan plan = {"SELECT s.safe_position FROM event_store.store_state s"};
-	OwnerScope	scope;
-	int64		position = 0;
-	bool		isnull;
+	static KeptPlan plan = {
+		"SELECT s.safe_position FROM event_store.store_state s"};
+	OwnerScope scope;
+	int64 position = 0;
+	bool isnull;
 
 	es_begin(&scope);
 	if (es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT) > 0)
-		position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-											   SPI_tuptable->tupdesc, 1, &isnull));
+		position =
+			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+										SPI_tuptable->tupdesc, 1, &isnull));
 	es_end(&scope);
 	return position;
 }
@@ -323,7 +323,7 @@ static int64
 safe_position(void)
 {
 	SharedDatabase *db = feed_database();
-	FeedState	state;
+	FeedState state;
 
 	if (RecoveryInProgress())
 		return stored_safe_position();
@@ -342,10 +342,10 @@ Datum
 es_feed_state(PG_FUNCTION_ARGS)
 {
 	SharedDatabase *db = feed_database();
-	FeedState	state = {0};
-	TupleDesc	desc;
-	Datum		values[5];
-	bool		nulls[5] = {false};
+	FeedState state = {0};
+	TupleDesc desc;
+	Datum values[5];
+	bool nulls[5] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -368,9 +368,8 @@ after_position_argument(FunctionCallInfo fcinfo, int argno, int64 otherwise)
 	if (PG_ARGISNULL(argno))
 		return otherwise;
 	if (PG_GETARG_INT64(argno) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("after_position must not be negative")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("after_position must not be negative")));
 	return PG_GETARG_INT64(argno);
 }
 
@@ -384,15 +383,14 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 {
 	static uint32 wait_event;
 	SharedDatabase *db;
-	int64		after;
-	int64		timeout = 5000;
-	int64		position;
+	int64 after;
+	int64 timeout = 5000;
+	int64 position;
 	TimestampTz end;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("after_position must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("after_position must not be null")));
 	after = after_position_argument(fcinfo, 0, 0);
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
@@ -402,13 +400,15 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	ConditionVariablePrepareToSleep(&db->position_ended);
 	for (;;)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
 		position = safe_position();
 		if (position > after || left <= 0)
 			break;
 		ConditionVariableTimedSleep(&db->position_ended,
-									RecoveryInProgress() ? Min(left, STANDBY_SLICE_MS) : left,
+									RecoveryInProgress()
+										? Min(left, STANDBY_SLICE_MS)
+										: left,
 									es_wait_event(&wait_event, "EventStoreFeed"));
 	}
 	ConditionVariableCancelSleep();
@@ -426,18 +426,18 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 Datum
 es_aggregate_member(PG_FUNCTION_ARGS)
 {
-	text	   *parts[2] = {PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)};
-	int			members = PG_GETARG_INT32(2);
-	uint64		hash = UINT64CONST(14695981039346656037);
+	text *parts[2] = {PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)};
+	int members = PG_GETARG_INT32(2);
+	uint64 hash = UINT64CONST(14695981039346656037);
 
 	if (members < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("members must be positive")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("members must be positive")));
 	for (int p = 0; p < 2; p++)
 	{
-		const unsigned char *bytes = (const unsigned char *) VARDATA_ANY(parts[p]);
-		int			length = VARSIZE_ANY_EXHDR(parts[p]);
+		const unsigned char *bytes =
+			(const unsigned char *) VARDATA_ANY(parts[p]);
+		int length = VARSIZE_ANY_EXHDR(parts[p]);
 
 		for (int i = 0; i < length; i++)
 			hash = (hash ^ bytes[i]) * UINT64CONST(1099511628211);
@@ -450,47 +450,48 @@ es_aggregate_member(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32((int32) (hash % (uint64) members));
 }
 
-#define FEED_BASE \
+#define FEED_BASE                                                        \
 	ES_EVENT_SELECT " WHERE e.global_position OPERATOR(pg_catalog.>) $1" \
-	" AND e.global_position OPERATOR(pg_catalog.<=) $2"
-#define FEED_AGGREGATE_TYPES " AND e.aggregate_type OPERATOR(pg_catalog.=) ANY ($4)"
+					" AND e.global_position OPERATOR(pg_catalog.<=) $2"
+#define FEED_AGGREGATE_TYPES \
+	" AND e.aggregate_type OPERATOR(pg_catalog.=) ANY ($4)"
 #define FEED_EVENT_TYPES " AND e.event_type OPERATOR(pg_catalog.=) ANY ($5)"
-#define FEED_MEMBER \
+#define FEED_MEMBER                                                           \
 	" AND event_store.aggregate_member(e.aggregate_type, e.aggregate_id, $7)" \
 	" OPERATOR(pg_catalog.=) $6"
 #define FEED_END " ORDER BY e.global_position LIMIT $3"
-#define FEED_PARAMETERS \
-	7, {INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID}
+#define FEED_PARAMETERS                                                         \
+	7,                                                                          \
+	{                                                                           \
+		INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID \
+	}
 
 /* One plan for each set of filters, so that each uses the index it can. */
-static KeptPlan feed_plans[8] = {
-	{FEED_BASE FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_AGGREGATE_TYPES FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_MEMBER FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_AGGREGATE_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_EVENT_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
-	{FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS}
-};
+static KeptPlan feed_plans[8] =
+	{{FEED_BASE FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_MEMBER FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_EVENT_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_MEMBER FEED_END,
+	  FEED_PARAMETERS}};
 
 static void
 check_members(FunctionCallInfo fcinfo)
 {
 	if (PG_ARGISNULL(4) != PG_ARGISNULL(5))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("member and members must be given together")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("member and members must be given together")));
 	if (PG_ARGISNULL(4))
 		return;
 	if (PG_GETARG_INT32(5) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("members must be positive")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("members must be positive")));
 	if (PG_GETARG_INT32(4) < 0 || PG_GETARG_INT32(4) >= PG_GETARG_INT32(5))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("member must be from 0 to members - 1")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("member must be from 0 to members - 1")));
 }
 
 /*
@@ -501,17 +502,17 @@ Datum
 es_read_events(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		values[7] = {0};
-	char		nulls[7] = {' ', ' ', ' ', 'n', 'n', 'n', 'n'};
-	int			plan = 0;
-	OwnerScope	scope;
+	Datum values[7] = {0};
+	char nulls[7] = {' ', ' ', ' ', 'n', 'n', 'n', 'n'};
+	int plan = 0;
+	OwnerScope scope;
 
 	values[0] = Int64GetDatum(after_position_argument(fcinfo, 0, 0));
-	values[2] = Int64GetDatum(PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1));
+	values[2] =
+		Int64GetDatum(PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1));
 	if (DatumGetInt64(values[2]) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count must not be negative")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("max_count must not be negative")));
 	check_members(fcinfo);
 	for (int i = 2; i < 6; i++)
 	{
@@ -520,7 +521,8 @@ es_read_events(PG_FUNCTION_ARGS)
 		values[i + 1] = PG_GETARG_DATUM(i);
 		nulls[i + 1] = ' ';
 	}
-	plan = (PG_ARGISNULL(2) ? 0 : 1) + (PG_ARGISNULL(3) ? 0 : 2) + (PG_ARGISNULL(4) ? 0 : 4);
+	plan = (PG_ARGISNULL(2) ? 0 : 1) + (PG_ARGISNULL(3) ? 0 : 2) +
+		   (PG_ARGISNULL(4) ? 0 : 4);
 
 	values[1] = Int64GetDatum(safe_position());
 	InitMaterializedSRF(fcinfo, 0);

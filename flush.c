@@ -35,7 +35,7 @@ PG_FUNCTION_INFO_V1(es_drain);
 static void
 drain_here(void)
 {
-	bool		more = true;
+	bool more = true;
 
 	while (more)
 	{
@@ -55,7 +55,7 @@ void
 es_settle(void)
 {
 	SharedDatabase *db = es_my_database();
-	uint64		request;
+	uint64 request;
 
 	if (!worker_possible(db) || es_lock_held(ES_LOCK_DRAIN))
 	{
@@ -89,8 +89,8 @@ es_settle(void)
 void
 es_move_own_rows(void)
 {
-	int			count;
-	OwnRow	   *rows = es_own_rows(&count);
+	int count;
+	OwnRow *rows = es_own_rows(&count);
 
 	for (int i = 0; i < count; i++)
 	{
@@ -109,12 +109,12 @@ static bool
 wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 {
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
-	bool		done;
+	bool done;
 
 	ConditionVariablePrepareToSleep(&db->drained);
 	for (;;)
 	{
-		int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+		int64 left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
 		done = pg_atomic_read_u64(&db->drains_done) >= request;
 		if (done || left <= 0 || !worker_possible(db))
@@ -140,7 +140,7 @@ Datum
 es_flush(PG_FUNCTION_ARGS)
 {
 	SharedDatabase *db;
-	int64		timeout = 5000;
+	int64 timeout = 5000;
 
 	if (!PG_ARGISNULL(0))
 		es_check_timeout(PG_GETARG_INTERVAL_P(0), "timeout", &timeout);
@@ -149,8 +149,7 @@ es_flush(PG_FUNCTION_ARGS)
 	if (RecoveryInProgress() || !es_may_have_staged())
 		PG_RETURN_BOOL(true);
 	db = es_my_database();
-	if (worker_possible(db) &&
-		wait_for_request(db, es_request_drain(db), timeout))
+	if (worker_possible(db) && wait_for_request(db, es_request_drain(db), timeout))
 		PG_RETURN_BOOL(true);
 	if (worker_possible(db))
 		PG_RETURN_BOOL(false);
@@ -162,15 +161,14 @@ es_flush(PG_FUNCTION_ARGS)
 Datum
 es_drain(PG_FUNCTION_ARGS)
 {
-	int64		max_rows = es_write_batch_size;
-	bool		more;
+	int64 max_rows = es_write_batch_size;
+	bool more;
 
 	if (!PG_ARGISNULL(0))
 		max_rows = PG_GETARG_INT32(0);
 	if (max_rows <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_rows must be positive")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("max_rows must be positive")));
 	prevent_in_transaction("drain()");
 	PreventCommandIfReadOnly("drain()");
 	(void) es_store();

@@ -43,10 +43,10 @@
 uint64
 es_pair_hash(Datum first, Datum second)
 {
-	text	   *a = DatumGetTextPP(first);
-	text	   *b = DatumGetTextPP(second);
-	uint64		hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(a),
-										   VARSIZE_ANY_EXHDR(a), 0);
+	text *a = DatumGetTextPP(first);
+	text *b = DatumGetTextPP(second);
+	uint64 hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(a),
+									  VARSIZE_ANY_EXHDR(a), 0);
 
 	return hash_bytes_extended((unsigned char *) VARDATA_ANY(b),
 							   VARSIZE_ANY_EXHDR(b), hash);
@@ -63,13 +63,13 @@ static Oid
 gate_of(LockSpace space)
 {
 	return space == ES_LOCK_AGGREGATE ? es_store()->aggregate_gate
-		: es_store()->view_key_gate;
+									  : es_store()->view_key_gate;
 }
 
 static void
 lock_one(LockSpace space, uint64 hash)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	make_tag(&tag, space, hash);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
@@ -86,8 +86,8 @@ es_lock_pair(LockSpace space, uint64 hash)
 static int
 compare_hashes(const void *a, const void *b)
 {
-	uint64		x = *(const uint64 *) a;
-	uint64		y = *(const uint64 *) b;
+	uint64 x = *(const uint64 *) a;
+	uint64 y = *(const uint64 *) b;
 
 	return x < y ? -1 : x > y ? 1 : 0;
 }
@@ -114,7 +114,7 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 void
 es_lock_acquire(LockSpace space, LOCKMODE mode)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	make_tag(&tag, space, 0);
 	(void) LockAcquire(&tag, mode, false, false);
@@ -123,7 +123,7 @@ es_lock_acquire(LockSpace space, LOCKMODE mode)
 void
 es_lock_release(LockSpace space, LOCKMODE mode)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	make_tag(&tag, space, 0);
 	(void) LockRelease(&tag, mode, false);
@@ -132,7 +132,7 @@ es_lock_release(LockSpace space, LOCKMODE mode)
 bool
 es_lock_held(LockSpace space)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	make_tag(&tag, space, 0);
 	return LockHeldByMe(&tag, ExclusiveLock, false);

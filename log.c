@@ -28,15 +28,14 @@
 #include "utils/timestamp.h"
 
 /* The types of the columns, in table order. */
-static const Oid column_types[EV_COLUMNS] = {
-	INT8OID, TEXTOID, TEXTOID, INT8OID, UUIDOID, TEXTOID, INT4OID, JSONBOID,
-	BYTEAOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
-	TIMESTAMPTZOID
-};
+static const Oid column_types[EV_COLUMNS] =
+	{INT8OID, TEXTOID, TEXTOID,	 INT8OID,		 UUIDOID,
+	 TEXTOID, INT4OID, JSONBOID, BYTEAOID,		 JSONBOID,
+	 TEXTOID, TEXTOID, TEXTOID,	 TIMESTAMPTZOID, TIMESTAMPTZOID};
 
-#define COLUMN_LIST \
+#define COLUMN_LIST                                                      \
 	"global_position, aggregate_type, aggregate_id, sequence, event_id," \
-	" event_type, schema_version, payload, payload_bytes, metadata," \
+	" event_type, schema_version, payload, payload_bytes, metadata,"     \
 	" correlation_id, causation_id, saga_id, occurred_at, recorded_at"
 
 /* Takes a row of domain_events apart; by-reference values point into it. */
@@ -52,29 +51,31 @@ es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 				TimestampTz *recorded_at)
 {
 	const Store *store = es_store();
-	Oid			index_id = store->events_by_aggregate;
-	Relation	table = table_open(store->events, AccessShareLock);
-	Relation	index = index_open(index_id, AccessShareLock);
+	Oid index_id = store->events_by_aggregate;
+	Relation table = table_open(store->events, AccessShareLock);
+	Relation index = index_open(index_id, AccessShareLock);
 	ScanKeyData keys[2];
 	SysScanDesc scan;
-	HeapTuple	tuple;
-	int64		sequence = 0;
+	HeapTuple tuple;
+	int64 sequence = 0;
 
 	ScanKeyInit(&keys[0], EV_AGGREGATE_TYPE + 1, BTEqualStrategyNumber,
 				F_TEXTEQ, aggregate_type);
-	ScanKeyInit(&keys[1], EV_AGGREGATE_ID + 1, BTEqualStrategyNumber,
-				F_TEXTEQ, aggregate_id);
+	ScanKeyInit(&keys[1], EV_AGGREGATE_ID + 1, BTEqualStrategyNumber, F_TEXTEQ,
+				aggregate_id);
 	scan = systable_beginscan_ordered(table, index, snapshot, 2, keys);
 	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 	{
-		TupleDesc	desc = RelationGetDescr(table);
-		bool		isnull;
+		TupleDesc desc = RelationGetDescr(table);
+		bool isnull;
 
-		sequence = DatumGetInt64(heap_getattr(tuple, EV_SEQUENCE + 1, desc, &isnull));
+		sequence =
+			DatumGetInt64(heap_getattr(tuple, EV_SEQUENCE + 1, desc, &isnull));
 		if (recorded_at != NULL)
-			*recorded_at = DatumGetTimestampTz(heap_getattr(tuple, EV_RECORDED_AT + 1,
-															desc, &isnull));
+			*recorded_at =
+				DatumGetTimestampTz(heap_getattr(tuple, EV_RECORDED_AT + 1,
+												 desc, &isnull));
 	}
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
@@ -83,17 +84,16 @@ es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 }
 
 bool
-es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
-					   EventRow *row)
+es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *row)
 {
 	const Store *store = es_store();
-	Oid			index_id = store->events_by_id;
-	Relation	table = table_open(store->events, AccessShareLock);
-	Relation	index = index_open(index_id, AccessShareLock);
+	Oid index_id = store->events_by_id;
+	Relation table = table_open(store->events, AccessShareLock);
+	Relation index = index_open(index_id, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found;
+	HeapTuple tuple;
+	bool found;
 
 	ScanKeyInit(&key, EV_EVENT_ID + 1, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
@@ -112,12 +112,11 @@ es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 static void
 insert_one(EventRow *row)
 {
-	static KeptPlan plan = {
-		"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-		EV_COLUMNS
-	};
-	char		nulls[EV_COLUMNS];
+	static KeptPlan plan =
+		{"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+		 EV_COLUMNS};
+	char nulls[EV_COLUMNS];
 
 	memcpy(plan.argtypes, column_types, sizeof(column_types));
 	for (int i = 0; i < EV_COLUMNS; i++)
@@ -129,13 +128,13 @@ insert_one(EventRow *row)
 static Datum
 column_array(EventRow **rows, int count, int column)
 {
-	Datum	   *values = palloc(count * sizeof(Datum));
-	bool	   *nulls = palloc(count * sizeof(bool));
-	Oid			type = column_types[column];
-	int			lower = 1;
-	int16		length;
-	bool		byval;
-	char		align;
+	Datum *values = palloc(count * sizeof(Datum));
+	bool *nulls = palloc(count * sizeof(bool));
+	Oid type = column_types[column];
+	int lower = 1;
+	int16 length;
+	bool byval;
+	char align;
 
 	get_typlenbyvalalign(type, &length, &byval, &align);
 	for (int i = 0; i < count; i++)
@@ -151,17 +150,16 @@ column_array(EventRow **rows, int count, int column)
 static void
 insert_many(EventRow **rows, int count)
 {
-	static KeptPlan plan = {
-		"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
-		" SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-		" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
-		" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
-		" pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),"
-		" pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),"
-		" pg_catalog.unnest($15))",
-		EV_COLUMNS
-	};
-	Datum		arrays[EV_COLUMNS];
+	static KeptPlan plan =
+		{"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
+		 " SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+		 " pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
+		 " pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
+		 " pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),"
+		 " pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),"
+		 " pg_catalog.unnest($15))",
+		 EV_COLUMNS};
+	Datum arrays[EV_COLUMNS];
 
 	for (int i = 0; i < EV_COLUMNS; i++)
 	{
@@ -175,7 +173,7 @@ static Size
 row_size(const EventRow *row)
 {
 	static const EventColumn wide[] = {EV_PAYLOAD, EV_PAYLOAD_BYTES, EV_METADATA};
-	Size		size = 0;
+	Size size = 0;
 
 	for (int i = 0; i < (int) lengthof(wide); i++)
 	{
@@ -188,7 +186,7 @@ row_size(const EventRow *row)
 void
 es_insert_events(EventRow **rows, int count)
 {
-	OwnerScope	scope;
+	OwnerScope scope;
 	MemoryContext chunk_context;
 	MemoryContext old;
 
@@ -199,16 +197,17 @@ es_insert_events(EventRow **rows, int count)
 		es_end(&scope);
 		return;
 	}
-	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
-										  "event_store insert",
-										  ALLOCSET_DEFAULT_SIZES);
+	chunk_context =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store insert",
+							  ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(chunk_context);
 	for (int start = 0, end; start < count; start = end)
 	{
-		Size		size = 0;
+		Size size = 0;
 
 		for (end = start; end < count && end - start < ES_CHUNK_ROWS &&
-			 (size < ES_CHUNK_BYTES || end == start); end++)
+						  (size < ES_CHUNK_BYTES || end == start);
+			 end++)
 			size += row_size(rows[end]);
 		if (end - start > 1 && size >= ES_CHUNK_BYTES)
 			end--;
@@ -228,7 +227,7 @@ es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 			 bool look_in_staging, Head *head)
 {
 	StagedScan *scan;
-	StagedRow	row;
+	StagedRow row;
 
 	memset(head, 0, sizeof(*head));
 	head->recorded_at = DT_NOBEGIN;

@@ -17,31 +17,31 @@
 
 typedef struct PairKey
 {
-	uint64		hash;
-	text	   *first;
-	text	   *second;
+	uint64 hash;
+	text *first;
+	text *second;
 } PairKey;
 
 typedef struct PairEntry
 {
-	PairKey		key;
-	int64		value;
+	PairKey key;
+	int64 value;
 } PairEntry;
 
 struct PairTable
 {
-	HTAB	   *entries;
+	HTAB *entries;
 	MemoryContext context;
 };
 
 bool
 es_same_text(Datum a, Datum b)
 {
-	text	   *x = DatumGetTextPP(a);
-	text	   *y = DatumGetTextPP(b);
+	text *x = DatumGetTextPP(a);
+	text *y = DatumGetTextPP(b);
 
 	return VARSIZE_ANY_EXHDR(x) == VARSIZE_ANY_EXHDR(y) &&
-		memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
+		   memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
 }
 
 int
@@ -69,15 +69,19 @@ match_pair(const void *a, const void *b, Size size)
 	const PairKey *y = b;
 
 	return x->hash == y->hash &&
-		es_same_text(PointerGetDatum(x->second), PointerGetDatum(y->second)) &&
-		es_same_text(PointerGetDatum(x->first), PointerGetDatum(y->first)) ? 0 : 1;
+				   es_same_text(PointerGetDatum(x->second),
+								PointerGetDatum(y->second)) &&
+				   es_same_text(PointerGetDatum(x->first),
+								PointerGetDatum(y->first))
+			   ? 0
+			   : 1;
 }
 
 PairTable *
 es_pair_table(int64 expected_size)
 {
-	PairTable  *table = palloc(sizeof(PairTable));
-	HASHCTL		ctl;
+	PairTable *table = palloc(sizeof(PairTable));
+	HASHCTL ctl;
 
 	table->context = CurrentMemoryContext;
 	memset(&ctl, 0, sizeof(ctl));
@@ -86,16 +90,17 @@ es_pair_table(int64 expected_size)
 	ctl.hash = hash_pair;
 	ctl.match = match_pair;
 	ctl.hcxt = table->context;
-	table->entries = hash_create("event_store pairs", (long) Min(expected_size, 1024), &ctl,
-								 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	table->entries =
+		hash_create("event_store pairs", (long) Min(expected_size, 1024), &ctl,
+					HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 	return table;
 }
 
 static text *
 copy_text(MemoryContext context, const text *t)
 {
-	Size		size = VARSIZE_ANY(t);
-	text	   *copy = MemoryContextAlloc(context, size);
+	Size size = VARSIZE_ANY(t);
+	text *copy = MemoryContextAlloc(context, size);
 
 	memcpy(copy, t, size);
 	return copy;
@@ -104,8 +109,8 @@ copy_text(MemoryContext context, const text *t)
 int64 *
 es_pair_enter(PairTable *table, Datum first, Datum second, bool *found)
 {
-	PairKey		key;
-	PairEntry  *entry;
+	PairKey key;
+	PairEntry *entry;
 
 	key.first = DatumGetTextPP(first);
 	key.second = DatumGetTextPP(second);

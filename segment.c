@@ -53,8 +53,8 @@ PG_FUNCTION_INFO_V1(es_guard_drop);
 static BlockNumber
 blocks_of(Oid relation, bool is_index)
 {
-	Relation	rel = is_index ? index_open(relation, AccessShareLock)
-		: table_open(relation, AccessShareLock);
+	Relation rel = is_index ? index_open(relation, AccessShareLock)
+							: table_open(relation, AccessShareLock);
 	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
 
 	relation_close(rel, AccessShareLock);
@@ -69,9 +69,9 @@ static bool
 is_pristine(const StagingSegment *segment)
 {
 	return blocks_of(segment->table, false) == 0 &&
-		blocks_of(segment->by_key, true) == EMPTY_INDEX_BLOCKS &&
-		blocks_of(segment->by_event_id, true) == EMPTY_INDEX_BLOCKS &&
-		blocks_of(segment->by_txn, true) == EMPTY_INDEX_BLOCKS;
+		   blocks_of(segment->by_key, true) == EMPTY_INDEX_BLOCKS &&
+		   blocks_of(segment->by_event_id, true) == EMPTY_INDEX_BLOCKS &&
+		   blocks_of(segment->by_txn, true) == EMPTY_INDEX_BLOCKS;
 }
 
 /* ---------- open and close ---------- */
@@ -80,8 +80,8 @@ is_pristine(const StagingSegment *segment)
 static int64
 result_int64(int column, bool *isnull)
 {
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-									  column, isnull);
+	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								column, isnull);
 
 	return *isnull ? 0 : DatumGetInt64(value);
 }
@@ -93,28 +93,26 @@ settle_epoch(StagingOpening *opening)
 	static KeptPlan state = {
 		"SELECT s.staging_epoch, s.staging_dirty::int::bigint, s.last_drain_at, m.epoch"
 		" FROM event_store.store_state s LEFT JOIN event_store.staging_marker m"
-		" ON m.epoch OPERATOR(pg_catalog.=) s.staging_epoch FOR UPDATE OF s"
-	};
+		" ON m.epoch OPERATOR(pg_catalog.=) s.staging_epoch FOR UPDATE OF s"};
 	static KeptPlan unmark = {"DELETE FROM event_store.staging_marker"};
-	static KeptPlan mark = {
-		"INSERT INTO event_store.staging_marker (epoch) VALUES ($1)", 1, {INT8OID}
-	};
-	static KeptPlan dirty = {
-		"UPDATE event_store.store_state SET staging_epoch = $1, staging_dirty = true",
-		1, {INT8OID}
-	};
-	bool		no_marker;
-	bool		never_drained;
-	bool		isnull;
-	bool		was_dirty;
-	Datum		epoch;
+	static KeptPlan mark = {"INSERT INTO event_store.staging_marker (epoch) VALUES ($1)",
+							1,
+							{INT8OID}};
+	static KeptPlan dirty =
+		{"UPDATE event_store.store_state SET staging_epoch = $1, staging_dirty = true",
+		 1,
+		 {INT8OID}};
+	bool no_marker;
+	bool never_drained;
+	bool isnull;
+	bool was_dirty;
+	Datum epoch;
 	const char *last_drain = "never";
 
 	if (es_execute(&state, NULL, NULL, false, SPI_OK_SELECT) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table event_store.store_state has no row"),
-				 errhint("Run SELECT event_store.create_store();")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("table event_store.store_state has no row"),
+						errhint("Run SELECT event_store.create_store();")));
 	opening->epoch = result_int64(1, &isnull);
 	was_dirty = result_int64(2, &isnull) != 0;
 	opening->last_drain_at = result_int64(3, &never_drained);
@@ -127,7 +125,8 @@ settle_epoch(StagingOpening *opening)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("staging is empty after an unclean stop: what was staged and not drained is lost"),
-				 errdetail("The last drain was at %s; staging goes on with epoch " INT64_FORMAT ".",
+				 errdetail("The last drain was at %s; staging goes on with epoch " INT64_FORMAT
+						   ".",
 						   last_drain, opening->epoch)));
 	}
 	epoch = Int64GetDatum(opening->epoch);
@@ -143,10 +142,10 @@ settle_epoch(StagingOpening *opening)
 static void
 count_leftovers(StagingOpening *opening)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	StagedScan *scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0,
-									  NULL, AccessShareLock);
-	StagedRow	row;
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	StagedScan *scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot,
+									  0, NULL, AccessShareLock);
+	StagedRow row;
 
 	opening->next_sid = 1;
 	while (es_staged_next(scan, &row))
@@ -176,11 +175,10 @@ void
 es_open_staging(void)
 {
 	static KeptPlan letters = {
-		"SELECT EXISTS (SELECT FROM event_store.dead_letters)::int::bigint"
-	};
+		"SELECT EXISTS (SELECT FROM event_store.dead_letters)::int::bigint"};
 	StagingOpening opening = {0};
-	OwnerScope	scope;
-	bool		isnull;
+	OwnerScope scope;
+	bool isnull;
 
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	ForceSyncCommit();
@@ -198,18 +196,17 @@ bool
 es_close_staging(void)
 {
 	static KeptPlan clean = {
-		"UPDATE event_store.store_state SET staging_dirty = false"
-	};
+		"UPDATE event_store.store_state SET staging_dirty = false"};
 	SharedDatabase *db = es_my_database();
-	OwnerScope	scope;
-	bool		empty;
+	OwnerScope scope;
+	bool empty;
 
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	db->staging_state = ES_STAGING_CLOSED;
 	pg_memory_barrier();
 	empty = pg_atomic_read_u64(&db->uncommitted) == 0 &&
-		pg_atomic_read_u64(&db->staged_events) == 0 &&
-		pg_atomic_read_u64(&db->staged_views) == 0;
+			pg_atomic_read_u64(&db->staged_events) == 0 &&
+			pg_atomic_read_u64(&db->staged_views) == 0;
 	if (!empty)
 	{
 		db->staging_state = ES_STAGING_OPEN;
@@ -227,7 +224,7 @@ es_close_staging(void)
 static void
 rotate(SharedDatabase *db)
 {
-	int			active = db->active_segment;
+	int active = db->active_segment;
 
 	if (blocks_of(es_store()->segments[active].table, false) < SEGMENT_BLOCKS)
 		return;
@@ -251,12 +248,12 @@ all_dead(Relation table)
 {
 	TransactionId oldest = GetOldestNonRemovableTransactionId(table);
 	BlockNumber blocks = RelationGetNumberOfBlocks(table);
-	bool		dead = true;
+	bool dead = true;
 
 	for (BlockNumber block = 0; block < blocks && dead; block++)
 	{
-		Buffer		buffer = ReadBuffer(table, block);
-		Page		page;
+		Buffer buffer = ReadBuffer(table, block);
+		Page page;
 
 		CHECK_FOR_INTERRUPTS();
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -264,7 +261,7 @@ all_dead(Relation table)
 		for (OffsetNumber n = FirstOffsetNumber;
 			 n <= PageGetMaxOffsetNumber(page) && dead; n++)
 		{
-			ItemId		item = PageGetItemId(page, n);
+			ItemId item = PageGetItemId(page, n);
 			HeapTupleData tuple;
 
 			if (!ItemIdIsNormal(item))
@@ -273,7 +270,8 @@ all_dead(Relation table)
 			tuple.t_len = ItemIdGetLength(item);
 			tuple.t_tableOid = RelationGetRelid(table);
 			ItemPointerSet(&tuple.t_self, block, n);
-			dead = HeapTupleSatisfiesVacuum(&tuple, oldest, buffer) == HEAPTUPLE_DEAD;
+			dead = HeapTupleSatisfiesVacuum(&tuple, oldest, buffer) ==
+				   HEAPTUPLE_DEAD;
 		}
 		UnlockReleaseBuffer(buffer);
 	}
@@ -289,7 +287,7 @@ all_dead(Relation table)
 static void
 truncate_if_dead(const StagingSegment *segment)
 {
-	Relation	table;
+	Relation table;
 
 	if (!ConditionalLockRelationOid(segment->table, AccessExclusiveLock))
 		return;
@@ -327,10 +325,11 @@ es_reclaim_segments(void)
 static bool
 oldest_staged(TimestampTz *at)
 {
-	StagedScan *scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection,
-									  GetActiveSnapshot(), 0, NULL, AccessShareLock);
-	StagedRow	row;
-	bool		found = es_staged_next(scan, &row);
+	StagedScan *scan =
+		es_staged_scan(ES_BY_TXN, ForwardScanDirection, GetActiveSnapshot(), 0,
+					   NULL, AccessShareLock);
+	StagedRow row;
+	bool found = es_staged_next(scan, &row);
 
 	if (found)
 		*at = row.staged_at;
@@ -341,11 +340,14 @@ oldest_staged(TimestampTz *at)
 static int64
 segments_size(void)
 {
-	int64		size = 0;
+	int64 size = 0;
 
 	for (int i = 0; i < ES_SEGMENTS && !RecoveryInProgress(); i++)
-		size += DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
-												  ObjectIdGetDatum(es_store()->segments[i].table)));
+		size +=
+			DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
+											  ObjectIdGetDatum(es_store()
+																   ->segments[i]
+																   .table)));
 	return size;
 }
 
@@ -353,11 +355,12 @@ segments_size(void)
 Datum
 es_staging_state(PG_FUNCTION_ARGS)
 {
-	static const char *const drain_states[] = {"idle", "draining", "backing_off", "stopped"};
+	static const char *const drain_states[] = {"idle", "draining",
+											   "backing_off", "stopped"};
 	SharedDatabase *db;
-	TupleDesc	desc;
-	Datum		values[9];
-	bool		nulls[9] = {false};
+	TupleDesc desc;
+	Datum values[9];
+	bool nulls[9] = {false};
 	TimestampTz oldest;
 
 	(void) es_store();
@@ -372,13 +375,16 @@ es_staging_state(PG_FUNCTION_ARGS)
 	nulls[6] = nulls[7] = nulls[8] = true;
 	if (db != NULL)
 	{
-		char		error[ES_ERROR_CHARS];
+		char error[ES_ERROR_CHARS];
 
 		LWLockAcquire(db->lock, LW_SHARED);
 		/* a row may be drained, and taken off, before it was counted */
-		values[0] = Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_events), 0));
-		values[1] = Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_views), 0));
-		values[4] = Int32GetDatum(db->worker_pid == 0 ? ES_DRAIN_STOPPED : db->drain_state);
+		values[0] =
+			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_events), 0));
+		values[1] =
+			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_views), 0));
+		values[4] = Int32GetDatum(db->worker_pid == 0 ? ES_DRAIN_STOPPED
+													  : db->drain_state);
 		values[5] = Int64GetDatum(db->consecutive_failures);
 		strlcpy(error, db->last_error, sizeof(error));
 		values[7] = TimestampTzGetDatum(db->last_drain_at);
@@ -401,15 +407,15 @@ static void
 prepare_drop(void)
 {
 	static KeptPlan clean = {
-		"UPDATE event_store.store_state SET staging_dirty = false"
-	};
-	Snapshot	snapshot;
+		"UPDATE event_store.store_state SET staging_dirty = false"};
+	Snapshot snapshot;
 	StagedScan *scan;
-	StagedRow	row;
-	OwnerScope	scope;
+	StagedRow row;
+	OwnerScope scope;
 
 	/* the extension first, as a worker does */
-	LockDatabaseObject(ExtensionRelationId, es_store()->extension, 0, AccessExclusiveLock);
+	LockDatabaseObject(ExtensionRelationId, es_store()->extension, 0,
+					   AccessExclusiveLock);
 	for (int i = 0; i < ES_SEGMENTS; i++)
 		LockRelationOid(es_store()->segments[i].table, AccessExclusiveLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -432,8 +438,8 @@ Datum
 es_guard_drop(PG_FUNCTION_ARGS)
 {
 	EventTriggerData *trigger;
-	DropStmt   *statement;
-	ListCell   *cell;
+	DropStmt *statement;
+	ListCell *cell;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -445,7 +451,7 @@ es_guard_drop(PG_FUNCTION_ARGS)
 	statement = (DropStmt *) trigger->parsetree;
 	if (statement->removeType != OBJECT_EXTENSION)
 		PG_RETURN_VOID();
-	foreach(cell, statement->objects)
+	foreach (cell, statement->objects)
 	{
 		if (strcmp(strVal(lfirst(cell)), ES_SCHEMA) == 0 &&
 			es_store_if_any() != NULL)

@@ -61,31 +61,40 @@ enum
 	ST_SID = 1,
 	ST_TXN,
 	ST_KIND,
-	ST_NAME,					/* aggregate_type or view_name */
-	ST_KEY,						/* aggregate_id or view_key */
-	ST_ORDINAL,					/* sequence, or for views the sid */
+	ST_NAME,	/* aggregate_type or view_name */
+	ST_KEY,		/* aggregate_id or view_key */
+	ST_ORDINAL, /* sequence, or for views the sid */
 	ST_EVENT_ID,
 	ST_EVENT_TYPE,
 	ST_SCHEMA_VERSION,
-	ST_PAYLOAD,					/* or view_data; NULL = deleted */
+	ST_PAYLOAD, /* or view_data; NULL = deleted */
 	ST_PAYLOAD_BYTES,
 	ST_METADATA,
 	ST_CORRELATION_ID,
 	ST_CAUSATION_ID,
 	ST_SAGA_ID,
 	ST_OCCURRED_AT,
-	ST_RECORDED_AT,				/* when it was staged */
+	ST_RECORDED_AT, /* when it was staged */
 	ST_VERSION,
 	ST_COLUMNS = ST_VERSION
 };
 
 /* Where each column of an event stands in a segment. */
-static const int event_column[EV_COLUMNS] = {
-	0, ST_NAME, ST_KEY, ST_ORDINAL, ST_EVENT_ID, ST_EVENT_TYPE,
-	ST_SCHEMA_VERSION, ST_PAYLOAD, ST_PAYLOAD_BYTES, ST_METADATA,
-	ST_CORRELATION_ID, ST_CAUSATION_ID, ST_SAGA_ID, ST_OCCURRED_AT,
-	ST_RECORDED_AT
-};
+static const int event_column[EV_COLUMNS] = {0,
+											 ST_NAME,
+											 ST_KEY,
+											 ST_ORDINAL,
+											 ST_EVENT_ID,
+											 ST_EVENT_TYPE,
+											 ST_SCHEMA_VERSION,
+											 ST_PAYLOAD,
+											 ST_PAYLOAD_BYTES,
+											 ST_METADATA,
+											 ST_CORRELATION_ID,
+											 ST_CAUSATION_ID,
+											 ST_SAGA_ID,
+											 ST_OCCURRED_AT,
+											 ST_RECORDED_AT};
 
 /* ---------- admitting ---------- */
 
@@ -103,14 +112,15 @@ worker_impossible(SharedDatabase *db)
 static bool
 wait_until_open(SharedDatabase *db)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
-	bool		open;
+	TimestampTz end =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
+	bool open;
 
 	ConditionVariablePrepareToSleep(&db->drained);
 	for (;;)
 	{
 		open = db->staging_state == ES_STAGING_OPEN &&
-			db->staging_table == es_store()->segments[0].table;
+			   db->staging_table == es_store()->segments[0].table;
 		if (open || worker_impossible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
@@ -125,8 +135,8 @@ wait_until_open(SharedDatabase *db)
 static uint64
 staged_rows(SharedDatabase *db)
 {
-	int64		rows = (int64) (pg_atomic_read_u64(&db->staged_events) +
-								pg_atomic_read_u64(&db->staged_views));
+	int64 rows = (int64) (pg_atomic_read_u64(&db->staged_events) +
+						  pg_atomic_read_u64(&db->staged_views));
 
 	return (uint64) Max(rows, 0);
 }
@@ -134,7 +144,7 @@ staged_rows(SharedDatabase *db)
 uint64
 es_request_drain(SharedDatabase *db)
 {
-	uint64		request = pg_atomic_add_fetch_u64(&db->drains_requested, 1);
+	uint64 request = pg_atomic_add_fetch_u64(&db->drains_requested, 1);
 
 	es_wake_worker(db);
 	return request;
@@ -178,13 +188,17 @@ es_admit(Durability wanted, int64 rows)
 		case ES_FULL_ERROR:
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_STAGING_FULL),
-					 errmsg("staging is full: " INT64_FORMAT " rows could not be added", rows),
-					 errdetail("event_store.staging_limit is %d rows.", es_staging_limit),
+					 errmsg("staging is full: " INT64_FORMAT
+							" rows could not be added",
+							rows),
+					 errdetail("event_store.staging_limit is %d rows.",
+							   es_staging_limit),
 					 errhint("Try again later, or set event_store.on_staging_full to 'durable' or 'block'.")));
 			break;
 		case ES_FULL_BLOCK:
 			wait_for_space(db);
-			return staged_rows(db) < (uint64) es_staging_limit ? ES_STAGED : ES_DURABLE;
+			return staged_rows(db) < (uint64) es_staging_limit ? ES_STAGED
+															   : ES_DURABLE;
 		default:
 			break;
 	}
@@ -228,7 +242,7 @@ open_active_segment(SharedDatabase *db, int *segment)
 {
 	for (;;)
 	{
-		Relation	rel;
+		Relation rel;
 
 		*segment = db->active_segment;
 		rel = table_open(es_store()->segments[*segment].table, RowExclusiveLock);
@@ -244,10 +258,10 @@ static void
 stage(Datum *values, bool *nulls, bool is_event)
 {
 	SharedDatabase *db = es_my_database();
-	Relation	rel;
-	HeapTuple	tuple;
-	int			segment;
-	int64		sid;
+	Relation rel;
+	HeapTuple tuple;
+	int segment;
+	int64 sid;
 
 	for (;;)
 	{
@@ -278,8 +292,8 @@ stage(Datum *values, bool *nulls, bool is_event)
 void
 es_stage_event(const EventRow *event)
 {
-	Datum		values[ST_COLUMNS];
-	bool		nulls[ST_COLUMNS];
+	Datum values[ST_COLUMNS];
+	bool nulls[ST_COLUMNS];
 
 	memset(values, 0, sizeof(values));
 	memset(nulls, false, sizeof(nulls));
@@ -294,11 +308,11 @@ es_stage_event(const EventRow *event)
 }
 
 void
-es_stage_view(Datum view_name, Datum view_key, Datum view_data,
-			  bool deleted, bool has_version, int64 version)
+es_stage_view(Datum view_name, Datum view_key, Datum view_data, bool deleted,
+			  bool has_version, int64 version)
 {
-	Datum		values[ST_COLUMNS];
-	bool		nulls[ST_COLUMNS];
+	Datum values[ST_COLUMNS];
+	bool nulls[ST_COLUMNS];
 
 	memset(values, 0, sizeof(values));
 	memset(nulls, true, sizeof(nulls));
@@ -321,15 +335,16 @@ es_stage_view(Datum view_name, Datum view_key, Datum view_data,
 void
 es_staged_deform(HeapTuple tuple, TupleDesc desc, int segment, StagedRow *row)
 {
-	Datum		values[ST_COLUMNS];
-	bool		nulls[ST_COLUMNS];
+	Datum values[ST_COLUMNS];
+	bool nulls[ST_COLUMNS];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	row->sid = DatumGetInt64(values[ST_SID - 1]);
 	row->txn = DatumGetInt64(values[ST_TXN - 1]);
 	row->kind = (StagedKind) DatumGetInt16(values[ST_KIND - 1]);
 	row->staged_at = DatumGetTimestampTz(values[ST_RECORDED_AT - 1]);
-	row->own = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	row->own =
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	row->segment = segment;
 	row->tid = tuple->t_self;
 	row->tuple = tuple;
@@ -353,14 +368,14 @@ es_staged_deform(HeapTuple tuple, TupleDesc desc, int segment, StagedRow *row)
  */
 struct StagedScan
 {
-	LOCKMODE	lockmode;
+	LOCKMODE lockmode;
 	StagedOrder order;
 	ScanDirection direction;
-	MemoryContext context;		/* of this and of next[] */
-	Relation	tables[ES_SEGMENTS];
-	Relation	indexes[ES_SEGMENTS];
+	MemoryContext context; /* of this and of next[] */
+	Relation tables[ES_SEGMENTS];
+	Relation indexes[ES_SEGMENTS];
 	SysScanDesc scans[ES_SEGMENTS]; /* NULL = nothing there */
-	HeapTuple	next[ES_SEGMENTS];
+	HeapTuple next[ES_SEGMENTS];
 };
 
 static Oid
@@ -380,13 +395,15 @@ segment_index(const StagingSegment *segment, StagedOrder order)
 static void
 advance(StagedScan *scan, int segment)
 {
-	HeapTuple	tuple = systable_getnext_ordered(scan->scans[segment], scan->direction);
+	HeapTuple tuple =
+		systable_getnext_ordered(scan->scans[segment], scan->direction);
 	MemoryContext caller = MemoryContextSwitchTo(scan->context);
 
 	if (!HeapTupleIsValid(tuple))
 		scan->next[segment] = NULL;
 	else if (HeapTupleHasExternal(tuple))
-		scan->next[segment] = toast_flatten_tuple(tuple, RelationGetDescr(scan->tables[segment]));
+		scan->next[segment] =
+			toast_flatten_tuple(tuple, RelationGetDescr(scan->tables[segment]));
 	else
 		scan->next[segment] = heap_copytuple(tuple);
 	MemoryContextSwitchTo(caller);
@@ -411,7 +428,7 @@ es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		StagingSegment segment = es_store()->segments[i];
-		Relation	table = table_open(segment.table, lockmode);
+		Relation table = table_open(segment.table, lockmode);
 		ScanKeyData own_keys[3];
 
 		if (RelationGetNumberOfBlocks(table) == 0)
@@ -420,7 +437,8 @@ es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 			continue;
 		}
 		scan->tables[i] = table;
-		scan->indexes[i] = index_open(segment_index(&segment, order), AccessShareLock);
+		scan->indexes[i] =
+			index_open(segment_index(&segment, order), AccessShareLock);
 		/* the scan renumbers the keys it is given */
 		if (nkeys > 0)
 			memcpy(own_keys, keys, nkeys * sizeof(ScanKeyData));
@@ -434,35 +452,39 @@ es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 static int
 compare_column(HeapTuple a, HeapTuple b, TupleDesc desc, int column)
 {
-	bool		isnull;
-	Datum		x = heap_getattr(a, column, desc, &isnull);
-	Datum		y = heap_getattr(b, column, desc, &isnull);
+	bool isnull;
+	Datum x = heap_getattr(a, column, desc, &isnull);
+	Datum y = heap_getattr(b, column, desc, &isnull);
 
 	if (column == ST_KEY)
-		return DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID, x, y));
-	return DatumGetInt64(x) < DatumGetInt64(y) ? -1 :
-		DatumGetInt64(x) > DatumGetInt64(y) ? 1 : 0;
+		return DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
+													 x, y));
+	return DatumGetInt64(x) < DatumGetInt64(y)	 ? -1
+		   : DatumGetInt64(x) > DatumGetInt64(y) ? 1
+												 : 0;
 }
 
 /* Compares two rows in the order of the scan; its leading keys are equal. */
 static int
 compare_tuples(const StagedScan *scan, HeapTuple a, HeapTuple b, TupleDesc desc)
 {
-	int			result;
+	int result;
 
 	if (scan->order == ES_BY_EVENT_ID)
 		return 0;
-	result = compare_column(a, b, desc, scan->order == ES_BY_KEY ? ST_KEY : ST_TXN);
+	result =
+		compare_column(a, b, desc, scan->order == ES_BY_KEY ? ST_KEY : ST_TXN);
 	if (result == 0)
-		result = compare_column(a, b, desc, scan->order == ES_BY_KEY ? ST_ORDINAL : ST_SID);
+		result = compare_column(a, b, desc,
+								scan->order == ES_BY_KEY ? ST_ORDINAL : ST_SID);
 	return ScanDirectionIsBackward(scan->direction) ? -result : result;
 }
 
 bool
 es_staged_next(StagedScan *scan, StagedRow *row)
 {
-	int			best = -1;
-	HeapTuple	tuple;
+	int best = -1;
+	HeapTuple tuple;
 
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
@@ -514,7 +536,8 @@ es_staged_begin(StagedKind kind, Datum name, Datum key, Snapshot snapshot,
 		ScanKeyInit(&keys[2], ST_KEY, BTEqualStrategyNumber, F_TEXTEQ, key);
 	return es_staged_scan(ES_BY_KEY,
 						  backward ? BackwardScanDirection : ForwardScanDirection,
-						  snapshot, key != (Datum) 0 ? 3 : 2, keys, AccessShareLock);
+						  snapshot, key != (Datum) 0 ? 3 : 2, keys,
+						  AccessShareLock);
 }
 
 bool
@@ -522,12 +545,12 @@ es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, StagedRow *r
 {
 	ScanKeyData key;
 	StagedScan *scan;
-	bool		found;
+	bool found;
 
 	ScanKeyInit(&key, ST_EVENT_ID, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
-	scan = es_staged_scan(ES_BY_EVENT_ID, ForwardScanDirection, snapshot, 1, &key,
-						  AccessShareLock);
+	scan = es_staged_scan(ES_BY_EVENT_ID, ForwardScanDirection, snapshot, 1,
+						  &key, AccessShareLock);
 	found = es_staged_next(scan, row);
 	es_staged_end(scan);
 	return found;

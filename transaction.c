@@ -26,30 +26,30 @@
 /* A round of draining that this transaction ran. */
 typedef struct DrainNote
 {
-	int64		events;
-	int64		views;
-	uint64		request;		/* the request it fulfilled; 0 = none */
+	int64 events;
+	int64 views;
+	uint64 request; /* the request it fulfilled; 0 = none */
 	SubTransactionId subtransaction;
 } DrainNote;
 
 /* Everything about the current top-level transaction; all zero in between. */
 typedef struct Transaction
 {
-	bool		wrote;
-	bool		holds_locks;
-	bool		wake;
-	bool		took_positions;
-	int64		txn;			/* first sid; 0 = nothing staged yet */
-	int64		uncommitted;	/* what we added to the shared counter */
+	bool wrote;
+	bool holds_locks;
+	bool wake;
+	bool took_positions;
+	int64 txn;		   /* first sid; 0 = nothing staged yet */
+	int64 uncommitted; /* what we added to the shared counter */
 
-	OwnRow	   *rows;			/* staged and not rolled back, in their order */
-	int			nrows;
-	int			maxrows;
+	OwnRow *rows; /* staged and not rolled back, in their order */
+	int nrows;
+	int maxrows;
 
-	DrainNote  *drains;			/* rounds run by this transaction */
-	int			ndrains;
+	DrainNote *drains; /* rounds run by this transaction */
+	int ndrains;
 
-	bool		opens;			/* opens staging, with what follows */
+	bool opens; /* opens staging, with what follows */
 	StagingOpening opening;
 } Transaction;
 
@@ -60,10 +60,10 @@ static bool callbacks_registered = false;
 static void
 publish_staged(SharedDatabase *db)
 {
-	int64		events = 0;
-	int64		views = 0;
-	bool		first;
-	uint64		total;
+	int64 events = 0;
+	int64 views = 0;
+	bool first;
+	uint64 total;
 
 	for (int i = 0; i < current.nrows; i++)
 	{
@@ -90,7 +90,7 @@ publish_staged(SharedDatabase *db)
 		LWLockRelease(db->lock);
 	}
 	total = pg_atomic_read_u64(&db->staged_events) +
-		pg_atomic_read_u64(&db->staged_views);
+			pg_atomic_read_u64(&db->staged_views);
 	if (first || total >= (uint64) es_write_batch_size)
 		current.wake = true;
 }
@@ -99,7 +99,7 @@ publish_staged(SharedDatabase *db)
 static void
 publish_drained(SharedDatabase *db)
 {
-	uint64		request = 0;
+	uint64 request = 0;
 
 	for (int i = 0; i < current.ndrains; i++)
 	{
@@ -114,14 +114,16 @@ publish_drained(SharedDatabase *db)
 	}
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	db->last_drain_at = GetCurrentTimestamp();
-	db->first_staged_at =
-		pg_atomic_read_u64(&db->staged_events) +
-		pg_atomic_read_u64(&db->staged_views) > 0 ? db->last_drain_at : 0;
+	db->first_staged_at = pg_atomic_read_u64(&db->staged_events) +
+									  pg_atomic_read_u64(&db->staged_views) >
+								  0
+							  ? db->last_drain_at
+							  : 0;
 	/* who counted its rows before it could see that we forgot about others */
 	pg_memory_barrier();
-	if (db->first_staged_at == 0 &&
-		pg_atomic_read_u64(&db->staged_events) +
-		pg_atomic_read_u64(&db->staged_views) > 0)
+	if (db->first_staged_at == 0 && pg_atomic_read_u64(&db->staged_events) +
+											pg_atomic_read_u64(&db->staged_views) >
+										0)
 	{
 		db->first_staged_at = db->last_drain_at;
 		current.wake = true;
@@ -212,14 +214,16 @@ subtransaction_ended(SubXactEvent event, SubTransactionId id,
 {
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
-	while (current.nrows > 0 && current.rows[current.nrows - 1].subtransaction >= id)
+	while (current.nrows > 0 &&
+		   current.rows[current.nrows - 1].subtransaction >= id)
 		current.nrows--;
 	for (int i = 0; i < current.nrows; i++)
 	{
 		if (current.rows[i].moved_in >= id)
 			current.rows[i].moved_in = InvalidSubTransactionId;
 	}
-	while (current.ndrains > 0 && current.drains[current.ndrains - 1].subtransaction >= id)
+	while (current.ndrains > 0 &&
+		   current.drains[current.ndrains - 1].subtransaction >= id)
 		current.ndrains--;
 }
 
@@ -296,17 +300,17 @@ void
 es_note_staged(int segment, ItemPointer tid, bool is_event)
 {
 	Transaction *t = transaction();
-	OwnRow	   *row;
+	OwnRow *row;
 
 	if (t->nrows == t->maxrows)
 	{
-		Size		size;
+		Size size;
 
 		t->maxrows = t->maxrows == 0 ? 64 : t->maxrows * 2;
 		size = (Size) t->maxrows * sizeof(OwnRow);
 		t->rows = t->rows == NULL
-			? MemoryContextAllocHuge(TopTransactionContext, size)
-			: repalloc_huge(t->rows, size);
+					  ? MemoryContextAllocHuge(TopTransactionContext, size)
+					  : repalloc_huge(t->rows, size);
 	}
 	row = &t->rows[t->nrows++];
 	row->segment = segment;
@@ -329,12 +333,12 @@ void
 es_note_drained(int64 events, int64 views, uint64 request)
 {
 	Transaction *t = transaction();
-	Size		size = (t->ndrains + 1) * sizeof(DrainNote);
-	DrainNote  *note;
+	Size size = (t->ndrains + 1) * sizeof(DrainNote);
+	DrainNote *note;
 
 	t->drains = t->drains == NULL
-		? MemoryContextAlloc(TopTransactionContext, size)
-		: repalloc(t->drains, size);
+					? MemoryContextAlloc(TopTransactionContext, size)
+					: repalloc(t->drains, size);
 	note = &t->drains[t->ndrains++];
 	note->events = events;
 	note->views = views;
