@@ -26,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/tstoreReceiver.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "storage/lmgr.h"
@@ -37,6 +38,9 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+/* Memory for the rows of a load, in kB. */
+#define RESULT_KB (32 * 1024)
+
 static Store store_cache;
 static bool store_valid = false;
 static bool callback_registered = false;
@@ -47,6 +51,9 @@ store_changed(Datum arg, Oid relid)
 {
 	const Store *s = &store_cache;
 
+	/* store_cache.events stays known while the rest is looked up anew */
+	if (OidIsValid(s->events) && (relid == InvalidOid || relid == s->events))
+		es_raise_head_generation(es_my_database_if_any());
 	if (!store_valid)
 		return;
 	if (relid == InvalidOid || relid == s->events || relid == s->positions ||
@@ -189,6 +196,8 @@ get_store(bool missing_ok)
 						ES_VERSION, version),
 				 errhint("Run ALTER EXTENSION event_store UPDATE, and restart the server if the library is preloaded.")));
 	}
+	if (!OidIsValid(store_cache.events))
+		es_raise_head_generation(es_my_database());
 	store_cache = found;
 	store_valid = true;
 	return &store_cache;
@@ -311,4 +320,26 @@ es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
 	rows = es_execute_to(kept, values, nulls, receiver);
 	receiver->rDestroy(receiver);
 	return rows;
+}
+
+/*
+ * Loads are mostly read once and thrown away, and are far slower through a
+ * temporary file; what a page of a few ten thousand events takes stays in
+ * memory even where work_mem is smaller.
+ */
+void
+es_begin_result(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (work_mem >= RESULT_KB)
+		return;
+	tuplestore_end(rsinfo->setResult);
+	old = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
+	rsinfo->setResult = tuplestore_begin_heap((rsinfo->allowedModes &
+											   SFRM_Materialize_Random) != 0,
+											  false, RESULT_KB);
+	MemoryContextSwitchTo(old);
 }

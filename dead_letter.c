@@ -35,6 +35,16 @@ PG_FUNCTION_INFO_V1(es_discard_dead_letters);
  * it is read after the snapshot was taken.
  */
 bool
+es_dead_letters_possible(void)
+{
+	SharedDatabase *db = es_my_database();
+
+	return db == NULL || db->staging_state == ES_STAGING_UNKNOWN ||
+		   db->staging_table != es_store()->segments[0].table ||
+		   db->dead_letters_possible;
+}
+
+bool
 es_has_dead_letters(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot)
 {
 	static KeptPlan plan = {"SELECT 1 FROM event_store.dead_letters d"
@@ -43,14 +53,11 @@ es_has_dead_letters(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot)
 							" AND d.kind OPERATOR(pg_catalog.=) 'event' LIMIT 1",
 							2,
 							{TEXTOID, TEXTOID}};
-	SharedDatabase *db = es_my_database();
 	Datum values[2] = {aggregate_type, aggregate_id};
 	OwnerScope scope;
 	bool found;
 
-	if (db != NULL && db->staging_state != ES_STAGING_UNKNOWN &&
-		db->staging_table == es_store()->segments[0].table &&
-		!db->dead_letters_possible)
+	if (!es_dead_letters_possible())
 		return false;
 	PushActiveSnapshot(snapshot);
 	es_begin(&scope);
@@ -291,6 +298,7 @@ begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type,
 	if (es_may_have_staged())
 		es_settle();
 	es_note_write();
+	es_forget_heads();
 }
 
 Datum

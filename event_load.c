@@ -125,7 +125,7 @@ es_load_events(PG_FUNCTION_ARGS)
 	range.max_count = max_count_argument(fcinfo, 4);
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();
-	InitMaterializedSRF(fcinfo, 0);
+	es_begin_result(fcinfo);
 
 	if (range.backward)
 	{

@@ -38,6 +38,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 PG_MODULE_MAGIC;
 
@@ -59,7 +60,8 @@ typedef struct Aggregate
 	int count;	  /* of its events in the list */
 	int repeated; /* of these, how many are in the store */
 	Head head;
-	int64 sequence; /* of the last event seen or assigned */
+	int64 sequence;			 /* of the last event seen or assigned */
+	TimestampTz recorded_at; /* of the events assigned */
 	Outcome outcome;
 } Aggregate;
 
@@ -414,6 +416,34 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 	return true;
 }
 
+/*
+ * The same without looking, if shared memory remembers all the heads and they
+ * are all that has to be known.
+ */
+static bool
+heads_from_cache(AppendCall *append, bool look_in_staging)
+{
+	SharedDatabase *db = es_my_database();
+
+	if (append->any_given_ids || IsolationIsSerializable() ||
+		es_dead_letters_possible())
+		return false;
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+		Head *head = &aggregate->head;
+
+		if (!es_cached_head(db, aggregate->type, aggregate->id, &head->sequence,
+							&head->recorded_at, &head->staged))
+			return false;
+		/* what was staged last may be durable by now */
+		if (append->durability == ES_DURABLE && head->staged && look_in_staging)
+			return false;
+		aggregate->sequence = head->sequence;
+	}
+	return true;
+}
+
 /* Step 3 to 5: everything that is read and decided under one snapshot. */
 static void
 decide(AppendCall *append)
@@ -421,9 +451,13 @@ decide(AppendCall *append)
 	for (;;)
 	{
 		bool staged = es_may_have_staged();
-		Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-		bool ready = read_heads(append, snapshot, staged);
+		Snapshot snapshot;
+		bool ready;
 
+		if (heads_from_cache(append, staged))
+			break;
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		ready = read_heads(append, snapshot, staged);
 		if (ready)
 			find_originals(append, snapshot, staged);
 		UnregisterSnapshot(snapshot);
@@ -447,7 +481,12 @@ assign(AppendCall *append)
 	int n = 0;
 
 	for (int i = 0; i < append->naggregates; i++)
-		append->aggregates[i].sequence = append->aggregates[i].head.sequence;
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+
+		aggregate->sequence = aggregate->head.sequence;
+		aggregate->recorded_at = Max(now, aggregate->head.recorded_at);
+	}
 	for (int i = 0; i < append->list.count; i++)
 	{
 		EventRow *row = &append->list.events[i].row;
@@ -458,8 +497,7 @@ assign(AppendCall *append)
 			continue;
 		row->values[EV_SEQUENCE] = Int64GetDatum(++aggregate->sequence);
 		row->nulls[EV_SEQUENCE] = false;
-		row->values[EV_RECORDED_AT] =
-			TimestampTzGetDatum(Max(now, aggregate->head.recorded_at));
+		row->values[EV_RECORDED_AT] = TimestampTzGetDatum(aggregate->recorded_at);
 		row->nulls[EV_RECORDED_AT] = false;
 		if (row->nulls[EV_OCCURRED_AT])
 		{
@@ -498,6 +536,7 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 			strcmp(error->schema_name, ES_SCHEMA) != 0)
 			PG_RE_THROW();
 		FlushErrorState();
+		es_raise_head_generation(es_my_database());
 		if (append->any_given_ids)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
@@ -506,6 +545,22 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 		raise_conflict(&append->aggregates[0], &append->list.events[0], -1);
 	}
 	PG_END_TRY();
+}
+
+/* Lets others know the heads once the transaction has committed. */
+static void
+note_heads(const AppendCall *append)
+{
+	SharedDatabase *db = es_my_database();
+
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		const Aggregate *aggregate = &append->aggregates[i];
+
+		if (aggregate->outcome == OUTCOME_APPENDED)
+			es_note_head(db, aggregate->type, aggregate->id, aggregate->sequence,
+						 aggregate->recorded_at, append->durability == ES_STAGED);
+	}
 }
 
 /* Step 6. */
@@ -535,6 +590,7 @@ write_events(AppendCall *append)
 		}
 		CommandCounterIncrement();
 	}
+	note_heads(append);
 	es_note_write();
 	pfree(rows);
 }
@@ -578,20 +634,15 @@ column_or_null(FunctionCallInfo fcinfo, int argno, bool *isnull)
 	return *isnull ? (Datum) 0 : PG_GETARG_DATUM(argno);
 }
 
+/* The descriptor of the result's row type; the caller releases it. */
 static TupleDesc
 result_descriptor(FunctionCallInfo fcinfo)
 {
-	if (fcinfo->flinfo->fn_extra == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-		TupleDesc desc;
+	Oid type;
 
-		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "return type must be a row type");
-		fcinfo->flinfo->fn_extra = BlessTupleDesc(CreateTupleDescCopy(desc));
-		MemoryContextSwitchTo(old);
-	}
-	return fcinfo->flinfo->fn_extra;
+	if (get_call_result_type(fcinfo, &type, NULL) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return lookup_rowtype_tupdesc(type, -1);
 }
 
 /* The append_result of an append to one aggregate. */
@@ -601,6 +652,8 @@ append_result(FunctionCallInfo fcinfo, const AppendCall *append)
 	const Aggregate *aggregate = &append->aggregates[0];
 	const EventRow *first = &append->list.events[0].row;
 	const EventRow *last = &append->list.events[append->list.count - 1].row;
+	TupleDesc desc = result_descriptor(fcinfo);
+	Datum result;
 	bool durable = !last->nulls[EV_GLOBAL_POSITION];
 	Datum values[6];
 	bool nulls[6] = {false};
@@ -613,8 +666,9 @@ append_result(FunctionCallInfo fcinfo, const AppendCall *append)
 	values[4] = CStringGetTextDatum(outcome_names[aggregate->outcome]);
 	nulls[5] = durable;
 	values[5] = durable ? (Datum) 0 : Int64GetDatum(es_staging_epoch());
-	return HeapTupleGetDatum(heap_form_tuple(result_descriptor(fcinfo), values,
-											 nulls));
+	result = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	ReleaseTupleDesc(desc);
+	return result;
 }
 
 Datum

@@ -250,6 +250,7 @@ typedef struct SharedDatabase
 	int64 next_position;
 	int64 position_limit;			  /* last position of the reserved block */
 	ConditionVariable position_ended; /* positions are not in flight any more */
+	pg_atomic_uint32 head_generation; /* head_cache.c */
 
 	/* staging: staging.c */
 	StagingState staging_state;
@@ -313,6 +314,10 @@ typedef struct InFlight
 	char padding[40]; /* one cache line */
 } InFlight;
 
+/* Heads of aggregates; see head_cache.c.  NULL as above. */
+typedef struct HeadCache HeadCache;
+extern HeadCache *es_head_cache;
+
 extern InFlight *es_in_flight; /* MaxBackends entries; NULL as above */
 
 extern void es_shmem_define(void); /* installs the hooks, while preloading */
@@ -329,6 +334,28 @@ extern void es_release_database(Oid database);
 /* Wakes the worker of a slot, or asks the launcher for one.  Never raises. */
 extern void es_wake_worker(SharedDatabase *db);
 extern void es_wake_launcher(void);
+
+/* ---------- head_cache.c: heads remembered in shared memory ---------- */
+
+extern Size es_head_cache_size(void);
+extern void es_head_cache_init(HeadCache *cache);
+/*
+ * The last sequence of an aggregate whose lock is held, if it is remembered,
+ * and whether that event was staged.  db is NULL without preload.
+ */
+extern bool es_cached_head(SharedDatabase *db, Datum type, Datum id,
+						   int64 *sequence, TimestampTz *recorded_at,
+						   bool *staged);
+/* Remembers a head once the transaction has committed. */
+extern void es_note_head(SharedDatabase *db, Datum type, Datum id,
+						 int64 sequence, TimestampTz recorded_at, bool staged);
+/* Forgets all heads once the transaction has committed ... */
+extern void es_forget_heads(void);
+/* ... or at once. */
+extern void es_raise_head_generation(SharedDatabase *db);
+/* At the end of transactions and aborted subtransactions; raise nothing. */
+extern void es_end_heads(SharedDatabase *db, bool committed);
+extern void es_abort_heads(SubTransactionId subtransaction);
 
 /* ---------- database_command.c: DROP DATABASE and its like ---------- */
 extern void es_utility_hook_install(void); /* while preloading */
@@ -418,6 +445,8 @@ extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 /* ... or straight into a tuplestore. */
 extern uint64 es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
 							  Tuplestorestate *into);
+/* Prepares the result of a function that returns loaded rows. */
+extern void es_begin_result(FunctionCallInfo fcinfo);
 
 /* ---------- transaction.c: what this transaction did to the store ---------- */
 
@@ -617,6 +646,8 @@ extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 
 /* ---------- dead_letter.c: staged rows that could not be drained ---------- */
 
+/* False if no aggregate can have any. */
+extern bool es_dead_letters_possible(void);
 /* Whether appends to the aggregate must be refused (VS006). */
 extern bool es_has_dead_letters(Datum aggregate_type, Datum aggregate_id,
 								Snapshot snapshot);

@@ -42,6 +42,8 @@
 
 /* On a standby a waiter looks again this often, in milliseconds. */
 #define STANDBY_SLICE_MS 100
+/* A session's waits end at least this far apart, in milliseconds. */
+#define REST_MS 5
 
 PG_FUNCTION_INFO_V1(es_safe_position);
 PG_FUNCTION_INFO_V1(es_wait_for_events);
@@ -374,14 +376,41 @@ after_position_argument(FunctionCallInfo fcinfo, int argno, int64 otherwise)
 }
 
 /*
+ * Sleeps until a session that waits again and again has rested for a moment.
+ * Under load a new event is always there; without this rest a consumer would
+ * ask for it at once, and read a few events at a time at the writers' cost.
+ */
+static void
+rest(TimestampTz since, TimestampTz end)
+{
+	static uint32 wait_event;
+	TimestampTz until = Min(end, TimestampTzPlusMilliseconds(since, REST_MS));
+
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long left = TimestampDifferenceMilliseconds(now, until);
+
+		CHECK_FOR_INTERRUPTS();
+		/* a clock that was set back must not make it longer */
+		if (left <= 0 || now < since)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, es_wait_event(&wait_event, "EventStoreRest"));
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
  * Waits on a condition variable that every transaction with positions
- * broadcasts at its end.  On a standby the worker's mark
- * comes in with replay, which wakes nobody: there the wait is in slices.
+ * broadcasts at its end.  On a standby the worker's mark comes in with
+ * replay, which wakes nobody: there the wait is in slices.
  */
 Datum
 es_wait_for_events(PG_FUNCTION_ARGS)
 {
 	static uint32 wait_event;
+	static TimestampTz last_return = 0;
 	SharedDatabase *db;
 	int64 after;
 	int64 timeout = 5000;
@@ -397,6 +426,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	db = feed_database();
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
+	rest(last_return, end);
 	ConditionVariablePrepareToSleep(&db->position_ended);
 	for (;;)
 	{
@@ -412,6 +442,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 									es_wait_event(&wait_event, "EventStoreFeed"));
 	}
 	ConditionVariableCancelSleep();
+	last_return = GetCurrentTimestamp();
 	PG_RETURN_INT64(position);
 }
 
@@ -525,7 +556,7 @@ es_read_events(PG_FUNCTION_ARGS)
 		   (PG_ARGISNULL(4) ? 0 : 4);
 
 	values[1] = Int64GetDatum(safe_position());
-	InitMaterializedSRF(fcinfo, 0);
+	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin(&scope);
 	es_execute_into(&feed_plans[plan], values, nulls, rsinfo->setResult);

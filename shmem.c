@@ -43,6 +43,7 @@
 
 SharedState *es_shared = NULL;
 InFlight *es_in_flight = NULL;
+HeadCache *es_head_cache = NULL;
 
 static SharedDatabase *my_database = NULL;
 static shmem_request_hook_type previous_request_hook = NULL;
@@ -55,6 +56,7 @@ request_memory(void)
 		previous_request_hook();
 	RequestAddinShmemSpace(sizeof(SharedState));
 	RequestAddinShmemSpace(mul_size(MaxBackends, sizeof(InFlight)));
+	RequestAddinShmemSpace(es_head_cache_size());
 	RequestNamedLWLockTranche(ES_SCHEMA, ES_MAX_DATABASES + 1);
 }
 
@@ -71,6 +73,7 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	pg_atomic_init_u64(&db->drains_requested, 0);
 	pg_atomic_init_u64(&db->drains_done, 0);
 	ConditionVariableInit(&db->position_ended);
+	pg_atomic_init_u32(&db->head_generation, 0);
 	ConditionVariableInit(&db->drained);
 	ConditionVariableInit(&db->worker_changed);
 }
@@ -105,6 +108,10 @@ startup_memory(void)
 		for (int i = 0; i < MaxBackends; i++)
 			pg_atomic_init_u64(&es_in_flight[i].position, 0);
 	}
+	es_head_cache =
+		ShmemInitStruct("event_store heads", es_head_cache_size(), &found);
+	if (!found)
+		es_head_cache_init(es_head_cache);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -133,6 +140,7 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->next_position = 0;
 	db->position_limit = 0;
 	SpinLockRelease(&db->position_mutex);
+	pg_atomic_fetch_add_u32(&db->head_generation, 1);
 	db->staging_state = ES_STAGING_UNKNOWN;
 	db->staging_table = InvalidOid;
 	db->staging_epoch = 0;

@@ -163,6 +163,7 @@ end_transaction(bool committed)
 	if (db != NULL)
 	{
 		/* first, so that the feed has what a flush has waited for */
+		es_end_heads(db, committed);
 		if (current.took_positions)
 			es_end_positions(db);
 		if (committed && current.nrows > 0)
@@ -214,6 +215,7 @@ subtransaction_ended(SubXactEvent event, SubTransactionId id,
 {
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
+	es_abort_heads(id);
 	while (current.nrows > 0 &&
 		   current.rows[current.nrows - 1].subtransaction >= id)
 		current.nrows--;
