@@ -43,7 +43,7 @@
 /* On a standby a waiter looks again this often, in milliseconds. */
 #define STANDBY_SLICE_MS 100
 /* A session's waits end at least this far apart, in milliseconds. */
-#define REST_MS 5
+#define REST_MS 10
 
 PG_FUNCTION_INFO_V1(es_safe_position);
 PG_FUNCTION_INFO_V1(es_wait_for_events);

@@ -26,7 +26,7 @@ Example: SELECT event_store.safe_position();$$;
 CREATE FUNCTION event_store.wait_for_events(after_position bigint, timeout interval DEFAULT '5s') RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_wait_for_events';
 COMMENT ON FUNCTION event_store.wait_for_events(bigint, interval) IS
-$$Waits until the safe position is above after_position, at most for timeout, and returns the safe position. Calls of one session return at least 5 ms apart, so that a consumer that follows a busy log reads it in batches.
+$$Waits until the safe position is above after_position, at most for timeout, and returns the safe position. Calls of one session return at least 10 ms apart, so that a consumer that follows a busy log reads it in batches.
 Errors: 22004; 22023 when timeout is negative or above 10 minutes; 55000 without preload.
 Example: SELECT event_store.wait_for_events(after_position => 0, timeout => '1s');$$;
 
