@@ -54,11 +54,12 @@ SELECT max(global_position) AS third FROM event_store.read_events(:start, 3) \gs
 SELECT aggregate_id, sequence FROM event_store.read_events(max_count => 2, after_position => :third);
 SELECT count(*) FROM event_store.read_events(:start, 0);
 SELECT count(*) FROM event_store.read_events(:start, NULL);
+-- (other tests write rows around the API, below 0)
 SELECT (SELECT array_agg(r) FROM event_store.read_events(0, NULL) r)
-     = (SELECT array_agg(e::text::event_store.event ORDER BY global_position) FROM event_store.domain_events e)
+     = (SELECT array_agg(e::text::event_store.event ORDER BY global_position) FROM event_store.domain_events e WHERE global_position > 0)
     AS "the whole log";
-SELECT count(*) = least(1000, (SELECT count(*) FROM event_store.domain_events)) AS "the defaults" FROM event_store.read_events();
-SELECT count(*) = (SELECT count(*) FROM event_store.domain_events) AS "NULL is the start" FROM event_store.read_events(NULL, NULL);
+SELECT count(*) = least(1000, (SELECT count(*) FROM event_store.domain_events WHERE global_position > 0)) AS "the defaults" FROM event_store.read_events();
+SELECT count(*) = (SELECT count(*) FROM event_store.domain_events WHERE global_position > 0) AS "NULL is the start" FROM event_store.read_events(NULL, NULL);
 
 -- filters
 SELECT aggregate_id, sequence FROM event_store.read_events(:start, aggregate_types => '{Other}');
