@@ -231,6 +231,17 @@ es_lock_store(void)
 }
 
 void
+es_become_owner(void)
+{
+	Oid user;
+	int security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(es_store()->owner,
+						   security | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+void
 es_begin(OwnerScope *scope)
 {
 	const Store *store = es_store();

@@ -401,6 +401,11 @@ extern const Store *es_store_if_any(void);
  * if it was faster there is no store.
  */
 extern const Store *es_lock_store(void);
+/*
+ * A worker is a superuser; it becomes the owner of the store for a transaction,
+ * its commit included, since the owner's deferred triggers run there.
+ */
+extern void es_become_owner(void);
 
 /*
  * Runs SQL as the owner of the store, so that callers need EXECUTE only.

@@ -37,6 +37,7 @@
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -86,23 +87,52 @@ result_int64(int column, bool *isnull)
 	return *isnull ? 0 : DatumGetInt64(value);
 }
 
+/* Reads the marker: does it carry this epoch?  With "set", makes it so. */
+static bool
+marker_carries(int64 epoch, bool set)
+{
+	Oid marker = get_relname_relid("staging_marker", es_store()->schema);
+	Relation table = table_open(marker, RowExclusiveLock);
+	TupleDesc desc = RelationGetDescr(table);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan =
+		systable_beginscan(table, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple tuple;
+	bool found = false;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool isnull;
+
+		if (DatumGetInt64(heap_getattr(tuple, 1, desc, &isnull)) == epoch)
+			found = true;
+		else if (set)
+			simple_heap_delete(table, &tuple->t_self);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	if (set && !found)
+	{
+		Datum value = Int64GetDatum(epoch);
+		bool isnull = false;
+
+		simple_heap_insert(table, heap_form_tuple(desc, &value, &isnull));
+	}
+	table_close(table, NoLock);
+	return found;
+}
+
 /* Tells whether staging was lost, and which epoch it is in from now on. */
 static void
 settle_epoch(StagingOpening *opening)
 {
 	static KeptPlan state = {
-		"SELECT s.staging_epoch, s.staging_dirty::int::bigint, s.last_drain_at, m.epoch"
-		" FROM event_store.store_state s LEFT JOIN event_store.staging_marker m"
-		" ON m.epoch OPERATOR(pg_catalog.=) s.staging_epoch FOR UPDATE OF s"};
-	static KeptPlan unmark = {"DELETE FROM event_store.staging_marker"};
-	static KeptPlan mark = {"INSERT INTO event_store.staging_marker (epoch) VALUES ($1)",
-							1,
-							{INT8OID}};
+		"SELECT s.staging_epoch, s.staging_dirty::int::bigint, s.last_drain_at"
+		" FROM event_store.store_state s FOR UPDATE"};
 	static KeptPlan dirty =
 		{"UPDATE event_store.store_state SET staging_epoch = $1, staging_dirty = true",
 		 1,
 		 {INT8OID}};
-	bool no_marker;
 	bool never_drained;
 	bool isnull;
 	bool was_dirty;
@@ -116,10 +146,9 @@ settle_epoch(StagingOpening *opening)
 	opening->epoch = result_int64(1, &isnull);
 	was_dirty = result_int64(2, &isnull) != 0;
 	opening->last_drain_at = result_int64(3, &never_drained);
-	(void) result_int64(4, &no_marker);
 	if (!never_drained)
 		last_drain = timestamptz_to_str(opening->last_drain_at);
-	if (no_marker && was_dirty)
+	if (was_dirty && !marker_carries(opening->epoch, false))
 	{
 		opening->epoch++;
 		ereport(WARNING,
@@ -129,12 +158,8 @@ settle_epoch(StagingOpening *opening)
 						   ".",
 						   last_drain, opening->epoch)));
 	}
+	(void) marker_carries(opening->epoch, true);
 	epoch = Int64GetDatum(opening->epoch);
-	if (no_marker)
-	{
-		es_execute(&unmark, NULL, NULL, false, SPI_OK_DELETE);
-		es_execute(&mark, &epoch, NULL, false, SPI_OK_INSERT);
-	}
 	es_execute(&dirty, &epoch, NULL, false, SPI_OK_UPDATE);
 }
 

@@ -256,16 +256,21 @@ run_step(Work *work, WorkerStep step, const char *activity)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool succeeded = false;
+	Oid user;
+	int security;
 
 	pgstat_report_activity(STATE_RUNNING, activity);
 	PG_TRY();
 	{
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
+		GetUserIdAndSecContext(&user, &security);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		step(work);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
+		/* an abort does this by itself */
+		SetUserIdAndSecContext(user, security);
 		succeeded = true;
 	}
 	PG_CATCH();
@@ -298,6 +303,7 @@ step_open(Work *work)
 	work->store_gone = store == NULL;
 	if (store == NULL)
 		return;
+	es_become_owner();
 	es_my_database();
 	if (work->db->staging_state != ES_STAGING_OPEN ||
 		work->db->staging_table != store->segments[0].table)
@@ -310,8 +316,10 @@ step_drain(Work *work)
 	work->moved = 0;
 	work->more = false;
 	work->store_gone = es_lock_store() == NULL;
-	if (!work->store_gone)
-		work->moved = es_drain_round(es_write_batch_size, &work->more);
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	work->moved = es_drain_round(es_write_batch_size, &work->more);
 }
 
 static void
@@ -326,6 +334,8 @@ static void
 step_close(Work *work)
 {
 	work->store_gone = es_lock_store() == NULL;
+	if (!work->store_gone)
+		es_become_owner();
 	work->closed = work->store_gone || es_close_staging();
 }
 

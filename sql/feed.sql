@@ -55,11 +55,15 @@ SELECT aggregate_id, sequence FROM event_store.read_events(max_count => 2, after
 SELECT count(*) FROM event_store.read_events(:start, 0);
 SELECT count(*) FROM event_store.read_events(:start, NULL);
 -- (other tests write rows around the API, below 0)
-SELECT (SELECT array_agg(r) FROM event_store.read_events(0, NULL) r)
-     = (SELECT array_agg(e::text::event_store.event ORDER BY global_position) FROM event_store.domain_events e WHERE global_position > 0)
-    AS "the whole log";
-SELECT count(*) = least(1000, (SELECT count(*) FROM event_store.domain_events WHERE global_position > 0)) AS "the defaults" FROM event_store.read_events();
-SELECT count(*) = (SELECT count(*) FROM event_store.domain_events WHERE global_position > 0) AS "NULL is the start" FROM event_store.read_events(NULL, NULL);
+SELECT (SELECT array_agg(r) FROM event_store.read_events(:start, NULL) r)
+     = (SELECT array_agg(e::text::event_store.event ORDER BY global_position)
+          FROM event_store.domain_events e WHERE global_position > :start) AS "every column";
+-- by default from the start, which is position 0
+SELECT count(*) = least(1000, (SELECT count(*) FROM event_store.domain_events WHERE global_position > 0)),
+       min(global_position) = (SELECT min(global_position) FROM event_store.domain_events WHERE global_position > 0)
+  FROM event_store.read_events();
+SELECT min(global_position) = (SELECT min(global_position) FROM event_store.domain_events WHERE global_position > 0), count(*)
+  FROM event_store.read_events(NULL, 3);
 
 -- filters
 SELECT aggregate_id, sequence FROM event_store.read_events(:start, aggregate_types => '{Other}');

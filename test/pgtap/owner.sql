@@ -1,0 +1,63 @@
+-- A store whose owner is no superuser: the worker, which is one, never runs
+-- what the owner attached to the tables with more than the owner's rights.
+\set QUIET on
+\pset format unaligned
+\t on
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+CREATE EXTENSION IF NOT EXISTS event_store;
+SELECT event_store.create_store() \g /dev/null
+SELECT plan(6);
+
+DROP ROLE IF EXISTS event_store_test_owner;
+CREATE ROLE event_store_test_owner;
+GRANT USAGE ON SCHEMA event_store TO event_store_test_owner;
+DO $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN
+        SELECT c.relname, c.relkind
+          FROM pg_class c
+         WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'S')
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i', 'a'))
+    LOOP
+        EXECUTE format('ALTER %s event_store.%I OWNER TO event_store_test_owner',
+                       CASE t.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, t.relname);
+    END LOOP;
+END
+$$;
+CREATE TABLE seen (at_once name, deferred name);
+GRANT INSERT ON seen TO PUBLIC;
+CREATE FUNCTION note_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_NAME = 'at_once' THEN
+        INSERT INTO public.seen (at_once) VALUES (current_user);
+    ELSE
+        INSERT INTO public.seen (deferred) VALUES (current_user);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER at_once AFTER INSERT ON event_store.domain_events
+    FOR EACH ROW EXECUTE FUNCTION note_user();
+CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON event_store.domain_events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note_user();
+
+SELECT is((SELECT durable FROM event_store.append_event('Owner', 'o-1', 0, 'Made', durability => 'staged')),
+          false, 'staged');
+SELECT ok(event_store.flush('60s'), 'and drained by the worker');
+SELECT is((SELECT array_agg(DISTINCT at_once) FROM seen WHERE at_once IS NOT NULL), '{event_store_test_owner}',
+          'a trigger runs as the owner');
+SELECT is((SELECT array_agg(DISTINCT deferred) FROM seen WHERE deferred IS NOT NULL), '{event_store_test_owner}',
+          'a deferred one as well');
+
+-- what it does for a superuser in the foreground is PostgreSQL's own rule
+SELECT is((SELECT outcome FROM event_store.append_event('Owner', 'o-1', 1, 'Made')), 'appended', 'durable');
+SELECT is((SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Owner'), 2::bigint, 'both are there');
+SELECT * FROM finish();
+DROP TRIGGER at_once ON event_store.domain_events;
+DROP TRIGGER deferred ON event_store.domain_events;
+REASSIGN OWNED BY event_store_test_owner TO CURRENT_USER;
+DROP OWNED BY event_store_test_owner;
+DROP ROLE event_store_test_owner;
