@@ -25,6 +25,7 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "commands/trigger.h"
 #include "executor/tstoreReceiver.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -33,6 +34,7 @@
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -43,6 +45,7 @@
 
 static Store store_cache;
 static bool store_valid = false;
+static uint64 changes = 0; /* invalidations heard of */
 static bool callback_registered = false;
 
 /* Forgets the store when one of its relations changed. */
@@ -52,12 +55,13 @@ store_changed(Datum arg, Oid relid)
 	const Store *s = &store_cache;
 
 	/* store_cache.events stays known while the rest is looked up anew */
+	changes++;
 	if (OidIsValid(s->events) && (relid == InvalidOid || relid == s->events))
 		es_raise_head_generation(es_my_database_if_any());
 	if (!store_valid)
 		return;
-	if (relid == InvalidOid || relid == s->events || relid == s->positions ||
-		relid == s->dead_letters)
+	if (relid == InvalidOid || relid == s->events || relid == s->views ||
+		relid == s->positions || relid == s->dead_letters)
 		store_valid = false;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
@@ -102,6 +106,43 @@ relation_named(Oid schema, const char *format, int n)
 }
 
 /*
+ * Whether writing to a table runs nothing but what create_store() put there:
+ * no triggers but the guard, which only fires for what we never do, no rules,
+ * no CHECK constraints beyond our own, no generated columns and no expressions
+ * in indexes.
+ */
+static bool
+is_plain(Oid relation, int own_checks)
+{
+	Relation table = table_open(relation, AccessShareLock);
+	TupleConstr *constr = RelationGetDescr(table)->constr;
+	TriggerDesc *triggers = table->trigdesc;
+	bool plain = table->rd_rules == NULL && !table->rd_rel->relrowsecurity;
+	List *indexes = RelationGetIndexList(table);
+	ListCell *cell;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		if (strcmp(triggers->triggers[i].tgname, "domain_events_append_only") != 0)
+			plain = false;
+	}
+	if (constr != NULL &&
+		(constr->num_check > own_checks || constr->has_generated_stored))
+		plain = false;
+	foreach (cell, indexes)
+	{
+		Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+
+		if (RelationGetIndexExpressions(index) != NIL)
+			plain = false;
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	table_close(table, AccessShareLock);
+	return plain;
+}
+
+/*
  * Looks everything up by name.  Returns false when a part is missing; then
  * *version tells whether the extension was there.
  */
@@ -121,6 +162,7 @@ find_store(Store *s, char **version)
 	s->events_by_aggregate =
 		relation_named(s->schema, "domain_events_aggregate_key", -1);
 	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
+	s->views = relation_named(s->schema, "domain_views", -1);
 	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
@@ -141,10 +183,12 @@ find_store(Store *s, char **version)
 	}
 	if (!complete || !OidIsValid(s->events) ||
 		!OidIsValid(s->events_by_aggregate) || !OidIsValid(s->events_by_id) ||
-		!OidIsValid(s->positions) || !OidIsValid(s->aggregate_gate) ||
-		!OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
+		!OidIsValid(s->positions) || !OidIsValid(s->views) ||
+		!OidIsValid(s->aggregate_gate) || !OidIsValid(s->view_key_gate) ||
+		!OidIsValid(s->dead_letters))
 		return false;
 
+	s->plain = is_plain(s->events, 2) && is_plain(s->views, 0);
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
 	if (!HeapTupleIsValid(tuple))
 		return false;
@@ -155,14 +199,15 @@ find_store(Store *s, char **version)
 
 /*
  * The work of es_store and es_store_if_any.  Looking up may itself process
- * invalidations, so the result counts as valid only from the next call on if
- * nothing was invalidated meanwhile: the flag is set before the look-ups.
+ * invalidations; then it is done again.
  */
 static const Store *
 get_store(bool missing_ok)
 {
 	char *version = NULL;
 	Store found;
+	uint64 seen;
+	bool complete;
 
 	if (store_valid)
 		return &store_cache;
@@ -172,8 +217,12 @@ get_store(bool missing_ok)
 		callback_registered = true;
 	}
 
-	/* callbacks compare with the cache: what matches is not known before */
-	if (!find_store(&found, &version))
+	do
+	{
+		seen = changes;
+		complete = find_store(&found, &version);
+	} while (seen != changes);
+	if (!complete)
 	{
 		if (missing_ok)
 			return NULL;
@@ -241,8 +290,8 @@ es_become_owner(void)
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 }
 
-void
-es_begin(OwnerScope *scope)
+static void
+begin(OwnerScope *scope, bool pin_path)
 {
 	const Store *store = es_store();
 
@@ -251,11 +300,39 @@ es_begin(OwnerScope *scope)
 	GetUserIdAndSecContext(&scope->user, &scope->security);
 	SetUserIdAndSecContext(store->owner,
 						   scope->security | SECURITY_LOCAL_USERID_CHANGE);
+	scope->guc_level = 0;
+	if (pin_path)
+	{
+		scope->guc_level = NewGUCNestLevel();
+		(void) set_config_option("search_path", "pg_catalog, pg_temp",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+	}
+}
+
+void
+es_begin(OwnerScope *scope)
+{
+	begin(scope, true);
+}
+
+void
+es_begin_write(OwnerScope *scope)
+{
+	begin(scope, !es_store()->plain);
+}
+
+void
+es_begin_read(OwnerScope *scope)
+{
+	begin(scope, false);
 }
 
 void
 es_end(const OwnerScope *scope)
 {
+	if (scope->guc_level != 0)
+		AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->user, scope->security);
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");

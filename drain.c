@@ -25,6 +25,7 @@
  */
 #include "event_store.h"
 
+#include "access/detoast.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -485,7 +486,7 @@ write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 	piece->chunk_rows[piece->nchunk] = *staged;
 	piece->chunk[piece->nchunk] = &piece->chunk_rows[piece->nchunk].event;
 	piece->nchunk++;
-	piece->chunk_bytes += staged->tuple->t_len;
+	piece->chunk_bytes += es_event_size(&staged->event);
 	if (piece->nchunk >= ES_CHUNK_ROWS || piece->chunk_bytes >= ES_CHUNK_BYTES)
 		flush_chunk(piece);
 }
@@ -611,7 +612,13 @@ write_views(Piece *piece)
 		else if (piece->careful)
 			write_view_carefully(piece, &rows[n]);
 		else
-			bytes += rows[n++].tuple->t_len;
+		{
+			if (rows[n].view_data != (Datum) 0)
+				bytes += toast_raw_datum_size(rows[n].view_data);
+			n++;
+		}
+		if (n == 0)
+			MemoryContextReset(piece->chunk_context);
 		if (n == ES_CHUNK_ROWS || bytes >= ES_CHUNK_BYTES)
 		{
 			write_view_rows(piece, rows, n);
@@ -676,6 +683,8 @@ write_piece(void *arg)
 		}
 		else
 			write_event(piece, row, &staged);
+		if (piece->nchunk == 0)
+			MemoryContextReset(piece->chunk_context);
 	}
 	flush_chunk(piece);
 	if (piece->nviews > 0)
@@ -810,7 +819,9 @@ es_drain_round(int64 max_rows, bool *more)
 	{
 		ForceSyncCommit();
 		open_tables(&round);
+		es_note_draining(true);
 		write_transactions(&round, 0, round.ntxns);
+		es_note_draining(false);
 		close_tables(&round);
 		if (round.failed > 1 && round.succeeded == 0 && round.alike &&
 			round.attempts < ALIKE_ATTEMPTS)
@@ -831,6 +842,7 @@ void
 es_drain_own_rows(void)
 {
 	int count;
+	int now;
 	OwnRow *own = es_own_rows(&count);
 	Round round;
 	Piece piece = {&round, 0, 1};
@@ -855,10 +867,14 @@ es_drain_own_rows(void)
 	}
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	open_tables(&round);
+	es_note_draining(true);
 	write_piece(&piece);
+	es_note_draining(false);
 	close_tables(&round);
 	UnregisterSnapshot(round.snapshot);
-	for (int i = 0; i < count; i++)
+	/* triggers may have staged more, and so have moved the list */
+	own = es_own_rows(&now);
+	for (int i = 0; i < Min(count, now); i++)
 	{
 		if (own[i].moved_in == InvalidSubTransactionId)
 			own[i].moved_in = GetCurrentSubTransactionId();

@@ -79,7 +79,7 @@ load_durable(const LoadRange *range, int64 max_count, Tuplestorestate *into)
 
 	if (max_count <= 0)
 		return 0;
-	es_begin(&scope);
+	es_begin_read(&scope);
 	count = es_execute_into(range->backward ? &backward : &forward, values,
 							NULL, into);
 	es_end(&scope);
@@ -159,7 +159,7 @@ es_load_event(PG_FUNCTION_ARGS)
 	value = PG_GETARG_DATUM(0);
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, 0);
-	es_begin(&scope);
+	es_begin_read(&scope);
 	found = es_execute_into(&plan, &value, NULL, rsinfo->setResult);
 	es_end(&scope);
 	if (found == 0 &&
@@ -209,7 +209,9 @@ staged_aggregate_ids(Datum type, Datum after, Datum **ids)
 			room *= 2;
 			*ids = repalloc_huge(*ids, room * sizeof(Datum));
 		}
-		(*ids)[count++] = row.event.values[EV_AGGREGATE_ID];
+		(*ids)[count++] =
+			PointerGetDatum(PG_DETOAST_DATUM_COPY(row.event.values[EV_AGGREGATE_ID]));
+		heap_freetuple(row.tuple);
 	}
 	es_staged_end(scan);
 	qsort(*ids, count, sizeof(Datum), compare_texts);
@@ -244,7 +246,7 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	nstaged = staged_aggregate_ids(type, after, &staged);
-	es_begin(&scope);
+	es_begin_read(&scope);
 	es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
 	for (int64 n = 0; n < max_count && (s < nstaged || d < SPI_processed); n++)
 	{

@@ -464,6 +464,8 @@ decide(AppendCall *append)
 		if (ready)
 			break;
 		es_settle();
+		/* a trigger may have staged in this very transaction */
+		es_move_own_rows();
 	}
 	check_expectations(append);
 }
@@ -537,6 +539,7 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 			PG_RE_THROW();
 		FlushErrorState();
 		es_raise_head_generation(es_my_database());
+		es_recheck_positions();
 		if (append->any_given_ids)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
@@ -570,6 +573,9 @@ write_events(AppendCall *append)
 	EventRow **rows = assign(append);
 	int count = append->to_write;
 
+	/* before a trigger can append on top of it; an error takes it back */
+	note_heads(append);
+
 	if (append->durability == ES_DURABLE)
 	{
 		int64 position = es_take_positions(count);
@@ -590,7 +596,6 @@ write_events(AppendCall *append)
 		}
 		CommandCounterIncrement();
 	}
-	note_heads(append);
 	es_note_write();
 	pfree(rows);
 }

@@ -384,6 +384,8 @@ typedef struct Store
 										 * (aggregate_type, aggregate_id,
 										 * sequence) */
 	Oid events_by_id;		 /* its unique index on (event_id) */
+	Oid views;				 /* domain_views */
+	bool plain;				 /* nothing is attached to these two */
 	Oid aggregate_gate;		 /* see lock.c */
 	Oid view_key_gate;
 	Oid positions; /* the sequence of global positions */
@@ -416,9 +418,18 @@ typedef struct OwnerScope
 {
 	Oid user;
 	int security;
+	int guc_level; /* 0 = settings are the caller's */
 } OwnerScope;
 
+/*
+ * Code that the owner attached to a table (a trigger, say) must not find the
+ * caller's search_path: es_begin pins it.  es_begin_write does so where
+ * something is attached to domain_events or domain_views, which only such a
+ * scope may write; es_begin_read, for reading alone, never does.
+ */
 extern void es_begin(OwnerScope *scope);
+extern void es_begin_write(OwnerScope *scope);
+extern void es_begin_read(OwnerScope *scope);
 extern void es_end(const OwnerScope *scope);
 
 /*
@@ -495,6 +506,9 @@ typedef struct StagingOpening
 	TimestampTz last_drain_at;
 } StagingOpening;
 
+/* Whether this transaction is just moving staged rows (and runs triggers). */
+extern void es_note_draining(bool draining);
+extern bool es_draining(void);
 extern void es_note_opening(const StagingOpening *opening);
 
 /* ---------- feed.c: global positions ---------- */
@@ -631,6 +645,7 @@ extern int64 es_staging_epoch(void);
 
 /* Inserts rows whose columns are all set, in statements of bounded size. */
 extern void es_insert_events(EventRow **rows, int count);
+extern Size es_event_size(const EventRow *row);
 
 /* The last event of an aggregate, as of a snapshot. */
 typedef struct Head

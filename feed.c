@@ -242,7 +242,7 @@ last_position_at_rest(void)
 	OwnerScope scope;
 	int64 last;
 
-	es_begin(&scope);
+	es_begin_read(&scope);
 	last = last_logged_position();
 	es_end(&scope);
 	return last;
@@ -297,7 +297,7 @@ stored_safe_position(void)
 	int64 position = 0;
 	bool isnull;
 
-	es_begin(&scope);
+	es_begin_read(&scope);
 	if (es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT) > 0)
 		position =
 			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
@@ -558,7 +558,7 @@ es_read_events(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(safe_position());
 	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
-	es_begin(&scope);
+	es_begin_read(&scope);
 	es_execute_into(&feed_plans[plan], values, nulls, rsinfo->setResult);
 	es_end(&scope);
 	PopActiveSnapshot();

@@ -57,6 +57,10 @@ es_settle(void)
 	SharedDatabase *db = es_my_database();
 	uint64 request;
 
+	if (es_draining())
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("a trigger cannot wait for staged rows while they are drained")));
 	if (!worker_possible(db) || es_lock_held(ES_LOCK_DRAIN))
 	{
 		drain_here();
@@ -92,7 +96,7 @@ es_move_own_rows(void)
 	int count;
 	OwnRow *rows = es_own_rows(&count);
 
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count && !es_draining(); i++)
 	{
 		if (rows[i].moved_in == InvalidSubTransactionId)
 		{

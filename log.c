@@ -12,6 +12,7 @@
  */
 #include "event_store.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relscan.h"
@@ -51,9 +52,8 @@ es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 				TimestampTz *recorded_at)
 {
 	const Store *store = es_store();
-	Oid index_id = store->events_by_aggregate;
 	Relation table = table_open(store->events, AccessShareLock);
-	Relation index = index_open(index_id, AccessShareLock);
+	Relation index = index_open(es_store()->events_by_aggregate, AccessShareLock);
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple tuple;
@@ -87,9 +87,8 @@ bool
 es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *row)
 {
 	const Store *store = es_store();
-	Oid index_id = store->events_by_id;
 	Relation table = table_open(store->events, AccessShareLock);
-	Relation index = index_open(index_id, AccessShareLock);
+	Relation index = index_open(es_store()->events_by_id, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple tuple;
@@ -108,6 +107,20 @@ es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *r
 	return found;
 }
 
+/*
+ * Executes an INSERT of "count" events.  A row that a trigger suppressed would
+ * be a hole in its aggregate.
+ */
+static void
+insert_all(KeptPlan *plan, Datum *values, const char *nulls, int count)
+{
+	if (es_execute(plan, values, nulls, false, SPI_OK_INSERT) != (uint64) count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION),
+				 errmsg("an event was suppressed by a trigger on domain_events"),
+				 errhint("A trigger that refuses an event must raise an error.")));
+}
+
 /* Inserts one row. */
 static void
 insert_one(EventRow *row)
@@ -121,7 +134,7 @@ insert_one(EventRow *row)
 	memcpy(plan.argtypes, column_types, sizeof(column_types));
 	for (int i = 0; i < EV_COLUMNS; i++)
 		nulls[i] = row->nulls[i] ? 'n' : ' ';
-	es_execute(&plan, row->values, nulls, false, SPI_OK_INSERT);
+	insert_all(&plan, row->values, nulls, 1);
 }
 
 /* One column of many rows as an array. */
@@ -166,11 +179,12 @@ insert_many(EventRow **rows, int count)
 		plan.argtypes[i] = get_array_type(column_types[i]);
 		arrays[i] = column_array(rows, count, i);
 	}
-	es_execute(&plan, arrays, NULL, false, SPI_OK_INSERT);
+	insert_all(&plan, arrays, NULL, count);
 }
 
-static Size
-row_size(const EventRow *row)
+/* About how large a row is when nothing of it is stored out of line. */
+Size
+es_event_size(const EventRow *row)
 {
 	static const EventColumn wide[] = {EV_PAYLOAD, EV_PAYLOAD_BYTES, EV_METADATA};
 	Size size = 0;
@@ -178,7 +192,7 @@ row_size(const EventRow *row)
 	for (int i = 0; i < (int) lengthof(wide); i++)
 	{
 		if (!row->nulls[wide[i]])
-			size += VARSIZE_ANY(DatumGetPointer(row->values[wide[i]]));
+			size += toast_raw_datum_size(row->values[wide[i]]);
 	}
 	return size;
 }
@@ -190,7 +204,7 @@ es_insert_events(EventRow **rows, int count)
 	MemoryContext chunk_context;
 	MemoryContext old;
 
-	es_begin(&scope);
+	es_begin_write(&scope);
 	if (count == 1)
 	{
 		insert_one(rows[0]);
@@ -208,7 +222,7 @@ es_insert_events(EventRow **rows, int count)
 		for (end = start; end < count && end - start < ES_CHUNK_ROWS &&
 						  (size < ES_CHUNK_BYTES || end == start);
 			 end++)
-			size += row_size(rows[end]);
+			size += es_event_size(rows[end]);
 		if (end - start > 1 && size >= ES_CHUNK_BYTES)
 			end--;
 		if (end - start == 1)

@@ -753,7 +753,7 @@ es_replay_aggregate(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	es_begin(&scope);
+	es_begin_read(&scope);
 	reducer = PG_ARGISNULL(4) ? registered_reducer(fold->aggregate_type, &scope)
 							  : given_reducer(PG_GETARG_OID(4), &scope);
 	start_from_snapshot(fold, reducer);
@@ -830,7 +830,7 @@ es_load_snapshot(PG_FUNCTION_ARGS)
 	OwnerScope scope;
 
 	InitMaterializedSRF(fcinfo, 0);
-	es_begin(&scope);
+	es_begin_read(&scope);
 	es_execute_into(&newest_snapshot, values, NULL,
 					((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
 	es_end(&scope);

@@ -36,6 +36,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -479,7 +480,9 @@ es_guard_drop(PG_FUNCTION_ARGS)
 	foreach (cell, statement->objects)
 	{
 		if (strcmp(strVal(lfirst(cell)), ES_SCHEMA) == 0 &&
-			es_store_if_any() != NULL)
+			es_store_if_any() != NULL &&
+			object_ownercheck(ExtensionRelationId, es_store()->extension,
+							  GetUserId()))
 			prepare_drop();
 	}
 	PG_RETURN_VOID();

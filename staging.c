@@ -169,9 +169,11 @@ es_admit(Durability wanted, int64 rows)
 {
 	SharedDatabase *db;
 
+	db = es_my_database();
+	if (es_draining() && db != NULL && db->staging_state == ES_STAGING_OPEN)
+		return ES_STAGED;
 	if (wanted == ES_DURABLE)
 		return ES_DURABLE;
-	db = es_my_database();
 	if (db == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -267,7 +269,8 @@ stage(Datum *values, bool *nulls, bool is_event)
 	{
 		es_note_staging(db);
 		pg_memory_barrier();
-		if (db->staging_state == ES_STAGING_OPEN)
+		if (db->staging_state == ES_STAGING_OPEN &&
+			db->staging_table == es_store()->segments[0].table)
 			break;
 		es_unnote_staging(db);
 		if (!wait_until_open(db))

@@ -49,7 +49,8 @@ typedef struct Transaction
 	DrainNote *drains; /* rounds run by this transaction */
 	int ndrains;
 
-	bool opens; /* opens staging, with what follows */
+	SubTransactionId draining_in; /* that moves rows right now, or invalid */
+	bool opens;					  /* opens staging, with what follows */
 	StagingOpening opening;
 } Transaction;
 
@@ -194,8 +195,11 @@ transaction_ended(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 			end_transaction(false);
 			break;
+		case XACT_EVENT_PREPARE:
+			end_transaction(false);
+			break;
 		case XACT_EVENT_PRE_PREPARE:
-			if (current.wrote)
+			if (current.wrote || current.holds_locks)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has written to the event store")));
@@ -216,6 +220,8 @@ subtransaction_ended(SubXactEvent event, SubTransactionId id,
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	es_abort_heads(id);
+	if (current.draining_in >= id)
+		current.draining_in = InvalidSubTransactionId;
 	while (current.nrows > 0 &&
 		   current.rows[current.nrows - 1].subtransaction >= id)
 		current.nrows--;
@@ -347,6 +353,23 @@ es_note_drained(int64 events, int64 views, uint64 request)
 	note->request = request;
 	note->subtransaction = GetCurrentSubTransactionId();
 	t->wrote = true;
+}
+
+/*
+ * While rows are moved, triggers may write to the store.  What they write is
+ * staged for a later round: it must not wait for the one that runs them.
+ */
+void
+es_note_draining(bool draining)
+{
+	transaction()->draining_in =
+		draining ? GetCurrentSubTransactionId() : InvalidSubTransactionId;
+}
+
+bool
+es_draining(void)
+{
+	return current.draining_in != InvalidSubTransactionId;
 }
 
 void

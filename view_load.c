@@ -59,7 +59,7 @@ es_load_view(PG_FUNCTION_ARGS)
 			PG_RETURN_NULL();
 		PG_RETURN_DATUM(row.view_data);
 	}
-	es_begin(&scope);
+	es_begin_read(&scope);
 	if (es_execute(&load, arguments, NULL, true, SPI_OK_SELECT) > 0)
 	{
 		bool isnull;
@@ -279,7 +279,7 @@ read_views(FunctionCallInfo fcinfo, KeptPlan *plan, StagedViews *staged,
 
 	if (staged->count > 0)
 		durable = tuplestore_begin_heap(false, false, work_mem);
-	es_begin(&scope);
+	es_begin_read(&scope);
 	es_execute_into(plan, arguments, nulls, durable);
 	es_end(&scope);
 	if (staged->count > 0)

@@ -26,6 +26,7 @@
  */
 #include "event_store.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -97,7 +98,7 @@ chunk_end(const ViewWrite *writes, int start, int count)
 	while (end < count && end - start < ES_CHUNK_ROWS)
 	{
 		if (writes[end].view_data != (Datum) 0)
-			bytes += VARSIZE_ANY(DatumGetPointer(writes[end].view_data));
+			bytes += toast_raw_datum_size(writes[end].view_data);
 		if (bytes > ES_CHUNK_BYTES && end > start)
 			break;
 		end++;
@@ -220,7 +221,7 @@ es_write_views(const ViewWrite *writes, int count, bool accepted)
 		OwnerScope scope;
 
 		CHECK_FOR_INTERRUPTS();
-		es_begin(&scope);
+		es_begin_write(&scope);
 		changed += delete_chunk(writes + start, end - start);
 		changed += put_chunk(writes + start, end - start, accepted);
 		es_end(&scope);
@@ -258,7 +259,7 @@ find_durable(const ViewWrite *writes, int count, Known *known)
 	OwnerScope scope;
 	uint64 rows;
 
-	es_begin(&scope);
+	es_begin_read(&scope);
 	keys = make_columns(1, count);
 	for (int i = 0; i < count; i++)
 		keys->values[i] = writes[i].view_key;
@@ -636,7 +637,7 @@ es_clear_view(PG_FUNCTION_ARGS)
 		es_settle();
 	es_move_own_rows();
 
-	es_begin(&scope);
+	es_begin_write(&scope);
 	removed = es_execute(&clear, &view_name, NULL, false, SPI_OK_DELETE);
 	if (IsolationUsesXactSnapshot())
 	{

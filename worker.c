@@ -25,6 +25,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "commands/trigger.h"
 #include "common/pg_prng.h"
 #include "funcapi.h"
 #include "libpq/pqsignal.h"
@@ -258,6 +259,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	volatile bool succeeded = false;
 	Oid user;
 	int security;
+	int level;
 
 	pgstat_report_activity(STATE_RUNNING, activity);
 	PG_TRY();
@@ -266,7 +268,11 @@ run_step(Work *work, WorkerStep step, const char *activity)
 		StartTransactionCommand();
 		GetUserIdAndSecContext(&user, &security);
 		PushActiveSnapshot(GetTransactionSnapshot());
+		level = NewGUCNestLevel();
 		step(work);
+		/* what triggers do, and what they set, ends with the step */
+		AfterTriggerFireDeferred();
+		AtEOXact_GUC(false, level);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		/* an abort does this by itself */

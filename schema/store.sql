@@ -68,6 +68,26 @@ BEGIN
                   HINT = 'Run REVOKE CREATE ON SCHEMA event_store for that role first.';
     END IF;
 
+    -- what somebody else put here before would be taken for our own
+    SELECT x.name INTO intruder
+      FROM (SELECT c.relname AS name, c.relowner AS owner
+              FROM pg_catalog.pg_class c WHERE c.relnamespace = 'event_store'::pg_catalog.regnamespace
+            UNION ALL
+            SELECT p.proname, p.proowner
+              FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'event_store'::pg_catalog.regnamespace
+            UNION ALL
+            SELECT t.typname, t.typowner
+              FROM pg_catalog.pg_type t WHERE t.typnamespace = 'event_store'::pg_catalog.regnamespace) x
+      JOIN pg_catalog.pg_roles r ON r.oid = x.owner
+     WHERE NOT r.rolsuper AND r.rolname NOT IN (current_user, schema_owner)
+       AND r.oid IS DISTINCT FROM (SELECT c.relowner FROM pg_catalog.pg_class c
+                                    WHERE c.oid = pg_catalog.to_regclass('event_store.domain_events'))
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'schema event_store holds an object of another role: %', pg_catalog.quote_ident(intruder)
+            USING ERRCODE = '55000', HINT = 'Drop it, or give it to the owner of the store.';
+    END IF;
+
     -- two create_store() at once: the second waits and finds all in place
     PERFORM pg_catalog.pg_advisory_xact_lock('event_store.event'::pg_catalog.regtype::pg_catalog.oid::bigint);
 
@@ -237,6 +257,11 @@ BEGIN
 'Staged rows that could not be made durable, with their error. Settled by retry_dead_letters or discard_dead_letters.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
+
+    -- read_events filters with it, as the owner of the store
+    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.aggregate_member(text, text, int) TO %I',
+        (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
+          WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass));
 
     PERFORM event_store.announce_store();
 END

@@ -1,0 +1,107 @@
+-- triggers: what users attach to the tables of the store, and what it may do
+\pset format unaligned
+\pset null null
+\t on
+SET client_min_messages = warning;
+SELECT event_store.create_store();
+RESET client_min_messages;
+SELECT event_store.flush();
+
+CREATE FUNCTION pg_temp.refused(statement text) RETURNS text
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    EXECUTE statement;
+    RETURN 'accepted';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+
+-- a trigger that appends on top of what fired it
+CREATE FUNCTION react() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    CASE NEW.event_type
+        WHEN 'Placed' THEN
+            PERFORM event_store.append_event(NEW.aggregate_type, NEW.aggregate_id, NULL, 'Numbered');
+        WHEN 'Audited' THEN
+            PERFORM event_store.append_event('TriggerAudit', 'log', NULL, 'Noted', durability => 'durable');
+        WHEN 'Logged' THEN
+            PERFORM event_store.append_event('TriggerLog', 'log', NULL, 'Noted', durability => 'staged');
+        WHEN 'Set' THEN
+            SET default_transaction_read_only = on;
+        ELSE
+    END CASE;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER react AFTER INSERT ON event_store.domain_events FOR EACH ROW EXECUTE FUNCTION react();
+
+SELECT last_sequence FROM event_store.append_event('Trigger', 'a', 0, 'Placed');
+SELECT event_store.aggregate_sequence('Trigger', 'a');
+SELECT last_sequence FROM event_store.append_event('Trigger', 'a', 2, 'Paid');
+SELECT last_sequence FROM event_store.append_event('Trigger', 'b', 0, 'Placed');
+SELECT pg_temp.refused($$SELECT event_store.append_event('Trigger', 'b', 1, 'Lost', durability => 'staged')$$);
+SELECT last_sequence FROM event_store.append_event('Trigger', 'b', 2, 'Paid', durability => 'staged');
+SELECT event_store.flush('60s');
+SELECT sequence, event_type FROM event_store.load_events('Trigger', 'b');
+
+-- one that writes durably while its event is drained, to an aggregate with staged
+-- events: what it writes is staged for the next round
+BEGIN;
+SELECT last_sequence FROM event_store.append_event('Trigger', 'c', 0, 'Audited', durability => 'staged');
+SELECT last_sequence FROM event_store.append_event('TriggerAudit', 'log', NULL, 'Opened', durability => 'staged');
+COMMIT;
+SELECT event_store.flush('60s') AND event_store.flush('60s');
+SELECT sequence, event_type, global_position IS NOT NULL FROM event_store.load_events('TriggerAudit', 'log');
+SELECT count(*) FROM event_store.dead_letters WHERE aggregate_type LIKE 'Trigger%';
+
+-- one that stages while a transaction moves its own rows, in all sizes of their list
+BEGIN;
+SELECT count(*) FROM (SELECT event_store.append_event('Trigger', 'd' || i, 0, CASE i WHEN 1 THEN 'Logged' ELSE 'Made' END,
+                                                      durability => 'staged') FROM generate_series(1, 64) i) s;
+SELECT last_sequence FROM event_store.append_event('TriggerLog', 'log', NULL, 'Made');
+COMMIT;
+SELECT event_store.flush('60s');
+SELECT staged_events FROM event_store.staging_status;
+SELECT sequence, event_type FROM event_store.load_events('TriggerLog', 'log');
+
+-- what one sets does not outlive the round
+SELECT last_sequence FROM event_store.append_event('Trigger', 'e', 0, 'Set', durability => 'staged');
+SELECT event_store.flush('60s');
+SELECT last_sequence FROM event_store.append_event('Trigger', 'e', 1, 'Made', durability => 'staged');
+SELECT event_store.flush('60s');
+DROP TRIGGER react ON event_store.domain_events;
+
+-- one that suppresses an event
+CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER suppress BEFORE INSERT ON event_store.domain_events
+    FOR EACH ROW WHEN (NEW.event_type = 'Noise') EXECUTE FUNCTION suppress();
+SELECT pg_temp.refused($$SELECT event_store.append_event('Trigger', 'f', 0, 'Noise')$$);
+SELECT last_sequence FROM event_store.append_events('Trigger', 'f', 0, '[{"event_type": "Noise"}, {"event_type": "Made"}]', durability => 'staged');
+SET client_min_messages = error;
+SELECT event_store.flush('60s');
+SELECT sequence, event_type, error_code FROM event_store.dead_letters WHERE aggregate_type = 'Trigger' ORDER BY sequence;
+DROP TRIGGER suppress ON event_store.domain_events;
+SELECT event_store.retry_dead_letters('Trigger', 'f');
+SELECT sequence, event_type FROM event_store.load_events('Trigger', 'f');
+
+-- one that trusts its search_path, and a caller who set a trap in it
+CREATE SCHEMA trap;
+CREATE FUNCTION trap.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+CREATE FUNCTION careless() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM lower('X'::text); RETURN NEW; END $$;
+CREATE TRIGGER careless BEFORE INSERT ON event_store.domain_events FOR EACH ROW EXECUTE FUNCTION careless();
+CREATE TRIGGER careless BEFORE INSERT ON event_store.domain_views FOR EACH ROW EXECUTE FUNCTION careless();
+SET search_path = trap, pg_catalog, public;
+SELECT lower('X'::text);
+SELECT last_sequence FROM event_store.append_event('Trigger', 'g', 0, 'Made');
+SELECT event_store.put_view('trigger', 'g', '{}');
+SHOW search_path;
+RESET search_path;
+DROP TRIGGER careless ON event_store.domain_events;
+DROP TRIGGER careless ON event_store.domain_views;
+DROP SCHEMA trap CASCADE;
+DROP FUNCTION react(), suppress(), careless();
