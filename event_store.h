@@ -245,10 +245,11 @@ typedef struct SharedDatabase
 	bool claimed; /* a process of that database keeps a pointer */
 
 	/* global positions: feed.c */
-	slock_t position_mutex; /* protects the three below */
+	slock_t position_mutex; /* protects the four below */
 	Oid position_sequence;	/* whose block this is */
 	int64 next_position;
 	int64 position_limit;			  /* last position of the reserved block */
+	bool position_recheck;			  /* look at the log first */
 	ConditionVariable position_ended; /* positions are not in flight any more */
 	pg_atomic_uint32 head_generation; /* head_cache.c */
 

@@ -78,30 +78,33 @@ advance_sequence(Oid sequence, int64 last)
 
 /*
  * Reserves a block that has room for "count"; the positions lock is held.  It
- * goes on where the last one ended, unless the sequence or the log has moved
- * beyond that, as after a restart or when events were restored.
+ * goes on where the last one ended, unless the sequence was moved by somebody
+ * else, and beyond what is in the log, as after a restart or when events were
+ * restored.
  */
 static void
 reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 {
-	int64 last =
-		Max(nextval_internal(sequence, false) - 1, last_logged_position());
+	int64 reserved = nextval_internal(sequence, false) - 1;
+	int64 logged = last_logged_position();
 	bool goes_on =
-		db->position_sequence == sequence && db->position_limit >= last;
+		db->position_sequence == sequence && db->position_limit >= reserved;
+	int64 last = Max(goes_on ? db->position_limit : reserved, logged);
 
-	if (goes_on)
-		last = db->position_limit;
 	advance_sequence(sequence, last + count + POSITION_BLOCK);
 
 	SpinLockAcquire(&db->position_mutex);
-	db->position_sequence = sequence;
 	if (!goes_on)
 		db->next_position = last + 1;
+	else
+		db->next_position = Max(db->next_position, logged + 1);
+	db->position_sequence = sequence;
 	db->position_limit = last + count + POSITION_BLOCK;
+	db->position_recheck = false;
 	SpinLockRelease(&db->position_mutex);
 }
 
-/* Gives up the rest of the block, so that the log is looked at again. */
+/* Has the log looked at before positions are taken again. */
 void
 es_recheck_positions(void)
 {
@@ -110,8 +113,7 @@ es_recheck_positions(void)
 	if (db == NULL)
 		return;
 	SpinLockAcquire(&db->position_mutex);
-	if (OidIsValid(db->position_sequence))
-		db->position_limit = db->next_position - 1;
+	db->position_recheck = true;
 	SpinLockRelease(&db->position_mutex);
 }
 
@@ -134,7 +136,7 @@ take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 		mine->since = GetCurrentStatementStartTimestamp();
 	}
 	SpinLockAcquire(&db->position_mutex);
-	if (db->position_sequence == sequence &&
+	if (db->position_sequence == sequence && !db->position_recheck &&
 		db->position_limit - db->next_position + 1 >= count)
 	{
 		first = db->next_position;

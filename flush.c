@@ -134,7 +134,11 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 static void
 prevent_in_transaction(const char *function)
 {
-	if (IsTransactionBlock() || IsSubTransaction())
+	int staged;
+
+	/* a statement of its own may still have staged something before */
+	(void) es_own_rows(&staged);
+	if (IsTransactionBlock() || IsSubTransaction() || staged > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("%s cannot run inside a transaction block", function)));

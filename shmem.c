@@ -139,6 +139,7 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->position_sequence = InvalidOid;
 	db->next_position = 0;
 	db->position_limit = 0;
+	db->position_recheck = false;
 	SpinLockRelease(&db->position_mutex);
 	pg_atomic_fetch_add_u32(&db->head_generation, 1);
 	db->staging_state = ES_STAGING_UNKNOWN;

@@ -33,6 +33,17 @@ BEGIN
             USING ERRCODE = '22023', HINT = 'Use ''reader'', ''writer'' or ''admin''.';
     END IF;
 
+    IF pg_catalog.to_regclass('event_store.domain_events') IS NULL THEN
+        RAISE EXCEPTION 'there is no event store in this database'
+            USING ERRCODE = '55000', HINT = 'Run SELECT event_store.create_store();';
+    END IF;
+    IF NOT pg_catalog.pg_has_role(
+        (SELECT e.extowner FROM pg_catalog.pg_extension e WHERE e.extname = 'event_store'), 'USAGE')
+    THEN
+        RAISE EXCEPTION 'only the owner of extension event_store can grant access to it'
+            USING ERRCODE = '42501';
+    END IF;
+
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA event_store TO %s', role);
     EXECUTE pg_catalog.format('GRANT SELECT ON event_store.domain_events, event_store.domain_views TO %s', role);
     FOR function_name IN
@@ -53,7 +64,8 @@ END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
 $$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events and domain_views), writer (reader, append, put, delete_view, flush, save_snapshot), admin (writer, drain, dead letters, reducers, clear_view, status). Writers get EXECUTE only and no privilege to write to the tables.
-Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role.
+A level adds to what the role has; DROP OWNED BY takes all of it away.
+Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;
 
 -- nothing is for everybody

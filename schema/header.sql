@@ -18,7 +18,7 @@ BEGIN
     THEN
         RAISE EXCEPTION 'schema event_store belongs to role %', pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(owner))
             USING ERRCODE = '55000',
-                  HINT = 'Drop or rename that schema, or run CREATE EXTENSION as its owner.';
+                  HINT = 'Drop that schema or give it to a superuser, who must run CREATE EXTENSION.';
     END IF;
 
     SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(a.grantee) END

@@ -71,7 +71,7 @@ async function main() {
     throw error;
   }
 
-  // true: all that was committed before is durable; not inside BEGIN … COMMIT
+  // true: all that was committed before is durable or a dead letter; not inside BEGIN … COMMIT
   const flushed = await client.query(`SELECT event_store.flush('30s') AS durable`);
   console.log('flushed:', flushed.rows[0].durable);
   const view = await client.query(

@@ -69,7 +69,7 @@ with connection:
         (account, Json({"balance": "130.00"}), staged.last_sequence))
 print("staged:", staged.outcome, "as", staged.last_sequence, "durable", str(staged.durable).lower())
 
-# true: all that was committed before is durable; not inside a transaction block
+# true: all that was committed before is durable or a dead letter; not inside a transaction block
 connection.autocommit = True
 cursor.execute("SELECT event_store.flush('30s')")
 print("flushed:", str(cursor.fetchone()[0]).lower())
