@@ -148,3 +148,15 @@ es_array_argument(FunctionCallInfo fcinfo, int argno, const char *name,
 	else
 		pfree(isnull);
 }
+
+/* The max_count of a load; NULL = no limit. */
+int64
+es_max_count_argument(FunctionCallInfo fcinfo, int argno)
+{
+	if (PG_ARGISNULL(argno))
+		return PG_INT64_MAX;
+	if (PG_GETARG_INT32(argno) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("max_count must not be negative")));
+	return PG_GETARG_INT32(argno);
+}

@@ -24,17 +24,6 @@ PG_FUNCTION_INFO_V1(es_aggregate_sequence);
 PG_FUNCTION_INFO_V1(es_load_aggregate_ids);
 
 static int64
-max_count_argument(FunctionCallInfo fcinfo, int argno)
-{
-	if (PG_ARGISNULL(argno))
-		return PG_INT64_MAX;
-	if (PG_GETARG_INT32(argno) < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("max_count must not be negative")));
-	return PG_GETARG_INT32(argno);
-}
-
-static int64
 sequence_argument(FunctionCallInfo fcinfo, int argno, const char *name,
 				  int64 otherwise)
 {
@@ -122,7 +111,7 @@ es_load_events(PG_FUNCTION_ARGS)
 	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	range.after = sequence_argument(fcinfo, 2, "after_sequence", 0);
 	range.up_to = sequence_argument(fcinfo, 3, "up_to_sequence", PG_INT64_MAX);
-	range.max_count = max_count_argument(fcinfo, 4);
+	range.max_count = es_max_count_argument(fcinfo, 4);
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();
 	es_begin_result(fcinfo);
@@ -234,7 +223,7 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Datum type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	Datum after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
-	int64 max_count = max_count_argument(fcinfo, 2);
+	int64 max_count = es_max_count_argument(fcinfo, 2);
 	Datum values[3] = {type, after, Int64GetDatum(max_count)};
 	Datum *staged;
 	int nstaged;

@@ -141,6 +141,7 @@ extern text *es_required_text(FunctionCallInfo fcinfo, int argno,
 							  const char *name);
 extern void es_check_name(Datum value, bool isnull, const char *name,
 						  const char *where, bool required);
+extern int64 es_max_count_argument(FunctionCallInfo fcinfo, int argno);
 extern void es_check_timeout(const Interval *timeout, const char *name,
 							 int64 *milliseconds);
 /*
@@ -335,6 +336,8 @@ extern void es_release_database(Oid database);
 /* Wakes the worker of a slot, or asks the launcher for one.  Never raises. */
 extern void es_wake_worker(SharedDatabase *db);
 extern void es_wake_launcher(void);
+/* Committed rows in staging, events and views. */
+extern uint64 es_staged_rows(SharedDatabase *db);
 
 /* ---------- head_cache.c: heads remembered in shared memory ---------- */
 
@@ -651,8 +654,7 @@ extern Size es_event_size(const EventRow *row);
 /* The last event of an aggregate, as of a snapshot. */
 typedef struct Head
 {
-	int64 sequence; /* staged and durable together; 0 = none */
-	int64 durable_sequence;
+	int64 sequence;			 /* staged and durable together; 0 = none */
 	TimestampTz recorded_at; /* -infinity when there is none */
 	bool staged;			 /* staged rows are visible */
 } Head;

@@ -541,11 +541,7 @@ es_read_events(PG_FUNCTION_ARGS)
 	OwnerScope scope;
 
 	values[0] = Int64GetDatum(after_position_argument(fcinfo, 0, 0));
-	values[2] =
-		Int64GetDatum(PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1));
-	if (DatumGetInt64(values[2]) < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("max_count must not be negative")));
+	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
 	check_members(fcinfo);
 	for (int i = 2; i < 6; i++)
 	{

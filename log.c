@@ -245,9 +245,8 @@ es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 
 	memset(head, 0, sizeof(*head));
 	head->recorded_at = DT_NOBEGIN;
-	head->durable_sequence = es_durable_head(aggregate_type, aggregate_id,
-											 snapshot, &head->recorded_at);
-	head->sequence = head->durable_sequence;
+	head->sequence = es_durable_head(aggregate_type, aggregate_id, snapshot,
+									 &head->recorded_at);
 	if (!look_in_staging)
 		return;
 	scan = es_staged_begin(ES_KIND_EVENT, aggregate_type, aggregate_id,

@@ -71,18 +71,14 @@ static KeptPlan store_reducer =
 	 .nargs = 3,
 	 .argtypes = {TEXTOID, TEXTOID, INT4OID}};
 
-static KeptPlan events_after =
-	{.sql = "SELECT global_position, aggregate_type, aggregate_id, sequence,"
-			" event_id, event_type, schema_version, payload, payload_bytes, metadata,"
-			" correlation_id, causation_id, saga_id, occurred_at, recorded_at"
-			" FROM event_store.domain_events"
-			" WHERE aggregate_type OPERATOR(pg_catalog.=) $1"
-			" AND aggregate_id OPERATOR(pg_catalog.=) $2"
-			" AND sequence OPERATOR(pg_catalog.>) $3"
-			" AND sequence OPERATOR(pg_catalog.<=) $4"
-			" ORDER BY sequence",
-	 .nargs = 4,
-	 .argtypes = {TEXTOID, TEXTOID, INT8OID, INT8OID}};
+static KeptPlan events_after = {.sql = ES_EVENT_SELECT
+								" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+								" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"
+								" AND e.sequence OPERATOR(pg_catalog.>) $3"
+								" AND e.sequence OPERATOR(pg_catalog.<=) $4"
+								" ORDER BY e.sequence",
+								.nargs = 4,
+								.argtypes = {TEXTOID, TEXTOID, INT8OID, INT8OID}};
 
 /*
  * The snapshot lies at or before the time only if its last event does: the

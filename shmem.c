@@ -358,3 +358,13 @@ es_wake_launcher(void)
 		SetLatch(es_shared->launcher_latch);
 	LWLockRelease(es_shared->lock);
 }
+
+/* A row may be drained, and taken off, before its transaction counted it. */
+uint64
+es_staged_rows(SharedDatabase *db)
+{
+	int64 rows = (int64) (pg_atomic_read_u64(&db->staged_events) +
+						  pg_atomic_read_u64(&db->staged_views));
+
+	return (uint64) Max(rows, 0);
+}

@@ -131,16 +131,6 @@ wait_until_open(SharedDatabase *db)
 	return open;
 }
 
-/* A row may be drained, and taken off, before its transaction counted it. */
-static uint64
-staged_rows(SharedDatabase *db)
-{
-	int64 rows = (int64) (pg_atomic_read_u64(&db->staged_events) +
-						  pg_atomic_read_u64(&db->staged_views));
-
-	return (uint64) Max(rows, 0);
-}
-
 uint64
 es_request_drain(SharedDatabase *db)
 {
@@ -154,7 +144,7 @@ static void
 wait_for_space(SharedDatabase *db)
 {
 	ConditionVariablePrepareToSleep(&db->drained);
-	while (staged_rows(db) >= (uint64) es_staging_limit &&
+	while (es_staged_rows(db) >= (uint64) es_staging_limit &&
 		   es_staging_limit > 0 && !worker_impossible(db))
 	{
 		es_request_drain(db);
@@ -183,7 +173,7 @@ es_admit(Durability wanted, int64 rows)
 		return ES_DURABLE;
 	if (!wait_until_open(db))
 		return ES_DURABLE;
-	if (staged_rows(db) < (uint64) es_staging_limit || es_holds_locks())
+	if (es_staged_rows(db) < (uint64) es_staging_limit || es_holds_locks())
 		return ES_STAGED;
 	switch (es_on_staging_full)
 	{
@@ -199,8 +189,8 @@ es_admit(Durability wanted, int64 rows)
 			break;
 		case ES_FULL_BLOCK:
 			wait_for_space(db);
-			return staged_rows(db) < (uint64) es_staging_limit ? ES_STAGED
-															   : ES_DURABLE;
+			return es_staged_rows(db) < (uint64) es_staging_limit ? ES_STAGED
+																  : ES_DURABLE;
 		default:
 			break;
 	}
@@ -225,7 +215,7 @@ es_may_have_staged(void)
 	if (pg_atomic_read_u64(&db->uncommitted) > 0)
 		return true;
 	pg_memory_barrier();
-	return staged_rows(db) > 0;
+	return es_staged_rows(db) > 0;
 }
 
 int64

@@ -352,13 +352,6 @@ drain_requested(SharedDatabase *db)
 		   pg_atomic_read_u64(&db->drains_done);
 }
 
-static uint64
-staged_rows(SharedDatabase *db)
-{
-	return pg_atomic_read_u64(&db->staged_events) +
-		   pg_atomic_read_u64(&db->staged_views);
-}
-
 /*
  * When is the next round due?  In milliseconds; 0 = now, -1 = there is nothing
  * to drain.  A request ends a pause after failures early, but not before
@@ -369,7 +362,7 @@ time_until_round(Work *work)
 {
 	SharedDatabase *db = work->db;
 	bool requested = drain_requested(db);
-	uint64 staged = staged_rows(db);
+	uint64 staged = es_staged_rows(db);
 	TimestampTz due = 0;
 	long pause = work->pause;
 
@@ -416,7 +409,7 @@ note_round(Work *work)
 	if (work->moved > 0)
 		work->rounds++;
 	if (work->moved > 0 ||
-		(staged_rows(work->db) == 0 && !drain_requested(work->db)))
+		(es_staged_rows(work->db) == 0 && !drain_requested(work->db)))
 		work->empty_rounds = 0;
 	else
 	{
@@ -497,7 +490,7 @@ take_turn(Work *work, uint32 wait_event)
 
 	es_heed_signals();
 	if (work->store_gone || db->staging_state != ES_STAGING_OPEN ||
-		(take_call(db) && staged_rows(db) == 0))
+		(take_call(db) && es_staged_rows(db) == 0))
 	{
 		take_call(db);
 		if (!open_staging(work, wait_event))
