@@ -11,14 +11,15 @@ EXTVERSION = 0.1.0
 MODULE_big = event_store
 
 # ground first, verbs last, as in event_store.h
-OBJS = settings.o arguments.o uuid7.o event_input.o shmem.o head_cache.o catalog.o lock.o \
-	transaction.o feed.o pair_table.o staging.o log.o dead_letter.o view_store.o view_load.o \
-	drain.o segment.o flush.o event_store.o event_load.o merge.o replay.o \
-	database_command.o worker.o launcher.o
+OBJS = settings.o arguments.o uuid7.o event_input.o shmem.o head_cache.o metrics.o catalog.o lock.o \
+	transaction.o feed.o pair_table.o staged_row.o staged_scan.o staging.o log.o dead_letter.o view_store.o view_load.o \
+	drain.o segment.o flush.o event_store.o event_load.o state.o merge.o path.o operation.o \
+	rules.o reducer.o fold.o snapshot.o replay.o rebuild.o \
+	openmetrics.o database_command.o worker.o launcher.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
-	schema/view_store.sql schema/staging.sql schema/feed.sql schema/replay.sql \
-	schema/worker.sql schema/grants.sql
+	schema/view_store.sql schema/staging.sql schema/feed.sql schema/replay.sql schema/rebuild.sql \
+	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 DATA_built = event_store--$(EXTVERSION).sql
 EXTRA_CLEAN = event_store--*.sql

@@ -25,6 +25,17 @@
 #define MyProcNumber (MyBackendId - 1)
 #endif
 
+/* Room before a minimal tuple can be asked for since PostgreSQL 18. */
+#if PG_VERSION_NUM < 180000
+#define heap_form_minimal_tuple(desc, values, nulls, extra) \
+	heap_form_minimal_tuple(desc, values, nulls)
+#endif
+
+/* A tuple descriptor made by hand is to be finished since PostgreSQL 19. */
+#if PG_VERSION_NUM < 190000
+#define TupleDescFinalize(desc) ((void) (desc))
+#endif
+
 /* Whether a stronger mode counts as well can be asked since PostgreSQL 17. */
 #if PG_VERSION_NUM < 170000
 #include "storage/lock.h"
@@ -51,6 +62,13 @@
 		 : pg_database_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
 	pg_proc_aclcheck(objectid, roleid, mode)
+#endif
+
+/* Intervals are told in nanoseconds since PostgreSQL 16. */
+#if PG_VERSION_NUM < 160000
+#include "portability/instr_time.h"
+#define INSTR_TIME_GET_NANOSEC(t) \
+	((int64) (t).tv_sec * INT64CONST(1000000000) + (int64) (t).tv_nsec)
 #endif
 
 #endif /* ES_COMPAT_H */

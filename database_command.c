@@ -59,7 +59,7 @@ unbar(int code, Datum arg)
 	if (db->database == database && db->worker_bars > 0 && --db->worker_bars == 0)
 	{
 		if (db->worker_state == ES_WORKER_NONE &&
-			(db->worker_called ||
+			(db->worker_called || pg_atomic_read_u32(&db->position_unstored) != 0 ||
 			 (db->claimed && db->staging_state != ES_STAGING_CLOSED)))
 			db->worker_state = ES_WORKER_WANTED;
 		wake = db->worker_state == ES_WORKER_WANTED;

@@ -128,8 +128,8 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 		values[1] = aggregate_type;
 		values[2] = aggregate_id;
 		values[14] = TimestampTzGetDatum(row->staged_at);
-		values[15] = row->view_name;
-		values[16] = row->view_key;
+		values[15] = row->name;
+		values[16] = row->key;
 		values[17] = row->view_data;
 		values[18] = Int64GetDatum(row->version);
 		nulls[14] = nulls[15] = nulls[16] = ' ';
@@ -145,6 +145,7 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	es_begin(&scope);
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 	es_end(&scope);
+	es_count_dead_letters(1);
 	ereport(WARNING, (errcode(sqlstate),
 					  errmsg("a staged %s became a dead letter: %s",
 							 is_event ? "event" : "view write", message)));
@@ -279,6 +280,7 @@ remove_letters(Datum type, Datum id)
 	es_begin(&scope);
 	count = (int64) es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
 	es_end(&scope);
+	es_count_dead_letters(-count);
 	return count;
 }
 
@@ -306,11 +308,15 @@ es_retry_dead_letters(PG_FUNCTION_ARGS)
 {
 	Datum type;
 	Datum id;
+	int64 count;
 
+	es_begin_call(ES_CALL_RETRY_DEAD_LETTERS);
 	begin_settling(fcinfo, "retry_dead_letters()", &type, &id);
 	(void) retry_events(type, id);
 	(void) retry_views(type, id);
-	PG_RETURN_INT64(remove_letters(type, id));
+	count = remove_letters(type, id);
+	es_end_call(ES_CALL_RETRY_DEAD_LETTERS, count);
+	PG_RETURN_INT64(count);
 }
 
 Datum
@@ -321,6 +327,7 @@ es_discard_dead_letters(PG_FUNCTION_ARGS)
 	int64 count;
 	text *reason;
 
+	es_begin_call(ES_CALL_DISCARD_DEAD_LETTERS);
 	reason = es_required_text(fcinfo, 2, "reason");
 	begin_settling(fcinfo, "discard_dead_letters()", &type, &id);
 	count = remove_letters(type, id);
@@ -329,5 +336,6 @@ es_discard_dead_letters(PG_FUNCTION_ARGS)
 				(errmsg("discarded " INT64_FORMAT " dead letters of %s/%s: %s",
 						count, TextDatumGetCString(type),
 						TextDatumGetCString(id), text_to_cstring(reason))));
+	es_end_call(ES_CALL_DISCARD_DEAD_LETTERS, count);
 	PG_RETURN_INT64(count);
 }

@@ -46,11 +46,18 @@
  */
 #define ALIKE_ATTEMPTS 5
 
+/*
+ * A transaction that writes very many aggregates or view keys is written in
+ * parts of so many, so that the worker's memory does not grow with it.
+ */
+#define MAX_PAIRS 50000
+
 /* What a round remembers of a row: where it is and whose. */
 typedef struct DrainRow
 {
 	int64 sid;
-	int32 rank; /* of its transaction in the round */
+	int32 rank;	 /* of its transaction in the round */
+	int32 count; /* of its events, or 1 view write */
 	ItemPointerData tid;
 	uint8 segment;
 	bool is_event;
@@ -73,6 +80,9 @@ typedef struct Round
 	TupleTableSlot *slots[ES_SEGMENTS];
 	DrainRow *rows; /* in sid order */
 	int nrows;
+	int64 events; /* in them */
+	int64 views;
+	uint32 segments; /* that they are in, a bit each */
 	int ntxns;
 	int64 stopped_at; /* the round has all visible transactions that
 								 * ended below this */
@@ -99,6 +109,7 @@ typedef struct Piece
 	int high;
 	bool careful;		   /* every row by itself */
 	PairTable *aggregates; /* the sequence each goes on with */
+	int64 naggregates;
 	EventRow **chunk;
 	StagedRow *chunk_rows;
 	int nchunk;
@@ -143,6 +154,7 @@ typedef struct Collected
 	DrainTxn *txns;
 	int ntxns;
 	int maxtxns;
+	int64 count; /* events and view writes in the rows */
 } Collected;
 
 static void
@@ -176,7 +188,9 @@ collect_row(Collected *c, const StagedRow *row)
 	r->tid = row->tid;
 	r->segment = row->segment;
 	r->is_event = row->kind == ES_KIND_EVENT;
+	r->count = row->count;
 	r->rank = 0;
+	c->count += row->count;
 }
 
 /* Whether some transaction read so far ended below c. */
@@ -191,7 +205,10 @@ any_ended_below(const Collected *collected, int64 c)
 	return false;
 }
 
-/* Keeps the transactions that ended below c, ranks them, sorts the rows. */
+/*
+ * Keeps the transactions that ended below c, ranks them, sorts the rows, which
+ * stay where they are: there may be many.
+ */
 static void
 choose(Collected *collected, int64 c, Round *round)
 {
@@ -201,27 +218,33 @@ choose(Collected *collected, int64 c, Round *round)
 	{
 		if (collected->txns[i].last_sid < c)
 			collected->txns[ntxns++] = collected->txns[i];
-	}
-	qsort(collected->txns, ntxns, sizeof(DrainTxn), compare_txns);
-	round->ntxns = ntxns;
-	round->nrows = 0;
-	for (int i = 0; i < ntxns; i++)
-		round->nrows += collected->txns[i].nrows;
-	round->rows = palloc_extended(Max(round->nrows, 1) * sizeof(DrainRow),
-								  MCXT_ALLOC_HUGE);
-	round->nrows = 0;
-	for (int i = 0; i < ntxns; i++)
-	{
-		const DrainTxn *txn = &collected->txns[i];
-
-		for (int j = 0; j < txn->nrows; j++)
+		else
 		{
-			DrainRow *row = &round->rows[round->nrows++];
-
-			*row = collected->rows[txn->first_row + j];
-			row->rank = i;
+			for (int j = 0; j < collected->txns[i].nrows; j++)
+				collected->rows[collected->txns[i].first_row + j].rank = -1;
 		}
 	}
+	qsort(collected->txns, ntxns, sizeof(DrainTxn), compare_txns);
+	for (int i = 0; i < ntxns; i++)
+	{
+		for (int j = 0; j < collected->txns[i].nrows; j++)
+			collected->rows[collected->txns[i].first_row + j].rank = i;
+	}
+	for (int i = 0; i < collected->nrows; i++)
+	{
+		const DrainRow *row = &collected->rows[i];
+
+		if (row->rank < 0)
+			continue;
+		if (row->is_event)
+			round->events += row->count;
+		else
+			round->views++;
+		round->segments |= 1 << row->segment;
+		collected->rows[round->nrows++] = *row;
+	}
+	round->ntxns = ntxns;
+	round->rows = collected->rows;
 	qsort(round->rows, round->nrows, sizeof(DrainRow), compare_rows);
 }
 
@@ -240,25 +263,25 @@ collect(Round *round, int64 max_rows)
 	collected.txns = palloc(collected.maxtxns * sizeof(DrainTxn));
 	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, round->snapshot, 0,
 						  NULL, RowExclusiveLock);
-	while (es_staged_next(scan, &row))
+	while (es_staged_next_row(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
+		es_staged_free(&row);
 		/* rows of the transaction that drains: see es_drain_own_rows */
 		if (row.own)
 			continue;
-		if (max_rows > 0 && collected.nrows >= max_rows &&
+		if (max_rows > 0 && collected.count >= max_rows &&
 			collected.txns[collected.ntxns - 1].txn != row.txn &&
 			any_ended_below(&collected, row.txn))
 		{
 			round->stopped_at = row.txn;
+			es_count_left_behind(row.staged_at);
 			break;
 		}
 		collect_row(&collected, &row);
-		heap_freetuple(row.tuple);
 	}
 	es_staged_end(scan);
 	choose(&collected, round->stopped_at, round);
-	pfree(collected.rows);
 	pfree(collected.txns);
 	return round->stopped_at != PG_INT64_MAX;
 }
@@ -340,7 +363,7 @@ fetch(Round *round, DrainRow *row, StagedRow *result)
 		HeapTuple tuple = ExecCopySlotHeapTuple(slot);
 
 		tuple->t_self = row->tid;
-		es_staged_deform(tuple, RelationGetDescr(table), row->segment, result);
+		es_deform_staged(tuple, RelationGetDescr(table), row->segment, result);
 	}
 	ExecClearTuple(slot);
 	return found;
@@ -395,7 +418,13 @@ flush_chunk(Piece *piece)
 		insert_chunk(piece);
 	piece->nchunk = 0;
 	piece->chunk_bytes = 0;
-	MemoryContextReset(piece->chunk_context);
+	/* what was forgotten is read again from the log */
+	if (piece->naggregates >= MAX_PAIRS)
+	{
+		es_pair_table_drop(piece->aggregates);
+		piece->aggregates = es_pair_table(MAX_PAIRS);
+		piece->naggregates = 0;
+	}
 }
 
 /* Where the aggregate of an event stands: looked up in the log at first. */
@@ -411,6 +440,7 @@ expected_of(Piece *piece, const StagedRow *staged)
 	{
 		Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 
+		piece->naggregates++;
 		*expected = es_has_dead_letters(type, id, snapshot)
 						? AGGREGATE_DEAD
 						: es_durable_head(type, id, snapshot, NULL) + 1;
@@ -498,9 +528,9 @@ compare_view_rows(const void *a, const void *b)
 {
 	const StagedRow *x = a;
 	const StagedRow *y = b;
-	int result = es_compare_keys(x->view_name, y->view_name);
+	int result = es_compare_keys(x->name, y->name);
 
-	return result != 0 ? result : es_compare_keys(x->view_key, y->view_key);
+	return result != 0 ? result : es_compare_keys(x->key, y->key);
 }
 
 static void
@@ -512,8 +542,8 @@ write_one_view(void *arg)
 static void
 set_view_write(ViewWrite *write, const StagedRow *row)
 {
-	write->view_name = row->view_name;
-	write->view_key = row->view_key;
+	write->view_name = row->name;
+	write->view_key = row->key;
 	write->view_data = row->view_data;
 	write->has_version = row->has_version;
 	write->version = row->version;
@@ -526,8 +556,8 @@ note_view(Piece *piece, DrainRow *row, const StagedRow *staged)
 {
 	ViewRow *view = &piece->views[piece->nviews];
 	bool found;
-	int64 *last = es_pair_enter(piece->view_keys, staged->view_name,
-								staged->view_key, &found);
+	int64 *last =
+		es_pair_enter(piece->view_keys, staged->name, staged->key, &found);
 
 	view->row = row;
 	view->previous = found ? (int) *last : -1;
@@ -565,8 +595,8 @@ write_view_carefully(Piece *piece, const StagedRow *row)
 	if (error == NULL)
 		return;
 	note_failure(piece->round, error);
-	es_bury(row, row->view_name, row->view_key, error->sqlerrcode,
-			error->message, piece->round->attempts);
+	es_bury(row, row->name, row->key, error->sqlerrcode, error->message,
+			piece->round->attempts);
 }
 
 /* Writes some view rows of distinct keys, in key order. */
@@ -635,10 +665,29 @@ write_views(Piece *piece)
 
 /* ---------- pieces ---------- */
 
+/* An event of a window and the row it came in. */
+typedef struct WindowEvent
+{
+	StagedRow staged;
+	DrainRow *row;
+} WindowEvent;
+
+static int
+compare_places(const void *a, const void *b)
+{
+	const WindowEvent *x = a;
+	const WindowEvent *y = b;
+
+	return x->staged.place - y->staged.place;
+}
+
 static void
 prepare_piece(Piece *piece)
 {
-	piece->aggregates = es_pair_table(piece->round->nrows);
+	Round *round = piece->round;
+
+	piece->aggregates = es_pair_table(Min(round->events, MAX_PAIRS));
+	piece->naggregates = 0;
 	piece->chunk = palloc(ES_CHUNK_ROWS * sizeof(EventRow *));
 	piece->chunk_rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
 	piece->nchunk = 0;
@@ -646,11 +695,112 @@ prepare_piece(Piece *piece)
 	piece->chunk_context =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store drain chunk",
 							  ALLOCSET_DEFAULT_SIZES);
-	piece->views =
-		palloc_extended(piece->round->nrows * sizeof(ViewRow), MCXT_ALLOC_HUGE);
+	piece->views = palloc(Min(round->views, MAX_PAIRS) * sizeof(ViewRow));
 	piece->nviews = 0;
-	piece->view_keys = es_pair_table(piece->round->nrows);
+	piece->view_keys = es_pair_table(Min(round->views, MAX_PAIRS));
 	piece->culprits = palloc0(2 * (piece->high - piece->low) * sizeof(Datum));
+}
+
+static void
+fetch_or_raise(Round *round, DrainRow *row, StagedRow *staged)
+{
+	if (!fetch(round, row, staged))
+		elog(ERROR, "staged row " INT64_FORMAT " is gone", row->sid);
+}
+
+/* Writes the events of a window, which overlapping rows hold, in their order. */
+static void
+write_window(Piece *piece, DrainRow *rows, int nrows)
+{
+	MemoryContext caller = MemoryContextSwitchTo(piece->chunk_context);
+	WindowEvent *events;
+	int n = 0;
+
+	for (int i = 0; i < nrows; i++)
+		n += rows[i].count;
+	events = palloc_array(WindowEvent, n);
+	n = 0;
+	for (int i = 0; i < nrows; i++)
+	{
+		StagedRow row;
+		UnpackedRun unpacked;
+
+		fetch_or_raise(piece->round, &rows[i], &row);
+		es_unpack_begin(&unpacked, &row);
+		for (int e = 0; e < rows[i].count; e++)
+		{
+			es_event_of_run(&unpacked, e, &events[n].staged);
+			events[n++].row = &rows[i];
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	if (nrows > 1)
+		qsort(events, n, sizeof(WindowEvent), compare_places);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		write_event(piece, events[i].row, &events[i].staged);
+	}
+	if (piece->nchunk == 0)
+		MemoryContextReset(piece->chunk_context);
+}
+
+static bool
+is_in_piece(const Piece *piece, const DrainRow *row)
+{
+	return row->rank >= piece->low && row->rank < piece->high;
+}
+
+static void
+write_piece_events(Piece *piece)
+{
+	Round *round = piece->round;
+	int next;
+
+	for (int i = 0; i < round->nrows; i = next)
+	{
+		DrainRow *row = &round->rows[i];
+
+		next = i + 1;
+		if (!row->is_event || !is_in_piece(piece, row))
+			continue;
+		while (next < round->nrows && round->rows[next].sid == row->sid)
+			next++;
+		write_window(piece, row, next - i);
+	}
+	flush_chunk(piece);
+	MemoryContextReset(piece->chunk_context);
+}
+
+static void
+write_piece_views(Piece *piece)
+{
+	Round *round = piece->round;
+
+	for (int i = 0; i < round->nrows; i++)
+	{
+		DrainRow *row = &round->rows[i];
+		MemoryContext caller;
+		StagedRow staged;
+
+		CHECK_FOR_INTERRUPTS();
+		if (row->is_event || !is_in_piece(piece, row))
+			continue;
+		caller = MemoryContextSwitchTo(piece->chunk_context);
+		fetch_or_raise(round, row, &staged);
+		MemoryContextSwitchTo(caller);
+		note_view(piece, row, &staged);
+		MemoryContextReset(piece->chunk_context);
+		if (piece->nviews == MAX_PAIRS)
+		{
+			write_views(piece);
+			piece->nviews = 0;
+			es_pair_table_drop(piece->view_keys);
+			piece->view_keys = es_pair_table(MAX_PAIRS);
+		}
+	}
+	if (piece->nviews > 0)
+		write_views(piece);
 }
 
 /* Writes the events of a piece in sid order, then its views, then deletes. */
@@ -661,39 +811,13 @@ write_piece(void *arg)
 	Round *round = piece->round;
 
 	prepare_piece(piece);
-	for (int i = 0; i < round->nrows; i++)
-	{
-		DrainRow *row = &round->rows[i];
-		StagedRow staged;
-		MemoryContext old;
-		bool found;
-
-		CHECK_FOR_INTERRUPTS();
-		if (row->rank < piece->low || row->rank >= piece->high)
-			continue;
-		old = MemoryContextSwitchTo(piece->chunk_context);
-		found = fetch(round, row, &staged);
-		MemoryContextSwitchTo(old);
-		if (!found)
-			elog(ERROR, "staged row " INT64_FORMAT " is gone", row->sid);
-		if (staged.kind == ES_KIND_VIEW)
-		{
-			note_view(piece, row, &staged);
-			heap_freetuple(staged.tuple);
-		}
-		else
-			write_event(piece, row, &staged);
-		if (piece->nchunk == 0)
-			MemoryContextReset(piece->chunk_context);
-	}
-	flush_chunk(piece);
-	if (piece->nviews > 0)
-		write_views(piece);
+	write_piece_events(piece);
+	write_piece_views(piece);
 	for (int i = 0; i < round->nrows; i++)
 	{
 		DrainRow *row = &round->rows[i];
 
-		if (row->rank >= piece->low && row->rank < piece->high)
+		if (is_in_piece(piece, row))
 			simple_heap_delete(round->tables[row->segment], &row->tid);
 	}
 	CommandCounterIncrement();
@@ -806,8 +930,8 @@ es_drain_round(int64 max_rows, bool *more)
 	SharedDatabase *db = es_my_database();
 	Round round;
 	uint64 request;
-	int64 events = 0;
 
+	es_begin_call(ES_CALL_DRAIN);
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
@@ -830,12 +954,11 @@ es_drain_round(int64 max_rows, bool *more)
 			note_drain_time();
 	}
 	UnregisterSnapshot(round.snapshot);
-	for (int i = 0; i < round.nrows; i++)
-		events += round.rows[i].is_event ? 1 : 0;
-	es_note_drained(events, round.nrows - events,
+	es_note_drained(round.events, round.views, round.segments,
 					fulfilled_request(db, &round, request));
+	es_end_call(ES_CALL_DRAIN, 0);
 	pfree(round.rows);
-	return round.nrows;
+	return round.events + round.views;
 }
 
 void
@@ -858,11 +981,16 @@ es_drain_own_rows(void)
 
 		if (own[i].moved_in != InvalidSubTransactionId)
 			continue;
-		row->sid = i;
+		row->sid = own[i].sid;
 		row->rank = 0;
+		row->count = own[i].count;
 		row->tid = own[i].tid;
 		row->segment = own[i].segment;
 		row->is_event = own[i].is_event;
+		if (row->is_event)
+			round.events += row->count;
+		else
+			round.views++;
 		round.nrows++;
 	}
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());

@@ -558,3 +558,18 @@ es_events_from_arrays(FunctionCallInfo fcinfo)
 	}
 	return list;
 }
+
+/* About how large a row is when nothing of it is stored out of line. */
+Size
+es_event_size(const EventRow *row)
+{
+	static const EventColumn wide[] = {EV_PAYLOAD, EV_PAYLOAD_BYTES, EV_METADATA};
+	Size size = 0;
+
+	for (int i = 0; i < (int) lengthof(wide); i++)
+	{
+		if (!row->nulls[wide[i]])
+			size += toast_raw_datum_size(row->values[wide[i]]);
+	}
+	return size;
+}

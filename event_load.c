@@ -90,11 +90,13 @@ load_staged(const LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
 		int64 sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
 
 		CHECK_FOR_INTERRUPTS();
-		if (sequence <= range->after || sequence > range->up_to)
-			continue;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-							 row.event.values, row.event.nulls);
-		count++;
+		if (sequence > range->after && sequence <= range->up_to)
+		{
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+								 row.event.values, row.event.nulls);
+			count++;
+		}
+		es_staged_free(&row);
 	}
 	es_staged_end(scan);
 	return count;
@@ -105,8 +107,10 @@ es_load_events(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	LoadRange range;
+	StagedRead read;
 	int64 count;
 
+	es_begin_call(ES_CALL_LOAD_EVENTS);
 	range.type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	range.after = sequence_argument(fcinfo, 2, "after_sequence", 0);
@@ -116,16 +120,19 @@ es_load_events(PG_FUNCTION_ARGS)
 	(void) es_store();
 	es_begin_result(fcinfo);
 
+	es_begin_staged_read(&read, GetActiveSnapshot());
 	if (range.backward)
 	{
 		count = load_staged(&range, range.max_count, rsinfo);
-		load_durable(&range, range.max_count - count, rsinfo->setResult);
+		count += load_durable(&range, range.max_count - count, rsinfo->setResult);
 	}
 	else
 	{
 		count = load_durable(&range, range.max_count, rsinfo->setResult);
-		load_staged(&range, range.max_count - count, rsinfo);
+		count += load_staged(&range, range.max_count - count, rsinfo);
 	}
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_EVENTS, count);
 	return (Datum) 0;
 }
 
@@ -139,34 +146,49 @@ es_load_event(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Datum value;
 	OwnerScope scope;
+	StagedRead read;
 	StagedRow row;
 	int64 found;
 
+	es_begin_call(ES_CALL_LOAD_EVENT);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("event_id must not be null")));
 	value = PG_GETARG_DATUM(0);
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, 0);
+	es_begin_staged_read(&read, GetActiveSnapshot());
 	es_begin_read(&scope);
 	found = es_execute_into(&plan, &value, NULL, rsinfo->setResult);
 	es_end(&scope);
 	if (found == 0 &&
 		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row))
+	{
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
 							 row.event.values, row.event.nulls);
+		found = 1;
+	}
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_EVENT, found);
 	return (Datum) 0;
 }
 
 Datum
 es_aggregate_sequence(PG_FUNCTION_ARGS)
 {
-	text *type = es_required_text(fcinfo, 0, "aggregate_type");
-	text *id = es_required_text(fcinfo, 1, "aggregate_id");
+	text *type;
+	text *id;
+	StagedRead read;
 	Head head;
 
+	es_begin_call(ES_CALL_AGGREGATE_SEQUENCE);
+	type = es_required_text(fcinfo, 0, "aggregate_type");
+	id = es_required_text(fcinfo, 1, "aggregate_id");
+	es_begin_staged_read(&read, GetActiveSnapshot());
 	es_read_head(PointerGetDatum(type), PointerGetDatum(id),
 				 GetActiveSnapshot(), true, &head);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_AGGREGATE_SEQUENCE, head.sequence);
 	PG_RETURN_INT64(head.sequence);
 }
 
@@ -187,20 +209,19 @@ staged_aggregate_ids(Datum type, Datum after, Datum **ids)
 	int room = 64;
 
 	*ids = palloc(room * sizeof(Datum));
-	while (es_staged_next(scan, &row))
+	while (es_staged_next_row(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (DatumGetInt64(row.event.values[EV_SEQUENCE]) != 1 ||
-			compare_texts(&row.event.values[EV_AGGREGATE_ID], &after) <= 0)
-			continue;
-		if (count == room)
+		if (row.ordinal == 1 && compare_texts(&row.key, &after) > 0)
 		{
-			room *= 2;
-			*ids = repalloc_huge(*ids, room * sizeof(Datum));
+			if (count == room)
+			{
+				room *= 2;
+				*ids = repalloc_huge(*ids, room * sizeof(Datum));
+			}
+			(*ids)[count++] = PointerGetDatum(PG_DETOAST_DATUM_COPY(row.key));
 		}
-		(*ids)[count++] =
-			PointerGetDatum(PG_DETOAST_DATUM_COPY(row.event.values[EV_AGGREGATE_ID]));
-		heap_freetuple(row.tuple);
+		es_staged_free(&row);
 	}
 	es_staged_end(scan);
 	qsort(*ids, count, sizeof(Datum), compare_texts);
@@ -221,19 +242,28 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 							3,
 							{TEXTOID, TEXTOID, INT8OID}};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
-	Datum after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
-	int64 max_count = es_max_count_argument(fcinfo, 2);
-	Datum values[3] = {type, after, Int64GetDatum(max_count)};
+	Datum type;
+	Datum after;
+	int64 max_count;
+	Datum values[3];
 	Datum *staged;
 	int nstaged;
 	int s = 0;
 	uint64 d = 0;
 	OwnerScope scope;
+	StagedRead read;
 	bool isnull = false;
 
+	es_begin_call(ES_CALL_LOAD_AGGREGATE_IDS);
+	type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
+	max_count = es_max_count_argument(fcinfo, 2);
+	values[0] = type;
+	values[1] = after;
+	values[2] = Int64GetDatum(max_count);
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	es_begin_staged_read(&read, GetActiveSnapshot());
 	nstaged = staged_aggregate_ids(type, after, &staged);
 	es_begin_read(&scope);
 	es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
@@ -255,5 +285,7 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 			d++;
 	}
 	es_end(&scope);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_AGGREGATE_IDS, s + (int64) d);
 	return (Datum) 0;
 }

@@ -319,6 +319,7 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 	char *found = actual >= 0 ? psprintf(INT64_FORMAT, actual) : "null";
 	StringInfoData detail;
 
+	es_count_conflict();
 	initStringInfo(&detail);
 	appendStringInfoString(&detail, "{\"aggregate_type\": ");
 	escape_json(&detail, type);
@@ -350,7 +351,10 @@ check_expectations(AppendCall *append)
 		if (expectation_met(event, aggregate->sequence))
 			aggregate->sequence++;
 		else if (append->report)
+		{
+			es_count_conflict();
 			aggregate->outcome = OUTCOME_CONFLICT;
+		}
 		else
 			raise_conflict(aggregate, event, aggregate->sequence);
 	}
@@ -370,10 +374,12 @@ check_expectations(AppendCall *append)
 static void
 check_serializable(const Aggregate *aggregate)
 {
+	StagedRead read;
 	Head seen;
 
-	es_read_head(aggregate->type, aggregate->id, GetTransactionSnapshot(), true,
-				 &seen);
+	es_begin_staged_read(&read, GetTransactionSnapshot());
+	es_read_head(aggregate->type, aggregate->id, GetActiveSnapshot(), true, &seen);
+	es_end_staged_read(&read);
 	if (seen.sequence != aggregate->head.sequence)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -421,9 +427,10 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
  * are all that has to be known.
  */
 static bool
-heads_from_cache(AppendCall *append, bool look_in_staging)
+heads_from_cache(AppendCall *append)
 {
 	SharedDatabase *db = es_my_database();
+	bool staged = es_may_have_staged();
 
 	if (append->any_given_ids || IsolationIsSerializable() ||
 		es_dead_letters_possible())
@@ -437,7 +444,7 @@ heads_from_cache(AppendCall *append, bool look_in_staging)
 							&head->recorded_at, &head->staged))
 			return false;
 		/* what was staged last may be durable by now */
-		if (append->durability == ES_DURABLE && head->staged && look_in_staging)
+		if (append->durability == ES_DURABLE && head->staged && staged)
 			return false;
 		aggregate->sequence = head->sequence;
 	}
@@ -450,17 +457,17 @@ decide(AppendCall *append)
 {
 	for (;;)
 	{
-		bool staged = es_may_have_staged();
-		Snapshot snapshot;
+		StagedRead read;
+		bool staged;
 		bool ready;
 
-		if (heads_from_cache(append, staged))
+		if (heads_from_cache(append))
 			break;
-		snapshot = RegisterSnapshot(GetLatestSnapshot());
-		ready = read_heads(append, snapshot, staged);
+		staged = es_begin_latest_read(&read);
+		ready = read_heads(append, GetActiveSnapshot(), staged);
 		if (ready)
-			find_originals(append, snapshot, staged);
-		UnregisterSnapshot(snapshot);
+			find_originals(append, GetActiveSnapshot(), staged);
+		es_end_staged_read(&read);
 		if (ready)
 			break;
 		es_settle();
@@ -566,6 +573,29 @@ note_heads(const AppendCall *append)
 	}
 }
 
+/* Stages the rows, each numbered by its aggregate. */
+static void
+stage(const AppendCall *append, EventRow **rows, int count)
+{
+	int *groups = NULL;
+	int n = 0;
+
+	if (append->naggregates > 1)
+	{
+		groups = palloc_extended(count * sizeof(int), MCXT_ALLOC_HUGE);
+		for (int i = 0; i < append->list.count; i++)
+		{
+			int aggregate = append->list.events[i].aggregate;
+
+			if (append->aggregates[aggregate].outcome == OUTCOME_APPENDED)
+				groups[n++] = aggregate;
+		}
+	}
+	es_stage_events(rows, groups, append->naggregates, count);
+	if (groups != NULL)
+		pfree(groups);
+}
+
 /* Step 6. */
 static void
 write_events(AppendCall *append)
@@ -589,11 +619,7 @@ write_events(AppendCall *append)
 	}
 	else
 	{
-		for (int i = 0; i < count; i++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			es_stage_event(rows[i]);
-		}
+		stage(append, rows, count);
 		CommandCounterIncrement();
 	}
 	es_note_write();
@@ -691,7 +717,9 @@ es_append_event(PG_FUNCTION_ARGS)
 	NewEvent event;
 	AppendCall append = {"append_event()"};
 	Durability durability;
+	Datum result;
 
+	es_begin_call(ES_CALL_APPEND_EVENT);
 	memset(&event, 0, sizeof(event));
 	memset(event.row.nulls, true, sizeof(event.row.nulls));
 	event.row.values[EV_AGGREGATE_TYPE] =
@@ -717,17 +745,23 @@ es_append_event(PG_FUNCTION_ARGS)
 	append.list.events = &event;
 	append.list.count = 1;
 	run_append(&append, durability, true);
-	return append_result(fcinfo, &append);
+	result = append_result(fcinfo, &append);
+	es_end_call(ES_CALL_APPEND_EVENT, append.to_write);
+	return result;
 }
 
 Datum
 es_append_events(PG_FUNCTION_ARGS)
 {
-	text *type = es_required_text(fcinfo, 0, "aggregate_type");
-	text *id = es_required_text(fcinfo, 1, "aggregate_id");
+	text *type;
+	text *id;
 	AppendCall append = {"append_events()"};
 	Durability durability;
+	Datum result;
 
+	es_begin_call(ES_CALL_APPEND_EVENTS);
+	type = es_required_text(fcinfo, 0, "aggregate_type");
+	id = es_required_text(fcinfo, 1, "aggregate_id");
 	if (!PG_ARGISNULL(2))
 		es_check_expected(PG_GETARG_INT64(2), NULL);
 	if (PG_ARGISNULL(3))
@@ -744,7 +778,9 @@ es_append_events(PG_FUNCTION_ARGS)
 		append.list.events[0].expected = PG_GETARG_INT64(2);
 	}
 	run_append(&append, durability, true);
-	return append_result(fcinfo, &append);
+	result = append_result(fcinfo, &append);
+	es_end_call(ES_CALL_APPEND_EVENTS, append.to_write);
+	return result;
 }
 
 static bool
@@ -805,24 +841,31 @@ run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report,
 	else
 		PreventCommandIfReadOnly(append.function);
 	batch_result(fcinfo, &append);
+	es_end_call(ES_CALL_APPEND_BATCH, append.to_write);
 	return (Datum) 0;
 }
 
 Datum
 es_append_batch(PG_FUNCTION_ARGS)
 {
-	bool report = report_argument(fcinfo, 13);
-	Durability durability = es_durability_argument(fcinfo, 14);
+	bool report;
+	Durability durability;
 
+	es_begin_call(ES_CALL_APPEND_BATCH);
+	report = report_argument(fcinfo, 13);
+	durability = es_durability_argument(fcinfo, 14);
 	return run_batch(fcinfo, es_events_from_arrays(fcinfo), report, durability);
 }
 
 Datum
 es_append_batch_json(PG_FUNCTION_ARGS)
 {
-	bool report = report_argument(fcinfo, 1);
-	Durability durability = es_durability_argument(fcinfo, 2);
+	bool report;
+	Durability durability;
 
+	es_begin_call(ES_CALL_APPEND_BATCH);
+	report = report_argument(fcinfo, 1);
+	durability = es_durability_argument(fcinfo, 2);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("events must not be null")));

@@ -16,11 +16,14 @@
 #include "access/htup.h"
 #include "access/sdir.h"
 #include "access/skey.h"
+#include "access/transam.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "port/atomics.h"
+#include "portability/instr_time.h"
 #include "storage/condition_variable.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
@@ -196,18 +199,24 @@ extern NewEvents es_events_from_json(Jsonb *events, text *aggregate_type,
 									 text *aggregate_id);
 /* The arrays of append_batch, arguments 0 to 12 in their order. */
 extern NewEvents es_events_from_arrays(FunctionCallInfo fcinfo);
+/* About the bytes of an event's large values. */
+extern Size es_event_size(const EventRow *row);
 
 /* ---------- shmem.c: everything in shared memory ---------- */
 
 /*
  * As many databases of one cluster can hold a store at once.  A slot is small
- * (about 2 kB) and is given back when its database is dropped.
+ * (about 4 kB) and is given back when its database is dropped.
  */
 #define ES_MAX_DATABASES 128
+/* So many snapshots may be due at once; further ones are forgotten. */
+#define ES_DUE_SNAPSHOTS 256
 #define ES_ERROR_CHARS 256
 
 /* Number of staging segments; see staging.c. */
-#define ES_SEGMENTS 4
+#define ES_SEGMENTS 8
+/* So many truncated generations of segments are told apart; see segment.c. */
+#define ES_LOST_RANGES 16
 
 typedef enum StagingState
 {
@@ -233,6 +242,24 @@ typedef enum DrainState
 	ES_DRAIN_STOPPED
 } DrainState;
 
+/* A staging segment as it stands. */
+typedef struct SharedSegment
+{
+	bool used;				   /* may hold rows */
+	FullTransactionId opened;  /* had ended before its first row was written */
+	FullTransactionId emptied; /* the last that drained rows from it */
+} SharedSegment;
+
+/*
+ * Rows given up although old snapshots may show them: those that see the one
+ * transaction and not the other.
+ */
+typedef struct LostRange
+{
+	FullTransactionId opened;
+	FullTransactionId emptied;
+} LostRange;
+
 /*
  * What the processes that work in one database share.  "lock" protects every
  * plain field; atomics are read and written without it, in the order that
@@ -252,7 +279,9 @@ typedef struct SharedDatabase
 	int64 position_limit;			  /* last position of the reserved block */
 	bool position_recheck;			  /* look at the log first */
 	ConditionVariable position_ended; /* positions are not in flight any more */
-	pg_atomic_uint32 head_generation; /* head_cache.c */
+	pg_atomic_uint32 position_unstored; /* the worker shall store how far it is
+										 * safe to read */
+	pg_atomic_uint32 head_generation;	/* head_cache.c */
 
 	/* staging: staging.c */
 	StagingState staging_state;
@@ -260,6 +289,9 @@ typedef struct SharedDatabase
 								 * from the next */
 	int64 staging_epoch;
 	int active_segment;
+	SharedSegment segments[ES_SEGMENTS];
+	LostRange lost[ES_LOST_RANGES];
+	int lost_count;
 	pg_atomic_uint64 next_sid;
 	pg_atomic_uint64 uncommitted;	/* rows staged by open transactions, an
 									 * upper bound */
@@ -279,16 +311,38 @@ typedef struct SharedDatabase
 	char last_error[ES_ERROR_CHARS];
 	TimestampTz last_drain_at;
 
+	/* hints for the worker's snapshots: transaction.c, snapshot.c */
+	int64 due_snapshots[ES_DUE_SNAPSHOTS]; /* positions of events, a ring */
+	int first_due;
+	int due_count;
+
 	/* the database worker: worker.c */
 	WorkerState worker_state;
 	pid_t worker_pid;	 /* 0 = none */
 	Latch *worker_latch; /* NULL = none */
 	TimestampTz worker_started_at;
+	bool worker_ran;	/* the last one got as far as running */
 	bool worker_called; /* es_wake_worker() since it last looked */
 	int worker_bars;	/* commands that need the database to
 								 * themselves; no worker starts meanwhile */
 	ConditionVariable worker_changed; /* after every change of worker_state */
 } SharedDatabase;
+
+/* How far a rebuild of a view is that runs now; see rebuild.c. */
+#define ES_MAX_REBUILDS 16
+#define ES_MAX_NAME_BYTES (ES_MAX_NAME_CHARS * 4 + 1)
+
+typedef struct RebuildProgress
+{
+	int pid; /* 0 = free */
+	Oid database;
+	char view_name[ES_MAX_NAME_BYTES];
+	char aggregate_type[ES_MAX_NAME_BYTES];
+	pg_atomic_uint64 done; /* aggregates, by any process without the lock */
+	int64 done_before;	   /* by earlier steps */
+	int64 total;
+	TimestampTz started_at;
+} RebuildProgress;
 
 typedef struct SharedState
 {
@@ -297,6 +351,7 @@ typedef struct SharedState
 	Latch *launcher_latch;
 	TimestampTz launcher_gone_at; /* since when there is none */
 	SharedDatabase databases[ES_MAX_DATABASES];
+	RebuildProgress rebuilds[ES_MAX_REBUILDS];
 } SharedState;
 
 /* NULL unless shared_preload_libraries names us. */
@@ -322,19 +377,30 @@ extern HeadCache *es_head_cache;
 
 extern InFlight *es_in_flight; /* MaxBackends entries; NULL as above */
 
+/* What is counted, one for each slot; see metrics.c.  NULL as above. */
+typedef struct SharedMetrics SharedMetrics;
+extern SharedMetrics *es_metrics;
+
 extern void es_shmem_define(void); /* installs the hooks, while preloading */
 /* The slot of this database, made if missing; NULL without preload. */
 extern SharedDatabase *es_my_database(void);
 /* The same, NULL when there is no slot yet; never raises. */
 extern SharedDatabase *es_my_database_if_any(void);
+/* The slot, made if missing; NULL also when all are taken. */
+extern SharedDatabase *es_claim_database(void);
 /* The slot of any database, or NULL; made if missing, NULL when all are taken. */
 extern SharedDatabase *es_find_database(Oid database);
 extern SharedDatabase *es_make_database(Oid database);
 extern void es_free_database(Oid database);
 /* Gives a slot back in which no process of its database has shown interest. */
 extern void es_release_database(Oid database);
-/* Wakes the worker of a slot, or asks the launcher for one.  Never raises. */
+/*
+ * Wakes the worker of a slot, or asks the launcher for one.  It makes sure that
+ * staging is open and drains what is due.  Never raises.
+ */
 extern void es_wake_worker(SharedDatabase *db);
+/* The same for other work, which is no reason to open staging. */
+extern void es_nudge_worker(SharedDatabase *db);
 extern void es_wake_launcher(void);
 /* Committed rows in staging, events and views. */
 extern uint64 es_staged_rows(SharedDatabase *db);
@@ -360,6 +426,163 @@ extern void es_raise_head_generation(SharedDatabase *db);
 /* At the end of transactions and aborted subtransactions; raise nothing. */
 extern void es_end_heads(SharedDatabase *db, bool committed);
 extern void es_abort_heads(SubTransactionId subtransaction);
+
+/* ---------- metrics.c: counters and latencies ---------- */
+
+extern Size es_metrics_size(void);
+extern void es_metrics_init(SharedMetrics *metrics);
+/* For a database that is new in its slot. */
+extern void es_clear_metrics(const SharedDatabase *db);
+
+/* What is measured; to add one, give it a line in metrics.c as well. */
+typedef enum Call
+{
+	ES_CALL_APPEND_EVENT,
+	ES_CALL_APPEND_EVENTS,
+	ES_CALL_APPEND_BATCH,
+	ES_CALL_DRAINED_EVENTS, /* counted by es_count_round */
+	ES_CALL_LOAD_EVENTS,
+	ES_CALL_LOAD_EVENT,
+	ES_CALL_AGGREGATE_SEQUENCE,
+	ES_CALL_LOAD_AGGREGATE_IDS,
+	ES_CALL_READ_EVENTS,
+	ES_CALL_REPLAY_AGGREGATE,
+	ES_CALL_REPLAY_AGGREGATES,
+	ES_CALL_PUT_VIEW,
+	ES_CALL_PUT_VIEWS,
+	ES_CALL_DRAINED_VIEWS, /* counted by es_count_round */
+	ES_CALL_LOAD_VIEW,
+	ES_CALL_LOAD_VIEWS,
+	ES_CALL_LOAD_VIEW_KEYS,
+	ES_CALL_DELETE_VIEW,
+	ES_CALL_CLEAR_VIEW,
+	ES_CALL_SAVE_SNAPSHOT,
+	ES_CALL_TAKE_SNAPSHOT,
+	ES_CALL_LOAD_SNAPSHOT,
+	ES_CALL_DRAIN,
+	ES_CALL_FLUSH,
+	ES_CALL_RETRY_DEAD_LETTERS,
+	ES_CALL_DISCARD_DEAD_LETTERS,
+	ES_CALLS
+} Call;
+
+/* Which metrics a call counts in. */
+typedef enum CallGroup
+{
+	ES_GROUP_STORE,
+	ES_GROUP_BATCH,
+	ES_GROUP_LOAD,
+	ES_GROUP_DELETE,
+	ES_GROUP_OTHER /* errors alone */
+} CallGroup;
+
+typedef struct CallKind
+{
+	const char *name; /* which part of the store */
+	const char *operation;
+	CallGroup group;
+} CallKind;
+
+extern const CallKind es_call_kinds[ES_CALLS];
+
+/*
+ * Around what a call does.  "rows" are those that a batch has written, or that
+ * a load has found; others give 0.  A call that raises between the two counts
+ * as an error.
+ */
+extern void es_begin_call(Call call);
+extern void es_end_call(Call call, int64 rows);
+
+typedef enum Counter
+{
+	ES_COUNT_BLOCKED,  /* by es_begin_blocked */
+	ES_COUNT_REFUSED,  /* writes, with staging full */
+	ES_COUNT_BYPASSED, /* durable writes that were to be staged */
+	ES_COUNT_ROUNDS,   /* by es_count_round */
+	ES_COUNT_SNAPSHOTS,
+	ES_COUNT_WORKER_STARTS,
+	ES_COUNT_WORKER_FAILURES,
+	ES_COUNTERS
+} Counter;
+
+extern void es_count(Counter counter);
+extern void es_count_in(const SharedDatabase *db, Counter counter);
+/* A sequence conflict of the running append. */
+extern void es_count_conflict(void);
+/* Around waiting for space in staging; an abort ends it. */
+extern void es_begin_blocked(void);
+extern void es_end_blocked(void);
+
+/*
+ * A round of draining, between es_begin_call and es_end_call: when the oldest
+ * row that it leaves behind was staged; what it will report; and its report,
+ * once it has committed.
+ */
+typedef struct RoundMetrics
+{
+	instr_time started;
+	TimestampTz left_at; /* 0 = nothing left behind */
+} RoundMetrics;
+
+extern void es_count_left_behind(TimestampTz staged_at);
+extern void es_describe_round(RoundMetrics *round);
+extern void es_count_round(const SharedDatabase *db, int64 events, int64 views,
+						   const RoundMetrics *round);
+
+/* Dead letters that come (or go) if the (sub)transaction commits ... */
+extern void es_count_dead_letters(int64 change);
+/* ... and all there are, when they have been counted. */
+extern void es_set_dead_letters(const SharedDatabase *db, int64 count);
+
+/*
+ * A histogram of durations is an array of counts.  Which of them counts a
+ * duration; where it begins, in seconds; the duration, in seconds, that a part of
+ * those counted (one at least) does not exceed.
+ */
+#define ES_BUCKETS 125
+extern int es_bucket_of(uint64 nanoseconds);
+extern double es_bucket_start(int bucket);
+extern double es_quantile_of(const uint64 *buckets, double quantile);
+
+/* A value that is not known is NaN here, NULL in SQL, absent in openmetrics. */
+typedef enum Gauge
+{
+	ES_GAUGE_STAGED_EVENTS,
+	ES_GAUGE_STAGED_VIEWS,
+	ES_GAUGE_OLDEST_AGE,
+	ES_GAUGE_WAITING,
+	ES_GAUGE_DRAIN_RATE,
+	ES_GAUGE_DRAIN_AGE,
+	ES_GAUGE_DRAIN_FAILURES,
+	ES_GAUGE_DEAD_LETTERS,
+	ES_GAUGE_LOST_EPOCHS,
+	ES_GAUGE_WORKER_RUNNING,
+	ES_GAUGE_FEED_IN_FLIGHT,
+	ES_GAUGE_FEED_LAG,
+	ES_GAUGES
+} Gauge;
+
+/* Everything at about one moment. */
+typedef struct CallReading
+{
+	double seconds;
+	uint64 count;
+	uint64 rows;
+	uint64 misses;
+	uint64 errors;
+	uint64 conflicts;
+	uint64 buckets[ES_BUCKETS];
+} CallReading;
+
+typedef struct MetricsReading
+{
+	CallReading calls[ES_CALLS];
+	uint64 counters[ES_COUNTERS];
+	double gauges[ES_GAUGES];
+} MetricsReading;
+
+/* 55000 without preload. */
+extern MetricsReading *es_read_metrics(void);
 
 /* ---------- database_command.c: DROP DATABASE and its like ---------- */
 extern void es_utility_hook_install(void); /* while preloading */
@@ -480,9 +703,17 @@ extern bool es_holds_locks(void);
 /* Wakes (or starts) this database's worker once the transaction committed. */
 extern void es_note_wake(void);
 
+/*
+ * Wants a server snapshot of the aggregate that has its event at this position;
+ * the worker is told when the transaction has committed.  A hint: it may be lost.
+ */
+extern void es_note_snapshot_due(int64 position);
+
 /* A row this transaction staged. */
 typedef struct OwnRow
 {
+	int64 sid;
+	int count; /* events, or 1 view write */
 	ItemPointerData tid;
 	uint8 segment;
 	bool is_event;
@@ -490,12 +721,17 @@ typedef struct OwnRow
 	SubTransactionId moved_in;		 /* that made it durable, or invalid */
 } OwnRow;
 
+typedef struct StagedRow StagedRow;
+
 extern int64 es_own_txn(int64 sid);
-extern void es_note_staging(SharedDatabase *db);
-extern void es_unnote_staging(SharedDatabase *db);
-extern void es_note_staged(int segment, ItemPointer tid, bool is_event);
+/* Announces rows before they are inserted, or takes that back. */
+extern void es_note_staging(SharedDatabase *db, int64 rows);
+extern void es_unnote_staging(SharedDatabase *db, int64 rows);
+extern void es_note_staged(const StagedRow *row);
 extern OwnRow *es_own_rows(int *count);
-extern void es_note_drained(int64 events, int64 views, uint64 request);
+/* Rows moved from the segments of a bit mask. */
+extern void es_note_drained(int64 events, int64 views, uint32 segments,
+							uint64 request);
 
 /* What is known of staging when it opens; published at commit. */
 typedef struct StagingOpening
@@ -503,10 +739,11 @@ typedef struct StagingOpening
 	Oid table;
 	int64 epoch;
 	int active_segment;
+	uint32 used; /* segments that are not empty, a bit each */
 	int64 next_sid;
 	int64 events;
 	int64 views;
-	bool dead_letters;
+	int64 dead_letters;
 	TimestampTz last_drain_at;
 } StagingOpening;
 
@@ -514,6 +751,8 @@ typedef struct StagingOpening
 extern void es_note_draining(bool draining);
 extern bool es_draining(void);
 extern void es_note_opening(const StagingOpening *opening);
+/* Sends writers to another segment once the transaction has committed. */
+extern void es_note_rotation(int segment);
 
 /* ---------- feed.c: global positions ---------- */
 
@@ -526,6 +765,8 @@ extern int64 es_take_positions(int64 count);
 extern void es_recheck_positions(void);
 /* Ends what is in flight, after the transaction; raises nothing. */
 extern void es_end_positions(SharedDatabase *db);
+/* Stores the safe position, for standbys, if it changed. */
+extern void es_store_safe_position(void);
 
 /* ---------- lock.c: the locks of aggregates and view keys ---------- */
 
@@ -568,23 +809,51 @@ extern int64 *es_pair_enter(PairTable *table, Datum first, Datum second,
 							bool *found);
 extern void es_pair_table_drop(PairTable *table);
 
-/* ---------- staging.c: stage, rotate, drain one round, flush ---------- */
+/* ---------- staged_row.c: the shape of a staged row ---------- */
 
 typedef enum StagedKind
 {
-	ES_KIND_EVENT = 1,
-	ES_KIND_VIEW = 2 /* a put, or a delete where view_data is NULL */
+	ES_KIND_EVENT = 1, /* a run of events */
+	ES_KIND_VIEW = 2   /* a put, or a delete where view_data is NULL */
 } StagedKind;
 
-/* One row of a staging segment, taken apart. */
-typedef struct StagedRow
+/* Columns of a segment, numbered from 1. */
+typedef enum StagedColumn
+{
+	ST_SID = 1,
+	ST_TXN,
+	ST_KIND,
+	ST_NAME,	 /* aggregate_type or view_name */
+	ST_KEY,		 /* aggregate_id or view_key */
+	ST_ORDINAL,	 /* sequence of the first event, or for views the sid */
+	ST_COUNT,	 /* events */
+	ST_EVENT_ID, /* of the first event */
+	ST_EVENTS,
+	ST_RECORDED_AT, /* when it was staged */
+	ST_VIEW_DATA,	/* NULL = deleted */
+	ST_VERSION,
+	ST_COLUMNS = ST_VERSION
+} StagedColumn;
+
+/* The most columns of an index on them. */
+#define ST_KEY_COLUMNS 4
+
+/* Rows of one call with one sid hold at most so many events. */
+#define ES_WINDOW_EVENTS 1000
+
+/* A row as it stands in a segment, or one event of it. */
+struct StagedRow
 {
 	int64 sid;
 	int64 txn;
 	StagedKind kind;
-	EventRow event;	 /* kind event */
-	Datum view_name; /* kind view */
-	Datum view_key;
+	Datum name;
+	Datum key;
+	int64 ordinal;
+	int count;
+	Datum events;	 /* packed; of a whole row of kind event */
+	int place;		 /* within the window, and ... */
+	EventRow event;	 /* ... the event; of one event of a row */
 	Datum view_data; /* (Datum) 0 = deleted */
 	bool has_version;
 	int64 version;
@@ -592,33 +861,90 @@ typedef struct StagedRow
 	bool own; /* written by this transaction */
 	int segment;
 	ItemPointerData tid;
-	HeapTuple tuple; /* what the Datums point into; may be freed */
-} StagedRow;
+	void *memory; /* what the Datums point into; see es_staged_free */
+};
+
+/* A write of one view key; see view_store.c. */
+typedef struct ViewWrite
+{
+	Datum view_name;
+	Datum view_key;
+	Datum view_data; /* (Datum) 0 = delete */
+	bool has_version;
+	int64 version;
+	TimestampTz updated_at; /* when it was staged; 0 = now */
+} ViewWrite;
 
 /*
- * Decides how a write of "rows" rows will be done, before it takes any lock:
- * honours write_delay = 0, staging_limit and on_staging_full, waits for space
- * where that is asked for, opens staging if need be.  55000 without preload.
+ * Packs the events of a window into rows, result[0 ..], and returns how many.
+ * groups[i] numbers the aggregate of event i (NULL: all of one); open_runs has
+ * -1 for each of them, before and after.
  */
-extern Durability es_admit(Durability wanted, int64 rows);
+extern int es_form_runs(TupleDesc desc, int64 sid, int64 txn, EventRow **rows,
+						const int *groups, int count, int *open_runs,
+						HeapTuple *result);
+extern HeapTuple es_form_view(TupleDesc desc, int64 sid, int64 txn,
+							  const ViewWrite *write);
+/* Takes a row apart, which points into the tuple. */
+extern void es_deform_staged(HeapTuple tuple, TupleDesc desc, int segment,
+							 StagedRow *row);
+
+/* The events of a row, unpacked in the current memory context. */
+typedef struct UnpackedRun
+{
+	StagedRow run;
+	MinimalTuple *tuples; /* one an event */
+	char *memory;
+} UnpackedRun;
+
+extern void es_unpack_begin(UnpackedRun *unpacked, const StagedRow *run);
+extern void es_unpack_end(UnpackedRun *unpacked);
+/* One of them: pointing into the run, or copied. */
+extern void es_event_of_run(const UnpackedRun *unpacked, int i, StagedRow *row);
+extern void es_copy_event_of_run(const UnpackedRun *unpacked, int i,
+								 StagedRow *row);
+/* The run with an event_id starts with an id between this and that one. */
+extern pg_uuid_t es_event_id_floor(const pg_uuid_t *event_id);
+
+/* ---------- staged_scan.c: reading staged rows ---------- */
 
 /*
  * False if no staged row can be visible to a snapshot taken after this call:
- * then staging need not be looked at.  Call it after locking the aggregate or
- * key and before taking the snapshot.
+ * then staging need not be looked at.
  */
 extern bool es_may_have_staged(void);
 
 /*
- * Staged rows of one aggregate or view key, newest or oldest first, visible in
- * "snapshot".  The row returned lives in the current memory context.
+ * Between these, the active snapshot is one under which staged and durable
+ * rows are read together, each exactly once: the one wanted, or a newer one
+ * where READ COMMITTED allows that (else 40001); NULL = the latest.  Staged rows
+ * cannot be given up meanwhile.
+ */
+typedef struct StagedRead
+{
+	uint32 locked; /* segments, a bit each */
+} StagedRead;
+
+extern void es_begin_staged_read(StagedRead *read, Snapshot wanted);
+/*
+ * The latest snapshot, and whether staging has to be looked at at all.  Call it
+ * after locking the aggregate or key.
+ */
+extern bool es_begin_latest_read(StagedRead *read);
+extern void es_end_staged_read(StagedRead *read);
+
+/*
+ * Staged events of an aggregate, or writes of a view key, newest or oldest
+ * first, visible in "snapshot"; key = (Datum) 0: all keys of the name, in key
+ * order.  A row returned lives in the current memory context.
  */
 typedef struct StagedScan StagedScan;
 extern StagedScan *es_staged_begin(StagedKind kind, Datum name, Datum key,
 								   Snapshot snapshot, bool backward);
 extern bool es_staged_next(StagedScan *scan, StagedRow *row);
+extern void es_staged_free(StagedRow *row);
 extern void es_staged_end(StagedScan *scan);
-/* key = (Datum) 0 above: all keys of the name, in key order.  By event id: */
+/* By event id: */
 extern bool es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 								  StagedRow *row);
 
@@ -633,23 +959,34 @@ typedef enum StagedOrder
 extern StagedScan *es_staged_scan(StagedOrder order, ScanDirection direction,
 								  Snapshot snapshot, int nkeys,
 								  const ScanKeyData *keys, LOCKMODE lockmode);
-extern void es_staged_deform(HeapTuple tuple, TupleDesc desc, int segment,
-							 StagedRow *row);
+/* Whole rows instead of single events. */
+extern bool es_staged_next_row(StagedScan *scan, StagedRow *row);
+
+/* ---------- staging.c: admitting and writing ---------- */
+
+/*
+ * Decides how a write of "rows" rows will be done, before it takes any lock:
+ * honours write_delay = 0, staging_limit and on_staging_full, waits for space
+ * where that is asked for, opens staging if need be.  55000 without preload.
+ */
+extern Durability es_admit(Durability wanted, int64 rows);
 
 /* Asks for a drain; it is done when drains_done has reached the result. */
 extern uint64 es_request_drain(SharedDatabase *db);
 
-/* Writes staged rows; the caller holds the lock of the aggregate or key. */
-extern void es_stage_event(const EventRow *event);
-extern void es_stage_view(Datum view_name, Datum view_key, Datum view_data,
-						  bool deleted, bool has_version, int64 version);
+/*
+ * Write staged rows; the caller holds the locks of the aggregates or keys.
+ * groups[i] < ngroups numbers the aggregate of event i; NULL: all of one.
+ */
+extern void es_stage_events(EventRow **rows, const int *groups, int ngroups,
+							int count);
+extern void es_stage_views(const ViewWrite *writes, int count);
 extern int64 es_staging_epoch(void);
 
 /* ---------- log.c: the table domain_events ---------- */
 
 /* Inserts rows whose columns are all set, in statements of bounded size. */
 extern void es_insert_events(EventRow **rows, int count);
-extern Size es_event_size(const EventRow *row);
 
 /* The last event of an aggregate, as of a snapshot. */
 typedef struct Head
@@ -689,16 +1026,6 @@ extern void es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_
  * under its key's lock: the last of several staged writes of a key replaces the
  * durable row even where a delete between them let the version start again.
  */
-typedef struct ViewWrite
-{
-	Datum view_name;
-	Datum view_key;
-	Datum view_data; /* (Datum) 0 = delete */
-	bool has_version;
-	int64 version;
-	TimestampTz updated_at; /* when it was staged; 0 = now */
-} ViewWrite;
-
 extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
 
 /*
@@ -753,27 +1080,327 @@ extern void es_settle(void);
  */
 extern void es_move_own_rows(void);
 
-/* ---------- merge.c: the built-in reducer ---------- */
+/* ---------- state.c: a state taken apart ---------- */
 
 /*
- * A state taken apart, on which JSON merge patches (RFC 7396) work at a cost
- * that does not grow with the state.  NULL is the state before any patch.
- * The result is encoded anew by every call.
+ * A JSON value on which reducers work at a cost that does not grow with it.
+ * It lives in a context of its own below the one that es_state_begin was
+ * called in.  NULL is the state before any event.
  */
-typedef struct Merge Merge;
+typedef struct State State;
 
-extern Merge *es_merge_begin(Jsonb *state);
-extern void es_merge_apply(Merge *merge, Jsonb *patch);
-extern Jsonb *es_merge_result(Merge *merge);
-extern void es_merge_end(Merge *merge);
+extern State *es_state_begin(Jsonb *state);
+/* Encoded anew by every call, in the current memory context; NULL if none. */
+extern Jsonb *es_state_result(State *state);
+extern void es_state_end(State *state);
 
-/* ---------- replay.c: reducers, the fold, snapshots ---------- */
+typedef enum NodeKind
+{
+	NODE_NONE, /* no value: of a state, a new member or a removed element */
+	NODE_NULL,
+	NODE_FALSE,
+	NODE_TRUE,
+	NODE_NUMERIC,
+	NODE_STRING,
+	NODE_ENCODED, /* an array or object in which nobody has looked yet */
+	NODE_ARRAY,
+	NODE_OBJECT
+} NodeKind;
 
+/* One value of a state. */
+typedef struct StateNode
+{
+	NodeKind kind;
+	int size; /* of the bytes */
+	union
+	{
+		char *bytes;				  /* number, string, encoded */
+		struct StateElements *array;  /* array */
+		struct members_hash *members; /* object */
+	} u;
+} StateNode;
+
+typedef struct StateElements
+{
+	int count;
+	int room;
+	StateNode *nodes;
+} StateElements;
+
+/* The name of a member, and its hash. */
+typedef struct MemberName
+{
+	const char *data;
+	int size;
+	uint32 hash;
+} MemberName;
+
+extern MemberName es_member_name(const char *data, int size);
+
+static inline bool
+es_same_name(MemberName a, MemberName b)
+{
+	return a.size == b.size && memcmp(a.data, b.data, a.size) == 0;
+}
+
+/* A whole document as a value: a scalar or an encoded container. */
+extern void es_whole_value(Jsonb *jsonb, JsonbValue *value);
+
+/* A pointer to a node holds until its array or object gets or loses one. */
+extern StateNode *es_state_root(State *state);
+/* Decodes one level of an encoded array or object; leaves others alone. */
+extern void es_node_open(State *state, StateNode *node);
+extern void es_node_clear(State *state, StateNode *node);
+extern void es_node_set(State *state, StateNode *node, const JsonbValue *value);
+/* Makes it an empty array or object. */
+extern void es_node_set_empty(State *state, StateNode *node, NodeKind kind);
+extern bool es_node_equals(const StateNode *node, const JsonbValue *value);
+/* Of an opened object: NULL if it has no such member. */
+extern StateNode *es_node_member(const StateNode *node, MemberName name);
+/* Of an opened object: a new member has no value and must get one. */
+extern StateNode *es_node_add_member(State *state, StateNode *node,
+									 MemberName name);
+extern void es_node_remove_member(State *state, StateNode *node, MemberName name);
+/* To an opened array: it has no value and must get one. */
+extern StateNode *es_node_add_element(State *state, StateNode *node);
+/* Closes the gaps that elements left which were cleared. */
+extern void es_node_close_gaps(StateNode *node);
+
+/* ---------- merge.c: the built-in reducer ---------- */
+
+/* Applies a JSON merge patch (RFC 7396) to the state, or to a part of it. */
+extern void es_merge_apply(State *state, Jsonb *patch);
+extern void es_merge_into(State *state, StateNode *node, const JsonbValue *patch);
+
+/* ---------- path.c: JSON paths ---------- */
+
+/* One step of a path: a member of an object or an element of an array. */
+typedef struct RuleStep
+{
+	bool is_index;
+	int index; /* negative: from the end */
+	MemberName name;
+	int start; /* where in the path's text it begins */
+} RuleStep;
+
+typedef struct RulePath
+{
+	const char *text;
+	int size;
+	int count;
+	RuleStep *steps;
+} RulePath;
+
+/* Reads a path, which refers to the string; returns what is wrong, or NULL. */
+extern const char *es_path_read(const JsonbValue *string, RulePath *path);
+/* The place of an element in an array of so many; -1 if it has none. */
+extern int es_step_place(const RuleStep *step, int64 count);
+/* Follows a path from a step on; false if it leads nowhere. */
+extern bool es_path_follow(const RulePath *path, int first, JsonbValue *value);
+
+/* ---------- operation.c: what a rule does to the state ---------- */
+
+typedef enum RuleSourceKind
+{
+	SOURCE_NONE,
+	SOURCE_LITERAL,
+	SOURCE_EVENT
+} RuleSourceKind;
+
+/* Where an operation takes something from. */
+typedef struct RuleSource
+{
+	RuleSourceKind kind;
+	JsonbValue literal;
+	EventColumn column;
+	RulePath path; /* in the event; its first step is the column */
+} RuleSource;
+
+typedef enum RuleOperationKind
+{
+	OP_SET,
+	OP_MERGE,
+	OP_UNSET,
+	OP_INCREMENT,
+	OP_APPEND,
+	OP_REMOVE,
+	OP_PUT_INTO
+} RuleOperationKind;
+
+typedef struct RuleOperation
+{
+	RuleOperationKind kind;
+	int number; /* in the list of its event type, from 1 */
+	RulePath path;
+	RuleSource key;
+	RuleSource value;
+	int factors;
+	RuleSource *times; /* as many */
+	bool has_default;
+	JsonbValue default_value;
+	bool by_member; /* remove compares this member */
+	MemberName member;
+} RuleOperation;
+
+/* An event that rules are applied to. */
+typedef struct RuleEvent
+{
+	const Datum *values; /* in the order of EventColumn */
+	const bool *nulls;
+	const JsonbValue *initial;		/* NULL = an empty object */
+	const RuleOperation *operation; /* at hand, for messages */
+	Jsonb *payload;					/* detoasted when first needed */
+	Jsonb *metadata;
+} RuleEvent;
+
+/* Whether it is a JSON number or a decimal string. */
+extern bool es_is_number(const JsonbValue *value);
+extern void es_rule_state(State *state, const RuleEvent *event);
+extern void es_operation_apply(const RuleOperation *operation, State *state,
+							   RuleEvent *event);
+
+/* ---------- rules.c: a reducer made of declarative rules ---------- */
+
+typedef struct Rules Rules;
+
+/*
+ * Checks rules and prepares them, in the current memory context.  Reports
+ * what is wrong as 22023, naming the rule.
+ */
+extern Rules *es_rules_parse(Jsonb *rules);
+/* So many columns of an event, from the first, are looked at. */
+extern int es_rules_columns(const Rules *rules);
+/*
+ * Changes the state as the rules for the event's type say.  Garbage goes to
+ * the current memory context.
+ */
+extern void es_rules_apply(const Rules *rules, State *state, Datum *values,
+						   bool *nulls);
+
+/* ---------- reducer.c: which reducer an aggregate type has ---------- */
+
+typedef struct Reducer
+{
+	Oid function;	 /* InvalidOid = rules, or the built-in merge */
+	Rules *rules;	 /* NULL = none */
+	char *name;		 /* for messages */
+	int version;	 /* 0 where nothing was ever registered */
+	Oid user;		 /* who the function runs as ... */
+	int security;	 /* ... and in which security context */
+	bool registered; /* else given in the call */
+} Reducer;
+
+/*
+ * Both are called between es_begin and es_end; what the result points to lives
+ * in "context".  The second is a function that the caller gives for one call.
+ */
+extern Reducer es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
+									 MemoryContext context);
+extern Reducer es_given_reducer(Oid function, const OwnerScope *scope,
+								MemoryContext context);
+
+/* ---------- fold.c: events into a state, one by one ---------- */
+
+typedef struct Fold
+{
+	Reducer reducer;
+	MemoryContext context;	 /* of all this; outlives es_end */
+	MemoryContext per_event; /* to make an event in; reset before each */
+	int64 sequence;			 /* of the last event folded in */
+	int64 up_to;			 /* fold nothing after this sequence ... */
+	TimestampTz until;		 /* ... nor after this recorded time */
+	bool finished;			 /* met an event after these */
+
+	State *state; /* merge and rules */
+
+	/* a function: its state and where it lives, the other for the next one */
+	FmgrInfo call;
+	TupleDesc event_desc;
+	Datum function_state; /* (Datum) 0 = NULL */
+	MemoryContext state_context;
+	MemoryContext next_context;
+
+	/* for messages: the event at hand, and what encloses the fold */
+	const Datum *event;
+	ErrorContextCallback *enclosing;
+} Fold;
+
+/*
+ * Makes a fold in the current memory context.  Call it before es_begin, so that
+ * its result survives es_end.  Folds that are not used at the same time may
+ * share a context for their events; NULL = one of its own.  54001 where folds
+ * are nested too deep.
+ */
+extern Fold *es_fold_create(MemoryContext scratch);
+/* Tells it the reducer, made in fold->context; once. */
+extern void es_fold_use(Fold *fold, const Reducer *reducer);
+/* Begins an aggregate, or the next one, with a state; (Datum) 0 = NULL. */
+extern void es_fold_start(Fold *fold, Datum state, int64 sequence);
+/*
+ * Folds one event in; false if it lies after the bounds.  The event need only
+ * live during the call.
+ */
+extern bool es_fold_event(Fold *fold, Datum *values, bool *nulls);
+/* So many columns of an event, from the first, must be there. */
+extern int es_fold_columns(const Fold *fold);
+/* The state after the last event, in the current memory context; 0 = NULL. */
+extern Datum es_fold_result(Fold *fold);
+/*
+ * Fold the events of one aggregate after the fold's sequence: first the durable
+ * ones, then the staged ones.
+ */
+extern void es_fold_durable(Fold *fold, text *aggregate_type, text *aggregate_id);
+extern void es_fold_staged(Fold *fold, text *aggregate_type, text *aggregate_id);
+
+/* Calls a function with each row of a SELECT until it returns false. */
+typedef bool (*RowFunction)(TupleTableSlot *slot, void *arg);
+extern void es_for_each_row(KeptPlan *plan, Datum *values, const char *nulls,
+							RowFunction function, void *arg);
+/*
+ * Plans a SELECT of the events of a type, or of a few aggregates of it, in the
+ * order of aggregate and sequence, so that it stays good while the store grows.
+ */
+extern void es_plan_events(KeptPlan *plan, bool few);
+
+/*
+ * Folds many aggregates, one after the other.  "done" is called with the fold
+ * after the last event of each.
+ */
+typedef struct Series
+{
+	Fold *fold;
+	void (*done)(Fold *fold, Datum aggregate_id, void *arg);
+	void *arg;
+	text *aggregate_id; /* at hand; NULL before the first */
+} Series;
+
+/*
+ * Takes an event.  Where it is the first of an aggregate the fold begins with
+ * the seed, (Datum) 0 = NULL; events not after the seed's sequence are left out.
+ */
+extern void es_series_event(Series *series, Datum *values, bool *nulls,
+							Datum seed, int64 seed_sequence);
+/* The same for a row of an event, the sequence of its seed, and that seed. */
+extern bool es_series_row(TupleTableSlot *slot, Series *series);
+extern void es_series_end(Series *series);
+
+/* ---------- snapshot.c: states kept at a sequence ---------- */
+
+/* Starts a fold at the server's snapshot within its bounds, or before all. */
+extern void es_start_from_snapshot(Fold *fold, text *aggregate_type,
+								   text *aggregate_id);
 /*
  * Folds the durable events of an aggregate and stores the state as the
  * server's snapshot.  False if there is nothing newer than what is stored.
  */
 extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
+/* Whether any aggregate is said to need a snapshot. */
+extern bool es_snapshots_due(SharedDatabase *db);
+/*
+ * Takes the next of those snapshots, in a transaction of its own.  An error of
+ * the reducer is logged, once, and its aggregate type rests for a while.
+ */
+extern void es_take_due_snapshot(SharedDatabase *db);
 
 /* ---------- worker.c ---------- */
 

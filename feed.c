@@ -25,7 +25,12 @@
  * plays a part, and a transaction that takes no position is never waited for.
  * A snapshot taken afterwards sees every event up to the safe position.
  *
- * Called by event_store.c and drain.c, and from SQL.
+ * A standby has none of this in its memory.  It reads up to the position that
+ * the primary's worker stores in store_state, at most once a second and only
+ * after positions were taken: the first transaction to end since the worker
+ * last looked raises a flag and nudges it.
+ *
+ * Called by event_store.c, drain.c and worker.c, and from SQL.
  */
 #include "event_store.h"
 
@@ -36,6 +41,7 @@
 #include "commands/sequence.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "replication/walsender.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -152,12 +158,25 @@ take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 	return first;
 }
 
+/* Whether what is written here can reach a standby. */
+static bool
+standby_possible(void)
+{
+	return XLogIsNeeded() && (max_wal_senders > 0 || XLogArchivingActive());
+}
+
 void
 es_end_positions(SharedDatabase *db)
 {
 	pg_atomic_write_u64(&es_in_flight[MyProcNumber].position, 0);
 	pg_memory_barrier();
 	ConditionVariableBroadcast(&db->position_ended);
+
+	/* the first one since the worker looked tells it that it may look again */
+	if (standby_possible() &&
+		pg_atomic_read_u32(&db->position_unstored) == 0 &&
+		pg_atomic_exchange_u32(&db->position_unstored, 1) == 0)
+		es_nudge_worker(db);
 }
 
 /* Takes positions from the sequence itself; the positions lock is held. */
@@ -289,7 +308,35 @@ read_feed_state(SharedDatabase *db, FeedState *state)
 	}
 }
 
-/* What a standby can read up to: the primary's worker stores it. */
+/*
+ * What was safe when this looked stays safe.  The record of this commit follows
+ * those of all transactions that ended before, so a standby which sees the
+ * position sees their events.  Positions may also fall, to the end of the log,
+ * when a restart has forgotten that the last ones were taken.
+ */
+void
+es_store_safe_position(void)
+{
+	static KeptPlan plan =
+		{"UPDATE event_store.store_state SET safe_position = $1"
+		 " WHERE safe_position OPERATOR(pg_catalog.<>) $1",
+		 1,
+		 {INT8OID}};
+	OwnerScope scope;
+	FeedState state;
+	Datum position;
+
+	read_feed_state(es_my_database(), &state);
+	position = Int64GetDatum(state.safe);
+	es_begin(&scope);
+	es_execute(&plan, &position, NULL, false, SPI_OK_UPDATE);
+	es_end(&scope);
+}
+
+/*
+ * What a standby can read up to: the primary's worker stores it.  It is read
+ * under the latest snapshot at every isolation level, as the events are.
+ */
 static int64
 stored_safe_position(void)
 {
@@ -299,12 +346,14 @@ stored_safe_position(void)
 	int64 position = 0;
 	bool isnull;
 
+	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin_read(&scope);
-	if (es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT) > 0)
+	if (es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT) > 0)
 		position =
 			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 										SPI_tuptable->tupdesc, 1, &isnull));
 	es_end(&scope);
+	PopActiveSnapshot();
 	return position;
 }
 
@@ -539,7 +588,9 @@ es_read_events(PG_FUNCTION_ARGS)
 	char nulls[7] = {' ', ' ', ' ', 'n', 'n', 'n', 'n'};
 	int plan = 0;
 	OwnerScope scope;
+	uint64 count;
 
+	es_begin_call(ES_CALL_READ_EVENTS);
 	values[0] = Int64GetDatum(after_position_argument(fcinfo, 0, 0));
 	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
 	check_members(fcinfo);
@@ -557,8 +608,9 @@ es_read_events(PG_FUNCTION_ARGS)
 	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin_read(&scope);
-	es_execute_into(&feed_plans[plan], values, nulls, rsinfo->setResult);
+	count = es_execute_into(&feed_plans[plan], values, nulls, rsinfo->setResult);
 	es_end(&scope);
 	PopActiveSnapshot();
+	es_end_call(ES_CALL_READ_EVENTS, (int64) count);
 	return (Datum) 0;
 }

@@ -144,26 +144,38 @@ prevent_in_transaction(const char *function)
 				 errmsg("%s cannot run inside a transaction block", function)));
 }
 
+/* Whether all that was committed before is durable within the time. */
+static bool
+flush_within(int64 timeout)
+{
+	SharedDatabase *db;
+
+	if (RecoveryInProgress() || !es_may_have_staged())
+		return true;
+	db = es_my_database();
+	if (worker_possible(db) && wait_for_request(db, es_request_drain(db), timeout))
+		return true;
+	if (worker_possible(db))
+		return false;
+	PreventCommandIfReadOnly("flush()");
+	drain_here();
+	return true;
+}
+
 Datum
 es_flush(PG_FUNCTION_ARGS)
 {
-	SharedDatabase *db;
 	int64 timeout = 5000;
+	bool flushed;
 
+	es_begin_call(ES_CALL_FLUSH);
 	if (!PG_ARGISNULL(0))
 		es_check_timeout(PG_GETARG_INTERVAL_P(0), "timeout", &timeout);
 	prevent_in_transaction("flush()");
 	(void) es_store();
-	if (RecoveryInProgress() || !es_may_have_staged())
-		PG_RETURN_BOOL(true);
-	db = es_my_database();
-	if (worker_possible(db) && wait_for_request(db, es_request_drain(db), timeout))
-		PG_RETURN_BOOL(true);
-	if (worker_possible(db))
-		PG_RETURN_BOOL(false);
-	PreventCommandIfReadOnly("flush()");
-	drain_here();
-	PG_RETURN_BOOL(true);
+	flushed = flush_within(timeout);
+	es_end_call(ES_CALL_FLUSH, 0);
+	PG_RETURN_BOOL(flushed);
 }
 
 Datum

@@ -12,7 +12,6 @@
  */
 #include "event_store.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relscan.h"
@@ -182,19 +181,30 @@ insert_many(EventRow **rows, int count)
 	insert_all(&plan, arrays, NULL, count);
 }
 
-/* About how large a row is when nothing of it is stored out of line. */
-Size
-es_event_size(const EventRow *row)
+/*
+ * Asks for a snapshot where an aggregate passes a multiple of snapshot_every;
+ * for one of several such events in a row.
+ */
+static void
+note_due_snapshots(EventRow **rows, int count)
 {
-	static const EventColumn wide[] = {EV_PAYLOAD, EV_PAYLOAD_BYTES, EV_METADATA};
-	Size size = 0;
+	EventRow *due = NULL;
 
-	for (int i = 0; i < (int) lengthof(wide); i++)
+	if (es_snapshot_every == 0 || es_shared == NULL)
+		return;
+	for (int i = 0; i < count; i++)
 	{
-		if (!row->nulls[wide[i]])
-			size += toast_raw_datum_size(row->values[wide[i]]);
+		EventRow *row = rows[i];
+
+		if (DatumGetInt64(row->values[EV_SEQUENCE]) % es_snapshot_every != 0)
+			continue;
+		if (due != NULL && !es_same_text(due->values[EV_AGGREGATE_ID],
+										 row->values[EV_AGGREGATE_ID]))
+			es_note_snapshot_due(DatumGetInt64(due->values[EV_GLOBAL_POSITION]));
+		due = row;
 	}
-	return size;
+	if (due != NULL)
+		es_note_snapshot_due(DatumGetInt64(due->values[EV_GLOBAL_POSITION]));
 }
 
 void
@@ -204,6 +214,7 @@ es_insert_events(EventRow **rows, int count)
 	MemoryContext chunk_context;
 	MemoryContext old;
 
+	note_due_snapshots(rows, count);
 	es_begin_write(&scope);
 	if (count == 1)
 	{
@@ -251,10 +262,10 @@ es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 		return;
 	scan = es_staged_begin(ES_KIND_EVENT, aggregate_type, aggregate_id,
 						   snapshot, true);
-	if (es_staged_next(scan, &row))
+	if (es_staged_next_row(scan, &row))
 	{
-		head->sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
-		head->recorded_at = DatumGetTimestampTz(row.event.values[EV_RECORDED_AT]);
+		head->sequence = row.ordinal + row.count - 1;
+		head->recorded_at = row.staged_at;
 		head->staged = true;
 	}
 	es_staged_end(scan);

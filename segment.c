@@ -11,9 +11,16 @@
  *	 marker gone, dirty			what was staged is lost: a new epoch
  *
  * Segments take turns.  When the active one has grown large, writers are sent
- * to an empty one; a segment is truncated, in place, once every row in it is
- * dead to every snapshot.  Locks on segments are only ever tried for, so no
- * writer or reader waits for this.
+ * to an empty one; a segment whose rows are all drained is truncated in place.
+ * Locks on segments are only ever tried for, so no writer waits for this and a
+ * reader but a moment; a segment in use is left for later.
+ *
+ * Rows that an old snapshot may still show are kept while they are few.  Then
+ * they are given up, so that staging does not grow with the age of the oldest
+ * snapshot: the truncated generation is noted as a LostRange, before it is
+ * truncated, and who needs its rows gets an error instead of a wrong answer
+ * (staged_scan.c).  A snapshot needs them if it shows the transaction that
+ * opened the segment, and not the last one that drained rows from it.
  *
  * Called by worker.c, and by SQL for staging_status and DROP EXTENSION.
  */
@@ -26,7 +33,9 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/heap.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "funcapi.h"
@@ -41,10 +50,13 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* The active segment is left for another one from this size on. */
 #define SEGMENT_BLOCKS (16 * 1024 * 1024 / BLCKSZ)
+/* So much of what is drained is kept for old snapshots. */
+#define KEPT_BLOCKS (16 * 1024 * 1024 / BLCKSZ)
 
 PG_FUNCTION_INFO_V1(es_staging_state);
 PG_FUNCTION_INFO_V1(es_guard_drop);
@@ -75,6 +87,8 @@ is_pristine(const StagingSegment *segment)
 		   blocks_of(segment->by_event_id, true) == EMPTY_INDEX_BLOCKS &&
 		   blocks_of(segment->by_txn, true) == EMPTY_INDEX_BLOCKS;
 }
+
+static void truncate_drained(SharedDatabase *db, bool active_too);
 
 /* ---------- open and close ---------- */
 
@@ -174,15 +188,15 @@ count_leftovers(StagingOpening *opening)
 	StagedRow row;
 
 	opening->next_sid = 1;
-	while (es_staged_next(scan, &row))
+	while (es_staged_next_row(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		opening->next_sid = Max(opening->next_sid, row.sid + 1);
+		opening->next_sid = Max(opening->next_sid, row.sid + ES_WINDOW_EVENTS);
 		if (row.kind == ES_KIND_EVENT)
-			opening->events++;
+			opening->events += row.count;
 		else
 			opening->views++;
-		heap_freetuple(row.tuple);
+		es_staged_free(&row);
 	}
 	es_staged_end(scan);
 	UnregisterSnapshot(snapshot);
@@ -194,6 +208,8 @@ count_leftovers(StagingOpening *opening)
 
 		if (is_pristine(&segment))
 			opening->active_segment = i;
+		else
+			opening->used |= 1 << i;
 	}
 }
 
@@ -201,7 +217,7 @@ void
 es_open_staging(void)
 {
 	static KeptPlan letters = {
-		"SELECT EXISTS (SELECT FROM event_store.dead_letters)::int::bigint"};
+		"SELECT pg_catalog.count(*) FROM event_store.dead_letters"};
 	StagingOpening opening = {0};
 	OwnerScope scope;
 	bool isnull;
@@ -211,7 +227,7 @@ es_open_staging(void)
 	es_begin(&scope);
 	settle_epoch(&opening);
 	es_execute(&letters, NULL, NULL, false, SPI_OK_SELECT);
-	opening.dead_letters = result_int64(1, &isnull) != 0;
+	opening.dead_letters = result_int64(1, &isnull);
 	es_end(&scope);
 	count_leftovers(&opening);
 	opening.table = es_store()->segments[0].table;
@@ -238,6 +254,7 @@ es_close_staging(void)
 		db->staging_state = ES_STAGING_OPEN;
 		return false;
 	}
+	truncate_drained(db, true);
 	es_begin(&scope);
 	es_execute(&clean, NULL, NULL, false, SPI_OK_UPDATE);
 	es_end(&scope);
@@ -246,13 +263,26 @@ es_close_staging(void)
 
 /* ---------- rotate and truncate ---------- */
 
+/* The blocks of a segment, with what it stores out of line. */
+static BlockNumber
+segment_blocks(const StagingSegment *segment)
+{
+	Relation table = table_open(segment->table, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(table);
+
+	if (OidIsValid(table->rd_rel->reltoastrelid))
+		blocks += blocks_of(table->rd_rel->reltoastrelid, false);
+	table_close(table, AccessShareLock);
+	return blocks;
+}
+
 /* Sends writers to an empty segment when the active one is large. */
 static void
 rotate(SharedDatabase *db)
 {
 	int active = db->active_segment;
 
-	if (blocks_of(es_store()->segments[active].table, false) < SEGMENT_BLOCKS)
+	if (segment_blocks(&es_store()->segments[active]) < SEGMENT_BLOCKS)
 		return;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
@@ -260,73 +290,196 @@ rotate(SharedDatabase *db)
 
 		if (i != active && is_pristine(&segment))
 		{
-			LWLockAcquire(db->lock, LW_EXCLUSIVE);
-			db->active_segment = i;
-			LWLockRelease(db->lock);
+			es_note_rotation(i);
 			return;
 		}
 	}
 }
 
-/* Whether every row of a segment is dead to every snapshot there is. */
-static bool
-all_dead(Relation table)
+typedef enum SegmentState
 {
-	TransactionId oldest = GetOldestNonRemovableTransactionId(table);
-	BlockNumber blocks = RelationGetNumberOfBlocks(table);
-	bool dead = true;
+	SEGMENT_LIVE,	 /* has rows to be drained, or is in use */
+	SEGMENT_DRAINED, /* some snapshots may show rows */
+	SEGMENT_DEAD	 /* none does */
+} SegmentState;
 
-	for (BlockNumber block = 0; block < blocks && dead; block++)
+/* What the rows of a page are to snapshots. */
+static SegmentState
+page_state(Relation table, BlockNumber block, TransactionId oldest)
+{
+	Buffer buffer = ReadBuffer(table, block);
+	SegmentState state = SEGMENT_DEAD;
+	Page page;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	for (OffsetNumber n = FirstOffsetNumber;
+		 n <= PageGetMaxOffsetNumber(page) && state != SEGMENT_LIVE; n++)
 	{
-		Buffer buffer = ReadBuffer(table, block);
-		Page page;
+		ItemId item = PageGetItemId(page, n);
+		HeapTupleData tuple;
 
-		CHECK_FOR_INTERRUPTS();
-		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		page = BufferGetPage(buffer);
-		for (OffsetNumber n = FirstOffsetNumber;
-			 n <= PageGetMaxOffsetNumber(page) && dead; n++)
+		if (!ItemIdIsNormal(item))
+			continue;
+		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+		tuple.t_len = ItemIdGetLength(item);
+		tuple.t_tableOid = RelationGetRelid(table);
+		ItemPointerSet(&tuple.t_self, block, n);
+		switch (HeapTupleSatisfiesVacuum(&tuple, oldest, buffer))
 		{
-			ItemId item = PageGetItemId(page, n);
-			HeapTupleData tuple;
-
-			if (!ItemIdIsNormal(item))
-				continue;
-			tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
-			tuple.t_len = ItemIdGetLength(item);
-			tuple.t_tableOid = RelationGetRelid(table);
-			ItemPointerSet(&tuple.t_self, block, n);
-			dead = HeapTupleSatisfiesVacuum(&tuple, oldest, buffer) ==
-				   HEAPTUPLE_DEAD;
+			case HEAPTUPLE_DEAD:
+				break;
+			case HEAPTUPLE_RECENTLY_DEAD:
+				state = SEGMENT_DRAINED;
+				break;
+			default:
+				state = SEGMENT_LIVE;
 		}
-		UnlockReleaseBuffer(buffer);
 	}
-	return dead;
+	UnlockReleaseBuffer(buffer);
+	return state;
 }
 
 /*
- * Truncates a segment if all in it is dead and nobody is using it.  Under the
- * exclusive lock no transaction can have rows in it that others do not see.
- * Truncating in place cannot be rolled back, so it is not interrupted; one that
- * failed half way is made up for by the next.
+ * Finds out about a segment, and locks it exclusively unless it is live: then
+ * no transaction can have rows in it that others do not see.
  */
-static void
-truncate_if_dead(const StagingSegment *segment)
+static SegmentState
+lock_unless_live(const StagingSegment *segment)
 {
+	SegmentState state = SEGMENT_DEAD;
+	TransactionId oldest;
+	BlockNumber blocks;
 	Relation table;
 
 	if (!ConditionalLockRelationOid(segment->table, AccessExclusiveLock))
-		return;
+		return SEGMENT_LIVE;
 	table = try_relation_open(segment->table, NoLock);
 	if (table == NULL)
-		return;
-	if (!is_pristine(segment) && all_dead(table))
+		return SEGMENT_LIVE;
+	oldest = GetOldestNonRemovableTransactionId(table);
+	blocks = RelationGetNumberOfBlocks(table);
+	for (BlockNumber block = 0; block < blocks && state != SEGMENT_LIVE; block++)
 	{
-		HOLD_INTERRUPTS();
-		heap_truncate_one_rel(table);
-		RESUME_INTERRUPTS();
+		SegmentState page;
+
+		CHECK_FOR_INTERRUPTS();
+		page = page_state(table, block, oldest);
+		if (page < state)
+			state = page;
 	}
-	relation_close(table, NoLock);
+	relation_close(table, state == SEGMENT_LIVE ? AccessExclusiveLock : NoLock);
+	return state;
+}
+
+/* Forgets ranges that no snapshot is old enough for. */
+static void
+forget_lost(SharedDatabase *db)
+{
+	TransactionId oldest = GetOldestNonRemovableTransactionId(NULL);
+	int kept = 0;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < db->lost_count; i++)
+	{
+		TransactionId emptied = XidFromFullTransactionId(db->lost[i].emptied);
+
+		if (TransactionIdFollowsOrEquals(emptied, oldest))
+			db->lost[kept++] = db->lost[i];
+	}
+	db->lost_count = kept;
+	LWLockRelease(db->lock);
+}
+
+/* Notes that the rows of a segment are given up; ranges may become one. */
+static void
+note_lost(SharedDatabase *db, const SharedSegment *segment)
+{
+	LostRange *range;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (db->lost_count < ES_LOST_RANGES)
+	{
+		range = &db->lost[db->lost_count++];
+		range->opened = segment->opened;
+		range->emptied = segment->emptied;
+	}
+	else
+	{
+		range = &db->lost[ES_LOST_RANGES - 1];
+		if (FullTransactionIdPrecedes(segment->opened, range->opened))
+			range->opened = segment->opened;
+		if (FullTransactionIdPrecedes(range->emptied, segment->emptied))
+			range->emptied = segment->emptied;
+	}
+	LWLockRelease(db->lock);
+}
+
+/*
+ * Truncates a segment that is locked exclusively.  Truncating in place cannot
+ * be rolled back, so it is not interrupted; one that failed half way is made
+ * up for by the next.
+ */
+static void
+truncate_segment(SharedDatabase *db, int number)
+{
+	Relation table = table_open(es_store()->segments[number].table, NoLock);
+
+	HOLD_INTERRUPTS();
+	heap_truncate_one_rel(table);
+	RESUME_INTERRUPTS();
+	table_close(table, NoLock);
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	memset(&db->segments[number], 0, sizeof(SharedSegment));
+	LWLockRelease(db->lock);
+}
+
+/* The drained one of several segments that was emptied first; -1 = none. */
+static int
+first_emptied(SharedDatabase *db, const SegmentState *states)
+{
+	int first = -1;
+
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		if (states[i] == SEGMENT_DRAINED &&
+			(first < 0 || FullTransactionIdPrecedes(db->segments[i].emptied,
+													db->segments[first].emptied)))
+			first = i;
+	}
+	return first;
+}
+
+/* Truncates what is drained, but for a little that snapshots may show. */
+static void
+truncate_drained(SharedDatabase *db, bool active_too)
+{
+	SegmentState states[ES_SEGMENTS];
+	BlockNumber kept = 0;
+	int next;
+
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		StagingSegment segment = es_store()->segments[i];
+
+		states[i] = SEGMENT_LIVE;
+		if (!db->segments[i].used || (i == db->active_segment && !active_too))
+			continue;
+		states[i] = lock_unless_live(&segment);
+		if (states[i] == SEGMENT_DEAD)
+			truncate_segment(db, i);
+		else if (states[i] == SEGMENT_DRAINED)
+			kept += segment_blocks(&segment);
+	}
+	while (kept > KEPT_BLOCKS && (next = first_emptied(db, states)) >= 0)
+	{
+		StagingSegment segment = es_store()->segments[next];
+
+		kept -= segment_blocks(&segment);
+		note_lost(db, &db->segments[next]);
+		truncate_segment(db, next);
+		states[next] = SEGMENT_DEAD;
+	}
 }
 
 void
@@ -335,14 +488,9 @@ es_reclaim_segments(void)
 	SharedDatabase *db = es_my_database();
 
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
+	forget_lost(db);
+	truncate_drained(db, false);
 	rotate(db);
-	for (int i = 0; i < ES_SEGMENTS; i++)
-	{
-		StagingSegment segment = es_store()->segments[i];
-
-		if (i != db->active_segment)
-			truncate_if_dead(&segment);
-	}
 }
 
 /* ---------- SQL ---------- */
@@ -355,7 +503,7 @@ oldest_staged(TimestampTz *at)
 		es_staged_scan(ES_BY_TXN, ForwardScanDirection, GetActiveSnapshot(), 0,
 					   NULL, AccessShareLock);
 	StagedRow row;
-	bool found = es_staged_next(scan, &row);
+	bool found = es_staged_next_row(scan, &row);
 
 	if (found)
 		*at = row.staged_at;
@@ -447,7 +595,7 @@ prepare_drop(void)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL,
 						  AccessShareLock);
-	if (es_staged_next(scan, &row))
+	if (es_staged_next_row(scan, &row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot drop extension event_store while events or views are staged"),
@@ -459,31 +607,69 @@ prepare_drop(void)
 	es_end(&scope);
 }
 
-/* Event trigger: refuses DROP EXTENSION event_store while rows are staged. */
+/* Whether one of the roles owns what the extension consists of. */
+static bool
+owns_extension(List *roles)
+{
+	HeapTuple tuple =
+		SearchSysCache1(RELOID, ObjectIdGetDatum(es_store()->segments[0].table));
+	Oid owner;
+	ListCell *cell;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	foreach (cell, roles)
+	{
+		if (get_rolespec_oid(lfirst_node(RoleSpec, cell), true) == owner)
+			return has_privs_of_role(GetUserId(), owner);
+	}
+	return false;
+}
+
+/*
+ * Whether a command drops the extension, by itself or with its schema or with
+ * all that a role owns, and may do so.
+ */
+static bool
+drops_extension(Node *command)
+{
+	DropStmt *drop;
+	ListCell *cell;
+
+	if (IsA(command, DropOwnedStmt))
+		return owns_extension(((DropOwnedStmt *) command)->roles);
+	if (!IsA(command, DropStmt))
+		return false;
+	drop = (DropStmt *) command;
+	if (drop->removeType != OBJECT_EXTENSION &&
+		(drop->removeType != OBJECT_SCHEMA || drop->behavior != DROP_CASCADE))
+		return false;
+	foreach (cell, drop->objects)
+	{
+		if (strcmp(strVal(lfirst(cell)), ES_SCHEMA) == 0)
+			return drop->removeType == OBJECT_EXTENSION
+					   ? object_ownercheck(ExtensionRelationId,
+										   es_store()->extension, GetUserId())
+					   : object_ownercheck(NamespaceRelationId,
+										   es_store()->schema, GetUserId());
+	}
+	return false;
+}
+
+/* Event trigger: refuses to drop the extension while rows are staged. */
 Datum
 es_guard_drop(PG_FUNCTION_ARGS)
 {
 	EventTriggerData *trigger;
-	DropStmt *statement;
-	ListCell *cell;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("guard_drop can only be called as an event trigger")));
 	trigger = (EventTriggerData *) fcinfo->context;
-	if (!IsA(trigger->parsetree, DropStmt))
-		PG_RETURN_VOID();
-	statement = (DropStmt *) trigger->parsetree;
-	if (statement->removeType != OBJECT_EXTENSION)
-		PG_RETURN_VOID();
-	foreach (cell, statement->objects)
-	{
-		if (strcmp(strVal(lfirst(cell)), ES_SCHEMA) == 0 &&
-			es_store_if_any() != NULL &&
-			object_ownercheck(ExtensionRelationId, es_store()->extension,
-							  GetUserId()))
-			prepare_drop();
-	}
+	if (es_store_if_any() != NULL && drops_extension(trigger->parsetree))
+		prepare_drop();
 	PG_RETURN_VOID();
 }

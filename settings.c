@@ -98,7 +98,7 @@ es_define_settings(void)
 							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL,
 							NULL);
 	DefineCustomIntVariable("event_store.snapshot_every",
-							"Number of events of an aggregate after which replay saves a new snapshot.",
+							"Number of events of an aggregate after which the worker saves a new snapshot.",
 							"Counted in events; 0 saves no snapshots.",
 							&es_snapshot_every, DEFAULT_SNAPSHOT_EVERY,
 							MIN_SNAPSHOT_EVERY, MAX_SNAPSHOT_EVERY, PGC_SIGHUP,

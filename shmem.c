@@ -15,7 +15,7 @@
  *
  * Lock protocol:
  * - SharedState.lock protects the assignment of slots to databases (database
- *   and claimed of every slot) and the launcher's fields.
+ *   and claimed of every slot), the launcher's fields and running rebuilds.
  * - SharedDatabase.lock protects the plain fields of that slot, except the
  *   positions, which have their spinlock, and the atomics, which need none.
  * - Who needs both takes SharedState.lock first.  Nothing that can block,
@@ -44,6 +44,7 @@
 SharedState *es_shared = NULL;
 InFlight *es_in_flight = NULL;
 HeadCache *es_head_cache = NULL;
+SharedMetrics *es_metrics = NULL;
 
 static SharedDatabase *my_database = NULL;
 static shmem_request_hook_type previous_request_hook = NULL;
@@ -57,6 +58,7 @@ request_memory(void)
 	RequestAddinShmemSpace(sizeof(SharedState));
 	RequestAddinShmemSpace(mul_size(MaxBackends, sizeof(InFlight)));
 	RequestAddinShmemSpace(es_head_cache_size());
+	RequestAddinShmemSpace(es_metrics_size());
 	RequestNamedLWLockTranche(ES_SCHEMA, ES_MAX_DATABASES + 1);
 }
 
@@ -73,6 +75,7 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	pg_atomic_init_u64(&db->drains_requested, 0);
 	pg_atomic_init_u64(&db->drains_done, 0);
 	ConditionVariableInit(&db->position_ended);
+	pg_atomic_init_u32(&db->position_unstored, 0);
 	pg_atomic_init_u32(&db->head_generation, 0);
 	ConditionVariableInit(&db->drained);
 	ConditionVariableInit(&db->worker_changed);
@@ -98,6 +101,8 @@ startup_memory(void)
 			es_shared->launcher_gone_at = GetCurrentTimestamp();
 		for (int i = 0; i < ES_MAX_DATABASES; i++)
 			initialise_slot(&es_shared->databases[i], &locks[i + 1].lock);
+		for (int i = 0; i < ES_MAX_REBUILDS; i++)
+			pg_atomic_init_u64(&es_shared->rebuilds[i].done, 0);
 	}
 	es_in_flight =
 		ShmemInitStruct("event_store positions in flight",
@@ -112,6 +117,10 @@ startup_memory(void)
 		ShmemInitStruct("event_store heads", es_head_cache_size(), &found);
 	if (!found)
 		es_head_cache_init(es_head_cache);
+	es_metrics =
+		ShmemInitStruct("event_store metrics", es_metrics_size(), &found);
+	if (!found)
+		es_metrics_init(es_metrics);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -141,11 +150,14 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->position_limit = 0;
 	db->position_recheck = false;
 	SpinLockRelease(&db->position_mutex);
+	pg_atomic_write_u32(&db->position_unstored, 0);
 	pg_atomic_fetch_add_u32(&db->head_generation, 1);
 	db->staging_state = ES_STAGING_UNKNOWN;
 	db->staging_table = InvalidOid;
 	db->staging_epoch = 0;
 	db->active_segment = 0;
+	memset(db->segments, 0, sizeof(db->segments));
+	db->lost_count = 0;
 	pg_atomic_write_u64(&db->next_sid, 1);
 	pg_atomic_write_u64(&db->uncommitted, 0);
 	pg_atomic_write_u64(&db->staged_events, 0);
@@ -160,12 +172,16 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->consecutive_failures = 0;
 	db->last_error[0] = '\0';
 	db->last_drain_at = 0;
+	db->first_due = 0;
+	db->due_count = 0;
 	db->worker_state = ES_WORKER_NONE;
 	db->worker_pid = 0;
 	db->worker_latch = NULL;
 	db->worker_started_at = 0;
+	db->worker_ran = false;
 	db->worker_called = false;
 	db->worker_bars = 0;
+	es_clear_metrics(db);
 	LWLockRelease(db->lock);
 }
 
@@ -202,13 +218,20 @@ find_or_make(Oid database, bool claim)
 }
 
 SharedDatabase *
+es_claim_database(void)
+{
+	if (my_database == NULL && es_shared != NULL)
+		my_database = find_or_make(MyDatabaseId, true);
+	return my_database;
+}
+
+SharedDatabase *
 es_my_database(void)
 {
 	if (my_database != NULL || es_shared == NULL)
 		return my_database;
 	Assert(OidIsValid(MyDatabaseId));
-	my_database = find_or_make(MyDatabaseId, true);
-	if (my_database == NULL)
+	if (es_claim_database() == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many databases with an event store in this cluster"),
@@ -304,28 +327,20 @@ launcher_expected(void)
  * started one: whoever waits would otherwise believe in it again and again.
  * Called from a commit callback: nothing here raises.
  */
-void
-es_wake_worker(SharedDatabase *db)
+static void
+rouse_worker(SharedDatabase *db, bool call)
 {
-	bool expected;
+	bool expected = launcher_expected();
 	bool to_launcher = false;
 	bool gave_up = false;
 
-	/*
-	 * Called and not yet looked: it will see, after it has taken the call, all
-	 * that was counted before we read this.
-	 */
-	pg_memory_barrier();
-	if (db->worker_called && db->worker_state == ES_WORKER_RUNNING)
-		return;
-
-	expected = launcher_expected();
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (call)
+		db->worker_called = true;
 	switch (db->worker_state)
 	{
 		case ES_WORKER_STARTING:
 		case ES_WORKER_RUNNING:
-			db->worker_called = true;
 			if (db->worker_latch != NULL)
 				SetLatch(db->worker_latch);
 			break;
@@ -348,6 +363,24 @@ es_wake_worker(SharedDatabase *db)
 		ConditionVariableBroadcast(&db->worker_changed);
 		ConditionVariableBroadcast(&db->drained);
 	}
+}
+
+void
+es_wake_worker(SharedDatabase *db)
+{
+	/*
+	 * Called and not yet looked: it will see, after it has taken the call, all
+	 * that was counted before we read this.
+	 */
+	pg_memory_barrier();
+	if (!db->worker_called || db->worker_state != ES_WORKER_RUNNING)
+		rouse_worker(db, true);
+}
+
+void
+es_nudge_worker(SharedDatabase *db)
+{
+	rouse_worker(db, false);
 }
 
 void

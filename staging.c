@@ -1,49 +1,35 @@
 /*
  * staging.c
- *		The unlogged staging table: admitting, writing and reading staged rows.
+ *		The unlogged staging table: admitting and writing rows.
  *
  * Staging is one logical table in ES_SEGMENTS unlogged tables of equal shape.
  * New rows go to the active segment.  Draining deletes rows, and space comes
- * back by truncating a segment as a whole once nobody can need its rows
- * (drain.c); nothing depends on vacuum.  The segments are ours alone, so they
- * are read and written directly, not through SPI.
+ * back by truncating a segment as a whole (segment.c); nothing depends on
+ * vacuum.  The segments are ours alone, so they are written directly, not
+ * through SPI.
  *
  * Each row has a sid, its place in staging order, and the first sid of its
  * transaction.  Rows of events and of view writes share that order.
  *
- * Plain MVCC makes every reader see each row once: the drain deletes staged
- * rows and inserts durable ones in one transaction, so a snapshot sees the one
- * or the other.  Within an aggregate the durable events come first.
+ * Opening: only the database worker opens staging, after it marked store_state
+ * dirty durably; that mark tells after a crash that something may be lost.  A
+ * writer announces its rows, then checks that staging is open; the worker
+ * closes it, then checks that nobody announced one.  So no row slips into
+ * closed staging.
  *
- * Opening: only the database worker opens staging (drain.c), after it marked
- * store_state dirty durably; that mark tells after a crash that something may
- * be lost.  A writer announces its row, then checks that staging is open; the
- * worker closes it, then checks that nobody announced one.  So no row slips
- * into closed staging.
- *
- * On a standby unlogged tables cannot be touched: readers skip staging.
- *
- * Called by event_store.c, view_store.c, log.c, replay.c, drain.c.
+ * Called by event_store.c, view_store.c, flush.c.
  */
 #include "event_store.h"
 
 #include "access/genam.h"
-#include "access/heaptoast.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
-#include "access/relscan.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/indexing.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
-#include "funcapi.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
-#include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* Waiters look again at least this often, in milliseconds. */
@@ -52,49 +38,11 @@
 /* A staged write is written through if staging did not open for so long. */
 #define OPEN_TIMEOUT_MS 10000
 
+/* View rows are inserted so many at a time. */
+#define VIEWS_AT_ONCE 64
+
 static uint32 wait_open;
 static uint32 wait_space;
-
-/* Columns of a segment, numbered from 1. */
-enum
-{
-	ST_SID = 1,
-	ST_TXN,
-	ST_KIND,
-	ST_NAME,	/* aggregate_type or view_name */
-	ST_KEY,		/* aggregate_id or view_key */
-	ST_ORDINAL, /* sequence, or for views the sid */
-	ST_EVENT_ID,
-	ST_EVENT_TYPE,
-	ST_SCHEMA_VERSION,
-	ST_PAYLOAD, /* or view_data; NULL = deleted */
-	ST_PAYLOAD_BYTES,
-	ST_METADATA,
-	ST_CORRELATION_ID,
-	ST_CAUSATION_ID,
-	ST_SAGA_ID,
-	ST_OCCURRED_AT,
-	ST_RECORDED_AT, /* when it was staged */
-	ST_VERSION,
-	ST_COLUMNS = ST_VERSION
-};
-
-/* Where each column of an event stands in a segment. */
-static const int event_column[EV_COLUMNS] = {0,
-											 ST_NAME,
-											 ST_KEY,
-											 ST_ORDINAL,
-											 ST_EVENT_ID,
-											 ST_EVENT_TYPE,
-											 ST_SCHEMA_VERSION,
-											 ST_PAYLOAD,
-											 ST_PAYLOAD_BYTES,
-											 ST_METADATA,
-											 ST_CORRELATION_ID,
-											 ST_CAUSATION_ID,
-											 ST_SAGA_ID,
-											 ST_OCCURRED_AT,
-											 ST_RECORDED_AT};
 
 /* ---------- admitting ---------- */
 
@@ -143,6 +91,7 @@ es_request_drain(SharedDatabase *db)
 static void
 wait_for_space(SharedDatabase *db)
 {
+	es_begin_blocked();
 	ConditionVariablePrepareToSleep(&db->drained);
 	while (es_staged_rows(db) >= (uint64) es_staging_limit &&
 		   es_staging_limit > 0 && !worker_impossible(db))
@@ -152,6 +101,7 @@ wait_for_space(SharedDatabase *db)
 									es_wait_event(&wait_space, "EventStoreSpace"));
 	}
 	ConditionVariableCancelSleep();
+	es_end_blocked();
 }
 
 Durability
@@ -171,13 +121,15 @@ es_admit(Durability wanted, int64 rows)
 				 errhint("Set shared_preload_libraries = 'event_store' and restart the server, or use durability 'durable'.")));
 	if (es_write_delay == 0 || es_staging_limit == 0)
 		return ES_DURABLE;
-	if (!wait_until_open(db))
+	/* what nobody drains would be lost however old it is */
+	if (worker_impossible(db) || !wait_until_open(db))
 		return ES_DURABLE;
 	if (es_staged_rows(db) < (uint64) es_staging_limit || es_holds_locks())
 		return ES_STAGED;
 	switch (es_on_staging_full)
 	{
 		case ES_FULL_ERROR:
+			es_count(ES_COUNT_REFUSED);
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_STAGING_FULL),
 					 errmsg("staging is full: " INT64_FORMAT
@@ -192,30 +144,10 @@ es_admit(Durability wanted, int64 rows)
 			return es_staged_rows(db) < (uint64) es_staging_limit ? ES_STAGED
 																  : ES_DURABLE;
 		default:
+			es_count(ES_COUNT_BYPASSED);
 			break;
 	}
 	return ES_DURABLE;
-}
-
-/*
- * Counters are read in the order that transaction.c describes.  While nothing
- * is known about staging since the server started, its tables are looked at.
- */
-bool
-es_may_have_staged(void)
-{
-	SharedDatabase *db;
-
-	if (RecoveryInProgress())
-		return false;
-	db = es_my_database();
-	if (db == NULL || db->staging_state == ES_STAGING_UNKNOWN ||
-		db->staging_table != es_store()->segments[0].table)
-		return true;
-	if (pg_atomic_read_u64(&db->uncommitted) > 0)
-		return true;
-	pg_memory_barrier();
-	return es_staged_rows(db) > 0;
 }
 
 int64
@@ -228,323 +160,199 @@ es_staging_epoch(void)
 
 /* ---------- writing ---------- */
 
-/* Opens the active segment so that it stays the active one while we write. */
-static Relation
-open_active_segment(SharedDatabase *db, int *segment)
+/* The active segment, open for writing. */
+typedef struct Writer
 {
-	for (;;)
-	{
-		Relation rel;
-
-		*segment = db->active_segment;
-		rel = table_open(es_store()->segments[*segment].table, RowExclusiveLock);
-		if (db->active_segment == *segment)
-			return rel;
-		/* the lock stays until commit, which does no harm */
-		table_close(rel, NoLock);
-	}
-}
-
-/* Writes one row; sid, txn and, for views, the ordinal are filled in here. */
-static void
-stage(Datum *values, bool *nulls, bool is_event)
-{
-	SharedDatabase *db = es_my_database();
-	Relation rel;
-	HeapTuple tuple;
+	SharedDatabase *db;
 	int segment;
-	int64 sid;
+	Relation table;
+	Relation by_key;
+	Relation by_event_id;
+	Relation by_txn;
+} Writer;
 
+/* Announces rows, and sees that staging is open from then on. */
+static void
+announce_rows(SharedDatabase *db, int64 rows)
+{
 	for (;;)
 	{
-		es_note_staging(db);
+		es_note_staging(db, rows);
 		pg_memory_barrier();
 		if (db->staging_state == ES_STAGING_OPEN &&
 			db->staging_table == es_store()->segments[0].table)
-			break;
-		es_unnote_staging(db);
+			return;
+		es_unnote_staging(db, rows);
 		if (!wait_until_open(db))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("staging was closed and no worker opens it again"),
 					 errhint("Look for the reason in the server log, or use durability 'durable'.")));
 	}
-	rel = open_active_segment(db, &segment);
-	sid = (int64) pg_atomic_fetch_add_u64(&db->next_sid, 1);
-	values[ST_SID - 1] = Int64GetDatum(sid);
-	values[ST_TXN - 1] = Int64GetDatum(es_own_txn(sid));
-	if (!is_event)
-		values[ST_ORDINAL - 1] = Int64GetDatum(sid);
-	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
-	CatalogTupleInsert(rel, tuple);
-	es_note_staged(segment, &tuple->t_self, is_event);
-	heap_freetuple(tuple);
-	table_close(rel, NoLock);
 }
 
-void
-es_stage_event(const EventRow *event)
+/* Opens the active segment so that it stays the active one while we write. */
+static void
+begin_writing(Writer *writer, int64 rows)
 {
-	Datum values[ST_COLUMNS];
-	bool nulls[ST_COLUMNS];
+	StagingSegment segment;
 
-	memset(values, 0, sizeof(values));
-	memset(nulls, false, sizeof(nulls));
-	values[ST_KIND - 1] = Int16GetDatum(ES_KIND_EVENT);
-	for (int i = EV_AGGREGATE_TYPE; i < EV_COLUMNS; i++)
+	writer->db = es_my_database();
+	announce_rows(writer->db, rows);
+	for (;;)
 	{
-		values[event_column[i] - 1] = event->values[i];
-		nulls[event_column[i] - 1] = event->nulls[i];
+		writer->segment = writer->db->active_segment;
+		segment = es_store()->segments[writer->segment];
+		writer->table = table_open(segment.table, RowExclusiveLock);
+		if (writer->db->active_segment == writer->segment)
+			break;
+		/* the lock stays until commit, which does no harm */
+		table_close(writer->table, NoLock);
 	}
-	nulls[ST_VERSION - 1] = true;
-	stage(values, nulls, true);
-}
-
-void
-es_stage_view(Datum view_name, Datum view_key, Datum view_data, bool deleted,
-			  bool has_version, int64 version)
-{
-	Datum values[ST_COLUMNS];
-	bool nulls[ST_COLUMNS];
-
-	memset(values, 0, sizeof(values));
-	memset(nulls, true, sizeof(nulls));
-	for (int i = ST_SID; i <= ST_ORDINAL; i++)
-		nulls[i - 1] = false;
-	values[ST_KIND - 1] = Int16GetDatum(ES_KIND_VIEW);
-	values[ST_NAME - 1] = view_name;
-	values[ST_KEY - 1] = view_key;
-	values[ST_PAYLOAD - 1] = view_data;
-	nulls[ST_PAYLOAD - 1] = deleted;
-	values[ST_RECORDED_AT - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[ST_RECORDED_AT - 1] = false;
-	values[ST_VERSION - 1] = Int64GetDatum(version);
-	nulls[ST_VERSION - 1] = !has_version;
-	stage(values, nulls, false);
-}
-
-/* ---------- reading ---------- */
-
-void
-es_staged_deform(HeapTuple tuple, TupleDesc desc, int segment, StagedRow *row)
-{
-	Datum values[ST_COLUMNS];
-	bool nulls[ST_COLUMNS];
-
-	heap_deform_tuple(tuple, desc, values, nulls);
-	row->sid = DatumGetInt64(values[ST_SID - 1]);
-	row->txn = DatumGetInt64(values[ST_TXN - 1]);
-	row->kind = (StagedKind) DatumGetInt16(values[ST_KIND - 1]);
-	row->staged_at = DatumGetTimestampTz(values[ST_RECORDED_AT - 1]);
-	row->own =
-		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
-	row->segment = segment;
-	row->tid = tuple->t_self;
-	row->tuple = tuple;
-	row->event.nulls[EV_GLOBAL_POSITION] = true;
-	row->event.values[EV_GLOBAL_POSITION] = (Datum) 0;
-	for (int i = EV_AGGREGATE_TYPE; i < EV_COLUMNS; i++)
-	{
-		row->event.values[i] = values[event_column[i] - 1];
-		row->event.nulls[i] = nulls[event_column[i] - 1];
-	}
-	row->view_name = values[ST_NAME - 1];
-	row->view_key = values[ST_KEY - 1];
-	row->view_data = nulls[ST_PAYLOAD - 1] ? (Datum) 0 : values[ST_PAYLOAD - 1];
-	row->has_version = !nulls[ST_VERSION - 1];
-	row->version = row->has_version ? DatumGetInt64(values[ST_VERSION - 1]) : 0;
-}
-
-/*
- * A scan over one index of all segments at once, in index order.  Each
- * segment's scan is a step ahead: next[] holds the row it comes to.
- */
-struct StagedScan
-{
-	LOCKMODE lockmode;
-	StagedOrder order;
-	ScanDirection direction;
-	MemoryContext context; /* of this and of next[] */
-	Relation tables[ES_SEGMENTS];
-	Relation indexes[ES_SEGMENTS];
-	SysScanDesc scans[ES_SEGMENTS]; /* NULL = nothing there */
-	HeapTuple next[ES_SEGMENTS];
-};
-
-static Oid
-segment_index(const StagingSegment *segment, StagedOrder order)
-{
-	switch (order)
-	{
-		case ES_BY_KEY:
-			return segment->by_key;
-		case ES_BY_EVENT_ID:
-			return segment->by_event_id;
-		default:
-			return segment->by_txn;
-	}
+	writer->by_key = index_open(segment.by_key, RowExclusiveLock);
+	writer->by_event_id = index_open(segment.by_event_id, RowExclusiveLock);
+	writer->by_txn = index_open(segment.by_txn, RowExclusiveLock);
 }
 
 static void
-advance(StagedScan *scan, int segment)
+end_writing(Writer *writer)
 {
-	HeapTuple tuple =
-		systable_getnext_ordered(scan->scans[segment], scan->direction);
-	MemoryContext caller = MemoryContextSwitchTo(scan->context);
-
-	if (!HeapTupleIsValid(tuple))
-		scan->next[segment] = NULL;
-	else if (HeapTupleHasExternal(tuple))
-		scan->next[segment] =
-			toast_flatten_tuple(tuple, RelationGetDescr(scan->tables[segment]));
-	else
-		scan->next[segment] = heap_copytuple(tuple);
-	MemoryContextSwitchTo(caller);
+	index_close(writer->by_txn, NoLock);
+	index_close(writer->by_event_id, NoLock);
+	index_close(writer->by_key, NoLock);
+	table_close(writer->table, NoLock);
 }
 
 /*
- * Starts a scan of all segments that have pages at all.  What it returns
- * is whole: the rows stay good after the segments are closed.
+ * Adds the entries of a row to one index.  The indexes are ours: plain btrees,
+ * none unique, which need no more than the values.
  */
-StagedScan *
-es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
-			   int nkeys, const ScanKeyData *keys, LOCKMODE lockmode)
+static void
+index_row(Writer *writer, Relation index, HeapTuple tuple,
+		  const AttrNumber *columns, int ncolumns)
 {
-	StagedScan *scan = palloc0(sizeof(StagedScan));
+	Datum values[ST_KEY_COLUMNS];
+	bool nulls[ST_KEY_COLUMNS];
 
-	scan->order = order;
-	scan->direction = direction;
-	scan->lockmode = lockmode;
-	scan->context = CurrentMemoryContext;
-	if (RecoveryInProgress())
-		return scan;
-	for (int i = 0; i < ES_SEGMENTS; i++)
-	{
-		StagingSegment segment = es_store()->segments[i];
-		Relation table = table_open(segment.table, lockmode);
-		ScanKeyData own_keys[3];
-
-		if (RelationGetNumberOfBlocks(table) == 0)
-		{
-			table_close(table, lockmode);
-			continue;
-		}
-		scan->tables[i] = table;
-		scan->indexes[i] =
-			index_open(segment_index(&segment, order), AccessShareLock);
-		/* the scan renumbers the keys it is given */
-		if (nkeys > 0)
-			memcpy(own_keys, keys, nkeys * sizeof(ScanKeyData));
-		scan->scans[i] = systable_beginscan_ordered(table, scan->indexes[i],
-													snapshot, nkeys, own_keys);
-		advance(scan, i);
-	}
-	return scan;
+	for (int i = 0; i < ncolumns; i++)
+		values[i] = heap_getattr(tuple, columns[i],
+								 RelationGetDescr(writer->table), &nulls[i]);
+	(void) index_insert(index, values, nulls, &tuple->t_self, writer->table,
+						UNIQUE_CHECK_NO, false, NULL);
 }
 
-static int
-compare_column(HeapTuple a, HeapTuple b, TupleDesc desc, int column)
+/* Inserts rows into the segment; sets where they are. */
+static void
+insert_rows(Writer *writer, HeapTuple *tuples, int count)
 {
-	bool isnull;
-	Datum x = heap_getattr(a, column, desc, &isnull);
-	Datum y = heap_getattr(b, column, desc, &isnull);
+	CommandId command = GetCurrentCommandId(true);
+	TupleTableSlot **slots;
 
-	if (column == ST_KEY)
-		return DatumGetInt32(DirectFunctionCall2Coll(bttextcmp, C_COLLATION_OID,
-													 x, y));
-	return DatumGetInt64(x) < DatumGetInt64(y)	 ? -1
-		   : DatumGetInt64(x) > DatumGetInt64(y) ? 1
-												 : 0;
+	if (count == 1)
+	{
+		heap_insert(writer->table, tuples[0], command, 0, NULL);
+		return;
+	}
+	slots = palloc_array(TupleTableSlot *, count);
+	for (int i = 0; i < count; i++)
+	{
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(writer->table),
+											&TTSOpsHeapTuple);
+		/* the slot owns it, so that it is not copied */
+		ExecStoreHeapTuple(heap_copytuple(tuples[i]), slots[i], true);
+	}
+	heap_multi_insert(writer->table, slots, count, command, 0, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		tuples[i]->t_self = slots[i]->tts_tid;
+		ExecDropSingleTupleTableSlot(slots[i]);
+	}
+	pfree(slots);
 }
 
-/* Compares two rows in the order of the scan; its leading keys are equal. */
-static int
-compare_tuples(const StagedScan *scan, HeapTuple a, HeapTuple b, TupleDesc desc)
+/* Writes rows and remembers them for the end of the transaction. */
+static void
+write_rows(Writer *writer, HeapTuple *tuples, int count)
 {
-	int result;
+	static const AttrNumber key[] = {ST_KIND, ST_NAME, ST_KEY, ST_ORDINAL};
+	static const AttrNumber event_id[] = {ST_EVENT_ID};
+	static const AttrNumber txn[] = {ST_TXN, ST_SID};
+	TupleDesc desc = RelationGetDescr(writer->table);
 
-	if (scan->order == ES_BY_EVENT_ID)
-		return 0;
-	result =
-		compare_column(a, b, desc, scan->order == ES_BY_KEY ? ST_KEY : ST_TXN);
-	if (result == 0)
-		result = compare_column(a, b, desc,
-								scan->order == ES_BY_KEY ? ST_ORDINAL : ST_SID);
-	return ScanDirectionIsBackward(scan->direction) ? -result : result;
+	insert_rows(writer, tuples, count);
+	for (int i = 0; i < count; i++)
+	{
+		StagedRow row;
+
+		es_deform_staged(tuples[i], desc, writer->segment, &row);
+		index_row(writer, writer->by_key, tuples[i], key, lengthof(key));
+		if (row.kind == ES_KIND_EVENT)
+			index_row(writer, writer->by_event_id, tuples[i], event_id,
+					  lengthof(event_id));
+		index_row(writer, writer->by_txn, tuples[i], txn, lengthof(txn));
+		es_note_staged(&row);
+		heap_freetuple(tuples[i]);
+	}
 }
 
-bool
-es_staged_next(StagedScan *scan, StagedRow *row)
+/* Takes the next sids; returns the first. */
+static int64
+take_sids(SharedDatabase *db, int64 count)
 {
-	int best = -1;
-	HeapTuple tuple;
-
-	for (int i = 0; i < ES_SEGMENTS; i++)
-	{
-		if (scan->next[i] != NULL &&
-			(best < 0 || compare_tuples(scan, scan->next[i], scan->next[best],
-										RelationGetDescr(scan->tables[i])) < 0))
-			best = i;
-	}
-	if (best < 0)
-		return false;
-	tuple = scan->next[best];
-	/* a caller may go from row to row in a context that it resets */
-	if (scan->context != CurrentMemoryContext)
-	{
-		tuple = heap_copytuple(tuple);
-		heap_freetuple(scan->next[best]);
-	}
-	es_staged_deform(tuple, RelationGetDescr(scan->tables[best]), best, row);
-	advance(scan, best);
-	return true;
+	return (int64) pg_atomic_fetch_add_u64(&db->next_sid, count);
 }
 
 void
-es_staged_end(StagedScan *scan)
+es_stage_events(EventRow **rows, const int *groups, int ngroups, int count)
 {
-	for (int i = 0; i < ES_SEGMENTS; i++)
+	Writer writer;
+	int window = Min(count, ES_WINDOW_EVENTS);
+	HeapTuple *tuples = palloc_array(HeapTuple, window);
+	int *open_runs = palloc_extended(ngroups * sizeof(int), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < ngroups; i++)
+		open_runs[i] = -1;
+	begin_writing(&writer, count);
+	for (int start = 0, size; start < count; start += size)
 	{
-		if (scan->scans[i] == NULL)
-			continue;
-		systable_endscan_ordered(scan->scans[i]);
-		index_close(scan->indexes[i], AccessShareLock);
-		/* who writes keeps its lock until commit */
-		table_close(scan->tables[i],
-					scan->lockmode == AccessShareLock ? AccessShareLock : NoLock);
+		Size bytes = 0;
+		int64 sid;
+
+		CHECK_FOR_INTERRUPTS();
+		for (size = 0;
+			 size < window && start + size < count && bytes < ES_CHUNK_BYTES;
+			 size++)
+			bytes += es_event_size(rows[start + size]);
+		sid = take_sids(writer.db, size);
+		write_rows(&writer, tuples,
+				   es_form_runs(RelationGetDescr(writer.table), sid,
+								es_own_txn(sid), rows + start,
+								groups == NULL ? NULL : groups + start, size,
+								open_runs, tuples));
 	}
-	pfree(scan);
+	end_writing(&writer);
+	pfree(open_runs);
+	pfree(tuples);
 }
 
-StagedScan *
-es_staged_begin(StagedKind kind, Datum name, Datum key, Snapshot snapshot,
-				bool backward)
+void
+es_stage_views(const ViewWrite *writes, int count)
 {
-	ScanKeyData keys[3];
+	Writer writer;
+	HeapTuple tuples[VIEWS_AT_ONCE];
 
-	ScanKeyInit(&keys[0], ST_KIND, BTEqualStrategyNumber, F_INT2EQ,
-				Int16GetDatum(kind));
-	ScanKeyInit(&keys[1], ST_NAME, BTEqualStrategyNumber, F_TEXTEQ, name);
-	if (key != (Datum) 0)
-		ScanKeyInit(&keys[2], ST_KEY, BTEqualStrategyNumber, F_TEXTEQ, key);
-	return es_staged_scan(ES_BY_KEY,
-						  backward ? BackwardScanDirection : ForwardScanDirection,
-						  snapshot, key != (Datum) 0 ? 3 : 2, keys,
-						  AccessShareLock);
-}
+	begin_writing(&writer, count);
+	for (int start = 0, size; start < count; start += size)
+	{
+		int64 sid;
 
-bool
-es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, StagedRow *row)
-{
-	ScanKeyData key;
-	StagedScan *scan;
-	bool found;
-
-	ScanKeyInit(&key, ST_EVENT_ID, BTEqualStrategyNumber, F_UUID_EQ,
-				UUIDPGetDatum(event_id));
-	scan = es_staged_scan(ES_BY_EVENT_ID, ForwardScanDirection, snapshot, 1,
-						  &key, AccessShareLock);
-	found = es_staged_next(scan, row);
-	es_staged_end(scan);
-	return found;
+		CHECK_FOR_INTERRUPTS();
+		size = Min(count - start, VIEWS_AT_ONCE);
+		sid = take_sids(writer.db, size);
+		for (int i = 0; i < size; i++)
+			tuples[i] = es_form_view(RelationGetDescr(writer.table), sid + i,
+									 es_own_txn(sid), &writes[start + i]);
+		write_rows(&writer, tuples, size);
+	}
+	end_writing(&writer);
 }

@@ -28,9 +28,18 @@ typedef struct DrainNote
 {
 	int64 events;
 	int64 views;
-	uint64 request; /* the request it fulfilled; 0 = none */
+	uint32 segments; /* that rows were moved from, a bit each */
+	uint64 request;	 /* the request it fulfilled; 0 = none */
+	RoundMetrics metrics;
 	SubTransactionId subtransaction;
 } DrainNote;
+
+/* The position of an event at which a snapshot is due. */
+typedef struct DueSnapshot
+{
+	int64 position;
+	SubTransactionId subtransaction;
+} DueSnapshot;
 
 /* Everything about the current top-level transaction; all zero in between. */
 typedef struct Transaction
@@ -49,9 +58,15 @@ typedef struct Transaction
 	DrainNote *drains; /* rounds run by this transaction */
 	int ndrains;
 
+	DueSnapshot *due; /* room for ES_DUE_SNAPSHOTS */
+	int ndue;
+
 	SubTransactionId draining_in; /* that moves rows right now, or invalid */
 	bool opens;					  /* opens staging, with what follows */
 	StagingOpening opening;
+	bool rotates; /* to this segment */
+	int rotates_to;
+	FullTransactionId xid; /* of the rounds, the opening, the rotation */
 } Transaction;
 
 static Transaction current;
@@ -71,7 +86,7 @@ publish_staged(SharedDatabase *db)
 		if (current.rows[i].moved_in != InvalidSubTransactionId)
 			continue;
 		if (current.rows[i].is_event)
-			events++;
+			events += current.rows[i].count;
 		else
 			views++;
 	}
@@ -96,11 +111,25 @@ publish_staged(SharedDatabase *db)
 		current.wake = true;
 }
 
+/* Remembers that rows of some segments are gone from this transaction on. */
+static void
+publish_emptied(SharedDatabase *db, uint32 segments)
+{
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		if (segments & (1 << i) &&
+			FullTransactionIdPrecedes(db->segments[i].emptied, current.xid))
+			db->segments[i].emptied = current.xid;
+	}
+}
+
 /* Takes off what this transaction moved and lets waiters look again. */
 static void
 publish_drained(SharedDatabase *db)
 {
 	uint64 request = 0;
+	int64 moved = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < current.ndrains; i++)
 	{
@@ -112,13 +141,18 @@ publish_drained(SharedDatabase *db)
 			pg_atomic_fetch_sub_u64(&db->staged_views, note->views);
 		}
 		request = Max(request, note->request);
+		moved += note->events + note->views;
+		es_count_round(db, note->events, note->views, &note->metrics);
 	}
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	db->last_drain_at = GetCurrentTimestamp();
+	for (int i = 0; i < current.ndrains; i++)
+		publish_emptied(db, current.drains[i].segments);
+	if (moved > 0)
+		db->last_drain_at = now;
 	db->first_staged_at = pg_atomic_read_u64(&db->staged_events) +
 									  pg_atomic_read_u64(&db->staged_views) >
 								  0
-							  ? db->last_drain_at
+							  ? now
 							  : 0;
 	/* who counted its rows before it could see that we forgot about others */
 	pg_memory_barrier();
@@ -126,7 +160,7 @@ publish_drained(SharedDatabase *db)
 											pg_atomic_read_u64(&db->staged_views) >
 										0)
 	{
-		db->first_staged_at = db->last_drain_at;
+		db->first_staged_at = now;
 		current.wake = true;
 	}
 	if (request > pg_atomic_read_u64(&db->drains_done))
@@ -135,16 +169,43 @@ publish_drained(SharedDatabase *db)
 	ConditionVariableBroadcast(&db->drained);
 }
 
+/* Marks a segment as used before the first row can get there. */
+static void
+publish_rotation(SharedDatabase *db, int segment)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	db->segments[segment].used = true;
+	db->segments[segment].opened = current.xid;
+	db->segments[segment].emptied = InvalidFullTransactionId;
+	pg_memory_barrier();
+	db->active_segment = segment;
+	LWLockRelease(db->lock);
+}
+
 static void
 publish_opened(SharedDatabase *db)
 {
 	const StagingOpening *o = &current.opening;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (db->staging_table != o->table)
+	{
+		/* those of another CREATE EXTENSION */
+		memset(db->segments, 0, sizeof(db->segments));
+		db->lost_count = 0;
+	}
 	db->staging_table = o->table;
 	db->staging_epoch = o->epoch;
 	db->active_segment = o->active_segment;
-	db->dead_letters_possible = o->dead_letters;
+	for (int i = 0; i < ES_SEGMENTS; i++)
+		db->segments[i].used = db->segments[i].used || (o->used & (1 << i)) != 0;
+	if (!db->segments[o->active_segment].used)
+	{
+		db->segments[o->active_segment].used = true;
+		db->segments[o->active_segment].opened = current.xid;
+	}
+	db->dead_letters_possible = o->dead_letters > 0;
+	es_set_dead_letters(db, o->dead_letters);
 	db->last_drain_at = o->last_drain_at;
 	pg_atomic_write_u64(&db->next_sid, o->next_sid);
 	pg_atomic_write_u64(&db->staged_events, o->events);
@@ -154,6 +215,21 @@ publish_opened(SharedDatabase *db)
 	db->staging_state = ES_STAGING_OPEN;
 	LWLockRelease(db->lock);
 	ConditionVariableBroadcast(&db->drained);
+}
+
+/* Leaves hints for the worker where there is room. */
+static void
+publish_due_snapshots(SharedDatabase *db)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < current.ndue && db->due_count < ES_DUE_SNAPSHOTS; i++)
+	{
+		int place = (db->first_due + db->due_count++) % ES_DUE_SNAPSHOTS;
+
+		db->due_snapshots[place] = current.due[i].position;
+	}
+	LWLockRelease(db->lock);
+	es_nudge_worker(db);
 }
 
 static void
@@ -171,8 +247,12 @@ end_transaction(bool committed)
 			publish_staged(db);
 		if (committed && current.opens)
 			publish_opened(db);
+		if (committed && current.rotates)
+			publish_rotation(db, current.rotates_to);
 		if (committed && current.ndrains > 0)
 			publish_drained(db);
+		if (committed && current.ndue > 0)
+			publish_due_snapshots(db);
 		if (current.uncommitted > 0)
 		{
 			pg_memory_barrier();
@@ -233,6 +313,8 @@ subtransaction_ended(SubXactEvent event, SubTransactionId id,
 	while (current.ndrains > 0 &&
 		   current.drains[current.ndrains - 1].subtransaction >= id)
 		current.ndrains--;
+	while (current.ndue > 0 && current.due[current.ndue - 1].subtransaction >= id)
+		current.ndue--;
 }
 
 static Transaction *
@@ -277,6 +359,20 @@ es_note_wake(void)
 	transaction()->wake = true;
 }
 
+void
+es_note_snapshot_due(int64 position)
+{
+	Transaction *t = transaction();
+
+	if (t->due == NULL)
+		t->due = MemoryContextAlloc(TopTransactionContext,
+									ES_DUE_SNAPSHOTS * sizeof(DueSnapshot));
+	if (t->ndue == ES_DUE_SNAPSHOTS)
+		return;
+	t->due[t->ndue].position = position;
+	t->due[t->ndue++].subtransaction = GetCurrentSubTransactionId();
+}
+
 /* The number that names this transaction in staging: its first sid. */
 int64
 es_own_txn(int64 sid)
@@ -288,24 +384,22 @@ es_own_txn(int64 sid)
 	return t->txn;
 }
 
-/* Announces a row before it is inserted. */
 void
-es_note_staging(SharedDatabase *db)
+es_note_staging(SharedDatabase *db, int64 rows)
 {
-	transaction()->uncommitted++;
-	pg_atomic_fetch_add_u64(&db->uncommitted, 1);
-}
-
-/* Takes that back when the row will not be inserted now. */
-void
-es_unnote_staging(SharedDatabase *db)
-{
-	transaction()->uncommitted--;
-	pg_atomic_fetch_sub_u64(&db->uncommitted, 1);
+	transaction()->uncommitted += rows;
+	pg_atomic_fetch_add_u64(&db->uncommitted, rows);
 }
 
 void
-es_note_staged(int segment, ItemPointer tid, bool is_event)
+es_unnote_staging(SharedDatabase *db, int64 rows)
+{
+	transaction()->uncommitted -= rows;
+	pg_atomic_fetch_sub_u64(&db->uncommitted, rows);
+}
+
+void
+es_note_staged(const StagedRow *staged)
 {
 	Transaction *t = transaction();
 	OwnRow *row;
@@ -321,9 +415,11 @@ es_note_staged(int segment, ItemPointer tid, bool is_event)
 					  : repalloc_huge(t->rows, size);
 	}
 	row = &t->rows[t->nrows++];
-	row->segment = segment;
-	row->tid = *tid;
-	row->is_event = is_event;
+	row->sid = staged->sid;
+	row->count = staged->count;
+	row->segment = staged->segment;
+	row->tid = staged->tid;
+	row->is_event = staged->kind == ES_KIND_EVENT;
 	row->subtransaction = GetCurrentSubTransactionId();
 	row->moved_in = InvalidSubTransactionId;
 	t->wrote = true;
@@ -338,7 +434,7 @@ es_own_rows(int *count)
 }
 
 void
-es_note_drained(int64 events, int64 views, uint64 request)
+es_note_drained(int64 events, int64 views, uint32 segments, uint64 request)
 {
 	Transaction *t = transaction();
 	Size size = (t->ndrains + 1) * sizeof(DrainNote);
@@ -350,8 +446,12 @@ es_note_drained(int64 events, int64 views, uint64 request)
 	note = &t->drains[t->ndrains++];
 	note->events = events;
 	note->views = views;
+	note->segments = segments;
 	note->request = request;
+	es_describe_round(&note->metrics);
 	note->subtransaction = GetCurrentSubTransactionId();
+	if (segments != 0)
+		t->xid = GetTopFullTransactionId();
 	t->wrote = true;
 }
 
@@ -379,4 +479,15 @@ es_note_opening(const StagingOpening *opening)
 
 	t->opens = true;
 	t->opening = *opening;
+	t->xid = GetTopFullTransactionId();
+}
+
+void
+es_note_rotation(int segment)
+{
+	Transaction *t = transaction();
+
+	t->rotates = true;
+	t->rotates_to = segment;
+	t->xid = GetTopFullTransactionId();
 }

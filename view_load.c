@@ -47,20 +47,21 @@ es_load_view(PG_FUNCTION_ARGS)
 	MemoryContext caller = CurrentMemoryContext;
 	Datum arguments[2];
 	Datum data = (Datum) 0;
+	bool staged;
 	StagedRow row;
 	OwnerScope scope;
+	StagedRead read;
 
+	es_begin_call(ES_CALL_LOAD_VIEW);
 	arguments[0] = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	arguments[1] = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
 
-	if (es_find_staged_view(arguments[0], arguments[1], true, &row))
-	{
-		if (row.view_data == (Datum) 0)
-			PG_RETURN_NULL();
-		PG_RETURN_DATUM(row.view_data);
-	}
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	staged = es_find_staged_view(arguments[0], arguments[1], true, &row);
+	if (staged)
+		data = row.view_data;
 	es_begin_read(&scope);
-	if (es_execute(&load, arguments, NULL, true, SPI_OK_SELECT) > 0)
+	if (!staged && es_execute(&load, arguments, NULL, true, SPI_OK_SELECT) > 0)
 	{
 		bool isnull;
 		Datum value = SPI_getbinval(SPI_tuptable->vals[0],
@@ -71,6 +72,8 @@ es_load_view(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(spi);
 	}
 	es_end(&scope);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_VIEW, data != (Datum) 0 ? 1 : 0);
 	if (data == (Datum) 0)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(data);
@@ -104,7 +107,7 @@ add_staged(StagedViews *staged, const StagedRow *row)
 	StagedView *view;
 
 	if (staged->count > 0 &&
-		es_compare_keys(staged->rows[staged->count - 1].key, row->view_key) == 0)
+		es_compare_keys(staged->rows[staged->count - 1].key, row->key) == 0)
 		return;
 	if (staged->count == staged->size)
 	{
@@ -113,7 +116,7 @@ add_staged(StagedViews *staged, const StagedRow *row)
 									 (Size) staged->size * sizeof(StagedView));
 	}
 	view = &staged->rows[staged->count++];
-	view->key = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->view_key));
+	view->key = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->key));
 	view->deleted = row->view_data == (Datum) 0;
 	view->data = (Datum) 0;
 	if (staged->with_data && !view->deleted)
@@ -150,10 +153,10 @@ collect_all(StagedViews *staged, Datum view_name)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (staged->after_key != (Datum) 0 &&
-			es_compare_keys(row.view_key, staged->after_key) <= 0)
+			es_compare_keys(row.key, staged->after_key) <= 0)
 			break;
 		add_staged(staged, &row);
-		heap_freetuple(row.tuple);
+		es_staged_free(&row);
 	}
 	es_staged_end(scan);
 	reverse_staged(staged);
@@ -258,9 +261,11 @@ read_views(FunctionCallInfo fcinfo, KeptPlan *plan, StagedViews *staged,
 	char nulls[4] = {' ', ' ', ' ', ' '};
 	Tuplestorestate *durable = result->setResult;
 	OwnerScope scope;
+	StagedRead read;
 
 	staged->size = 64;
 	staged->rows = palloc_array(StagedView, staged->size);
+	es_begin_staged_read(&read, GetActiveSnapshot());
 	if (keys == NULL)
 		collect_all(staged, view_name);
 	else
@@ -282,12 +287,19 @@ read_views(FunctionCallInfo fcinfo, KeptPlan *plan, StagedViews *staged,
 	es_begin_read(&scope);
 	es_execute_into(plan, arguments, nulls, durable);
 	es_end(&scope);
+	es_end_staged_read(&read);
 	if (staged->count > 0)
 	{
 		merge_views(result, durable, staged,
 					max_count == PG_INT32_MAX ? PG_INT64_MAX : max_count);
 		tuplestore_end(durable);
 	}
+}
+
+static int64
+rows_returned(FunctionCallInfo fcinfo)
+{
+	return tuplestore_tuple_count(((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
 }
 
 /* load_views(view_name, view_keys, after_key, max_count) */
@@ -317,6 +329,7 @@ es_load_views(PG_FUNCTION_ARGS)
 	int nkeys = -1;
 	int64 max_count = PG_INT32_MAX;
 
+	es_begin_call(ES_CALL_LOAD_VIEWS);
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	if (!PG_ARGISNULL(1))
 		es_array_argument(fcinfo, 1, "view_keys", false, &nkeys, &keys, NULL);
@@ -333,6 +346,7 @@ es_load_views(PG_FUNCTION_ARGS)
 		read_views(fcinfo, &load_all, &staged, view_name, NULL, 0, max_count);
 	else if (nkeys > 0)
 		read_views(fcinfo, &load_some, &staged, view_name, keys, nkeys, max_count);
+	es_end_call(ES_CALL_LOAD_VIEWS, rows_returned(fcinfo));
 	return (Datum) 0;
 }
 
@@ -350,8 +364,10 @@ es_load_view_keys(PG_FUNCTION_ARGS)
 	StagedViews staged = {.with_data = false};
 	Datum view_name;
 
+	es_begin_call(ES_CALL_LOAD_VIEW_KEYS);
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	read_views(fcinfo, &load_keys, &staged, view_name, NULL, 0, PG_INT32_MAX);
+	es_end_call(ES_CALL_LOAD_VIEW_KEYS, rows_returned(fcinfo));
 	return (Datum) 0;
 }

@@ -294,14 +294,13 @@ es_find_staged_view(Datum view_name, Datum view_key, bool newest, StagedRow *row
 	return found;
 }
 
-/* What a snapshot knows of all keys of a call, which share one view. */
+/* What the active snapshot knows of all keys of a call, which share one view. */
 static Known *
-find_known(const ViewWrite *writes, int count, Snapshot snapshot, bool staged)
+find_known(const ViewWrite *writes, int count, bool staged)
 {
 	Known *known = palloc0_array(Known, count);
 	MemoryContext scratch;
 
-	PushActiveSnapshot(snapshot);
 	for (int start = 0; start < count; start += ES_CHUNK_ROWS)
 		find_durable(writes + start, Min(ES_CHUNK_ROWS, count - start),
 					 known + start);
@@ -326,7 +325,6 @@ find_known(const ViewWrite *writes, int count, Snapshot snapshot, bool staged)
 		MemoryContextReset(scratch);
 	}
 	MemoryContextDelete(scratch);
-	PopActiveSnapshot();
 	return known;
 }
 
@@ -353,17 +351,40 @@ is_accepted(const ViewWrite *write, const Known *known)
 		   write->version > known->version;
 }
 
+/* Whether the version rule accepts all of them whatever is known. */
+static bool
+always_accepted(const ViewWrite *writes, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (writes[i].has_version || writes[i].view_data == (Datum) 0)
+			return false;
+	}
+	return true;
+}
+
 /* Stages what the version rule accepts.  The keys are locked. */
 static int64
-stage_views(const ViewWrite *writes, int count, bool staged)
+stage_views(const ViewWrite *writes, int count)
 {
-	Known *known = find_known(writes, count, GetLatestSnapshot(), staged);
-	int64 changed = 0;
+	Known *known = NULL;
+	ViewWrite *accepted = palloc_array(ViewWrite, count);
+	StagedRead read;
+	int changed = 0;
+
+	if (IsolationUsesXactSnapshot() || !always_accepted(writes, count))
+	{
+		known = find_known(writes, count, es_begin_latest_read(&read));
+		es_end_staged_read(&read);
+	}
 
 	if (IsolationUsesXactSnapshot())
 	{
-		/* this snapshot is older, so what es_may_have_staged says is not for it */
-		Known *seen = find_known(writes, count, GetTransactionSnapshot(), true);
+		Known *seen;
+
+		es_begin_staged_read(&read, GetTransactionSnapshot());
+		seen = find_known(writes, count, true);
+		es_end_staged_read(&read);
 
 		for (int i = 0; i < count; i++)
 		{
@@ -374,19 +395,16 @@ stage_views(const ViewWrite *writes, int count, bool staged)
 	}
 	for (int i = 0; i < count; i++)
 	{
-		const ViewWrite *w = &writes[i];
-
-		CHECK_FOR_INTERRUPTS();
-		if (!is_accepted(w, &known[i]))
-			continue;
-		es_stage_view(w->view_name, w->view_key, w->view_data,
-					  w->view_data == (Datum) 0, w->has_version, w->version);
-		changed++;
+		if (known == NULL || is_accepted(&writes[i], &known[i]))
+			accepted[changed++] = writes[i];
 	}
 	/* the next call of the same command looks at these rows */
 	if (changed > 0)
+	{
+		es_stage_views(accepted, changed);
 		CommandCounterIncrement();
-	pfree(known);
+	}
+	pfree(accepted);
 	return changed;
 }
 
@@ -403,9 +421,10 @@ settle_others(const ViewWrite *writes, int count)
 		AllocSetContextCreate(CurrentMemoryContext, "event_store views",
 							  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(scratch);
+	StagedRead read;
 	bool others = false;
 
-	PushActiveSnapshot(GetLatestSnapshot());
+	es_begin_staged_read(&read, NULL);
 	for (int i = 0; !others && i < count; i++)
 	{
 		StagedRow row;
@@ -416,7 +435,7 @@ settle_others(const ViewWrite *writes, int count)
 				 !row.own;
 		MemoryContextReset(scratch);
 	}
-	PopActiveSnapshot();
+	es_end_staged_read(&read);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(scratch);
 
@@ -431,7 +450,6 @@ write_views(const ViewWrite *writes, int count, Durability wanted)
 {
 	Durability durability;
 	uint64 *hashes;
-	bool staged;
 
 	if (count == 0)
 		return 0;
@@ -444,10 +462,9 @@ write_views(const ViewWrite *writes, int count, Durability wanted)
 	es_lock_pairs(ES_LOCK_VIEW_KEY, hashes, count);
 	pfree(hashes);
 
-	staged = es_may_have_staged();
 	if (durability == ES_STAGED)
-		return stage_views(writes, count, staged);
-	if (staged)
+		return stage_views(writes, count);
+	if (es_may_have_staged())
 		settle_others(writes, count);
 	es_move_own_rows();
 	return es_write_views(writes, count, false);
@@ -462,7 +479,9 @@ es_put_view(PG_FUNCTION_ARGS)
 {
 	ViewWrite write = {0};
 	Durability wanted;
+	int64 changed;
 
+	es_begin_call(ES_CALL_PUT_VIEW);
 	PreventCommandIfReadOnly("put_view()");
 	write.view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	write.view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
@@ -475,7 +494,9 @@ es_put_view(PG_FUNCTION_ARGS)
 		write.version = PG_GETARG_INT64(3);
 	wanted = es_durability_argument(fcinfo, 4);
 
-	PG_RETURN_BOOL(write_views(&write, 1, wanted) > 0);
+	changed = write_views(&write, 1, wanted);
+	es_end_call(ES_CALL_PUT_VIEW, changed);
+	PG_RETURN_BOOL(changed > 0);
 }
 
 /* A row of put_views and its place in the arrays. */
@@ -527,7 +548,9 @@ es_put_views(PG_FUNCTION_ARGS)
 	PlacedWrite *placed;
 	ViewWrite *writes;
 	Durability wanted;
+	int64 changed;
 
+	es_begin_call(ES_CALL_PUT_VIEWS);
 	PreventCommandIfReadOnly("put_views()");
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	es_array_argument(fcinfo, 1, "view_keys", false, &count, &keys, NULL);
@@ -562,7 +585,9 @@ es_put_views(PG_FUNCTION_ARGS)
 	count = order_writes(placed, count, writes);
 	pfree(placed);
 
-	PG_RETURN_INT64(write_views(writes, count, wanted));
+	changed = write_views(writes, count, wanted);
+	es_end_call(ES_CALL_PUT_VIEWS, changed);
+	PG_RETURN_INT64(changed);
 }
 
 /* delete_view(view_name, view_key, durability): whether there was a row. */
@@ -571,34 +596,39 @@ es_delete_view(PG_FUNCTION_ARGS)
 {
 	ViewWrite write = {0};
 	Durability wanted;
+	int64 changed;
 
+	es_begin_call(ES_CALL_DELETE_VIEW);
 	PreventCommandIfReadOnly("delete_view()");
 	write.view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	write.view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
 	wanted = es_durability_argument(fcinfo, 2);
 
-	PG_RETURN_BOOL(write_views(&write, 1, wanted) > 0);
+	changed = write_views(&write, 1, wanted);
+	es_end_call(ES_CALL_DELETE_VIEW, changed);
+	PG_RETURN_BOOL(changed > 0);
 }
 
 /* Whether others have staged rows of any key of a view. */
 static bool
 others_staged(Datum view_name)
 {
+	StagedRead read;
 	StagedScan *scan;
 	StagedRow row;
 	bool others = false;
 
-	PushActiveSnapshot(GetLatestSnapshot());
+	es_begin_staged_read(&read, NULL);
 	scan = es_staged_begin(ES_KIND_VIEW, view_name, (Datum) 0,
 						   GetActiveSnapshot(), false);
 	while (!others && es_staged_next(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
 		others = !row.own;
-		heap_freetuple(row.tuple);
+		es_staged_free(&row);
 	}
 	es_staged_end(scan);
-	PopActiveSnapshot();
+	es_end_staged_read(&read);
 	return others;
 }
 
@@ -629,6 +659,7 @@ es_clear_view(PG_FUNCTION_ARGS)
 	OwnerScope scope;
 	int64 removed;
 
+	es_begin_call(ES_CALL_CLEAR_VIEW);
 	PreventCommandIfReadOnly("clear_view()");
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 
@@ -648,5 +679,6 @@ es_clear_view(PG_FUNCTION_ARGS)
 		PopActiveSnapshot();
 	}
 	es_end(&scope);
+	es_end_call(ES_CALL_CLEAR_VIEW, removed);
 	PG_RETURN_INT64(removed);
 }

@@ -1,7 +1,8 @@
 -- staging: the unlogged segments, what drains them and what it leaves behind
 
--- kind 1 = event, 2 = view write (payload NULL = delete). Written and read from C
--- only, as ordinary heap tuples, so their shape is also that of staging.c.
+-- kind 1 = a run of events (see staged_row.c), 2 = view write (view_data NULL =
+-- delete). Written and read from C only, as ordinary heap tuples, so their shape is
+-- also that of staged_row.c.
 CREATE UNLOGGED TABLE event_store.staging_0 (
     sid bigint NOT NULL,
     txn bigint NOT NULL,
@@ -9,17 +10,11 @@ CREATE UNLOGGED TABLE event_store.staging_0 (
     name text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL,
     ordinal bigint NOT NULL,
+    count int NOT NULL,
     event_id uuid,
-    event_type text COLLATE "C",
-    schema_version int,
-    payload jsonb,
-    payload_bytes bytea,
-    metadata jsonb,
-    correlation_id text COLLATE "C",
-    causation_id text COLLATE "C",
-    saga_id text COLLATE "C",
-    occurred_at timestamptz,
+    events bytea,
     recorded_at timestamptz NOT NULL,
+    view_data jsonb,
     version bigint
 ) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
 CREATE UNLOGGED TABLE event_store.staging_1 (LIKE event_store.staging_0)
@@ -28,32 +23,55 @@ CREATE UNLOGGED TABLE event_store.staging_2 (LIKE event_store.staging_0)
     WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
 CREATE UNLOGGED TABLE event_store.staging_3 (LIKE event_store.staging_0)
     WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_4 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_5 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_6 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE event_store.staging_7 (LIKE event_store.staging_0)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
 CREATE INDEX staging_0_key_idx ON event_store.staging_0 (kind, name, key, ordinal);
-CREATE INDEX staging_0_event_id_idx ON event_store.staging_0 (event_id);
+CREATE INDEX staging_0_event_id_idx ON event_store.staging_0 (event_id) WHERE event_id IS NOT NULL;
 CREATE INDEX staging_0_txn_idx ON event_store.staging_0 (txn, sid);
 CREATE INDEX staging_1_key_idx ON event_store.staging_1 (kind, name, key, ordinal);
-CREATE INDEX staging_1_event_id_idx ON event_store.staging_1 (event_id);
+CREATE INDEX staging_1_event_id_idx ON event_store.staging_1 (event_id) WHERE event_id IS NOT NULL;
 CREATE INDEX staging_1_txn_idx ON event_store.staging_1 (txn, sid);
 CREATE INDEX staging_2_key_idx ON event_store.staging_2 (kind, name, key, ordinal);
-CREATE INDEX staging_2_event_id_idx ON event_store.staging_2 (event_id);
+CREATE INDEX staging_2_event_id_idx ON event_store.staging_2 (event_id) WHERE event_id IS NOT NULL;
 CREATE INDEX staging_2_txn_idx ON event_store.staging_2 (txn, sid);
 CREATE INDEX staging_3_key_idx ON event_store.staging_3 (kind, name, key, ordinal);
-CREATE INDEX staging_3_event_id_idx ON event_store.staging_3 (event_id);
+CREATE INDEX staging_3_event_id_idx ON event_store.staging_3 (event_id) WHERE event_id IS NOT NULL;
 CREATE INDEX staging_3_txn_idx ON event_store.staging_3 (txn, sid);
+CREATE INDEX staging_4_key_idx ON event_store.staging_4 (kind, name, key, ordinal);
+CREATE INDEX staging_4_event_id_idx ON event_store.staging_4 (event_id) WHERE event_id IS NOT NULL;
+CREATE INDEX staging_4_txn_idx ON event_store.staging_4 (txn, sid);
+CREATE INDEX staging_5_key_idx ON event_store.staging_5 (kind, name, key, ordinal);
+CREATE INDEX staging_5_event_id_idx ON event_store.staging_5 (event_id) WHERE event_id IS NOT NULL;
+CREATE INDEX staging_5_txn_idx ON event_store.staging_5 (txn, sid);
+CREATE INDEX staging_6_key_idx ON event_store.staging_6 (kind, name, key, ordinal);
+CREATE INDEX staging_6_event_id_idx ON event_store.staging_6 (event_id) WHERE event_id IS NOT NULL;
+CREATE INDEX staging_6_txn_idx ON event_store.staging_6 (txn, sid);
+CREATE INDEX staging_7_key_idx ON event_store.staging_7 (kind, name, key, ordinal);
+CREATE INDEX staging_7_event_id_idx ON event_store.staging_7 (event_id) WHERE event_id IS NOT NULL;
+CREATE INDEX staging_7_txn_idx ON event_store.staging_7 (txn, sid);
 
 -- emptied by whatever empties the segments
 CREATE UNLOGGED TABLE event_store.staging_marker (epoch bigint NOT NULL);
 
-CREATE VIEW event_store.staging AS
-    SELECT * FROM event_store.staging_0
-    UNION ALL
-    SELECT * FROM event_store.staging_1
-    UNION ALL
-    SELECT * FROM event_store.staging_2
-    UNION ALL
-    SELECT * FROM event_store.staging_3;
+CREATE FUNCTION event_store.staged_rows(
+    OUT sid bigint, OUT txn bigint, OUT kind smallint, OUT name text, OUT key text, OUT ordinal bigint,
+    OUT event_id uuid, OUT event_type text, OUT schema_version int, OUT payload jsonb,
+    OUT payload_bytes bytea, OUT metadata jsonb, OUT correlation_id text, OUT causation_id text,
+    OUT saga_id text, OUT occurred_at timestamptz, OUT recorded_at timestamptz, OUT version bigint)
+    RETURNS SETOF record
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'es_show_staged';
+COMMENT ON FUNCTION event_store.staged_rows() IS
+'Internal: the rows of view staging.';
+
+CREATE VIEW event_store.staging AS SELECT * FROM event_store.staged_rows();
 COMMENT ON VIEW event_store.staging IS
-'The rows staged and not yet drained, for a look by an administrator: kind 1 = event, 2 = view write (payload NULL = delete).';
+'What is staged and not yet drained, in staging order within each transaction, for a look by an administrator. kind 1 = event: name and key are its aggregate_type and aggregate_id, ordinal its sequence; 2 = view write: name and key are view_name and view_key, payload is view_data (NULL = delete).';
 
 CREATE FUNCTION event_store.staging_state(
     OUT staged_events bigint, OUT staged_views bigint, OUT staged_bytes bigint,
@@ -98,8 +116,8 @@ Example: SELECT event_store.discard_dead_letters('Order', 'o-100', reason => 'te
 CREATE FUNCTION event_store.guard_drop() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'es_guard_drop';
 COMMENT ON FUNCTION event_store.guard_drop() IS
-'Internal: event trigger that refuses DROP EXTENSION event_store with 55000 while undrained rows are staged.';
+'Internal: event trigger that refuses to drop the extension (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED) with 55000 while undrained rows are staged.';
 
 CREATE EVENT TRIGGER event_store_guard_drop ON ddl_command_start
-    WHEN TAG IN ('DROP EXTENSION')
+    WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
     EXECUTE FUNCTION event_store.guard_drop();
