@@ -161,8 +161,10 @@ install_packages() {
 			printf "#!/bin/sh\nexit 101\n" > "$policy"
 			chmod 755 "$policy"
 		fi
-		had_pgbouncer=no
-		if [ -e /usr/sbin/pgbouncer ]; then had_pgbouncer=yes; fi
+		services=
+		for service in pgbouncer prometheus; do
+			if [ ! -e "/etc/init.d/$service" ]; then services="$services $service"; fi
+		done
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 			-o DPkg::Lock::Timeout=300 --no-install-recommends "$@" \
 			> /tmp/event_store-apt.$$ 2>&1 < /dev/null || {
@@ -171,11 +173,12 @@ install_packages() {
 			exit 1
 		}
 		rm -f /tmp/event_store-apt.$$
-		# it shall not come up with the next boot either
-		if [ $had_pgbouncer = no ] && [ -e /usr/sbin/pgbouncer ]; then
-			systemctl disable pgbouncer > /dev/null 2>&1 ||
-				update-rc.d pgbouncer disable > /dev/null 2>&1 || true
-		fi
+		# what is a service shall not come up with the next boot either
+		for service in $services; do
+			[ -e "/etc/init.d/$service" ] || continue
+			systemctl disable "$service" > /dev/null 2>&1 ||
+				update-rc.d "$service" disable > /dev/null 2>&1 || true
+		done
 	' sh "${missing[@]}" || die "cannot install ${missing[*]}"
 }
 
