@@ -12,10 +12,11 @@
  *		 |               '------------- terminated ------------------'  |
  *		 '------------- no store, or nothing to do for a minute --------'
  *
- * While no worker can be had, or each ends as soon as it is started, the state
- * is UNAVAILABLE instead of WANTED: whoever waits for the worker then does its
- * work in the foreground.  The launcher goes on trying; that is the only time
- * when it wakes up unasked.
+ * While no worker can be had, or each ends before it is running, the state is
+ * UNAVAILABLE instead of WANTED: whoever waits for the worker then does its work
+ * in the foreground.  The launcher goes on trying; that is the only time when
+ * it wakes up unasked.  A worker that ran was ended by somebody, and the next
+ * one is worth waiting for.
  *
  * The launcher waits for the end of a process that it started before it starts
  * the next one for that slot.  Workers outlive a launcher that is terminated;
@@ -43,13 +44,13 @@
 #define ES_LAUNCHER_RESTART_S 5
 /* So many workers are on their way up at most. */
 #define ES_STARTS_AT_ONCE 4
-/* A worker that ends before this age, without being told to, lived short. */
-#define ES_SHORT_LIFE_MS 1000
-/* So many such ends in a row are an outage. */
-#define ES_OUTAGE_LIVES 3
-/* The first and the longest pause before a worker is tried again. */
+/* So many failed starts in a row are an outage. */
+#define ES_OUTAGE_FAILURES 3
+/* Workers that ran, but not for long, are replaced no faster than this. */
+#define ES_REPLACE_PAUSE_MS 100
+/* The first and the longest pause before a failed start is tried again. */
 #define ES_START_PAUSE_MS 1000
-#define ES_START_PAUSE_MAX_MS 5000
+#define ES_START_PAUSE_MAX_MS 60000
 
 PGDLLEXPORT void es_launcher_main(Datum arg);
 
@@ -60,12 +61,12 @@ typedef struct Start
 	BackgroundWorkerHandle *handle; /* until its end was noticed */
 	TimestampTz started_at;
 	TimestampTz retry_at; /* 0 = at once */
-	int short_lives;	  /* in a row */
+	int failures;		  /* in a row, to get one running */
+	bool refused;		  /* there was no process to be had */
 } Start;
 
 static Start starts[ES_MAX_DATABASES];
-static List *unprobed = NIL;		 /* databases not yet looked at */
-static bool no_process_left = false; /* and that was reported */
+static List *unprobed = NIL; /* databases not yet looked at */
 
 void
 es_register_launcher(void)
@@ -151,14 +152,14 @@ set_worker_state(SharedDatabase *db, WorkerState state)
 	ConditionVariableBroadcast(&db->drained);
 }
 
-/* How long to wait after so many workers that died young. */
+/* How long to wait after so many failed starts. */
 static long
-start_pause(int short_lives)
+start_pause(int failures)
 {
 	long pause = ES_START_PAUSE_MS;
 
-	for (int i = ES_OUTAGE_LIVES;
-		 i < short_lives && pause < ES_START_PAUSE_MAX_MS; i++)
+	for (int i = ES_OUTAGE_FAILURES;
+		 i < failures && pause < ES_START_PAUSE_MAX_MS; i++)
 		pause *= 2;
 	return Min(pause, ES_START_PAUSE_MAX_MS);
 }
@@ -169,39 +170,55 @@ settle_start(SharedDatabase *db, Start *start)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	WorkerState state;
+	bool ran;
 
 	pfree(start->handle);
 	start->handle = NULL;
 
 	LWLockAcquire(db->lock, LW_SHARED);
 	state = db->database == start->database ? db->worker_state : ES_WORKER_NONE;
+	ran = db->worker_ran;
 	LWLockRelease(db->lock);
 	if (state != ES_WORKER_WANTED && state != ES_WORKER_STARTING)
 	{
-		start->short_lives = 0;
+		start->failures = 0;
 		es_release_database(start->database);
 		return;
 	}
 
-	if (TimestampDifferenceExceeds(start->started_at, now, ES_SHORT_LIFE_MS))
-		start->short_lives = 0;
-	start->short_lives++;
-	if (start->short_lives < ES_OUTAGE_LIVES)
+	start->failures = ran ? 0 : start->failures + 1;
+	if (start->failures < ES_OUTAGE_FAILURES)
 	{
+		if (ran)
+			start->retry_at =
+				TimestampTzPlusMilliseconds(start->started_at,
+											ES_REPLACE_PAUSE_MS);
 		set_worker_state(db, ES_WORKER_WANTED);
 		return;
 	}
 	if (forget_if_dropped(start->database))
 		return;
-	if (start->short_lives == ES_OUTAGE_LIVES)
+	if (start->failures == ES_OUTAGE_FAILURES)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("event_store worker of database %u keeps ending",
 						start->database),
-				 errdetail("Callers do its work meanwhile; it is tried again every few seconds.")));
+				 errdetail("Callers do its work meanwhile; it is tried again at least once a minute.")));
 	start->retry_at =
-		TimestampTzPlusMilliseconds(now, start_pause(start->short_lives));
+		TimestampTzPlusMilliseconds(now, start_pause(start->failures));
 	set_worker_state(db, ES_WORKER_UNAVAILABLE);
+}
+
+/* Whether a worker is waiting for a process, which was reported then. */
+static bool
+any_refused(void)
+{
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	{
+		if (starts[i].refused)
+			return true;
+	}
+	return false;
 }
 
 /* Starts a worker for a slot; false when no process is to be had. */
@@ -228,9 +245,13 @@ start_worker(SharedDatabase *db, Start *start)
 
 	start->started_at = GetCurrentTimestamp();
 	start->retry_at = 0;
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (db->worker_pid == 0)
+		db->worker_ran = false;
+	LWLockRelease(db->lock);
 	if (RegisterDynamicBackgroundWorker(&worker, &start->handle))
 	{
-		no_process_left = false;
+		start->refused = false;
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
 		/* it may be up already */
 		if (db->database == database && db->worker_pid == 0)
@@ -242,14 +263,14 @@ start_worker(SharedDatabase *db, Start *start)
 	start->handle = NULL;
 	start->retry_at =
 		TimestampTzPlusMilliseconds(start->started_at, ES_START_PAUSE_MS);
-	if (!no_process_left)
+	if (!any_refused())
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("could not start an event_store worker"),
 				 errdetail("Callers do its work meanwhile; it is tried again every few seconds."),
 				 errhint("You might need to increase %s.",
 						 "max_worker_processes")));
-	no_process_left = true;
+	start->refused = true;
 	set_worker_state(db, ES_WORKER_UNAVAILABLE);
 	return false;
 }
@@ -340,7 +361,12 @@ tend_workers(void)
 		/* a slot just assigned */
 		if (start->handle == NULL && start->database != db->database)
 			tend_slot(db, start);
-		if (!is_wanted(db, start) || starting >= ES_STARTS_AT_ONCE)
+		if (!is_wanted(db, start))
+		{
+			start->refused = false;
+			continue;
+		}
+		if (starting >= ES_STARTS_AT_ONCE)
 			continue;
 		if (start->retry_at <= GetCurrentTimestamp() && start_worker(db, start))
 			starting++;

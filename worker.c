@@ -5,8 +5,9 @@
  * A worker serves one database.  The launcher starts it (launcher.c); it finds
  * out whether there is a store, else it leaves at once.  It runs one step at a
  * time, each in a transaction of its own: it opens staging, drains a round,
- * reclaims space, closes staging.  What a step does stands in drain.c, and
- * every step can also be run in the foreground by a function.
+ * reclaims space, takes a snapshot of an aggregate, closes staging.  What a step
+ * does stands in drain.c, segment.c and snapshot.c, and every step can also be
+ * run in the foreground by a function.
  *
  * Between steps it sleeps on its latch: until the oldest staged row has waited
  * for write_delay, until a pause after a failure is over, or, when nothing is
@@ -14,12 +15,17 @@
  * stages the first row or fills a batch, and whoever asks for a drain, wakes
  * it; so an idle store runs no queries.
  *
+ * Beside that it stores the safe position for standbys (feed.c) and takes
+ * snapshots that are due (snapshot.c), which is no reason to open staging or to
+ * keep it open.  A snapshot that takes long is given up, since a reducer is
+ * somebody else's code.
+ *
  * SIGTERM makes it exit at once: the step is rolled back, staged rows stay, and
  * its exit callback asks for the next worker.  It leaves of its own accord
  * under the lock of its slot and only if nobody called it meanwhile, so no call
  * is lost.
  *
- * Calls drain.c, catalog.c and shmem.c.
+ * Calls drain.c, segment.c, snapshot.c, feed.c, catalog.c and shmem.c.
  */
 #include "event_store.h"
 
@@ -40,6 +46,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 /* A worker with nothing to do leaves after this long. */
@@ -48,6 +55,12 @@
 #define ES_EMPTY_ROUND_PAUSE_MS 10
 /* Space is looked after once in so many rounds, and when they end. */
 #define ES_ROUNDS_PER_RECLAIM 16
+/* A snapshot may take so long, and wait so long for locks. */
+#define ES_SNAPSHOT_MS 10000
+#define ES_SNAPSHOT_LOCK_TIMEOUT "1s"
+/* The safe position is stored at most this often, and if that failed, this. */
+#define ES_POSITION_PAUSE_MS 1000
+#define ES_POSITION_RETRY_MS 30000
 
 PGDLLEXPORT void es_worker_main(Datum arg);
 
@@ -94,6 +107,7 @@ typedef struct Work
 	int64 moved;	 /* by the last round */
 	bool more;		 /* was left by it */
 	bool store_gone; /* as far as we know */
+	bool called;	 /* staging shall be open, and open for this very store */
 	bool closed;
 
 	/* the pace */
@@ -103,6 +117,7 @@ typedef struct Work
 	bool failed;			   /* the last step did */
 	int empty_rounds;		   /* due, yet without effect, in a row */
 	int rounds;				   /* since space was looked after */
+	TimestampTz position_due;  /* not before this time */
 } Work;
 
 typedef void (*WorkerStep)(Work *work);
@@ -168,14 +183,16 @@ report_running(SharedDatabase *db)
 	if (db->worker_state == ES_WORKER_STARTING)
 	{
 		db->worker_state = ES_WORKER_RUNNING;
+		db->worker_ran = true;
 		db->drain_state = ES_DRAIN_IDLE;
+		es_count_in(db, ES_COUNT_WORKER_STARTS);
 	}
 	LWLockRelease(db->lock);
 	ConditionVariableBroadcast(&db->worker_changed);
 	es_wake_launcher();
 }
 
-/* Exits, unless somebody called since we last looked. */
+/* Exits, unless somebody called or nudged us since we last looked. */
 static void
 leave_unless_called(Work *work)
 {
@@ -183,11 +200,17 @@ leave_unless_called(Work *work)
 	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	called = db->worker_called;
+	called = db->worker_called ||
+			 (!work->store_gone &&
+			  (pg_atomic_read_u32(&db->position_unstored) != 0 || db->due_count > 0));
 	if (!called)
 	{
 		if (work->store_gone)
+		{
 			db->staging_state = ES_STAGING_UNKNOWN;
+			pg_atomic_write_u32(&db->position_unstored, 0);
+			db->due_count = 0;
+		}
 		db->worker_state = ES_WORKER_NONE;
 		db->worker_latch = NULL;
 	}
@@ -242,6 +265,7 @@ note_failure(Work *work, const char *message)
 	memcpy(db->last_error, message, length);
 	db->last_error[length] = '\0';
 	failures = ++db->consecutive_failures;
+	es_count_in(db, ES_COUNT_WORKER_FAILURES);
 	db->drain_state = ES_DRAIN_BACKING_OFF;
 	LWLockRelease(db->lock);
 	ConditionVariableBroadcast(&db->drained);
@@ -284,6 +308,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 		ErrorData *error;
 
 		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		EmitErrorReport();
@@ -300,7 +325,15 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	return succeeded;
 }
 
-/* Is there (still) a store, and is staging open for just this one? */
+/* Whether what is known about staging is about that of another store. */
+static bool
+staging_is_stale(const Work *work, const Store *store)
+{
+	return work->db->staging_state == ES_STAGING_UNKNOWN ||
+		   work->db->staging_table != store->segments[0].table;
+}
+
+/* Is there (still) a store?  If it was asked for, opens staging for it. */
 static void
 step_open(Work *work)
 {
@@ -311,21 +344,27 @@ step_open(Work *work)
 		return;
 	es_become_owner();
 	es_my_database();
-	if (work->db->staging_state != ES_STAGING_OPEN ||
-		work->db->staging_table != store->segments[0].table)
+	if (staging_is_stale(work, store) ||
+		(work->called && work->db->staging_state == ES_STAGING_CLOSED))
 		es_open_staging();
 }
 
 static void
 step_drain(Work *work)
 {
+	const Store *store = es_lock_store();
+
 	work->moved = 0;
 	work->more = false;
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
+	work->store_gone = store == NULL;
+	if (store == NULL)
 		return;
 	es_become_owner();
-	work->moved = es_drain_round(es_write_batch_size, &work->more);
+	/* rows were counted for a store that is no more */
+	if (staging_is_stale(work, store))
+		es_open_staging();
+	else
+		work->moved = es_drain_round(es_write_batch_size, &work->more);
 }
 
 static void
@@ -343,6 +382,30 @@ step_close(Work *work)
 	if (!work->store_gone)
 		es_become_owner();
 	work->closed = work->store_gone || es_close_staging();
+}
+
+static void
+step_position(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	es_store_safe_position();
+}
+
+static void
+step_snapshot(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	(void) set_config_option("lock_timeout", ES_SNAPSHOT_LOCK_TIMEOUT, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	enable_timeout_after(STATEMENT_TIMEOUT, ES_SNAPSHOT_MS);
+	es_take_due_snapshot(work->db);
+	disable_timeout(STATEMENT_TIMEOUT, false);
 }
 
 static bool
@@ -422,6 +485,42 @@ note_round(Work *work)
 	}
 }
 
+/* The same for the safe position. */
+static long
+time_until_position(const Work *work)
+{
+	if (pg_atomic_read_u32(&work->db->position_unstored) == 0)
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   work->position_due);
+}
+
+/*
+ * Lets standbys read on.  Nobody waits for it, and a later one makes up for one
+ * that is lost in a crash, so its commit is not flushed.  The flag goes down
+ * first: what ends from now on raises it again.
+ */
+static bool
+store_position(Work *work)
+{
+	SharedDatabase *db = work->db;
+	int synchronous = synchronous_commit;
+	bool stored;
+
+	(void) pg_atomic_exchange_u32(&db->position_unstored, 0);
+	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+	stored = run_step(work, step_position, "store position");
+	synchronous_commit = synchronous;
+	if (!stored)
+		pg_atomic_write_u32(&db->position_unstored, 1);
+	work->last_work_at = GetCurrentTimestamp();
+	work->position_due =
+		TimestampTzPlusMilliseconds(work->last_work_at,
+									stored ? ES_POSITION_PAUSE_MS
+										   : ES_POSITION_RETRY_MS);
+	return stored;
+}
+
 /* Drains while rounds are due, and looks after space. */
 static void
 drain_due(Work *work)
@@ -445,6 +544,8 @@ drain_due(Work *work)
 			if (!run_step(work, step_reclaim, "reclaim"))
 				return;
 		}
+		if (time_until_position(work) == 0 && !store_position(work))
+			return;
 	}
 	set_drain_state(work->db, ES_DRAIN_IDLE);
 }
@@ -465,8 +566,8 @@ sleep_out_pause(const Work *work, uint32 wait_event)
 }
 
 /*
- * Opens staging if that is still to be done, trying until it succeeds.  Returns
- * false when the database has no store.
+ * Opens staging if that is wanted and still to be done, trying until it
+ * succeeds.  Returns false when the database has no store.
  */
 static bool
 open_staging(Work *work, uint32 wait_event)
@@ -478,7 +579,31 @@ open_staging(Work *work, uint32 wait_event)
 	if (work->failed)
 		set_drain_state(work->db, ES_DRAIN_IDLE);
 	note_success(work);
+	work->last_round_at = work->last_work_at;
 	return true;
+}
+
+/* How long until staging, or then this process, is of no use any more. */
+static long
+time_until_idle(const Work *work)
+{
+	TimestampTz since = work->db->staging_state == ES_STAGING_OPEN
+							? work->last_round_at
+							: work->last_work_at;
+
+	return TimestampDifferenceMilliseconds(
+		GetCurrentTimestamp(),
+		TimestampTzPlusMilliseconds(since, ES_IDLE_EXIT_MS));
+}
+
+/* Closes staging; leaves when that was done before. */
+static void
+retire(Work *work)
+{
+	if (work->db->staging_state != ES_STAGING_OPEN)
+		leave_unless_called(work);
+	else if (!run_step(work, step_close, "close staging") || !work->closed)
+		work->last_round_at = GetCurrentTimestamp();
 }
 
 /* One turn: does what is due, or sleeps. */
@@ -487,12 +612,14 @@ take_turn(Work *work, uint32 wait_event)
 {
 	SharedDatabase *db = work->db;
 	long timeout;
+	long position;
 
 	es_heed_signals();
-	if (work->store_gone || db->staging_state != ES_STAGING_OPEN ||
-		(take_call(db) && es_staged_rows(db) == 0))
+	work->called = take_call(db);
+	if (work->store_gone || db->staging_state == ES_STAGING_UNKNOWN ||
+		(work->called && (es_staged_rows(db) == 0 ||
+						  db->staging_state != ES_STAGING_OPEN)))
 	{
-		take_call(db);
 		if (!open_staging(work, wait_event))
 		{
 			leave_unless_called(work);
@@ -505,21 +632,28 @@ take_turn(Work *work, uint32 wait_event)
 		drain_due(work);
 		return;
 	}
+	position = time_until_position(work);
+	if (position == 0)
+	{
+		store_position(work);
+		return;
+	}
+	if (!work->failed && es_snapshots_due(db))
+	{
+		if (run_step(work, step_snapshot, "snapshot"))
+			work->last_work_at = GetCurrentTimestamp();
+		return;
+	}
 	if (timeout < 0)
 	{
-		timeout =
-			TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-											TimestampTzPlusMilliseconds(work->last_work_at,
-																		ES_IDLE_EXIT_MS));
+		timeout = time_until_idle(work);
 		if (timeout == 0)
 		{
-			work->last_work_at = GetCurrentTimestamp();
-			if (run_step(work, step_close, "close staging") && work->closed)
-				leave_unless_called(work);
+			retire(work);
 			return;
 		}
 	}
-	es_sleep_on_latch(timeout, wait_event);
+	es_sleep_on_latch(position < 0 ? timeout : Min(timeout, position), wait_event);
 }
 
 /* A database's or role's settings must not change how the worker works. */
@@ -563,6 +697,8 @@ es_worker_main(Datum arg)
 	pgstat_report_appname("event_store worker");
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
 	report_running(work.db);
+	/* while there was no worker, positions may have been taken */
+	pg_atomic_write_u32(&work.db->position_unstored, 1);
 
 	work.store_gone = true; /* until it was looked for */
 	MemoryContextSwitchTo(TopMemoryContext);

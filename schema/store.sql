@@ -165,6 +165,25 @@ BEGIN
         updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
     );
 
+    -- a rebuild that has begun, and what it has folded
+    CREATE TABLE IF NOT EXISTS event_store.view_rebuilds (
+        view_name text COLLATE "C" NOT NULL CONSTRAINT view_rebuilds_pkey PRIMARY KEY,
+        aggregate_type text COLLATE "C" NOT NULL,
+        reducer_version int NOT NULL,
+        after_id text COLLATE "C" NOT NULL DEFAULT '',
+        done bigint NOT NULL DEFAULT 0,
+        total bigint NOT NULL DEFAULT 0,
+        started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    );
+    CREATE TABLE IF NOT EXISTS event_store.view_rebuild_rows (
+        view_name text COLLATE "C" NOT NULL,
+        view_key text COLLATE "C" NOT NULL,
+        sequence bigint NOT NULL,
+        state jsonb,
+        CONSTRAINT view_rebuild_rows_pkey PRIMARY KEY (view_name, view_key)
+    );
+
     -- kind 'event': the columns of the event; kind 'view': view_name to version,
     -- and the aggregate whose event took the write along (or, if the view write
     -- itself failed, its view_name and view_key in the aggregate's place)
@@ -253,6 +272,10 @@ BEGIN
 'States of aggregates at a sequence: source server is used by replay_aggregate, source client is kept for applications.';
     COMMENT ON TABLE event_store.reducers IS
 'The registered reducer of each aggregate type, by name.';
+    COMMENT ON TABLE event_store.view_rebuilds IS
+'Rebuilds of views that steps have begun and not ended: aggregates up to after_id are folded.';
+    COMMENT ON TABLE event_store.view_rebuild_rows IS
+'States that unfinished rebuilds have folded, each after the event at sequence. Nobody reads them but the rebuild.';
     COMMENT ON TABLE event_store.dead_letters IS
 'Staged rows that could not be made durable, with their error. Settled by retry_dead_letters or discard_dead_letters.';
     COMMENT ON TABLE event_store.store_state IS

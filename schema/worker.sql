@@ -18,3 +18,7 @@ state: none (nothing to do), wanted, starting, running, unavailable (none can be
 pid and started_at are NULL unless a worker is there; launcher_pid is NULL while the launcher is not running.
 drain_state: idle, draining, backing_off, stopped. last_error is the last one and remains until the next; it lasts while consecutive_failures is above 0.
 Example: SELECT state, pid FROM event_store.worker_status;$$;
+
+-- a store that was there before is looked after from now on
+SELECT event_store.announce_store()
+ WHERE pg_catalog.to_regclass('event_store.domain_events') IS NOT NULL;

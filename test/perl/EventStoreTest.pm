@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -14,6 +15,7 @@ use Test::More;
 our @EXPORT = qw(
   new_server create_store_in events_in wait_for_worker worker_pid
   stage flush_all error_of log_offset
+  prepare_clients start_client end_clients check_clients
 );
 
 # A server that preloads the library, not started yet.  The options of init
@@ -113,6 +115,124 @@ sub log_offset
 	my ($node) = @_;
 
 	return -s $node->logfile;
+}
+
+# Clients that work until they are told to end.  They run in the server, and each
+# transaction writes into a ledger what it appended; in the end the log must hold
+# just that.
+sub prepare_clients
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql($database, <<'SQL');
+CREATE TABLE ledger (client text, n int, aggregate_id text, event_id uuid, sequence bigint);
+CREATE TABLE running (client text PRIMARY KEY);
+CREATE TABLE errors (client text, sqlstate text, message text);
+
+-- What a client appends in one turn: 20 events of its own and of shared aggregates.
+CREATE FUNCTION events_of(client text, turn int) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_agg(jsonb_build_object('aggregate_type', 'T', 'event_type', 'x', 'aggregate_id',
+               CASE WHEN n % 5 = 0 THEN 'shared-' || (turn + n) % 7
+                    ELSE client || '-' || turn % 50 END) ORDER BY n)
+      FROM generate_series(1, 20) n
+$$;
+
+-- The views of a durable client are staged.  With "patient", errors are written
+-- down, and the turn is tried again.
+CREATE PROCEDURE work(client text, durability text, patient boolean) LANGUAGE plpgsql AS $$
+DECLARE
+    turn int := 1;
+BEGIN
+    INSERT INTO running VALUES (client);
+    COMMIT;
+    WHILE EXISTS (SELECT FROM running r WHERE r.client = work.client) LOOP
+        BEGIN
+            INSERT INTO ledger
+            SELECT client, turn, e.event ->> 'aggregate_id', b.event_id, b.sequence
+              FROM jsonb_array_elements(events_of(client, turn)) WITH ORDINALITY e (event, n)
+              JOIN event_store.append_batch(events_of(client, turn), durability => work.durability) b
+                ON b.ordinal = e.n;
+            PERFORM event_store.put_view('V', client, jsonb_build_object('n', turn), durability => 'staged');
+            PERFORM event_store.put_view('V', client || '/' || turn % 3, jsonb_build_object('n', turn),
+                                         version => turn, durability => 'staged');
+            turn := turn + 1;
+        EXCEPTION WHEN OTHERS THEN
+            IF NOT patient THEN
+                RAISE;
+            END IF;
+            INSERT INTO errors VALUES (client, SQLSTATE, SQLERRM);
+            -- whoever takes things away shall have the time to put them back
+            PERFORM pg_sleep(0.001);
+        END;
+        COMMIT;
+    END LOOP;
+END
+$$;
+SQL
+	return;
+}
+
+my $clients = 0;
+
+# Starts a client and waits until it is at work.
+sub start_client
+{
+	my ($node, $database, $durability, %options) = @_;
+	my $name = 'c' . ++$clients;
+	my $patient = $options{patient} ? 'true' : 'false';
+	my $client = { name => $name, out => '' };
+
+	$client->{run} = IPC::Run::start(
+		[
+			'psql', '-XAtq', '-d', $node->connstr($database),
+			'-c', "CALL work('$name', '$durability', $patient)"
+		],
+		'<', '/dev/null', '>', \$client->{out}, '2>', \$client->{out});
+	$node->poll_query_until($database, "SELECT count(*) > 50 FROM ledger WHERE client = '$name'")
+	  or die "client $name did not start: $client->{out}";
+	return $client;
+}
+
+sub end_clients
+{
+	my ($node, $database, @ended) = @_;
+
+	$node->safe_psql($database, 'DELETE FROM running');
+	foreach my $client (@ended)
+	{
+		$client->{run}->finish;
+		is($client->{out}, '', "$client->{name} had no trouble");
+	}
+	return;
+}
+
+# Makes everything durable and compares.
+sub check_clients
+{
+	my ($node, $database, $when) = @_;
+	my $sql = sub { return $node->safe_psql($database, $_[0]); };
+
+	ok(flush_all($node, $database), "$when: all becomes durable");
+	is($sql->(q{SELECT count(*) FROM (
+	             (SELECT aggregate_id, sequence, event_id FROM ledger
+	              EXCEPT ALL SELECT aggregate_id, sequence, event_id FROM event_store.domain_events)
+	             UNION ALL
+	             (SELECT aggregate_id, sequence, event_id FROM event_store.domain_events
+	              EXCEPT ALL SELECT aggregate_id, sequence, event_id FROM ledger)) different}),
+		'0', "$when: the log is what the ledger says");
+	is($sql->(q{SELECT count(*) FROM (
+	            SELECT global_position - lag(global_position) OVER
+	                       (PARTITION BY aggregate_id ORDER BY sequence) AS step
+	              FROM event_store.domain_events) e WHERE step <= 0}),
+		'0', "$when: in order");
+	is($sql->(q{SELECT count(*) FROM
+	            (SELECT client AS view_key, max(n) AS n FROM ledger GROUP BY 1
+	             UNION ALL SELECT client || '/' || n % 3, max(n) FROM ledger GROUP BY 1) l
+	          LEFT JOIN event_store.domain_views v ON v.view_name = 'V' AND v.view_key = l.view_key
+	         WHERE (v.view_data ->> 'n')::int IS DISTINCT FROM l.n}),
+		'0', "$when: every view has its last value");
+	is($sql->('SELECT count(*) FROM event_store.dead_letters'), '0', "$when: no dead letters");
+	return;
 }
 
 1;

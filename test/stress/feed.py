@@ -9,10 +9,12 @@ Readers follow the tail, two of everything and two that share the aggregates as
 members 0 and 1, in READ COMMITTED and REPEATABLE READ.  A bystander keeps a
 transaction with an id and a snapshot open all the while.  In the end each
 reader must have got, in strictly rising order, exactly what the log holds.
+With --standby every other reader reads there.
 
 The status is 0 only when that is so.
 """
 import argparse
+import copy
 import json
 import multiprocessing
 import os
@@ -48,6 +50,7 @@ def options():
     parser.add_argument('--kill-workers', action='store_true')
     parser.add_argument('--crash-cmd', default=None,
                         help='shell command that crashes the server and starts it again')
+    parser.add_argument('--standby', default=None, help='dsn of a hot standby')
     parser.add_argument('--settle-seconds', type=float, default=120)
     given = parser.parse_args()
     given.cancel = False
@@ -243,6 +246,31 @@ class Watcher(Operator):
             in_flight, self.done['most transactions in flight'])
 
 
+def elsewhere(given, dsn):
+    there = copy.copy(given)
+    there.dsn = dsn
+    return there
+
+
+def wait_for_standby(given, query, violations):
+    """Until it may read all that the primary has."""
+    connection = psycopg2.connect(given.standby)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    deadline = time.monotonic() + 60
+    while True:
+        want = query('SELECT event_store.safe_position()')[0][0]
+        cursor.execute('SELECT event_store.safe_position()')
+        got = cursor.fetchone()[0]
+        if got == want:
+            break
+        if time.monotonic() > deadline:
+            violations.append(f'the standby may read up to {got}, the primary up to {want}')
+            break
+        time.sleep(0.05)
+    connection.close()
+
+
 def compare(query, run, lines, violations):
     """Each reader's events are those of the log, each once and in order."""
     log = query('SELECT global_position, correlation_id,'
@@ -279,7 +307,8 @@ def main():
     finished = multiprocessing.Event()
     until = time.monotonic() + given.seconds
     writers = [Writer(number, given, run, until, folder) for number in range(given.writers)]
-    readers = [Reader(number, given, run, folder, level, member, finished)
+    there = elsewhere(given, given.standby) if given.standby else given
+    readers = [Reader(number, there if number % 2 else given, run, folder, level, member, finished)
                for number, (level, member) in enumerate([
                    ('READ COMMITTED', None), ('REPEATABLE READ', None),
                    ('READ COMMITTED', 0), ('REPEATABLE READ', 1)])]
@@ -292,6 +321,8 @@ def main():
         watcher.interfere(until)
         wait_for(writers, 60, violations)
         watcher.settle(violations)
+        if given.standby:
+            wait_for_standby(given, watcher.query, violations)
         finished.set()
         wait_for(readers, 60, violations)
     finally:

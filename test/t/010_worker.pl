@@ -8,7 +8,7 @@ use EventStoreTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_server('worker', conf => "event_store.write_delay = '50ms'\n");
+my $node = new_server('worker', conf => "event_store.write_delay = '50ms'\nwal_level = replica\nmax_wal_senders = 1\n");
 $node->start;
 
 # ---------- a store created while the server runs
@@ -156,9 +156,15 @@ is($node->safe_psql('quiet',
 	'none|stopped|t', 'which worker_status shows');
 is($node->safe_psql('quiet', 'SELECT staging_dirty FROM event_store.store_state'),
 	'f', 'having closed staging');
+$node->safe_psql('quiet', q{SELECT event_store.append_event('Order', 'durable', 0, 'Placed')});
+ok($node->poll_query_until('quiet',
+		'SELECT safe_position = event_store.safe_position() FROM event_store.store_state'),
+	'a durable append calls it for the sake of standbys');
+is($node->safe_psql('quiet', 'SELECT staging_dirty FROM event_store.store_state'),
+	'f', 'which does not open staging');
 is(stage($node, 'quiet', 'called', 1, 3), '3', 'a staged append opens it again');
 ok(flush_all($node, 'quiet'), 'and the worker that came drains it');
-is(events_in($node, 'quiet'), '3', 'to the last row');
+is(events_in($node, 'quiet'), '4', 'to the last row');
 
 # ---------- after a restart every database is looked at, unasked
 

@@ -202,6 +202,12 @@ sub crash_under_load
 
 	is(epoch(), $old_epoch + 1, "$round: the next epoch");
 	is(losses_reported($log_start), 1, "$round: the loss is reported, once");
+	like(slurp_file($node->logfile, $log_start),
+		qr/The last drain was at 2\d\d\d-.*; staging goes on with epoch @{[ $old_epoch + 1 ]}\./,
+		"$round: with the time up to which nothing is");
+	is(sql(q{SELECT d.last_drain_at = s.last_drain_at
+	           FROM event_store.staging_status d, event_store.store_state s}),
+		't', "$round: which staging_status still tells");
 	is(sql("SELECT count(*) FROM (SELECT FROM event_store.domain_events
 	          WHERE aggregate_type = 'S' GROUP BY payload ->> 'txn' HAVING count(*) <> 5) torn"),
 		'0', "$round: staged transactions are there whole or not at all");
@@ -229,6 +235,15 @@ sub kill_backend
 	return;
 }
 
+sub kill_worker
+{
+	my $log_start = log_offset($node);
+
+	kill 'KILL', worker_pid($node, 'shop');
+	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $log_start);
+	return;
+}
+
 # The postmaster alone: its children notice, leave, and free the shared memory.
 sub kill_postmaster
 {
@@ -245,6 +260,7 @@ sub kill_postmaster
 
 crash_under_load('backend', '', \&kill_backend);
 crash_under_load('async', 'SET synchronous_commit = off;', \&kill_backend);
+crash_under_load('worker', '', \&kill_worker);
 crash_under_load('postmaster', '', \&kill_postmaster);
 crash_under_load('immediate', '',
 	sub { $node->stop('immediate'); $node->start; });

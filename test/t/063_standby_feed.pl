@@ -1,0 +1,182 @@
+# The feed of a hot standby follows the primary's: what is safe to read is stored
+# by the primary's worker, however the events came to be, and never goes beyond
+# what is still open.
+
+use strict;
+use warnings;
+
+use EventStoreTest;
+use File::Basename qw(dirname);
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $primary = new_server(
+	'primary',
+	init => { allows_streaming => 1 },
+	conf => "event_store.write_delay = '20ms'\nmax_connections = 100\n");
+$primary->start;
+create_store_in($primary, 'shop');
+$primary->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->start;
+
+sub sql
+{
+	return $primary->safe_psql('shop', $_[0]);
+}
+
+sub append
+{
+	my ($id) = @_;
+
+	return sql("SELECT last_position FROM event_store.append_event('Feed', '$id', NULL, 'Added')");
+}
+
+# A session with a transaction that has appended; returns it with its position.
+sub open_append
+{
+	my ($id) = @_;
+	my $session = $primary->background_psql('shop');
+
+	$session->query_safe('BEGIN');
+	return ($session, $session->query_safe(
+			"SELECT last_position FROM event_store.append_event('Feed', '$id', NULL, 'Added')"));
+}
+
+sub end
+{
+	my ($session, $how) = @_;
+
+	$session->query_safe($how);
+	$session->quit;
+	return;
+}
+
+# Until the standby may read just so far.
+sub follows_to
+{
+	my ($position, $what) = @_;
+
+	return ok($standby->poll_query_until('shop',
+			"SELECT event_store.safe_position() = $position"), $what);
+}
+
+sub readable
+{
+	my ($level) = @_;
+	my $begin = defined $level ? "BEGIN ISOLATION LEVEL $level; SELECT;" : '';
+
+	return $standby->safe_psql('shop', "$begin
+		SELECT coalesce(string_agg(aggregate_id, ' '), '')
+		  FROM (SELECT aggregate_id FROM event_store.read_events(0)) e");
+}
+
+# ---------- durable appends, nothing else: no flush, no staged row
+
+my $last = append('a');
+follows_to($last, 'the standby follows a durable append');
+is(readable(), 'a', 'and reads it');
+is($standby->safe_psql('shop', 'SELECT safe_position, last_position, in_flight FROM event_store.feed_status'),
+	"$last|$last|0", 'feed_status says how far');
+is(sql('SELECT safe_position FROM event_store.store_state'), $last, 'from store_state');
+
+# ---------- what is open on the primary holds the standby back
+
+my ($first, $first_position) = open_append('b');
+my ($second, $second_position) = open_append('c');
+my $third_position = append('d');
+cmp_ok($second_position, '<', $third_position, 'a later position is committed before two earlier ones');
+end($first, 'COMMIT');
+# the worker has looked after d was there: it has stored b
+follows_to($first_position, 'the standby comes up to the one that is still open');
+is(readable(), 'a b', 'and not to what follows it');
+is($standby->safe_psql('shop', "SELECT event_store.wait_for_events($first_position, '0s')"),
+	$first_position, 'a waiter is told the same');
+my $waiter = $standby->background_psql('shop');
+$waiter->query_until(qr/waiting/,
+	"\\echo waiting\nSELECT 'woken at ' || event_store.wait_for_events($first_position, '10min');\n");
+end($second, 'ROLLBACK');
+like($waiter->query_until(qr/woken at \d+/, ''), qr/woken at $third_position/,
+	'a waiter is woken when that one is rolled back');
+$waiter->quit;
+is(readable(), 'a b d', 'and the rest can be read');
+is(readable('REPEATABLE READ'), 'a b d', 'at every isolation level');
+
+# ---------- a transaction with an old snapshot reads up to date
+
+my $old = $standby->background_psql('shop');
+$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$old->query_safe('SELECT count(*) FROM event_store.domain_events');
+$last = append('e');
+follows_to($last, 'the standby goes on');
+is($old->query_safe('SELECT event_store.safe_position()'), $last, 'also under an old snapshot');
+is($old->query_safe("SELECT aggregate_id FROM event_store.read_events($third_position)"), 'e', 'which reads it');
+$old->query_safe('COMMIT');
+$old->quit;
+
+# ---------- staged appends, when they are durable
+
+sql(q{SELECT event_store.append_event('Feed', 'f', 0, 'Added', durability => 'staged')});
+ok($standby->poll_query_until('shop',
+		"SELECT aggregate_id = 'f' FROM event_store.read_events($last)"),
+	'the standby follows the drain');
+
+# ---------- the worker terminated, the primary stopped: nothing is forgotten
+
+my $worker = worker_pid($primary, 'shop');
+$last = append('g');
+sql("SELECT pg_terminate_backend($worker)");
+follows_to($last, 'a terminated worker is no obstacle');
+$last = append('h');
+$primary->stop('immediate');
+$primary->start;
+$last = sql('SELECT event_store.safe_position()');
+follows_to($last, 'nor is a crash right after an append');
+is(readable(), 'a b d e f g h', 'all is there');
+
+# ---------- many writers, readers on both servers
+
+SKIP:
+{
+	my $python = '/usr/bin/python3';
+	skip 'python3-psycopg2 is not installed', 2
+	  unless system("$python -c 'import psycopg2' >/dev/null 2>&1") == 0;
+	local $ENV{TMPDIR} = $PostgreSQL::Test::Utils::tmp_check;
+	my $output = '';
+	my $passed = IPC::Run::run(
+		[
+			$python, dirname(__FILE__) . '/../stress/feed.py', '--dsn', $primary->connstr('shop'),
+			'--standby', $standby->connstr('shop'), qw(--writers 16 --seconds 12 --kill-workers)
+		],
+		'>', \$output, '2>&1');
+
+	ok($passed, 'every reader gets each committed event once and in order, on both servers');
+	diag($output) unless $passed;
+	my ($held) = $output =~ /looks that found it held back\s+(\d+)/;
+	cmp_ok($held // 0, '>', 0, 'while later events had been committed before earlier ones');
+}
+
+# ---------- promoted, the feed goes on from there
+
+my $before = sql('SELECT event_store.safe_position()');
+$primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
+$primary->stop('immediate');
+my $client = $standby->background_psql('shop');
+$client->query_until(qr/waiting/,
+	"\\echo waiting\nSELECT 'woken at ' || event_store.wait_for_events($before, '10min');\n");
+$standby->promote;
+wait_for_worker($standby, 'shop');
+$last = $standby->safe_psql('shop',
+	q{SELECT last_position FROM event_store.append_event('Feed', 'promoted', NULL, 'Added')});
+cmp_ok($last, '>', $before, 'positions go on after the promotion');
+like($client->query_until(qr/woken at \d+/, ''), qr/woken at $last/,
+	'a session that waited on the standby gets the first event of the new primary');
+$client->quit;
+ok($standby->poll_query_until('shop',
+		"SELECT safe_position = $last FROM event_store.store_state"),
+	'which stores its own safe position');
+
+$standby->stop;
+done_testing();
