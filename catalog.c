@@ -413,21 +413,23 @@ es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
 /*
  * Loads are mostly read once and thrown away, and are far slower through a
  * temporary file; what a page of a few ten thousand events takes stays in
- * memory even where work_mem is smaller.
+ * memory even where work_mem is smaller.  The rows are freed in the order in
+ * which they came, which a generation context does at less cost.
  */
 void
 es_begin_result(FunctionCallInfo fcinfo)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext old;
+	MemoryContext rows;
+	MemoryContext caller;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (work_mem >= RESULT_KB)
-		return;
 	tuplestore_end(rsinfo->setResult);
-	old = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
-	rsinfo->setResult = tuplestore_begin_heap((rsinfo->allowedModes &
-											   SFRM_Materialize_Random) != 0,
-											  false, RESULT_KB);
-	MemoryContextSwitchTo(old);
+	rows = GenerationContextCreate(rsinfo->econtext->ecxt_per_query_memory,
+								   "event_store result", ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(rows);
+	rsinfo->setResult =
+		tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0,
+							  false, Max(work_mem, RESULT_KB));
+	MemoryContextSwitchTo(caller);
 }

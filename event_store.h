@@ -1227,6 +1227,9 @@ typedef enum RuleOperationKind
 	OP_PUT_INTO
 } RuleOperationKind;
 
+/* An increment takes at most so many factors. */
+#define ES_MAX_FACTORS 8
+
 typedef struct RuleOperation
 {
 	RuleOperationKind kind;

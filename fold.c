@@ -339,8 +339,12 @@ es_plan_events(KeptPlan *plan, bool few)
 	SPIPlanPtr prepared = es_plan(plan);
 	int settings = NewGUCNestLevel();
 
+	set_for_planning("jit");
 	if (few)
+	{
 		set_for_planning("enable_seqscan");
+		set_for_planning("enable_material");
+	}
 	else
 	{
 		Relation events = table_open(es_store()->events, AccessShareLock);

@@ -87,6 +87,15 @@ parse_decimal(const char *string, int size)
 											   Int32GetDatum(-1)));
 }
 
+/* The number that a value is, of which es_is_number said so. */
+static Numeric
+number_of(const JsonbValue *value)
+{
+	return value->type == jbvNumeric
+			   ? value->val.numeric
+			   : parse_decimal(value->val.string.val, value->val.string.len);
+}
+
 /* ---------- what is wrong ---------- */
 
 /*
@@ -234,72 +243,73 @@ source_value(RuleEvent *event, const RuleSource *source, JsonbValue *value)
 		   es_path_follow(&source->path, 1, value);
 }
 
-/* The member that the key names; false if the event has none. */
-static bool
-find_key(Change *change)
+/* Makes the value of the key one more step. */
+static void
+take_key(Change *change, JsonbValue *name)
 {
-	JsonbValue name;
-
-	if (!source_value(change->event, &change->operation->key, &name))
-		return false;
-	if (name.type == jbvNumeric)
-		set_string(&name, DatumGetCString(DirectFunctionCall1(
-							  numeric_out, NumericGetDatum(name.val.numeric))));
-	else if (name.type == jbvBool)
-		set_string(&name, name.val.boolean ? "true" : "false");
-	else if (name.type != jbvString)
+	if (name->type == jbvNumeric)
+		set_string(name, DatumGetCString(DirectFunctionCall1(
+							 numeric_out, NumericGetDatum(name->val.numeric))));
+	else if (name->type == jbvBool)
+		set_string(name, name->val.boolean ? "true" : "false");
+	else if (name->type != jbvString)
 		refuse_value(change, "key", "a string, number or boolean");
 	change->has_key = true;
 	change->key.is_index = false;
 	change->key.start = change->operation->path.size;
-	change->key.name = es_member_name(name.val.string.val, name.val.string.len);
-	return true;
+	change->key.name = es_member_name(name->val.string.val, name->val.string.len);
 }
 
-/* The product of what "times" names; false if the event has not all of it. */
-static bool
-find_factor(Change *change)
+/* Multiplies the factor by a value. */
+static void
+take_factor(Change *change, const JsonbValue *value)
 {
-	for (int i = 0; i < change->operation->factors; i++)
-	{
-		JsonbValue value;
-		Numeric factor;
+	Numeric factor;
 
-		if (!source_value(change->event, &change->operation->times[i], &value))
-			return false;
-		if (!es_is_number(&value))
-			refuse_value(change, "factor", "a number or decimal string");
-		factor = value.type == jbvNumeric
-					 ? value.val.numeric
-					 : parse_decimal(value.val.string.val, value.val.string.len);
-		change->factor =
-			change->factor == NULL
-				? factor
-				: DatumGetNumeric(DirectFunctionCall2(numeric_mul,
-													  NumericGetDatum(change->factor),
-													  NumericGetDatum(factor)));
-	}
-	return true;
+	if (!es_is_number(value))
+		refuse_value(change, "factor", "a number or decimal string");
+	factor = number_of(value);
+	if (change->factor != NULL)
+		factor =
+			DatumGetNumeric(DirectFunctionCall2(numeric_mul,
+												NumericGetDatum(change->factor),
+												NumericGetDatum(factor)));
+	change->factor = factor;
 }
 
-/* Finds all that the operation needs; false if something is not there. */
+/*
+ * Finds all that the operation needs; false if something is not there, which
+ * is known before anything that is there can be refused.
+ */
 static bool
 find_sources(Change *change)
 {
 	const RuleOperation *operation = change->operation;
+	RuleEvent *event = change->event;
+	JsonbValue key;
+	JsonbValue factors[ES_MAX_FACTORS];
 
 	if (operation->kind != OP_UNSET &&
-		!source_value(change->event, &operation->value, &change->value))
+		!source_value(event, &operation->value, &change->value))
 	{
 		if (!operation->has_default)
 			return false;
 		change->value = operation->default_value;
 	}
-	if (operation->key.kind != SOURCE_NONE && !find_key(change))
+	if (operation->key.kind != SOURCE_NONE &&
+		!source_value(event, &operation->key, &key))
 		return false;
+	for (int i = 0; i < operation->factors; i++)
+		if (!source_value(event, &operation->times[i], &factors[i]))
+			return false;
+
+	if (operation->key.kind != SOURCE_NONE)
+		take_key(change, &key);
 	if (operation->kind == OP_INCREMENT && !es_is_number(&change->value))
 		refuse_value(change, "value", "a number or decimal string");
-	return find_factor(change);
+	for (int i = 0; i < operation->factors; i++)
+		take_factor(change, &factors[i]);
+	return true;
 }
 
 /* ---------- the way to the target ---------- */

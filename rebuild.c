@@ -16,8 +16,9 @@
  * something is in doubt.  Another reducer, or another aggregate type, begins
  * from the start.
  *
- * Writers of the view go on while events are folded.  For the exchange their
- * keys are locked, and what they have staged becomes durable.  A row that they
+ * What is staged becomes durable before events are folded.  Writers of the view
+ * go on meanwhile.  For the exchange their keys are locked, and what they have
+ * staged becomes durable.  A row that they
  * have put meanwhile stays if its version is that of an event which the rebuild
  * has not seen; every other row is replaced, or removed where its aggregate has
  * no state.
@@ -292,9 +293,10 @@ keep_state(Fold *fold, Datum aggregate_id, void *arg)
 	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
 	" e.recorded_at, r.sequence, r.state"                                      \
 	" FROM event_store.domain_events e"                                        \
-	" LEFT JOIN event_store.view_rebuild_rows r"                               \
-	" ON r.view_name OPERATOR(pg_catalog.=) $1"                                \
-	" AND r.view_key OPERATOR(pg_catalog.=) e.aggregate_id"                    \
+	" LEFT JOIN (SELECT k.view_key, k.sequence, k.state"                       \
+	" FROM event_store.view_rebuild_rows k"                                    \
+	" WHERE k.view_name OPERATOR(pg_catalog.=) $1 ORDER BY k.view_key) r"      \
+	" ON r.view_key OPERATOR(pg_catalog.=) e.aggregate_id"                     \
 	" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $2"                        \
 	" AND e.sequence OPERATOR(pg_catalog.>) COALESCE(r.sequence, 0)"
 
@@ -391,6 +393,15 @@ add_hash(TupleTableSlot *slot, void *arg)
 	return true;
 }
 
+/* Makes durable what is staged, by others and by this transaction. */
+static void
+settle_staged(void)
+{
+	if (es_may_have_staged())
+		es_settle();
+	es_move_own_rows();
+}
+
 /* Keeps writers of the view out, and makes durable what they have staged. */
 static void
 lock_view(const Rebuild *rebuild)
@@ -406,9 +417,7 @@ lock_view(const Rebuild *rebuild)
 	if (keys.count > 0)
 		es_lock_pairs(ES_LOCK_VIEW_KEY, keys.hashes, keys.count);
 	pfree(keys.hashes);
-	if (es_may_have_staged())
-		es_settle();
-	es_move_own_rows();
+	settle_staged();
 }
 
 /* A row of the view is of an event that the rebuild has not seen. */
@@ -531,6 +540,7 @@ rebuild_view(FunctionCallInfo fcinfo, int64 max_count, int64 *written)
 		AllocSetContextCreate(CurrentMemoryContext, "event_store rebuilt rows",
 							  ALLOCSET_DEFAULT_SIZES);
 	es_note_write();
+	settle_staged();
 
 	es_begin(&scope);
 	reducer = es_registered_reducer(rebuild->aggregate_type, &scope,

@@ -65,7 +65,6 @@
 #include "utils/builtins.h"
 
 #define MAX_RULES_OF_TYPE 1000
-#define MAX_FACTORS 8
 
 /* ---------- what rules are made of ---------- */
 
@@ -332,9 +331,9 @@ read_times(RuleInput *in)
 	bool many = is_container(value, false);
 	uint32 count = many ? JsonContainerSize(value->val.binary.data) : 1;
 
-	if (count > MAX_FACTORS)
+	if (count > ES_MAX_FACTORS)
 		refuse(in, NULL,
-			   psprintf("has more than %d factors in \"times\"", MAX_FACTORS));
+			   psprintf("has more than %d factors in \"times\"", ES_MAX_FACTORS));
 	operation->factors = count;
 	operation->times = palloc0(sizeof(RuleSource) * Max(count, 1));
 	if (!many)
@@ -418,13 +417,16 @@ read_rule_keys(RuleInput *in, const JsonbValue *rule)
 			continue;
 		while (key < RULE_KEYS && !is_string(&name, rule_keys[key]))
 			key++;
-		if (key == RULE_KEYS || (allowed & HAS(key)) == 0)
+		if (key < RULE_KEYS && (allowed & HAS(key)) != 0)
+		{
+			in->given[key] = true;
+			(void) JsonbIteratorNext(&iterator, &in->values[key], true);
+		}
+		else
 			refuse(in, keys_hint(in),
 				   psprintf("has a key \"%.*s\" that \"%s\" does not take",
 							name.val.string.len, name.val.string.val,
 							operations[kind].name));
-		in->given[key] = true;
-		(void) JsonbIteratorNext(&iterator, &in->values[key], true);
 	}
 }
 

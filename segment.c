@@ -573,6 +573,71 @@ es_staging_state(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
+/* What a drop must have for itself: the extension, as part 0, and the segments. */
+#define DROP_PARTS (ES_SEGMENTS + 1)
+
+static bool
+lock_part(int part, bool wait)
+{
+	const Store *store = es_store();
+
+	if (part == 0 && wait)
+		LockDatabaseObject(ExtensionRelationId, store->extension, 0,
+						   AccessExclusiveLock);
+	else if (part == 0)
+		return ConditionalLockDatabaseObject(ExtensionRelationId,
+											 store->extension, 0,
+											 AccessExclusiveLock);
+	else if (wait)
+		LockRelationOid(store->segments[part - 1].table, AccessExclusiveLock);
+	else
+		return ConditionalLockRelationOid(store->segments[part - 1].table,
+										  AccessExclusiveLock);
+	return true;
+}
+
+static void
+unlock_part(int part)
+{
+	const Store *store = es_store();
+
+	if (part == 0)
+		UnlockDatabaseObject(ExtensionRelationId, store->extension, 0,
+							 AccessExclusiveLock);
+	else
+		UnlockRelationOid(store->segments[part - 1].table, AccessExclusiveLock);
+}
+
+/*
+ * Takes them all.  Writers hold one segment to commit, look into the others and
+ * may wait for the worker, which needs the extension; so while this waits for
+ * one part it holds none of the others.
+ */
+static void
+lock_for_drop(void)
+{
+	bool held[DROP_PARTS] = {false};
+	int missing = 0;
+
+	while (missing < DROP_PARTS)
+	{
+		held[missing] = lock_part(missing, true);
+		for (missing = 0; missing < DROP_PARTS; missing++)
+		{
+			if (!held[missing])
+				held[missing] = lock_part(missing, false);
+			if (!held[missing])
+				break;
+		}
+		for (int i = 0; i < DROP_PARTS && missing < DROP_PARTS; i++)
+		{
+			if (held[i])
+				unlock_part(i);
+			held[i] = false;
+		}
+	}
+}
+
 /*
  * Makes sure that nothing is staged and nothing can be any more, and says so
  * in store_state; raises if something is.
@@ -587,11 +652,7 @@ prepare_drop(void)
 	StagedRow row;
 	OwnerScope scope;
 
-	/* the extension first, as a worker does */
-	LockDatabaseObject(ExtensionRelationId, es_store()->extension, 0,
-					   AccessExclusiveLock);
-	for (int i = 0; i < ES_SEGMENTS; i++)
-		LockRelationOid(es_store()->segments[i].table, AccessExclusiveLock);
+	lock_for_drop();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL,
 						  AccessShareLock);
