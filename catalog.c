@@ -428,8 +428,8 @@ es_begin_result(FunctionCallInfo fcinfo)
 	rows = GenerationContextCreate(rsinfo->econtext->ecxt_per_query_memory,
 								   "event_store result", ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(rows);
-	rsinfo->setResult =
-		tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0,
-							  false, Max(work_mem, RESULT_KB));
+	rsinfo->setResult = tuplestore_begin_heap((rsinfo->allowedModes &
+											   SFRM_Materialize_Random) != 0,
+											  false, Max(work_mem, RESULT_KB));
 	MemoryContextSwitchTo(caller);
 }
