@@ -350,6 +350,7 @@ typedef struct SharedState
 	pid_t launcher_pid;
 	Latch *launcher_latch;
 	TimestampTz launcher_gone_at; /* since when there is none */
+	pg_atomic_uint64 reserved_pairs; /* locks of calls with many; lock.c */
 	SharedDatabase databases[ES_MAX_DATABASES];
 	RebuildProgress rebuilds[ES_MAX_REBUILDS];
 } SharedState;
@@ -700,6 +701,8 @@ extern void es_note_positions(void);
 /* Holds a lock of an aggregate or key (so it must not wait for space). */
 extern void es_note_lock(void);
 extern bool es_holds_locks(void);
+/* Gives reserved room in the lock table back at the end. */
+extern void es_note_reserved_pairs(int count);
 /* Wakes (or starts) this database's worker once the transaction committed. */
 extern void es_note_wake(void);
 

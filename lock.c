@@ -18,27 +18,57 @@
  *		detector sees it
  *	 6. the positions lock, released at once
  *
- * The lock table of the server is small.  A call over very many pairs
- * therefore closes the gate against other writers instead of locking pair by
- * pair.  The gate is the relation of an empty composite type, which nothing
- * else ever locks: so a writer passes it at the price of a fast-path lock, and
- * the drain, which takes no locks of pairs, does not pass it at all.
+ * The lock table of the server is small, and shared with everybody.  Calls that
+ * lock many pairs therefore share a budget, counted in shared memory; one that
+ * would exceed it closes the gate against other writers instead of locking
+ * pair by pair.  The gate is the relation of an empty composite type, which
+ * nothing else ever locks: so a writer passes it at the price of a fast-path
+ * lock, and the drain, which takes no locks of pairs, does not pass it at all.
  *
  * Called by event_store.c, view_store.c, staging.c, drain.c, feed.c.
  */
 #include "event_store.h"
 
+#include "access/twophase.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 
+/* Calls that lock so few pairs are not counted. */
+#define FEW_PAIRS 16
+
+/* The entries of the server's lock table, roughly. */
+static int64
+lock_table_size(void)
+{
+	return (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts);
+}
+
 /*
- * A call that needs more locks than this closes the gate.  Many such calls at
- * once still fit into the lock table, which has max_locks_per_transaction
- * entries a connection.
+ * Whether a call may lock so many pairs one by one: at most a quarter of the
+ * lock table, and half of it together with all others.  What it reserves is
+ * given back at the end of the transaction.
  */
-#define MAX_PAIRS (4 * max_locks_per_xact)
+static bool
+reserve_pairs(int count)
+{
+	if (count <= FEW_PAIRS)
+		return true;
+	if (count > lock_table_size() / 4)
+		return false;
+	/* without preload nobody counts */
+	if (es_shared == NULL)
+		return count <= 4 * max_locks_per_xact;
+	if (pg_atomic_add_fetch_u64(&es_shared->reserved_pairs, count) >
+		(uint64) lock_table_size() / 2)
+	{
+		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, count);
+		return false;
+	}
+	es_note_reserved_pairs(count);
+	return true;
+}
 
 uint64
 es_pair_hash(Datum first, Datum second)
@@ -96,7 +126,7 @@ void
 es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 {
 	es_note_lock();
-	if (count > MAX_PAIRS)
+	if (!reserve_pairs(count))
 	{
 		LockRelationOid(gate_of(space), ShareRowExclusiveLock);
 		return;

@@ -54,7 +54,7 @@
 #include "utils/timestamp.h"
 
 /* The active segment is left for another one from this size on. */
-#define SEGMENT_BLOCKS (16 * 1024 * 1024 / BLCKSZ)
+#define SEGMENT_BLOCKS (8 * 1024 * 1024 / BLCKSZ)
 /* So much of what is drained is kept for old snapshots. */
 #define KEPT_BLOCKS (16 * 1024 * 1024 / BLCKSZ)
 
@@ -573,25 +573,42 @@ es_staging_state(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* What a drop must have for itself: the extension, as part 0, and the segments. */
-#define DROP_PARTS (ES_SEGMENTS + 1)
+/*
+ * What a drop must have for itself: the extension, as part 0, and all that
+ * writers hold to commit, the gates and the segments.
+ */
+#define DROP_PARTS (3 + ES_SEGMENTS)
+
+static Oid
+relation_of_part(int part)
+{
+	const Store *store = es_store();
+
+	switch (part)
+	{
+		case 1:
+			return store->aggregate_gate;
+		case 2:
+			return store->view_key_gate;
+		default:
+			return store->segments[part - 3].table;
+	}
+}
 
 static bool
 lock_part(int part, bool wait)
 {
-	const Store *store = es_store();
+	Oid extension = es_store()->extension;
 
 	if (part == 0 && wait)
-		LockDatabaseObject(ExtensionRelationId, store->extension, 0,
-						   AccessExclusiveLock);
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessExclusiveLock);
 	else if (part == 0)
-		return ConditionalLockDatabaseObject(ExtensionRelationId,
-											 store->extension, 0,
+		return ConditionalLockDatabaseObject(ExtensionRelationId, extension, 0,
 											 AccessExclusiveLock);
 	else if (wait)
-		LockRelationOid(store->segments[part - 1].table, AccessExclusiveLock);
+		LockRelationOid(relation_of_part(part), AccessExclusiveLock);
 	else
-		return ConditionalLockRelationOid(store->segments[part - 1].table,
+		return ConditionalLockRelationOid(relation_of_part(part),
 										  AccessExclusiveLock);
 	return true;
 }
@@ -599,19 +616,17 @@ lock_part(int part, bool wait)
 static void
 unlock_part(int part)
 {
-	const Store *store = es_store();
-
 	if (part == 0)
-		UnlockDatabaseObject(ExtensionRelationId, store->extension, 0,
+		UnlockDatabaseObject(ExtensionRelationId, es_store()->extension, 0,
 							 AccessExclusiveLock);
 	else
-		UnlockRelationOid(store->segments[part - 1].table, AccessExclusiveLock);
+		UnlockRelationOid(relation_of_part(part), AccessExclusiveLock);
 }
 
 /*
- * Takes them all.  Writers hold one segment to commit, look into the others and
- * may wait for the worker, which needs the extension; so while this waits for
- * one part it holds none of the others.
+ * Takes them all.  A writer that holds one may want another, or wait for the
+ * worker, which wants the extension, where no deadlock detector sees it; so
+ * while this waits for one part it holds none of the others.
  */
 static void
 lock_for_drop(void)

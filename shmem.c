@@ -97,6 +97,7 @@ startup_memory(void)
 
 		memset(es_shared, 0, sizeof(SharedState));
 		es_shared->lock = &locks[0].lock;
+		pg_atomic_init_u64(&es_shared->reserved_pairs, 0);
 		if (max_worker_processes > 0)
 			es_shared->launcher_gone_at = GetCurrentTimestamp();
 		for (int i = 0; i < ES_MAX_DATABASES; i++)

@@ -46,6 +46,7 @@ typedef struct Transaction
 {
 	bool wrote;
 	bool holds_locks;
+	int64 reserved_pairs;
 	bool wake;
 	bool took_positions;
 	int64 txn;		   /* first sid; 0 = nothing staged yet */
@@ -261,6 +262,9 @@ end_transaction(bool committed)
 		if (committed && current.wake)
 			es_wake_worker(db);
 	}
+	if (current.reserved_pairs > 0)
+		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs,
+								current.reserved_pairs);
 	memset(&current, 0, sizeof(current));
 }
 
@@ -345,6 +349,12 @@ void
 es_note_lock(void)
 {
 	transaction()->holds_locks = true;
+}
+
+void
+es_note_reserved_pairs(int count)
+{
+	transaction()->reserved_pairs += count;
 }
 
 bool

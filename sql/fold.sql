@@ -181,7 +181,7 @@ SELECT event_store.set_reducer_rules('Huge', '{"events": {"E": [{"op": "put_into
 CREATE VIEW huge AS
 SELECT n, ROW(NULL, 'Huge', 'h', n, NULL, 'E', 1, p, NULL, NULL, NULL, NULL, NULL, now(), now())::event_store.event AS event
   FROM generate_series(1, 9) n, jsonb_build_object('x', repeat('x', 30000000)) p;
-SELECT length(event_store.fold_events(event ORDER BY n)::text) FROM huge WHERE n < 9;
+SELECT event_store.fold_events(event ORDER BY n) IS NOT NULL AS folded FROM huge WHERE n < 9;
 \set VERBOSITY terse
 SELECT event_store.fold_events(event ORDER BY n) FROM huge;
 \echo :LAST_ERROR_SQLSTATE

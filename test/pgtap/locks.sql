@@ -136,13 +136,26 @@ ROLLBACK TO s;
 SELECT is(pg_temp.spaces(), 'none', 'until its savepoint is rolled back');
 ROLLBACK;
 
--- as many aggregates as the lock table has room for one connection's share
--- four times over are locked one by one; more close the gate
-SELECT 4 * current_setting('max_locks_per_transaction')::int AS most, 4 * current_setting('max_locks_per_transaction')::int + 1 AS more \gset
+-- what fits into a quarter of the lock table is locked one by one, and into half
+-- of it together with others; more closes the gate
+SELECT max_locks * max_connections / 4 AS most, max_locks * max_connections * 2 AS more
+  FROM (SELECT current_setting('max_locks_per_transaction')::int AS max_locks,
+               current_setting('max_connections')::int AS max_connections) s \gset
 BEGIN;
 SELECT is(pg_temp.batch(:most, 'm-'), :most::bigint, 'a batch of many');
 SELECT is(pg_temp.spaces(), format('58625: %s ExclusiveLock', :most), 'locks each');
 SELECT is(pg_temp.wider(), 'none', 'and does not close the gate');
+SELECT pg_temp.run('other', 'BEGIN') \g /dev/null
+SELECT pg_temp.run('other', format($$SELECT count(*) FROM event_store.append_batch(
+        array_fill('Locked'::text, ARRAY[%1$s]), (SELECT array_agg('q-' || i) FROM generate_series(1, %1$s) i),
+        array_fill('Added'::text, ARRAY[%1$s]), NULL)$$, :most)) \g /dev/null
+SELECT is(count(*), :most::bigint, 'another one goes on beside it')
+  FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid();
+SELECT pg_temp.run('other', 'SET LOCAL lock_timeout = ''1ms''') \g /dev/null
+SELECT is(pg_temp.state('other', format($$SELECT count(*) FROM event_store.append_batch(
+        array_fill('Locked'::text, ARRAY[%1$s]), (SELECT array_agg('r-' || i) FROM generate_series(1, %1$s) i),
+        array_fill('Added'::text, ARRAY[%1$s]), NULL)$$, :most)), '55P03', 'a third wants the gate closed');
+SELECT pg_temp.run('other', 'ROLLBACK') \g /dev/null
 ROLLBACK;
 BEGIN;
 SELECT is(pg_temp.batch(:more, 'm-'), :more::bigint, 'a batch of more');
