@@ -18,7 +18,7 @@ OBJS = settings.o arguments.o uuid7.o event_input.o shmem.o head_cache.o metrics
 	openmetrics.o database_command.o worker.o launcher.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
-	schema/view_store.sql schema/staging.sql schema/feed.sql schema/replay.sql schema/rebuild.sql \
+	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/rebuild.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 DATA_built = event_store--$(EXTVERSION).sql

@@ -39,12 +39,16 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 /*
  * When every transaction of a round fails in the same way, the cause is taken
  * for one of the world, as often as this; then for one of the rows.
  */
 #define ALIKE_ATTEMPTS 5
+
+/* The stored time of the last round is at most so old, in ms. */
+#define DRAIN_TIME_MS 1000
 
 /*
  * A transaction that writes very many aggregates or view keys is written in
@@ -879,13 +883,22 @@ close_tables(Round *round)
 	}
 }
 
+/*
+ * Stores when rows were last moved, for the report of a loss.  Not in every
+ * round: while a snapshot is held open, no version of that row can be removed.
+ */
 static void
 note_drain_time(void)
 {
 	static KeptPlan plan = {
 		"UPDATE event_store.store_state SET last_drain_at = pg_catalog.clock_timestamp()"};
+	static TimestampTz noted_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
 	OwnerScope scope;
 
+	if (!TimestampDifferenceExceeds(noted_at, now, DRAIN_TIME_MS))
+		return;
+	noted_at = now;
 	es_begin(&scope);
 	es_execute(&plan, NULL, NULL, false, SPI_OK_UPDATE);
 	es_end(&scope);

@@ -162,7 +162,7 @@ BEGIN
             END IF;
             INSERT INTO errors VALUES (client, SQLSTATE, SQLERRM);
             -- whoever takes things away shall have the time to put them back
-            PERFORM pg_sleep(0.001);
+            PERFORM pg_sleep(0.005);
         END;
         COMMIT;
     END LOOP;
