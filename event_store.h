@@ -1064,10 +1064,11 @@ extern void es_open_staging(void);
  */
 extern bool es_close_staging(void);
 /*
- * Starts a new segment when the active one is large, truncates those that
- * nobody can need any more.  Needs a transaction of its own.  Never waits.
+ * Starts a new segment when the active one is large, once the transaction has
+ * committed (then true); truncates those that are drained.  Needs a transaction
+ * of its own.  Never waits.
  */
-extern void es_reclaim_segments(void);
+extern bool es_reclaim_segments(void);
 
 /* ---------- flush.c: waiting for the drain ---------- */
 

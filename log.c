@@ -198,8 +198,10 @@ note_due_snapshots(EventRow **rows, int count)
 
 		if (DatumGetInt64(row->values[EV_SEQUENCE]) % es_snapshot_every != 0)
 			continue;
-		if (due != NULL && !es_same_text(due->values[EV_AGGREGATE_ID],
-										 row->values[EV_AGGREGATE_ID]))
+		if (due != NULL && !(es_same_text(due->values[EV_AGGREGATE_ID],
+										  row->values[EV_AGGREGATE_ID]) &&
+							 es_same_text(due->values[EV_AGGREGATE_TYPE],
+										  row->values[EV_AGGREGATE_TYPE])))
 			es_note_snapshot_due(DatumGetInt64(due->values[EV_GLOBAL_POSITION]));
 		due = row;
 	}

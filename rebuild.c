@@ -121,6 +121,7 @@ typedef struct Rebuild
 	Fold *fold;
 	Datum after_id; /* aggregates up to this one are folded; "" = none */
 	int64 done;		/* that many */
+	int64 total;	/* aggregates, when the rebuild began */
 	RebuildProgress *progress;
 
 	/* rows on their way into view_rebuild_rows */
@@ -141,7 +142,7 @@ static KeptPlan begin_rebuild_row =
 	 .argtypes = {TEXTOID, TEXTOID, INT4OID}};
 
 static KeptPlan lock_rebuild_row =
-	{.sql = "SELECT b.after_id, b.done,"
+	{.sql = "SELECT b.after_id, b.done, b.total,"
 			" b.aggregate_type OPERATOR(pg_catalog.=) $2"
 			" AND b.reducer_version OPERATOR(pg_catalog.=) $3"
 			" FROM event_store.view_rebuilds b"
@@ -198,6 +199,8 @@ enter_rebuild(Rebuild *rebuild)
 	Datum values[3] = {PointerGetDatum(rebuild->view_name),
 					   PointerGetDatum(rebuild->aggregate_type),
 					   Int32GetDatum(rebuild->fold->reducer.version)};
+	HeapTuple row;
+	TupleDesc desc;
 	bool isnull;
 
 	/* the row may go between the two, with a rebuild that ends */
@@ -205,18 +208,18 @@ enter_rebuild(Rebuild *rebuild)
 		es_execute(&begin_rebuild_row, values, NULL, false, SPI_OK_INSERT);
 	while (es_execute(&lock_rebuild_row, values, NULL, false, SPI_OK_SELECT) == 0);
 
-	rebuild->after_id =
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	rebuild->done =
-		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-									SPI_tuptable->tupdesc, 2, &isnull));
-	if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-								   3, &isnull)))
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	rebuild->after_id = SPI_getbinval(row, desc, 1, &isnull);
+	rebuild->done = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
+	rebuild->total = DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
+	if (DatumGetBool(SPI_getbinval(row, desc, 4, &isnull)))
 		return;
 	es_execute(&restart_rebuild_row, values, NULL, false, SPI_OK_UPDATE);
 	es_execute(&delete_kept_rows, values, NULL, false, SPI_OK_DELETE);
 	rebuild->after_id = CStringGetTextDatum("");
 	rebuild->done = 0;
+	rebuild->total = 0;
 }
 
 static int64
@@ -481,7 +484,7 @@ exchange_rows(const Rebuild *rebuild)
 
 /* Folds the aggregates up to one and keeps them, or all and ends the rebuild. */
 static int64
-rebuild_up_to(Rebuild *rebuild, Datum end, int64 total, int64 max_count)
+rebuild_up_to(Rebuild *rebuild, Datum end, int64 max_count)
 {
 	int64 written = 0;
 
@@ -496,7 +499,7 @@ rebuild_up_to(Rebuild *rebuild, Datum end, int64 total, int64 max_count)
 	{
 		Datum values[4] = {PointerGetDatum(rebuild->view_name), end,
 						   Int64GetDatum(rebuild->done + max_count),
-						   Int64GetDatum(total)};
+						   Int64GetDatum(rebuild->total)};
 
 		es_execute(&advance_rebuild_row, values, NULL, false, SPI_OK_UPDATE);
 	}
@@ -505,15 +508,15 @@ rebuild_up_to(Rebuild *rebuild, Datum end, int64 total, int64 max_count)
 
 /* The same, seen by others while it runs. */
 static int64
-rebuild_in_public(Rebuild *rebuild, Datum end, int64 total, int64 max_count)
+rebuild_in_public(Rebuild *rebuild, Datum end, int64 max_count)
 {
 	int64 written;
 
 	rebuild->progress =
 		begin_progress(rebuild->view_name, rebuild->aggregate_type,
-					   rebuild->done, total);
+					   rebuild->done, rebuild->total);
 	PG_ENSURE_ERROR_CLEANUP(end_progress, PointerGetDatum(rebuild->progress));
-	written = rebuild_up_to(rebuild, end, total, max_count);
+	written = rebuild_up_to(rebuild, end, max_count);
 	PG_END_ENSURE_ERROR_CLEANUP(end_progress, PointerGetDatum(rebuild->progress));
 	end_progress(0, PointerGetDatum(rebuild->progress));
 	return written;
@@ -530,7 +533,6 @@ rebuild_view(FunctionCallInfo fcinfo, int64 max_count, int64 *written)
 	OwnerScope scope;
 	Reducer reducer;
 	Datum end = (Datum) 0;
-	int64 total;
 
 	rebuild->view_name = es_required_text(fcinfo, 0, "view_name");
 	rebuild->aggregate_type = es_required_text(fcinfo, 1, "aggregate_type");
@@ -548,10 +550,11 @@ rebuild_view(FunctionCallInfo fcinfo, int64 max_count, int64 *written)
 	es_fold_use(rebuild->fold, &reducer);
 	enter_rebuild(rebuild);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	total = count_aggregates(rebuild);
-	if (max_count < total)
+	if (rebuild->done == 0)
+		rebuild->total = count_aggregates(rebuild);
+	if (max_count < PG_INT64_MAX)
 		end = end_of_step(rebuild, max_count);
-	*written = rebuild_in_public(rebuild, end, total, max_count);
+	*written = rebuild_in_public(rebuild, end, max_count);
 	es_end(&scope);
 	return end == (Datum) 0;
 }

@@ -277,13 +277,13 @@ segment_blocks(const StagingSegment *segment)
 }
 
 /* Sends writers to an empty segment when the active one is large. */
-static void
+static bool
 rotate(SharedDatabase *db)
 {
 	int active = db->active_segment;
 
 	if (segment_blocks(&es_store()->segments[active]) < SEGMENT_BLOCKS)
-		return;
+		return false;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		StagingSegment segment = es_store()->segments[i];
@@ -291,9 +291,10 @@ rotate(SharedDatabase *db)
 		if (i != active && is_pristine(&segment))
 		{
 			es_note_rotation(i);
-			return;
+			return true;
 		}
 	}
+	return false;
 }
 
 typedef enum SegmentState
@@ -482,7 +483,7 @@ truncate_drained(SharedDatabase *db, bool active_too)
 	}
 }
 
-void
+bool
 es_reclaim_segments(void)
 {
 	SharedDatabase *db = es_my_database();
@@ -490,7 +491,7 @@ es_reclaim_segments(void)
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	forget_lost(db);
 	truncate_drained(db, false);
-	rotate(db);
+	return rotate(db);
 }
 
 /* ---------- SQL ---------- */

@@ -109,6 +109,7 @@ typedef struct Work
 	bool store_gone; /* as far as we know */
 	bool called;	 /* staging shall be open, and open for this very store */
 	bool closed;
+	bool rotated; /* writers go to another segment now */
 
 	/* the pace */
 	TimestampTz last_work_at;  /* end of the last step that did something */
@@ -371,8 +372,20 @@ static void
 step_reclaim(Work *work)
 {
 	work->store_gone = es_lock_store() == NULL;
-	if (!work->store_gone)
-		es_reclaim_segments();
+	work->rotated = !work->store_gone && es_reclaim_segments();
+}
+
+/* Gives space back; what writers have just left may be drained already. */
+static bool
+reclaim(Work *work)
+{
+	bool done;
+
+	work->rounds = 0;
+	do
+		done = run_step(work, step_reclaim, "reclaim");
+	while (done && work->rotated);
+	return done;
 }
 
 static void
@@ -538,12 +551,8 @@ drain_due(Work *work)
 		note_round(work);
 		/* what one round left has waited as long as what it took */
 		due = (work->more && work->moved > 0) || time_until_round(work) == 0;
-		if (work->rounds >= (due ? ES_ROUNDS_PER_RECLAIM : 1))
-		{
-			work->rounds = 0;
-			if (!run_step(work, step_reclaim, "reclaim"))
-				return;
-		}
+		if (work->rounds >= (due ? ES_ROUNDS_PER_RECLAIM : 1) && !reclaim(work))
+			return;
 		if (time_until_position(work) == 0 && !store_position(work))
 			return;
 	}

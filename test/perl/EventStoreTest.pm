@@ -165,6 +165,8 @@ BEGIN
             PERFORM pg_sleep(0.005);
         END;
         COMMIT;
+        -- a steady load, not as much as there can be
+        PERFORM pg_sleep(0.003);
     END LOOP;
 END
 $$;

@@ -121,13 +121,13 @@ foreach my $time (1 .. 4)
 	sql("ALTER TABLE event_store.domain_events ADD COLUMN added$time text DEFAULT clock_timestamp()::text");
 	sql('SELECT event_store.create_store()');
 	$node->poll_query_until('shop',
-		"SELECT count(*) > $before FROM event_store.domain_events WHERE added$time IS NOT NULL AND global_position > $before")
+		"SELECT count(added$time) > $before FROM event_store.domain_events")
 	  or die 'the drain stands still';
 	sql("ALTER TABLE event_store.domain_views ADD COLUMN added$time int DEFAULT 1");
 	sql("ALTER TABLE event_store.domain_events DROP COLUMN added$time");
 	sql('SELECT event_store.create_store(category_index => true)') if $time == 2;
 	ok($node->poll_query_until('shop',
-			"SELECT count(*) > $before + 500 FROM event_store.domain_events"),
+			"SELECT count(*) > $before + 1000 FROM event_store.domain_events"),
 		"events go on being drained, change $time");
 }
 end_clients($node, 'shop', @clients);

@@ -54,10 +54,14 @@ sub append
 
 # A trigger behind which the drain waits as long as somebody holds the gate.
 sql(<<'SQL');
-CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
-$$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END$$;
-CREATE TRIGGER gate BEFORE INSERT ON event_store.domain_events
-    FOR EACH STATEMENT WHEN (current_setting('application_name') = 'event_store worker') EXECUTE FUNCTION gate();
+CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1) FROM pg_stat_activity
+      WHERE pid = pg_backend_pid() AND backend_type = 'event_store worker';
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER gate BEFORE INSERT ON event_store.domain_events FOR EACH STATEMENT EXECUTE FUNCTION gate();
 SQL
 my $gate = $node->background_psql('shop');
 
@@ -152,7 +156,7 @@ ok(wait_for_blocked(4), 'another one');
 is(sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%''terminated''%' AND pid <> pg_backend_pid()}),
 	't', 'is terminated');
 ok(wait_for_blocked(3), 'which ends its wait');
-undef $victim;
+eval { $victim->{run}->finish };
 # it is no lock that is waited for
 is(sql(q{SET lock_timeout = '1ms'; SET event_store.on_staging_full = 'block'; SET statement_timeout = '50ms';
 	DO $$BEGIN PERFORM event_store.append_event('T', 'lock-timeout', NULL, 'x', durability => 'staged');
