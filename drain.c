@@ -34,6 +34,7 @@
 #include "catalog/pg_collation.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -429,6 +430,16 @@ flush_chunk(Piece *piece)
 		piece->aggregates = es_pair_table(MAX_PAIRS);
 		piece->naggregates = 0;
 	}
+}
+
+/*
+ * Locks the log before the round takes its snapshot: an ALTER TABLE that writes
+ * the table anew would leave it empty to a snapshot older than the wait.
+ */
+static void
+lock_log(void)
+{
+	LockRelationOid(es_store()->events, RowExclusiveLock);
 }
 
 /* Where the aggregate of an event stands: looked up in the log at first. */
@@ -950,6 +961,7 @@ es_drain_round(int64 max_rows, bool *more)
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	request = db == NULL ? 0 : note_request(db);
 	round.attempts = 1 + (db == NULL ? 0 : db->consecutive_failures);
+	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*more = collect(&round, max_rows);
 	if (round.nrows > 0)
@@ -1006,6 +1018,7 @@ es_drain_own_rows(void)
 			round.views++;
 		round.nrows++;
 	}
+	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	open_tables(&round);
 	es_note_draining(true);

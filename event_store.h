@@ -349,7 +349,7 @@ typedef struct SharedState
 	LWLock *lock; /* protects the assignment of slots */
 	pid_t launcher_pid;
 	Latch *launcher_latch;
-	TimestampTz launcher_gone_at; /* since when there is none */
+	TimestampTz launcher_gone_at;	 /* since when there is none */
 	pg_atomic_uint64 reserved_pairs; /* locks of calls with many; lock.c */
 	SharedDatabase databases[ES_MAX_DATABASES];
 	RebuildProgress rebuilds[ES_MAX_REBUILDS];
@@ -925,13 +925,15 @@ extern bool es_may_have_staged(void);
  */
 typedef struct StagedRead
 {
-	uint32 locked; /* segments, a bit each */
+	uint32 locked;		/* segments, a bit each */
+	bool tables_locked; /* domain_events and domain_views */
 } StagedRead;
 
 extern void es_begin_staged_read(StagedRead *read, Snapshot wanted);
 /*
  * The latest snapshot, and whether staging has to be looked at at all.  Call it
- * after locking the aggregate or key.
+ * after locking the aggregate or key.  The snapshot is one that sees what is in
+ * the durable tables even if an ALTER TABLE has just written them anew.
  */
 extern bool es_begin_latest_read(StagedRead *read);
 extern void es_end_staged_read(StagedRead *read);

@@ -173,8 +173,7 @@ es_end_positions(SharedDatabase *db)
 	ConditionVariableBroadcast(&db->position_ended);
 
 	/* the first one since the worker looked tells it that it may look again */
-	if (standby_possible() &&
-		pg_atomic_read_u32(&db->position_unstored) == 0 &&
+	if (standby_possible() && pg_atomic_read_u32(&db->position_unstored) == 0 &&
 		pg_atomic_exchange_u32(&db->position_unstored, 1) == 0)
 		es_nudge_worker(db);
 }
@@ -317,11 +316,10 @@ read_feed_state(SharedDatabase *db, FeedState *state)
 void
 es_store_safe_position(void)
 {
-	static KeptPlan plan =
-		{"UPDATE event_store.store_state SET safe_position = $1"
-		 " WHERE safe_position OPERATOR(pg_catalog.<>) $1",
-		 1,
-		 {INT8OID}};
+	static KeptPlan plan = {"UPDATE event_store.store_state SET safe_position = $1"
+							" WHERE safe_position OPERATOR(pg_catalog.<>) $1",
+							1,
+							{INT8OID}};
 	OwnerScope scope;
 	FeedState state;
 	Datum position;

@@ -181,6 +181,7 @@ es_flush(PG_FUNCTION_ARGS)
 Datum
 es_drain(PG_FUNCTION_ARGS)
 {
+	SharedDatabase *db;
 	int64 max_rows = es_write_batch_size;
 	bool more;
 
@@ -192,5 +193,9 @@ es_drain(PG_FUNCTION_ARGS)
 	prevent_in_transaction("drain()");
 	PreventCommandIfReadOnly("drain()");
 	(void) es_store();
+	db = es_my_database();
+	/* of what rounds before this one have moved; a worker may not be there */
+	if (db != NULL && db->staging_state == ES_STAGING_OPEN)
+		(void) es_reclaim_segments();
 	PG_RETURN_INT64(es_drain_round(max_rows, &more));
 }

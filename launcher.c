@@ -190,9 +190,8 @@ settle_start(SharedDatabase *db, Start *start)
 	if (start->failures < ES_OUTAGE_FAILURES)
 	{
 		if (ran)
-			start->retry_at =
-				TimestampTzPlusMilliseconds(start->started_at,
-											ES_REPLACE_PAUSE_MS);
+			start->retry_at = TimestampTzPlusMilliseconds(start->started_at,
+														  ES_REPLACE_PAUSE_MS);
 		set_worker_state(db, ES_WORKER_WANTED);
 		return;
 	}

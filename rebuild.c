@@ -38,6 +38,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -549,6 +550,8 @@ rebuild_view(FunctionCallInfo fcinfo, int64 max_count, int64 *written)
 									rebuild->fold->context);
 	es_fold_use(rebuild->fold, &reducer);
 	enter_rebuild(rebuild);
+	/* to a snapshot from before, a table that is rewritten meanwhile is empty */
+	LockRelationOid(es_store()->events, AccessShareLock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (rebuild->done == 0)
 		rebuild->total = count_aggregates(rebuild);

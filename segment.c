@@ -187,7 +187,8 @@ count_leftovers(StagingOpening *opening)
 									  0, NULL, AccessShareLock);
 	StagedRow row;
 
-	opening->next_sid = 1;
+	/* above all that were given before a crash or a restart */
+	opening->next_sid = Max(GetCurrentTimestamp(), 1);
 	while (es_staged_next_row(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -157,6 +157,7 @@ es_begin_staged_read(StagedRead *read, Snapshot wanted)
 	Snapshot snapshot;
 
 	read->locked = 0;
+	read->tables_locked = false;
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -181,14 +182,21 @@ es_begin_staged_read(StagedRead *read, Snapshot wanted)
 bool
 es_begin_latest_read(StagedRead *read)
 {
-	if (es_may_have_staged())
-	{
+	bool staged;
+
+	/* to a snapshot older than the wait they would be empty */
+	LockRelationOid(es_store()->events, AccessShareLock);
+	LockRelationOid(es_store()->views, AccessShareLock);
+	staged = es_may_have_staged();
+	if (staged)
 		es_begin_staged_read(read, NULL);
-		return true;
+	else
+	{
+		read->locked = 0;
+		PushActiveSnapshot(GetLatestSnapshot());
 	}
-	read->locked = 0;
-	PushActiveSnapshot(GetLatestSnapshot());
-	return false;
+	read->tables_locked = true;
+	return staged;
 }
 
 void
@@ -199,6 +207,11 @@ es_end_staged_read(StagedRead *read)
 	{
 		if (read->locked & (1 << i))
 			UnlockRelationOid(es_store()->segments[i].table, AccessShareLock);
+	}
+	if (read->tables_locked)
+	{
+		UnlockRelationOid(es_store()->events, AccessShareLock);
+		UnlockRelationOid(es_store()->views, AccessShareLock);
 	}
 }
 

@@ -201,9 +201,10 @@ leave_unless_called(Work *work)
 	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	called = db->worker_called ||
-			 (!work->store_gone &&
-			  (pg_atomic_read_u32(&db->position_unstored) != 0 || db->due_count > 0));
+	called =
+		db->worker_called ||
+		(!work->store_gone &&
+		 (pg_atomic_read_u32(&db->position_unstored) != 0 || db->due_count > 0));
 	if (!called)
 	{
 		if (work->store_gone)
@@ -534,6 +535,24 @@ store_position(Work *work)
 	return stored;
 }
 
+/*
+ * Takes one snapshot.  One that is lost in a crash only makes replay slower, so
+ * its commit is not flushed either.
+ */
+static bool
+take_snapshot(Work *work)
+{
+	int synchronous = synchronous_commit;
+	bool taken;
+
+	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+	taken = run_step(work, step_snapshot, "snapshot");
+	synchronous_commit = synchronous;
+	if (taken)
+		work->last_work_at = GetCurrentTimestamp();
+	return taken;
+}
+
 /* Drains while rounds are due, and looks after space. */
 static void
 drain_due(Work *work)
@@ -554,6 +573,10 @@ drain_due(Work *work)
 		if (work->rounds >= (due ? ES_ROUNDS_PER_RECLAIM : 1) && !reclaim(work))
 			return;
 		if (time_until_position(work) == 0 && !store_position(work))
+			return;
+		/* under sustained staging they get a turn now and then */
+		if (work->rounds == 0 && es_snapshots_due(work->db) &&
+			!take_snapshot(work))
 			return;
 	}
 	set_drain_state(work->db, ES_DRAIN_IDLE);
@@ -600,9 +623,9 @@ time_until_idle(const Work *work)
 							? work->last_round_at
 							: work->last_work_at;
 
-	return TimestampDifferenceMilliseconds(
-		GetCurrentTimestamp(),
-		TimestampTzPlusMilliseconds(since, ES_IDLE_EXIT_MS));
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   TimestampTzPlusMilliseconds(since,
+																	   ES_IDLE_EXIT_MS));
 }
 
 /* Closes staging; leaves when that was done before. */
@@ -626,8 +649,8 @@ take_turn(Work *work, uint32 wait_event)
 	es_heed_signals();
 	work->called = take_call(db);
 	if (work->store_gone || db->staging_state == ES_STAGING_UNKNOWN ||
-		(work->called && (es_staged_rows(db) == 0 ||
-						  db->staging_state != ES_STAGING_OPEN)))
+		(work->called &&
+		 (es_staged_rows(db) == 0 || db->staging_state != ES_STAGING_OPEN)))
 	{
 		if (!open_staging(work, wait_event))
 		{
@@ -649,8 +672,7 @@ take_turn(Work *work, uint32 wait_event)
 	}
 	if (!work->failed && es_snapshots_due(db))
 	{
-		if (run_step(work, step_snapshot, "snapshot"))
-			work->last_work_at = GetCurrentTimestamp();
+		take_snapshot(work);
 		return;
 	}
 	if (timeout < 0)

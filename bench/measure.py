@@ -2,8 +2,9 @@
 import time
 from pathlib import Path
 
-from plan import LOG_COUNT, RAW_COUNT, STORE
-from server import Failed, command, complaint
+import folds
+from plan import LOG_COUNT, NODE, RAW_COUNT, STORE
+from server import Failed, command, complaint, summary
 
 READING = 'bench_reading'
 COPY_COLUMNS = ('global_position, aggregate_type, aggregate_id, sequence, event_id, event_type,'
@@ -18,7 +19,7 @@ class Bench:
         self.payloads = {}
         self.absent = {}            # template: why it is not there
         self.databases = 0
-        self.prepared = set()
+        self.prepared = {}          # what: why it could not be, or None
         self.last_position = 0
 
     # ---------------------------------------------------------------- set-up
@@ -37,22 +38,27 @@ class Bench:
             self.payloads[size] = self.server.value(f'SELECT bench.order_payload(1, {size})', STORE)
         return self.payloads[size]
 
-    def prepare(self, series):
-        """What must be there before the first turn of a series."""
-        if series.kind == 'copy' and 'copy' not in self.prepared:
-            self.prepared.add('copy')
-            self.copy_file = self.server.logs / 'rows'
-            self.server.sql(
-                rf"\copy (SELECT i + 1, 'Order', md5((i / 20)::text), i % 20 + 1, lpad(i::text, 32, '0')::uuid,"
-                rf" 'OrderPlaced', b.payloads[1 + i % 1000], now(), now()"
-                rf" FROM generate_series(0, {series.events - 1}) i, bench.batches b WHERE b.events = 1000)"
-                rf" TO '{self.copy_file}'", STORE)
+    def once(self, name, prepare):
+        """Does what is done once; whoever needs it after a failure hears of that."""
+        if name not in self.prepared:
+            self.prepared[name] = None
+            try:
+                prepare()
+            except Failed as failure:
+                self.prepared[name] = str(failure)
+        if self.prepared[name]:
+            raise Failed(self.prepared[name])
+
+    def prepare_copy(self, events):
+        self.copy_file = self.server.logs / 'rows'
+        self.server.sql(
+            rf"\copy (SELECT i + 1, 'Order', md5((i / 20)::text), i % 20 + 1, lpad(i::text, 32, '0')::uuid,"
+            rf" 'OrderPlaced', b.payloads[1 + i % 1000], now(), now()"
+            rf" FROM generate_series(0, {events - 1}) i, bench.batches b WHERE b.events = 1000)"
+            rf" TO '{self.copy_file}'", STORE)
 
     def prepare_reading(self):
         """The store that reading series share: 20 aggregates of 1000 events, one of 100,000."""
-        if READING in self.prepared:
-            return
-        self.prepared.add(READING)
         # neither may replay find snapshots of its own, nor a test change the data
         self.server.configure({'snapshot_every': 0})
         self.server.copy_database(READING, STORE)
@@ -63,12 +69,21 @@ class Bench:
         text += grow.format(n=99900, name='long') + "SELECT event_store.take_snapshot('Account', 'long');"
         text += grow.format(n=100, name='long') + grow.format(n=100, name='short')
         self.server.sql(text + 'VACUUM (ANALYZE) event_store.domain_events;', READING)
-        same = self.server.value("SELECT bench.replay('Account', '1') ="
-                                 " (event_store.replay_aggregate('Account', '1')).state", READING)
-        if same != 't':
-            raise Failed('the fold and the PL/pgSQL loop come to different states')
+        folds.run_setup(self.server, READING)
+        self.expect_snapshot()
         self.last_position = self.server.value('SELECT max(global_position) FROM event_store.domain_events',
                                                READING)
+
+    def expect_snapshot(self):
+        """The only snapshot is the one 100 events before the end of the long aggregate."""
+        found = self.server.sql('SELECT aggregate_id, sequence FROM event_store.snapshots', READING)
+        if found != [['long', '99900']]:
+            raise Failed(f'snapshots of the reading store: {found}')
+
+    def prepare_folds(self, group):
+        """Folds are measured only where all who fold come to the same states."""
+        if group.name in folds.PREPARE:
+            self.once(group.name, lambda: folds.PREPARE[group.name](self.server, READING, NODE not in self.absent))
 
     def fresh_database(self, template):
         self.databases += 1
@@ -81,9 +96,11 @@ class Bench:
     def turn(self, group, series, seconds, number):
         """Measures one series once; returns what goes into the results."""
         server = self.server
-        self.prepare(series)
+        if series.kind == 'copy':
+            self.once('copy', lambda: self.prepare_copy(series.events))
         if group.database:
-            self.prepare_reading()
+            self.once(READING, self.prepare_reading)
+            self.prepare_folds(group)
         server.configure({'snapshot_every': 0} if group.database else series.settings)
         database = group.database or self.fresh_database(series.template)
         try:
@@ -92,8 +109,12 @@ class Bench:
                      'options': f'-c synchronous_commit={"on" if series.sync else "off"} {series.options}'}
             if 'staged' in series.script:
                 self.open_staging(database)
+            if series.before:
+                server.sql(series.before, database)
             server.sql('CHECKPOINT')
             result = getattr(self, f'measure_{series.kind}')(series, database, given)
+            if group.database:
+                self.expect_snapshot()
             return {'part': group.name, 'series': series.name, 'title': series.title,
                     'clients': series.clients, 'synchronous_commit': series.sync, 'turn': number,
                     'seconds': seconds, **result}
@@ -128,6 +149,13 @@ class Bench:
             self.flush(database)
         self.expect_rows(series, database, result['calls'])
         result['events_per_second'] = result['calls_per_second'] * max(1, series.events)
+        return result
+
+    def measure_client_fold(self, series, database, given):
+        lines = folds.run_client(database, series.variables['type'], 'measure', given['seconds'], given['seed'])
+        calls = [(float(end), int(took)) for end, took in map(str.split, lines.splitlines())]
+        result = summary(len(calls), len(calls) / given['seconds'], calls)
+        result['events_per_second'] = result['calls_per_second'] * series.events
         return result
 
     def measure_conflicts(self, series, database, given):

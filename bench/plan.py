@@ -7,6 +7,15 @@ its own, made a moment before.  A target compares two series round by round.
 from dataclasses import dataclass, field
 
 STORE, MESSAGE_DB, EMMETT = 'bench_store', 'bench_message_db', 'bench_emmett'
+NODE = 'node'                       # the client of npm's pg
+
+# the same logic, and how it becomes the reducer of the orders
+ORDER_REDUCERS = {
+    'rules': "SELECT event_store.set_reducer_rules('Fulfilment', bench.order_rules())",
+    'C': "SELECT event_store.set_reducer('Fulfilment', 'bench.order_c')",
+    'PL/pgSQL': "SELECT event_store.set_reducer('Fulfilment', 'bench.order_plpgsql')",
+    'SQL': "SELECT event_store.set_reducer('Fulfilment', 'bench.order_sql')",
+}
 
 # the drain waits until the measurement is over
 BURST = {'write_delay': '1h', 'write_batch_size': 1000000}
@@ -26,6 +35,8 @@ class Series:
     variables: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     options: str = ''
+    before: str = ''                # SQL: run before a turn
+    needs: str = ''                 # what may be absent, beside the template
 
 
 @dataclass
@@ -84,6 +95,11 @@ def reading(script, title, events=0):
     return Series(script, title, script, events=events)
 
 
+def client_fold(name, aggregate_type):
+    return Series(name, 'Node client: load_events, fold in JavaScript', '', events=1000, kind='client_fold',
+                  variables={'type': aggregate_type}, needs=NODE)
+
+
 GROUPS = [
     Group('append 16', 'Single appends, 16 clients', [
         raw(16), append(16),
@@ -139,7 +155,18 @@ GROUPS = [
         reading('fold_fetch', 'a client that only fetches them', 1000),
         reading('fold_builtin', 'replay_aggregate, built-in reducer', 1000),
         reading('fold_plpgsql', 'PL/pgSQL merge-patch loop', 1000),
-    ], database='bench_reading', share=0.5),
+        client_fold('fold_node', 'Account'),
+    ], note='By one connection, so that one core folds at a time: the figures are events a second of a core, and p50'
+            ' is also the microseconds an event takes.',
+          database='bench_reading', share=0.5),
+    Group('orders', 'Folding 1000 events of a customer’s orders by the same logic', [
+        *[Series(f'orders {name}', f'{name} reducer' if name != 'rules' else 'rules', 'fold_orders', events=1000,
+                 before=statement) for name, statement in ORDER_REDUCERS.items()],
+        client_fold('orders Node', 'Fulfilment'),
+    ], note='Eleven event types with 30 operations of all kinds on a state of about 10 keys, money as decimal strings'
+            ' (bench/fold_setup.sql). Before the first turn all five are compared after every event. The reducer in C calls'
+            ' the same functions as the one in SQL. One connection, one core, as above.',
+          database='bench_reading', share=0.5),
     Group('snapshot', 'Replay from a snapshot', [
         reading('replay_short', 'an aggregate of 100 events', 100),
         reading('replay_snapshot', '100,000 events, snapshot 100 back', 100),
@@ -200,6 +227,11 @@ TARGETS = [
     Target('10', 'load_events of 1000 : SELECT', 'load_events', 'load_plain', 0.9, 1.0),
     Target('11', 'fold of 1000 : PL/pgSQL loop', 'fold_builtin', 'fold_plpgsql', 20, 40),
     Target('11', 'fold of 1000 : client fetching', 'fold_builtin', 'fold_fetch', 1.0, 2),
+    Target('rules', 'rules : the same in PL/pgSQL', 'orders rules', 'orders PL/pgSQL', 5, 10),
+    Target('folds', 'rules : reducer in SQL', 'orders rules', 'orders SQL'),
+    Target('folds', 'rules : reducer in C', 'orders rules', 'orders C'),
+    Target('folds', 'rules : Node client', 'orders rules', 'orders Node'),
+    Target('folds', 'built-in : Node client', 'fold_builtin', 'fold_node'),
     Target('12', 'replay, snapshot 100 back (time)', 'replay_snapshot', 'replay_short', 1.2, 1.05, time=True),
     Target('13', 'read_events of 10,000 : SELECT', 'read_events', 'read_plain', 0.9, 1.0),
     Target('14', '4 consumers tailing : none', 'append_event tailed', 'append_event 16 on', 0.85, 0.95),
@@ -215,10 +247,11 @@ TARGETS = [
 ]
 
 # --quick measures these and leaves the rest to a full run
-QUICK_ROWS = [str(row) for row in range(1, 15)]
+QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
-EXTRA_ROWS = ('cost', 'growth')
+EXTRA_ROWS = ('cost', 'growth', 'fold-growth')
+FOLD_ROWS = ['11', 'rules', 'folds', 'fold-growth']
 
 
 def rows():

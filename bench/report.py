@@ -12,6 +12,7 @@ RESULTS = HERE / 'results'
 RUNS = RESULTS / 'runs.jsonl'
 ENVIRONMENT = RESULTS / 'environment.json'
 RATIOS = RESULTS / 'ratios.csv'
+SOAK = RESULTS / 'soak.md'
 NOTES = HERE / 'notes.md'
 PAGE = HERE.parent / 'docs' / 'benchmarks.md'
 
@@ -47,6 +48,29 @@ def verdict(target, value):
         return ''
     better = (lambda limit: value <= limit) if target.time else (lambda limit: value >= limit)
     return 'goal' if better(target.goal) else 'must' if better(target.must) else 'MISSED'
+
+
+# A fold of a million events may cost so much more an event than one of 10,000.
+LINEAR_SIZES, LINEAR_LIMIT = (10000, 1000000), 1.5
+
+
+def linearity(runs):
+    """The microseconds an event takes the built-in fold at both sizes, and their ratio turn by turn."""
+    both = [[run['took_us'] for run in runs if run['part'] == 'fold-growth' and run['title'] == 'built-in merge'
+             and run['events'] == events] for events in LINEAR_SIZES]
+    if not all(both):
+        return None
+    costs = [[took / events for took in found[0]] for found, events in zip(both, LINEAR_SIZES)]
+    return (*map(median, costs), median(large / small for small, large in zip(*costs)))
+
+
+def linear_text(runs):
+    found = linearity(runs)
+    if not found:
+        return 'no figure for a million events'
+    small, large, ratio = found
+    return (f'An event of {LINEAR_SIZES[1]:,} takes {number(large)} µs, one of {LINEAR_SIZES[0]:,} {number(small)} µs:'
+            f' {ratio:.2f} x, of at most {LINEAR_LIMIT:g} ({"linear" if ratio <= LINEAR_LIMIT else "MISSED"}).')
 
 
 def number(value):
@@ -91,7 +115,7 @@ def group_text(runs):
 
 
 def rate_key(runs):
-    return 'events_per_second' if runs[0]['part'] not in ('views', 'snapshot', 'fold') else 'calls_per_second'
+    return 'events_per_second' if runs[0]['part'] not in ('views', 'snapshot') else 'calls_per_second'
 
 
 def rate_unit(runs):
@@ -113,13 +137,16 @@ def extra_line(run):
     if run['part'] == 'cost':
         return (f'{run["title"]:<36} WAL {run["wal_bytes"]:.0f} bytes, pages dirtied {run["pages_dirtied"]:.3f},'
                 f' disk {run["disk_bytes"]:.0f} bytes an event')
+    if run['part'] == 'fold-growth':
+        return (f'{run["title"]:<16} {run["events"]:>9,} events, {run["keys"]:>6,} keys: {milliseconds(run["p50_us"]):>8} ms,'
+                f' {number(run["p50_us"] / run["events"])} µs an event')
     return (f'{run["millions"]:g} million: {run["title"]:<34} p50 {milliseconds(run["p50_us"])} ms,'
             f' p99 {milliseconds(run["p99_us"])} ms, {number(run["calls_per_second"])} calls/s')
 
 
 def ratio_text(targets, runs, absent):
     lines = [f'{"row":<8}{"what":<44}{"ratio":>7}  {"spread":<15}{"must":>5}{"goal":>6}']
-    absent_series = {series.name for group in plan.GROUPS for series in group.series if series.template in absent}
+    absent_series = {series.name for group in plan.GROUPS for series in group.series if series.template in absent or series.needs in absent}
     for target in targets:
         found = ratios(target, runs)
         limits = f'{target.must:>5g}{target.goal:>6g}' if target.must else ' ' * 11
@@ -149,8 +176,8 @@ def keep(runs, about):
     with open(RUNS, 'w', encoding='utf-8') as file:
         for run in kept + runs:
             file.write(json.dumps(run, ensure_ascii=False) + '\n')
-    if not about['peers'] and ENVIRONMENT.exists():
-        about['peers'] = json.loads(ENVIRONMENT.read_text(encoding='utf-8'))['peers']
+    if ENVIRONMENT.exists():
+        about['peers'] = {**json.loads(ENVIRONMENT.read_text(encoding='utf-8'))['peers'], **about['peers']}
     ENVIRONMENT.write_text(json.dumps(about, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
@@ -197,7 +224,9 @@ def write():
               family_section('batch ', 'Batches', plots, 'batches', runs, about)]
     parts += [group_section('##', group, runs, about) for group in plan.GROUPS
               if not group.name.startswith(('append ', 'batch '))]
-    parts += [cost_section(runs, about), growth_section(runs, plots, about)]
+    parts += [fold_growth_section(runs, plots, about), cost_section(runs, about), growth_section(runs, plots, about)]
+    if SOAK.exists():
+        parts.append(SOAK.read_text(encoding='utf-8'))
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text('\n\n'.join(part.strip() for part in parts if part.strip()) + '\n', encoding='utf-8')
 
@@ -292,6 +321,42 @@ def growth_section(runs, plots, about):
             + table(['', 'p50 ms', 'p95 ms', 'p99 ms', 'calls/s', 'GB on disk'], rows) + commit_note(some, about))
 
 
+def fold_growth_section(runs, plots, about):
+    some = [run for run in runs if run['part'] == 'fold-growth']
+    if not some:
+        return ''
+    by_events = {run['events']: [] for run in some if run['title'] not in STATE_TITLES}
+    titles = list(dict.fromkeys(run['title'] for run in some if run['title'] not in STATE_TITLES))
+    for events, row in by_events.items():
+        for title in titles:
+            found = [run for run in some if (run['title'], run['events']) == (title, events)]
+            row += [milliseconds(found[0]['p50_us']), number(found[0]['p50_us'] / events)] if found else ['', '']
+    events_table = table(['events'] + [word for title in titles for word in (f'{title}, ms', 'µs an event')],
+                         [[f'{events:,}', *row] for events, row in by_events.items()])
+    states_table = table(['keys', 'all 1000 events, ms', 'the first, ms', 'each of the others, µs'],
+                         [[f'{keys:,}', milliseconds(every), milliseconds(first), number(rest)]
+                          for keys, every, first, rest in state_costs(some)])
+    return ('## How folds grow\n\n`replay_aggregate` by one connection, without snapshots; the time of a call. Built-in: events of'
+            ' 230 bytes, a state of 60 keys; rules: the orders above.\n\n'
+            f'**{linear_text(some)}**\n\n' + plot_line(plots, 'fold_events', 'time of a replay by the events of the aggregate')
+            + f'\n\n{events_table}\n\nThe built-in fold of 1000 events into larger and larger states. The first event makes the state;'
+            ' its time is also that of encoding the state once, at the end. Each of the others changes 5 keys.\n\n'
+            + plot_line(plots, 'fold_states', 'time of a replay by the keys of the state') + f'\n\n{states_table}'
+            + commit_note(some, about))
+
+
+STATE_TITLES = ('all events', 'first event')
+
+
+def state_costs(runs):
+    """For each number of keys: microseconds of all events, of the first, and of each of the others."""
+    for run in runs:
+        if run['title'] == 'all events':
+            first = [one for one in runs if (one['title'], one['keys']) == ('first event', run['keys'])][0]
+            yield (run['keys'], run['p50_us'], first['p50_us'],
+                   median(every - begun for every, begun in zip(run['took_us'], first['took_us'])) / (run['events'] - 1))
+
+
 # ---------------------------------------------------------------------- plots
 
 def plot_line(plots, name, title):
@@ -312,11 +377,19 @@ def draw(runs):
     growth = [run for run in runs if run['part'] == 'growth']
     by_size = {title: [(run['millions'], run['p50_us'] / 1000) for run in growth if run['title'] == title]
                for title in dict.fromkeys(run['title'] for run in growth)}
+    folds = [run for run in runs if run['part'] == 'fold-growth']
+    by_events = {title: [(run['events'], run['p50_us'] / 1000) for run in folds if run['title'] == title]
+                 for title in dict.fromkeys(run['title'] for run in folds) if title not in STATE_TITLES}
+    by_keys = {'all 1000 events': [(keys, every / 1000) for keys, every, _, _ in state_costs(folds)],
+               'the first event': [(keys, first / 1000) for keys, _, first, _ in state_costs(folds)]}
+    both_log = 'set logscale xy 10\nset yrange [*:*]\nset offsets\nset format "%g"'
     drawn = []
     for name, axes, series in (
             ('appends', ('clients', 'events a second', 'set logscale x 2\nset xtics (1, 4, 16, 64)'), by_clients),
             ('batches', ('events in a batch', 'events a second', 'set logscale x 10'), by_batch),
-            ('growth', ('million events', 'p50, ms', 'set logscale x 10'), by_size)):
+            ('growth', ('million events', 'p50, ms', 'set logscale x 10'), by_size),
+            ('fold_events', ('events of the aggregate', 'ms', both_log), by_events),
+            ('fold_states', ('keys of the state', 'ms', both_log), by_keys)):
         series = {title: [(x, y) for x, y in points if y is not None] for title, points in series.items()}
         series = {title: points for title, points in series.items() if points}
         if series and gnuplot(name, axes, series):
@@ -327,7 +400,8 @@ def draw(runs):
 COLORS = {'raw INSERT, sync on': '#666666', 'raw INSERT, sync off': '#bbbbbb', 'append_event, sync on': '#1f5fb4',
           'append_event, sync off': '#8ab6e8', 'message-db': '#d62728', 'Emmett': '#ff7f0e',
           'staged append_event': '#2ca02c', 'raw INSERT … SELECT unnest': '#666666', 'append_batch': '#1f5fb4',
-          'COPY, 1 client': '#222222', 'append_event, 1 client': '#1f5fb4', 'append_event, 16 clients': '#8ab6e8'}
+          'COPY, 1 client': '#222222', 'append_event, 1 client': '#1f5fb4', 'append_event, 16 clients': '#8ab6e8', 'built-in merge': '#1f5fb4',
+          'all 1000 events': '#1f5fb4', 'the first event': '#8ab6e8'}
 
 
 def look(title):

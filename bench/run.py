@@ -10,9 +10,11 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
+import folds
 import peers
 import plan
 import report
+import soak
 from measure import Bench
 from server import Failed, Server
 
@@ -29,12 +31,22 @@ def options():
     parser.add_argument('--seconds', type=int, help='length of a turn (6; quick: 2)')
     parser.add_argument('--growth', nargs='?', const='1,5,20', metavar='MILLIONS',
                         help='only growth: appends and loads at these sizes of the store (1,5,20)')
+    parser.add_argument('--soak', nargs='?', const=30.0, type=float, metavar='MINUTES',
+                        help='only the soak: staged load with an old snapshot held open, for so long (30)')
+    parser.add_argument('--rate', type=int, default=4000,
+                        help='events a second of the soak, if the drain can follow (4000)')
+    parser.add_argument('--folds', action='store_true',
+                        help='only folds: all kinds of reducers, row 11, and how folds grow')
     parser.add_argument('--report', action='store_true',
                         help='writes docs/benchmarks.md anew from the results that are there')
     given = parser.parse_args()
     given.sizes = [float(size) for size in (given.growth or '1,5,20').split(',')]
-    if given.growth:
+    if given.soak:
+        given.wanted = []
+    elif given.growth:
         given.wanted = ['growth']
+    elif given.folds:
+        given.wanted = plan.FOLD_ROWS
     elif given.rows:
         given.wanted = given.rows.split(',')
     else:
@@ -128,9 +140,10 @@ def measure_group(bench, group, series, given, failures):
         for one in series if number % 2 else reversed(series):
             if one.name in broken:
                 continue
-            if one.template in bench.absent:
+            missing = bench.absent.get(one.template) or bench.absent.get(one.needs)
+            if missing:
                 broken.add(one.name)
-                say(f'  {one.title}: absent ({bench.absent[one.template]})')
+                say(f'  {one.title}: absent ({missing})')
                 continue
             try:
                 runs.append(bench.turn(group, one, seconds_of(group, one, given), number))
@@ -141,17 +154,37 @@ def measure_group(bench, group, series, given, failures):
     return [run for run in runs if run['series'] not in broken]
 
 
+def find_client(versions, absent):
+    try:
+        versions['pg'] = folds.node_client()
+        del absent[plan.NODE]
+    except Failed as failure:
+        absent[plan.NODE] = str(failure)
+
+
 def measure_extra(kind, bench, given, failures):
     runs = []
-    measured = bench.cost() if kind == 'cost' else bench.growth(given.sizes, given.seconds, say)
+    measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
+                'fold-growth': lambda: folds.growth(bench, given.turns, say)}[kind]()
     try:
         for run in measured:
             runs.append(run)
             say('  ' + report.extra_line(run))
+        if kind == 'fold-growth':
+            say('  ' + report.linear_text(runs))
     except Failed as failure:
         failures.append(f'{kind}: {failure}')
         say(f'  FAILED {kind}: {failure}')
     return runs
+
+
+def soaked(bench, given, about):
+    say('\nSoak')
+    try:
+        return soak.run(bench.server, bench, given.soak, given.rate, about, say)
+    except Failed as failure:
+        say(f'  FAILED {failure}')
+        return [f'soak: {failure}']
 
 
 def main():
@@ -171,6 +204,9 @@ def main():
     targets, groups = plan.chosen(given.wanted, given.quick)
     needs_peers = any(one.template != plan.STORE for _, series in groups for one in series)
     versions, bench.absent = peers.make(server, os.environ['PEERS']) if needs_peers else ({}, {})
+    bench.absent[plan.NODE] = 'not looked for'
+    if any(one.needs == plan.NODE for _, series in groups for one in series):
+        find_client(versions, bench.absent)
     about = environment(server, versions, given)
     say(report.environment_text(about))
     for group, series in groups:
@@ -182,10 +218,13 @@ def main():
         if kind in given.wanted:
             say(f'\n{kind.capitalize()}')
             runs += measure_extra(kind, bench, given, failures)
+    if given.soak:
+        failures += soaked(bench, given, about)
     if targets:
         say('\n' + report.ratio_text(targets, runs, bench.absent))
-    if not given.quick:
-        report.keep(runs, about)
+    if not given.quick and (runs or report.RUNS.exists()):
+        if runs:
+            report.keep(runs, about)
         report.write()
         say('\nWritten: docs/benchmarks.md and bench/results/')
     for failure in failures:

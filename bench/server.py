@@ -79,13 +79,15 @@ class Server:
             time.sleep(0.05)
 
     def start_pgbench(self, script, database, clients=1, seconds=None, calls=None, variables=None,
-                      options='', seed=1, log=None):
+                      options='', seed=1, log=None, rate=None):
         """Starts pgbench; extended protocol, prepared once, parameters sent as a driver does."""
         preset = {'a': 0, 'e': 0, 'k': 0, 'n': 0, 's': 0, **(variables or {})}
         words = [self.bindir / 'pgbench', '-n', '-M', 'prepared', '-c', clients,
                  '-j', min(clients, self.cpus), '-f', HERE / 'pgbench' / f'{script}.sql',
                  f'--random-seed={seed}']
         words += ['-T', seconds] if calls is None else ['-t', calls]
+        if rate:
+            words += ['-R', rate]
         if log:
             words += ['-l', f'--log-prefix={log}']
         for name, value in preset.items():
@@ -127,6 +129,11 @@ def measured(out, calls):
     """
     done = int(re.search(r'transactions actually processed: (\d+)', out).group(1))
     rate = float(re.search(r'tps = ([0-9.]+) \(without initial', out).group(1))
+    return summary(done, rate, calls)
+
+
+def summary(done, rate, calls):
+    """The rate, unless calls tell it better, and the times of calls."""
     if calls:
         first, last = min(calls)[0], max(calls)[0]
         counted = [call for call in calls if call[0] > first + min(WARM_UP, (last - first) / 4)]

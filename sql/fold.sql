@@ -146,14 +146,14 @@ SELECT count(*), bool_and(g.state IS NOT DISTINCT FROM r.state)
           FROM event_store.read_events(0, 2000, ARRAY['Fold']) e GROUP BY aggregate_id) g
   JOIN event_store.replay_aggregates('Fold') r USING (aggregate_id);
 -- several types: together only where all are merged
-SELECT max(last_sequence) FROM event_store.append_event('Other', 'f-3', 0, 'Other', '{"other": true}');
+SELECT max(last_sequence) FROM event_store.append_event('Folded', 'f-3', 0, 'Folded', '{"other": true}');
 SELECT event_store.fold_events(e ORDER BY global_position)
-  FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Other']) e WHERE aggregate_id = 'f-3';
+  FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Folded']) e WHERE aggregate_id = 'f-3';
 SELECT aggregate_type, event_store.fold_events(e ORDER BY global_position)
-  FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Other']) e WHERE aggregate_id = 'f-3' GROUP BY 1 ORDER BY 1;
+  FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Folded']) e WHERE aggregate_id = 'f-3' GROUP BY 1 ORDER BY 1;
 DELETE FROM event_store.reducers;
 SELECT event_store.fold_events(e ORDER BY global_position) ? 'other'
-  FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Other']) e WHERE aggregate_id = 'f-3';
+  FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Folded']) e WHERE aggregate_id = 'f-3';
 -- events that are none
 SELECT outcome(format('SELECT event_store.fold_events(ROW(NULL, %s, 1, %L, NULL, NULL, NULL, NULL, NULL, now(), now())::event_store.event)', c, '{}'))
   FROM unnest(ARRAY[$$NULL, 'i', 1, NULL, 'E'$$, $$'T', NULL, 1, NULL, 'E'$$, $$'T', 'i', NULL, NULL, 'E'$$,
@@ -161,22 +161,43 @@ SELECT outcome(format('SELECT event_store.fold_events(ROW(NULL, %s, 1, %L, NULL,
 SELECT outcome('SELECT event_store.fold_events_add(NULL, NULL)');
 
 --
+-- Rights: a reader folds, by reducers that run as their owners, and no more
+--
+CREATE ROLE regress_fold_reader;
+SELECT event_store.grant_access('regress_fold_reader', 'reader');
+CREATE FUNCTION who(state jsonb, event event_store.event) RETURNS jsonb
+    LANGUAGE sql RETURN to_jsonb(current_user = 'regress_fold_reader');
+SELECT event_store.set_reducer('Folded', 'who');
+SET ROLE regress_fold_reader;
+SELECT state AS as_caller, sequence FROM event_store.replay_aggregates('Folded');
+SELECT event_store.fold_events(e) AS as_caller FROM event_store.load_events('Folded', 'f-3') e;
+SELECT event_store.fold_events(e) AS as_caller, current_user = 'regress_fold_reader' AS still_reader
+  FROM event_store.load_events('Folded', 'f-3') e;
+SELECT f, left(outcome('SELECT event_store.' || f), 5)
+  FROM unnest(ARRAY[$$rebuild_view('v', 'Folded')$$, $$rebuild_view_step('v', 'Folded', 1)$$,
+                    $$set_reducer_rules('Folded', NULL)$$, 'rebuild_state()']) f;
+RESET ROLE;
+SELECT event_store.set_reducer('Folded', NULL);
+DROP OWNED BY regress_fold_reader;
+DROP ROLE regress_fold_reader;
+
+--
 -- Limits: a reducer that replays its own aggregate, a state too large
 --
 CREATE FUNCTION cyclic(state jsonb, event event_store.event) RETURNS jsonb
     LANGUAGE sql RETURN (event_store.replay_aggregate((event).aggregate_type, (event).aggregate_id)).state;
-SELECT event_store.set_reducer('Other', 'cyclic');
+SELECT event_store.set_reducer('Folded', 'cyclic');
 \set VERBOSITY terse
-SELECT event_store.replay_aggregate('Other', 'f-3');
+SELECT event_store.replay_aggregate('Folded', 'f-3');
 \echo :LAST_ERROR_SQLSTATE
-SELECT * FROM event_store.replay_aggregates('Other');
-SELECT event_store.fold_events(e) FROM event_store.load_events('Other', 'f-3') e;
-SELECT event_store.take_snapshot('Other', 'f-3');
-SELECT event_store.rebuild_view('Other', 'Other');
+SELECT * FROM event_store.replay_aggregates('Folded');
+SELECT event_store.fold_events(e) FROM event_store.load_events('Folded', 'f-3') e;
+SELECT event_store.take_snapshot('Folded', 'f-3');
+SELECT event_store.rebuild_view('Folded', 'Folded');
 \set VERBOSITY default
 -- and the session goes on
-SELECT event_store.set_reducer('Other', NULL);
-SELECT * FROM event_store.replay_aggregate('Other', 'f-3');
+SELECT event_store.set_reducer('Folded', NULL);
+SELECT * FROM event_store.replay_aggregate('Folded', 'f-3');
 SELECT event_store.set_reducer_rules('Huge', '{"events": {"E": [{"op": "put_into", "path": "$.all", "key": "$.sequence", "from": "$.payload"}]}}');
 CREATE VIEW huge AS
 SELECT n, ROW(NULL, 'Huge', 'h', n, NULL, 'E', 1, p, NULL, NULL, NULL, NULL, NULL, now(), now())::event_store.event AS event
@@ -187,6 +208,6 @@ SELECT event_store.fold_events(event ORDER BY n) FROM huge;
 \echo :LAST_ERROR_SQLSTATE
 
 DELETE FROM event_store.reducers;
-DELETE FROM event_store.snapshots WHERE aggregate_type IN ('Fold', 'Other');
+DELETE FROM event_store.snapshots WHERE aggregate_type IN ('Fold', 'Folded');
 DROP VIEW folded, huge;
-DROP FUNCTION outcome, counting, cyclic;
+DROP FUNCTION outcome, counting, cyclic, who;

@@ -70,6 +70,7 @@ my $ids = sql(q{SELECT string_agg(quote_literal(event_id), ',' ORDER BY sequence
 	              FROM event_store.load_events('T', 't-1')});
 is(sql(q{SELECT event_store.aggregate_sequence('T', 't-1')}), '4', 'one is staged');
 
+my $sids = sql('SELECT max(sid) FROM event_store.staging');
 my $offset = log_offset($node);
 $node->stop('immediate');
 $node->start;
@@ -83,6 +84,7 @@ is(losses_reported($offset), 1, 'the loss is reported, once');
 is(sql(q{SELECT staging_epoch, first_sequence
 	       FROM event_store.append_event('T', 't-1', 2, 'x', durability => 'staged')}),
 	'2|3', 'a lost sequence is given again, under the new epoch');
+is(sql("SELECT min(sid) > $sids FROM event_store.staging"), 't', 'a place in staging is not');
 is(sql(qq{SELECT count(*) FROM event_store.domain_events
 	       WHERE event_id IN ($ids) AND aggregate_id = 't-1'}),
 	'2', 'by their ids a client sees which events are left');
@@ -105,6 +107,14 @@ is(sql(q{SELECT string_agg(l::text, ',' ORDER BY l.sequence)
 is(sql(q{SELECT event_store.load_view('V', 'v-3')}), '{"of": 3}', 'and views');
 is(epoch(), '2', 'in the same epoch');
 ok(flush_all($node, 'shop'), 'and become durable');
+sql(q{SELECT event_store.append_event('T', 't-sid', 0, 'x', durability => 'staged')});
+$sids = sql('SELECT max(sid) FROM event_store.staging');
+ok(flush_all($node, 'shop'), 'nothing is staged');
+$node->restart;
+epoch();
+is(sql(qq{SELECT durable FROM event_store.append_event('T', 't-sid', 1, 'x', durability => 'staged');
+	SELECT min(sid) > $sids FROM event_store.staging}), "f\nt", 'also after a restart no place in staging is given again');
+ok(flush_all($node, 'shop'), 'and that becomes durable');
 is(losses_reported($offset), 0, 'no loss is reported');
 check_whole('after a clean restart');
 
