@@ -158,27 +158,64 @@ column_array(EventRow **rows, int count, int column)
 											  type, length, byval, align));
 }
 
-/* Inserts many rows in one statement. */
+/* The columns that most events leave NULL. */
+static bool
+is_rare(int column)
+{
+	return column == EV_PAYLOAD_BYTES ||
+		   (column >= EV_METADATA && column <= EV_SAGA_ID);
+}
+
+static bool
+any_rare(EventRow **rows, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		for (int c = 0; c < EV_COLUMNS; c++)
+		{
+			if (is_rare(c) && !rows[i]->nulls[c])
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Inserts many rows in one statement.  Each array costs as much per row as a
+ * good part of an index entry, so there is a statement without the rare ones.
+ */
 static void
 insert_many(EventRow **rows, int count)
 {
-	static KeptPlan plan =
-		{"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
-		 " SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-		 " pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
-		 " pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
-		 " pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),"
-		 " pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),"
-		 " pg_catalog.unnest($15))",
-		 EV_COLUMNS};
+	static KeptPlan whole = {
+		"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
+		" SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+		" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
+		" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
+		" pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),"
+		" pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),"
+		" pg_catalog.unnest($15))"};
+	static KeptPlan common = {
+		"INSERT INTO event_store.domain_events (global_position, aggregate_type,"
+		" aggregate_id, sequence, event_id, event_type, schema_version, payload,"
+		" occurred_at, recorded_at)"
+		" SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+		" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
+		" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
+		" pg_catalog.unnest($9), pg_catalog.unnest($10))"};
+	KeptPlan *plan = any_rare(rows, count) ? &whole : &common;
 	Datum arrays[EV_COLUMNS];
+	int n = 0;
 
 	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		plan.argtypes[i] = get_array_type(column_types[i]);
-		arrays[i] = column_array(rows, count, i);
+		if (plan == &common && is_rare(i))
+			continue;
+		plan->argtypes[n] = get_array_type(column_types[i]);
+		arrays[n++] = column_array(rows, count, i);
 	}
-	insert_all(&plan, arrays, NULL, count);
+	plan->nargs = n;
+	insert_all(plan, arrays, NULL, count);
 }
 
 /*

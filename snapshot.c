@@ -185,15 +185,14 @@ static KeptPlan find_due =
 	{.sql = "SELECT e.aggregate_type, e.aggregate_id"
 			" FROM event_store.domain_events e"
 			" WHERE e.global_position OPERATOR(pg_catalog.=) $1"
-			" AND NOT EXISTS (SELECT FROM event_store.snapshots s"
+			" AND COALESCE((SELECT s.sequence FROM event_store.snapshots s"
 			" WHERE s.aggregate_type OPERATOR(pg_catalog.=) e.aggregate_type"
 			" AND s.aggregate_id OPERATOR(pg_catalog.=) e.aggregate_id"
 			" AND s.source OPERATOR(pg_catalog.=) 'server'"
 			" AND s.reducer_version OPERATOR(pg_catalog.=) COALESCE("
 			"(SELECT r.reducer_version FROM event_store.reducers r"
-			" WHERE r.aggregate_type OPERATOR(pg_catalog.=) e.aggregate_type), 0)"
-			" AND s.sequence OPERATOR(pg_catalog.+) $2"
-			" OPERATOR(pg_catalog.>) e.sequence)",
+			" WHERE r.aggregate_type OPERATOR(pg_catalog.=) e.aggregate_type), 0)),"
+			" 0) OPERATOR(pg_catalog.+) $2 OPERATOR(pg_catalog.<=) e.sequence",
 	 .nargs = 2,
 	 .argtypes = {INT8OID, INT8OID}};
 

@@ -55,6 +55,9 @@
 #define ES_EMPTY_ROUND_PAUSE_MS 10
 /* Space is looked after once in so many rounds, and when they end. */
 #define ES_ROUNDS_PER_RECLAIM 16
+/* A snapshot is followed by a rest of so many times the time it took. */
+#define ES_SNAPSHOT_REST 9
+
 /* A snapshot may take so long, and wait so long for locks. */
 #define ES_SNAPSHOT_MS 10000
 #define ES_SNAPSHOT_LOCK_TIMEOUT "1s"
@@ -119,6 +122,7 @@ typedef struct Work
 	int empty_rounds;		   /* due, yet without effect, in a row */
 	int rounds;				   /* since space was looked after */
 	TimestampTz position_due;  /* not before this time */
+	TimestampTz snapshot_due;  /* nor the next snapshot */
 } Work;
 
 typedef void (*WorkerStep)(Work *work);
@@ -535,13 +539,25 @@ store_position(Work *work)
 	return stored;
 }
 
+/* When a snapshot can be taken: in milliseconds, 0 = now, -1 = none is wanted. */
+static long
+time_until_snapshot(const Work *work)
+{
+	if (work->failed || !es_snapshots_due(work->db))
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   work->snapshot_due);
+}
+
 /*
- * Takes one snapshot.  One that is lost in a crash only makes replay slower, so
- * its commit is not flushed either.
+ * Takes one snapshot, then rests several times as long, so that appends go on
+ * at their speed.  One that is lost in a crash only makes replay slower, so its
+ * commit is not flushed either.
  */
 static bool
 take_snapshot(Work *work)
 {
+	TimestampTz started = GetCurrentTimestamp();
 	int synchronous = synchronous_commit;
 	bool taken;
 
@@ -549,7 +565,11 @@ take_snapshot(Work *work)
 	taken = run_step(work, step_snapshot, "snapshot");
 	synchronous_commit = synchronous;
 	if (taken)
+	{
 		work->last_work_at = GetCurrentTimestamp();
+		work->snapshot_due = work->last_work_at +
+							 ES_SNAPSHOT_REST * (work->last_work_at - started);
+	}
 	return taken;
 }
 
@@ -575,7 +595,7 @@ drain_due(Work *work)
 		if (time_until_position(work) == 0 && !store_position(work))
 			return;
 		/* under sustained staging they get a turn now and then */
-		if (work->rounds == 0 && es_snapshots_due(work->db) &&
+		if (work->rounds == 0 && time_until_snapshot(work) == 0 &&
 			!take_snapshot(work))
 			return;
 	}
@@ -645,6 +665,7 @@ take_turn(Work *work, uint32 wait_event)
 	SharedDatabase *db = work->db;
 	long timeout;
 	long position;
+	long snapshot;
 
 	es_heed_signals();
 	work->called = take_call(db);
@@ -670,7 +691,8 @@ take_turn(Work *work, uint32 wait_event)
 		store_position(work);
 		return;
 	}
-	if (!work->failed && es_snapshots_due(db))
+	snapshot = time_until_snapshot(work);
+	if (snapshot == 0)
 	{
 		take_snapshot(work);
 		return;
@@ -684,7 +706,11 @@ take_turn(Work *work, uint32 wait_event)
 			return;
 		}
 	}
-	es_sleep_on_latch(position < 0 ? timeout : Min(timeout, position), wait_event);
+	if (position > 0)
+		timeout = Min(timeout, position);
+	if (snapshot > 0)
+		timeout = Min(timeout, snapshot);
+	es_sleep_on_latch(timeout, wait_event);
 }
 
 /* A database's or role's settings must not change how the worker works. */

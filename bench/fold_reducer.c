@@ -17,7 +17,7 @@
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 
-#define INITIAL                                                              \
+#define INITIAL                                                                 \
 	"{\"orders\": 0, \"ordered\": \"0.00\", \"balance\": \"0.00\", \"worth\": " \
 	"\"0.00\", \"reserved\": {}, \"wanted\": [], \"customer\": {}}"
 
@@ -189,10 +189,10 @@ number(JsonbValue *object, const char *name)
 
 	if (value->type == jbvNumeric)
 		return NumericGetDatum(value->val.numeric);
-	return DirectFunctionCall3(
-		numeric_in,
-		CStringGetDatum(pnstrdup(value->val.string.val, value->val.string.len)),
-		ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	return DirectFunctionCall3(numeric_in,
+							   CStringGetDatum(pnstrdup(value->val.string.val,
+														value->val.string.len)),
+							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 }
 
 /* Adds to, or takes from, a decimal string of the state. */
@@ -222,8 +222,9 @@ order_created(JsonbValue *state, JsonbValue *p)
 	take_out(state, &reason);
 	set(state, "order", *p);
 	set(state, "status", string_value("created"));
-	member(state, "orders")->val.numeric = DatumGetNumeric(
-		DirectFunctionCall2(numeric_add, number(state, "orders"), one));
+	member(state, "orders")->val.numeric =
+		DatumGetNumeric(DirectFunctionCall2(numeric_add,
+											number(state, "orders"), one));
 	add(state, "ordered", numeric_add, number(p, "total"));
 	history = read_tree(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
 	append(history, string_value("OrderCreated"));
@@ -296,8 +297,9 @@ change(JsonbValue *state, const char *type, JsonbValue *p)
 	else if (strcmp(type, "OrderCancelled") == 0)
 	{
 		set(state, "status", string_value("cancelled"));
-		set(state, "reason", find(p, "reason") == NULL ? string_value("not given")
-													   : *member(p, "reason"));
+		set(state, "reason",
+			find(p, "reason") == NULL ? string_value("not given")
+									  : *member(p, "reason"));
 	}
 	else if (strcmp(type, "OrderConfirmed") == 0)
 	{
@@ -327,7 +329,8 @@ order_c(PG_FUNCTION_ARGS)
 {
 	HeapTupleHeader event = PG_GETARG_HEAPTUPLEHEADER(1);
 	bool isnull;
-	char *type = TextDatumGetCString(GetAttributeByNum(event, EVENT_TYPE, &isnull));
+	char *type =
+		TextDatumGetCString(GetAttributeByNum(event, EVENT_TYPE, &isnull));
 	JsonbValue *payload = read_tree(GetAttributeByNum(event, PAYLOAD, &isnull));
 	JsonbValue *state =
 		read_tree(PG_ARGISNULL(0)

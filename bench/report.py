@@ -138,8 +138,8 @@ def extra_line(run):
         return (f'{run["title"]:<36} WAL {run["wal_bytes"]:.0f} bytes, pages dirtied {run["pages_dirtied"]:.3f},'
                 f' disk {run["disk_bytes"]:.0f} bytes an event')
     if run['part'] == 'fold-growth':
-        return (f'{run["title"]:<16} {run["events"]:>9,} events, {run["keys"]:>6,} keys: {milliseconds(run["p50_us"]):>8} ms,'
-                f' {number(run["p50_us"] / run["events"])} µs an event')
+        return (f'{run["title"]:<16} {run["events"]:>9,} events, {run["keys"]:>6,} keys: {milliseconds(run["p50_us"]):>8} ms'
+                + ('' if run['title'] in STATE_TITLES else f', {number(run["p50_us"] / run["events"])} µs an event'))
     return (f'{run["millions"]:g} million: {run["title"]:<34} p50 {milliseconds(run["p50_us"])} ms,'
             f' p99 {milliseconds(run["p99_us"])} ms, {number(run["calls_per_second"])} calls/s')
 
@@ -382,7 +382,7 @@ def draw(runs):
                  for title in dict.fromkeys(run['title'] for run in folds) if title not in STATE_TITLES}
     by_keys = {'all 1000 events': [(keys, every / 1000) for keys, every, _, _ in state_costs(folds)],
                'the first event': [(keys, first / 1000) for keys, _, first, _ in state_costs(folds)]}
-    both_log = 'set logscale xy 10\nset yrange [*:*]\nset offsets\nset format "%g"'
+    both_log = 'set logscale xy 10\nset yrange [*:*]\nset offsets\nset format y "%g"\nset format x "%.0f"'
     drawn = []
     for name, axes, series in (
             ('appends', ('clients', 'events a second', 'set logscale x 2\nset xtics (1, 4, 16, 64)'), by_clients),

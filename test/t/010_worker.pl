@@ -30,6 +30,16 @@ is($node->safe_psql('quiet',
 		  WHERE a.datname IS NULL"),
 	'event_store launcher', 'the launcher is connected to no database');
 
+# ---------- one that was used, and is left alone from here on
+
+create_store_in($node, 'used');
+wait_for_worker($node, 'used');
+my $space = 'SELECT staged_bytes FROM event_store.staging_status';
+my $unused = $node->safe_psql('used', $space);
+stage($node, 'used', 'space', 100, 20);
+ok(flush_all($node, 'used'), 'a store was used');
+cmp_ok($node->safe_psql('used', $space), '>', 1.5 * $unused, 'its staging takes space');
+
 my $idle_since = $node->safe_psql('postgres',
 	"SELECT state_change FROM pg_stat_activity WHERE pid = $quiet");
 
@@ -156,6 +166,9 @@ is($node->safe_psql('quiet',
 	'none|stopped|t', 'which worker_status shows');
 is($node->safe_psql('quiet', 'SELECT staging_dirty FROM event_store.store_state'),
 	'f', 'having closed staging');
+ok($node->poll_query_until('used', 'SELECT NOT staging_dirty FROM event_store.store_state'),
+	'so does that of the used one');
+cmp_ok($node->safe_psql('used', $space), '<', 1.1 * $unused, 'having given back its space');
 $node->safe_psql('quiet', q{SELECT event_store.append_event('Order', 'durable', 0, 'Placed')});
 ok($node->poll_query_until('quiet',
 		'SELECT safe_position = event_store.safe_position() FROM event_store.store_state'),
