@@ -41,6 +41,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 /* Columns of view staging. */
 #define SHOWN_COLUMNS 18
