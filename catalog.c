@@ -20,6 +20,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
@@ -30,6 +31,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
+#include "nodes/primnodes.h"
 #include "storage/lmgr.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
@@ -42,6 +44,10 @@
 
 /* Memory for the rows of a load, in kB. */
 #define RESULT_KB (32 * 1024)
+
+/* Columns of domain_views, and those of them with a default. */
+#define VIEW_COLUMNS 6
+#define VIEW_DEFAULTS ((1 << 4) | (1 << 5))
 
 static Store store_cache;
 static bool store_valid = false;
@@ -105,19 +111,57 @@ relation_named(Oid schema, const char *format, int n)
 	return get_relname_relid(n < 0 ? format : psprintf(format, n), schema);
 }
 
+/* Whether the columns are ours alone, of core types, and so are the defaults. */
+static bool
+has_plain_columns(TupleDesc desc, int columns, uint32 defaults)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+
+		if (column->attisdropped)
+			continue;
+		columns--;
+		if (column->atttypid >= FirstNormalObjectId ||
+			(column->atthasdef && !(defaults & (1 << i))))
+			return false;
+	}
+	return columns == 0;
+}
+
+/* Whether an index computes nothing: no expressions, and at most IS NOT NULL. */
+static bool
+is_plain_index(Oid oid)
+{
+	Relation index = index_open(oid, AccessShareLock);
+	bool plain = RelationGetIndexExpressions(index) == NIL;
+	ListCell *cell;
+
+	foreach (cell, RelationGetIndexPredicate(index))
+	{
+		NullTest *test = lfirst(cell);
+
+		if (!IsA(test, NullTest) || !IsA(test->arg, Var))
+			plain = false;
+	}
+	index_close(index, AccessShareLock);
+	return plain;
+}
+
 /*
  * Whether writing to a table runs nothing but what create_store() put there:
  * no triggers but the guard, which only fires for what we never do, no rules,
- * no CHECK constraints beyond our own, no generated columns and no expressions
- * in indexes.
+ * no columns, defaults or CHECK constraints beyond our own, no indexes that
+ * compute something.  "defaults" has a bit for each column that has one.
  */
 static bool
-is_plain(Oid relation, int own_checks)
+is_plain(Oid relation, int columns, uint32 defaults, int checks)
 {
 	Relation table = table_open(relation, AccessShareLock);
 	TupleConstr *constr = RelationGetDescr(table)->constr;
 	TriggerDesc *triggers = table->trigdesc;
-	bool plain = table->rd_rules == NULL && !table->rd_rel->relrowsecurity;
+	bool plain = table->rd_rules == NULL && !table->rd_rel->relrowsecurity &&
+				 has_plain_columns(RelationGetDescr(table), columns, defaults);
 	List *indexes = RelationGetIndexList(table);
 	ListCell *cell;
 
@@ -127,15 +171,12 @@ is_plain(Oid relation, int own_checks)
 			plain = false;
 	}
 	if (constr != NULL &&
-		(constr->num_check > own_checks || constr->has_generated_stored))
+		(constr->num_check > checks || constr->has_generated_stored))
 		plain = false;
 	foreach (cell, indexes)
 	{
-		Relation index = index_open(lfirst_oid(cell), AccessShareLock);
-
-		if (RelationGetIndexExpressions(index) != NIL)
+		if (!is_plain_index(lfirst_oid(cell)))
 			plain = false;
-		index_close(index, AccessShareLock);
 	}
 	list_free(indexes);
 	table_close(table, AccessShareLock);
@@ -188,7 +229,8 @@ find_store(Store *s, char **version)
 		!OidIsValid(s->dead_letters))
 		return false;
 
-	s->plain = is_plain(s->events, 2) && is_plain(s->views, 0);
+	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
+			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
 	if (!HeapTupleIsValid(tuple))
 		return false;

@@ -87,10 +87,11 @@ typedef struct Round
 	int nrows;
 	int64 events; /* in them */
 	int64 views;
-	uint32 segments; /* that they are in, a bit each */
+	int64 in_segment[ES_SEGMENTS]; /* of them */
 	int ntxns;
 	int64 stopped_at; /* the round has all visible transactions that
 								 * ended below this */
+	bool alone;		  /* in its transaction */
 	int attempts;
 	int succeeded;		/* probes that succeeded */
 	int failed;			/* transactions with a failing row */
@@ -245,7 +246,7 @@ choose(Collected *collected, int64 c, Round *round)
 			round->events += row->count;
 		else
 			round->views++;
-		round->segments |= 1 << row->segment;
+		round->in_segment[row->segment] += row->count;
 		collected->rows[round->nrows++] = *row;
 	}
 	round->ntxns = ntxns;
@@ -266,8 +267,7 @@ collect(Round *round, int64 max_rows)
 	collected.rows = palloc(collected.maxrows * sizeof(DrainRow));
 	collected.maxtxns = 1024;
 	collected.txns = palloc(collected.maxtxns * sizeof(DrainTxn));
-	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, round->snapshot, 0,
-						  NULL, RowExclusiveLock);
+	scan = es_staged_scan_live(round->snapshot, RowExclusiveLock);
 	while (es_staged_next_row(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -306,6 +306,23 @@ blames_row(int sqlstate)
 }
 
 /*
+ * Runs what the owner's tables have deferred to the end of the transaction,
+ * while it can still be told which rows are to blame.
+ */
+static void
+run_deferred(void)
+{
+	static KeptPlan plan = {.sql = "SET CONSTRAINTS ALL IMMEDIATE"};
+	OwnerScope scope;
+
+	if (es_store()->plain)
+		return;
+	es_begin(&scope);
+	es_execute(&plan, NULL, NULL, false, SPI_OK_UTILITY);
+	es_end(&scope);
+}
+
+/*
  * Runs work in a subtransaction.  Returns NULL, or the error if a row is to
  * blame for it; passes other errors on.
  */
@@ -321,6 +338,8 @@ probe(Round *round, void (*work)(void *arg), void *arg)
 	PG_TRY();
 	{
 		work(arg);
+		if (round->alone)
+			run_deferred();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -949,7 +968,7 @@ fulfilled_request(SharedDatabase *db, const Round *round, uint64 request)
 }
 
 int64
-es_drain_round(int64 max_rows, bool *more)
+es_drain_round(int64 max_rows, bool alone, bool *more)
 {
 	SharedDatabase *db = es_my_database();
 	Round round;
@@ -958,6 +977,7 @@ es_drain_round(int64 max_rows, bool *more)
 	es_begin_call(ES_CALL_DRAIN);
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
+	round.alone = alone;
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	request = db == NULL ? 0 : note_request(db);
 	round.attempts = 1 + (db == NULL ? 0 : db->consecutive_failures);
@@ -979,7 +999,7 @@ es_drain_round(int64 max_rows, bool *more)
 			note_drain_time();
 	}
 	UnregisterSnapshot(round.snapshot);
-	es_note_drained(round.events, round.views, round.segments,
+	es_note_drained(round.events, round.views, round.in_segment,
 					fulfilled_request(db, &round, request));
 	es_end_call(ES_CALL_DRAIN, 0);
 	pfree(round.rows);

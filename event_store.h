@@ -292,6 +292,8 @@ typedef struct SharedDatabase
 	SharedSegment segments[ES_SEGMENTS];
 	LostRange lost[ES_LOST_RANGES];
 	int lost_count;
+	pg_atomic_uint64 segment_rows[ES_SEGMENTS]; /* not drained, also those of
+												 * open transactions */
 	pg_atomic_uint64 next_sid;
 	pg_atomic_uint64 uncommitted;	/* rows staged by open transactions, an
 									 * upper bound */
@@ -732,9 +734,9 @@ extern void es_note_staging(SharedDatabase *db, int64 rows);
 extern void es_unnote_staging(SharedDatabase *db, int64 rows);
 extern void es_note_staged(const StagedRow *row);
 extern OwnRow *es_own_rows(int *count);
-/* Rows moved from the segments of a bit mask. */
-extern void es_note_drained(int64 events, int64 views, uint32 segments,
-							uint64 request);
+/* Rows moved, and how many of them from which segment. */
+extern void es_note_drained(int64 events, int64 views,
+							const int64 rows[ES_SEGMENTS], uint64 request);
 
 /* What is known of staging when it opens; published at commit. */
 typedef struct StagingOpening
@@ -744,6 +746,7 @@ typedef struct StagingOpening
 	int active_segment;
 	uint32 used; /* segments that are not empty, a bit each */
 	int64 next_sid;
+	int64 rows[ES_SEGMENTS];
 	int64 events;
 	int64 views;
 	int64 dead_letters;
@@ -964,6 +967,11 @@ typedef enum StagedOrder
 extern StagedScan *es_staged_scan(StagedOrder order, ScanDirection direction,
 								  Snapshot snapshot, int nkeys,
 								  const ScanKeyData *keys, LOCKMODE lockmode);
+/*
+ * For the drain: only segments with rows that are not drained, in the order of
+ * transactions.
+ */
+extern StagedScan *es_staged_scan_live(Snapshot snapshot, LOCKMODE lockmode);
 /* Whole rows instead of single events. */
 extern bool es_staged_next_row(StagedScan *scan, StagedRow *row);
 
@@ -1046,9 +1054,10 @@ extern bool es_find_staged_view(Datum view_name, Datum view_key, bool newest,
  * Moves one closed set of committed staged rows, about max_rows (0 = all),
  * within the current transaction, holding the drain lock until it ends.
  * Returns the rows moved and whether more are left.  Raises errors of the
- * world; rows that fail for their own sake go to dead_letters.
+ * world; rows that fail for their own sake go to dead_letters.  "alone": the
+ * transaction does nothing else, so its deferred triggers speak of these rows.
  */
-extern int64 es_drain_round(int64 max_rows, bool *more);
+extern int64 es_drain_round(int64 max_rows, bool alone, bool *more);
 /* Moves what this transaction itself has staged and not moved yet. */
 extern void es_drain_own_rows(void);
 
@@ -1300,11 +1309,15 @@ typedef struct Reducer
 } Reducer;
 
 /*
- * Both are called between es_begin and es_end; what the result points to lives
- * in "context".  The second is a function that the caller gives for one call.
+ * All are called between es_begin and es_end; what the result points to lives
+ * in "context".  The second is for events that do not come from the store but
+ * from the caller.  The third is a function that the caller gives for one call.
  */
 extern Reducer es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
 									 MemoryContext context);
+extern Reducer es_reducer_of_given_events(text *aggregate_type,
+										  const OwnerScope *scope,
+										  MemoryContext context);
 extern Reducer es_given_reducer(Oid function, const OwnerScope *scope,
 								MemoryContext context);
 

@@ -33,14 +33,14 @@ PG_FUNCTION_INFO_V1(es_drain);
 
 /* Drains everything in this transaction. */
 static void
-drain_here(void)
+drain_here(bool alone)
 {
 	bool more = true;
 
 	while (more)
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) es_drain_round(0, &more);
+		(void) es_drain_round(0, alone, &more);
 	}
 }
 
@@ -63,7 +63,7 @@ es_settle(void)
 				 errmsg("a trigger cannot wait for staged rows while they are drained")));
 	if (!worker_possible(db) || es_lock_held(ES_LOCK_DRAIN))
 	{
-		drain_here();
+		drain_here(false);
 		return;
 	}
 	request = es_request_drain(db);
@@ -87,7 +87,7 @@ es_settle(void)
 	}
 	ConditionVariableCancelSleep();
 	if (pg_atomic_read_u64(&db->drains_done) < request)
-		drain_here();
+		drain_here(false);
 }
 
 void
@@ -158,7 +158,7 @@ flush_within(int64 timeout)
 	if (worker_possible(db))
 		return false;
 	PreventCommandIfReadOnly("flush()");
-	drain_here();
+	drain_here(true);
 	return true;
 }
 
@@ -197,5 +197,5 @@ es_drain(PG_FUNCTION_ARGS)
 	/* of what rounds before this one have moved; a worker may not be there */
 	if (db != NULL && db->staging_state == ES_STAGING_OPEN)
 		(void) es_reclaim_segments();
-	PG_RETURN_INT64(es_drain_round(max_rows, &more));
+	PG_RETURN_INT64(es_drain_round(max_rows, true, &more));
 }

@@ -147,7 +147,13 @@ es_fold_start(Fold *fold, Datum state, int64 sequence)
 			es_state_end(fold->state);
 		fold->state = NULL;
 		if (state != (Datum) 0)
+		{
+			/* a series begins with one for each of its aggregates */
+			MemoryContextReset(fold->per_event);
+			caller = MemoryContextSwitchTo(fold->per_event);
 			jsonb = DatumGetJsonbP(state);
+			MemoryContextSwitchTo(caller);
+		}
 		caller = MemoryContextSwitchTo(fold->context);
 		fold->state = es_state_begin(jsonb);
 	}

@@ -47,6 +47,7 @@ es_merge_into(State *state, StateNode *node, const JsonbValue *patch)
 	{
 		MemberName name;
 
+		CHECK_FOR_INTERRUPTS();
 		if (token != WJB_KEY)
 			continue;
 		(void) JsonbIteratorNext(&iterator, &value, true);

@@ -291,30 +291,36 @@ keep_state(Fold *fold, Datum aggregate_id, void *arg)
 
 /* ---------- folding ---------- */
 
-#define EVENT_AND_KEPT_ROW                                                     \
+#define EVENT_COLUMNS                                                          \
 	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence,"  \
 	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
 	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
-	" e.recorded_at, r.sequence, r.state"                                      \
-	" FROM event_store.domain_events e"                                        \
-	" LEFT JOIN (SELECT k.view_key, k.sequence, k.state"                       \
-	" FROM event_store.view_rebuild_rows k"                                    \
-	" WHERE k.view_name OPERATOR(pg_catalog.=) $1 ORDER BY k.view_key) r"      \
-	" ON r.view_key OPERATOR(pg_catalog.=) e.aggregate_id"                     \
-	" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $2"                        \
-	" AND e.sequence OPERATOR(pg_catalog.>) COALESCE(r.sequence, 0)"
+	" e.recorded_at"
 
-static const KeptPlan all_events = {.sql = EVENT_AND_KEPT_ROW
-									" ORDER BY e.aggregate_id, e.sequence",
-									.nargs = 2,
-									.argtypes = {TEXTOID, TEXTOID}};
+static const KeptPlan all_events =
+	{.sql = EVENT_COLUMNS
+	 ", r.sequence, r.state"
+	 " FROM event_store.domain_events e"
+	 " LEFT JOIN (SELECT k.view_key, k.sequence, k.state"
+	 " FROM event_store.view_rebuild_rows k"
+	 " WHERE k.view_name OPERATOR(pg_catalog.=) $1 ORDER BY k.view_key) r"
+	 " ON r.view_key OPERATOR(pg_catalog.=) e.aggregate_id"
+	 " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $2"
+	 " AND e.sequence OPERATOR(pg_catalog.>) COALESCE(r.sequence, 0)"
+	 " ORDER BY e.aggregate_id, e.sequence",
+	 .nargs = 2,
+	 .argtypes = {TEXTOID, TEXTOID}};
 
+/* What a step folds comes after all that is kept, so no row belongs to it. */
 static const KeptPlan events_between =
-	{.sql = EVENT_AND_KEPT_ROW " AND e.aggregate_id OPERATOR(pg_catalog.>) $3"
-							   " AND e.aggregate_id OPERATOR(pg_catalog.<=) $4"
-							   " ORDER BY e.aggregate_id, e.sequence",
-	 .nargs = 4,
-	 .argtypes = {TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
+	{.sql = EVENT_COLUMNS ", NULL::pg_catalog.int8, NULL::pg_catalog.jsonb"
+						  " FROM event_store.domain_events e"
+						  " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+						  " AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
+						  " AND e.aggregate_id OPERATOR(pg_catalog.<=) $3"
+						  " ORDER BY e.aggregate_id, e.sequence",
+	 .nargs = 3,
+	 .argtypes = {TEXTOID, TEXTOID, TEXTOID}};
 
 /* The last of the next "count" aggregates; (Datum) 0 when there are fewer. */
 static Datum
@@ -346,13 +352,23 @@ fold_row(TupleTableSlot *slot, void *arg)
 static void
 fold_aggregates(Rebuild *rebuild, Datum up_to_id)
 {
-	KeptPlan *plan =
-		plan_now(up_to_id == (Datum) 0 ? &all_events : &events_between);
 	Series series = {.fold = rebuild->fold, .done = keep_state, .arg = rebuild};
-	Datum values[4] = {PointerGetDatum(rebuild->view_name),
-					   PointerGetDatum(rebuild->aggregate_type),
-					   rebuild->after_id, up_to_id};
+	KeptPlan *plan;
+	Datum values[3];
 
+	if (up_to_id == (Datum) 0)
+	{
+		plan = plan_now(&all_events);
+		values[0] = PointerGetDatum(rebuild->view_name);
+		values[1] = PointerGetDatum(rebuild->aggregate_type);
+	}
+	else
+	{
+		plan = plan_now(&events_between);
+		values[0] = PointerGetDatum(rebuild->aggregate_type);
+		values[1] = rebuild->after_id;
+		values[2] = up_to_id;
+	}
 	es_plan_events(plan, false);
 	es_for_each_row(plan, values, NULL, fold_row, &series);
 	es_series_end(&series);
@@ -432,18 +448,27 @@ lock_view(const Rebuild *rebuild)
 	" AND e.sequence OPERATOR(pg_catalog.>) " sequence  \
 	" AND e.sequence OPERATOR(pg_catalog.<=) v.version)"
 
+/* The rows of the view that belong to no aggregate with a state. */
+#define ROWS_WITHOUT_STATE                              \
+	"SELECT d.view_key, d.version, r.sequence"          \
+	" FROM event_store.domain_views d"                  \
+	" LEFT JOIN event_store.view_rebuild_rows r"        \
+	" ON r.view_name OPERATOR(pg_catalog.=) $1"         \
+	" AND r.view_key OPERATOR(pg_catalog.=) d.view_key" \
+	" WHERE d.view_name OPERATOR(pg_catalog.=) $1"      \
+	" AND r.state IS NULL"
+
 static const KeptPlan remove_rows =
-	{.sql = "DELETE FROM event_store.domain_views v USING ("
-			"SELECT d.view_key, r.sequence"
-			" FROM event_store.domain_views d"
-			" LEFT JOIN event_store.view_rebuild_rows r"
-			" ON r.view_name OPERATOR(pg_catalog.=) $1"
-			" AND r.view_key OPERATOR(pg_catalog.=) d.view_key"
-			" WHERE d.view_name OPERATOR(pg_catalog.=) $1"
-			" AND r.state IS NULL) o"
+	{.sql = "DELETE FROM event_store.domain_views v USING (" ROWS_WITHOUT_STATE ") o"
 			" WHERE v.view_name OPERATOR(pg_catalog.=) $1"
 			" AND v.view_key OPERATOR(pg_catalog.=) o.view_key"
 			" AND NOT " NEWER_EVENT("v.view_key", "COALESCE(o.sequence, 0)"),
+	 .nargs = 2,
+	 .argtypes = {TEXTOID, TEXTOID}};
+static const KeptPlan rows_left =
+	{.sql = "SELECT 1 FROM (" ROWS_WITHOUT_STATE ") v"
+			" WHERE NOT " NEWER_EVENT("v.view_key",
+									  "COALESCE(v.sequence, 0)") " LIMIT 1",
 	 .nargs = 2,
 	 .argtypes = {TEXTOID, TEXTOID}};
 static const KeptPlan put_rows =
@@ -462,6 +487,18 @@ static const KeptPlan put_rows =
 	 .nargs = 3,
 	 .argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
 
+/* Refuses to leave a row that was put since the transaction's snapshot. */
+static void
+check_rows_left(Datum *values)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (es_execute(plan_now(&rows_left), values, NULL, true, SPI_OK_SELECT) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update")));
+	PopActiveSnapshot();
+}
+
 /* Puts the kept rows in the place of the view's; returns how many. */
 static int64
 exchange_rows(const Rebuild *rebuild)
@@ -474,6 +511,8 @@ exchange_rows(const Rebuild *rebuild)
 
 	es_begin_write(&scope);
 	es_execute(plan_now(&remove_rows), values, NULL, false, SPI_OK_DELETE);
+	if (IsolationUsesXactSnapshot())
+		check_rows_left(values);
 	written = es_execute(plan_now(&put_rows), values, NULL, false, SPI_OK_INSERT);
 	es_end(&scope);
 	es_execute(&delete_kept_rows, values, NULL, false, SPI_OK_DELETE);
@@ -631,7 +670,7 @@ Datum
 es_rebuild_state(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan = {"SELECT b.view_name, b.aggregate_type, b.done, b.total,"
-							" NULL::float8, b.started_at, NULL::int"
+							" NULL::pg_catalog.float8, b.started_at, NULL::int"
 							" FROM event_store.view_rebuilds b"
 							" WHERE NOT (b.view_name OPERATOR(pg_catalog.=) ANY ($1))"
 							" ORDER BY b.view_name",

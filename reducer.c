@@ -10,7 +10,14 @@
  * The tables are read as the owner of the store, but a function is somebody
  * else's code and never runs as that owner: a registered one runs as its own
  * owner (as index functions run, so that whoever may replay gains nothing by
- * it), one given in a call as the caller.
+ * it), one given in a call as the caller.  Its owner is remembered by name and
+ * must still be the same: whoever makes a function of that name later has not
+ * been asked for.
+ *
+ * A caller who brings the events himself could make a reducer do in its owner's
+ * name what no event of the store would.  So for him it runs as himself, unless
+ * he has the rights of its owner anyway: then it runs as the owner here too, so
+ * that the owner gains nothing by it either.
  *
  * Called by fold.c's users, which are replay.c, snapshot.c and rebuild.c, and
  * from SQL.
@@ -37,8 +44,12 @@ PG_FUNCTION_INFO_V1(es_set_reducer);
 PG_FUNCTION_INFO_V1(es_set_reducer_rules);
 
 static KeptPlan find_reducer =
-	{.sql = "SELECT reducer, rules, reducer_version FROM event_store.reducers"
-			" WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
+	{.sql = "SELECT r.reducer, r.rules, r.reducer_version, r.reducer_owner"
+			" FROM (SELECT NULL::pg_catalog.text AS reducer_owner) missing,"
+			/* a store of before has no such column; then it is the one above */
+			" LATERAL (SELECT t.reducer, t.rules, t.reducer_version, reducer_owner"
+			" FROM event_store.reducers t"
+			" WHERE t.aggregate_type OPERATOR(pg_catalog.=) $1) r",
 	 .nargs = 1,
 	 .argtypes = {TEXTOID}};
 
@@ -47,14 +58,15 @@ static KeptPlan lock_reducers = {
 
 static KeptPlan store_reducer =
 	{.sql = "INSERT INTO event_store.reducers AS r"
-			" (aggregate_type, reducer, rules, reducer_version)"
-			" VALUES ($1, $2, $3, $4)"
+			" (aggregate_type, reducer, rules, reducer_version, reducer_owner)"
+			" VALUES ($1, $2, $3, $4, $5)"
 			" ON CONFLICT (aggregate_type) DO UPDATE"
 			" SET reducer = EXCLUDED.reducer, rules = EXCLUDED.rules,"
 			" reducer_version = EXCLUDED.reducer_version,"
+			" reducer_owner = EXCLUDED.reducer_owner,"
 			" updated_at = pg_catalog.clock_timestamp()",
-	 .nargs = 4,
-	 .argtypes = {TEXTOID, TEXTOID, JSONBOID, INT4OID}};
+	 .nargs = 5,
+	 .argtypes = {TEXTOID, TEXTOID, JSONBOID, INT4OID, TEXTOID}};
 
 /* ---------- finding one ---------- */
 
@@ -142,6 +154,7 @@ typedef struct Registration
 {
 	Datum name;	 /* of a function, or (Datum) 0 */
 	Datum rules; /* or (Datum) 0 */
+	Datum owner; /* of the function, by name; (Datum) 0 = not known */
 	int version; /* 0 where nothing was ever registered */
 } Registration;
 
@@ -166,7 +179,29 @@ find_registration(text *aggregate_type, bool read_only)
 	if (isnull)
 		found.rules = (Datum) 0;
 	found.version = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
+	found.owner = SPI_getbinval(row, desc, 4, &isnull);
+	if (isnull)
+		found.owner = (Datum) 0;
 	return found;
+}
+
+/* Reports a function that belongs to somebody else than when registered. */
+static void
+check_owner(const Registration *found, Oid owner, text *aggregate_type)
+{
+	char *name = GetUserNameFromId(owner, true);
+
+	if (found->owner == (Datum) 0 ||
+		(name != NULL && es_same_text(CStringGetTextDatum(name), found->owner)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("reducer %s of aggregate type \"%s\" does not belong to role \"%s\"",
+					TextDatumGetCString(found->name),
+					text_to_cstring(aggregate_type),
+					TextDatumGetCString(found->owner)),
+			 errdetail("That role owned the function when it was registered."),
+			 errhint("If the function is to be used, register it again with event_store.set_reducer().")));
 }
 
 Reducer
@@ -184,6 +219,7 @@ es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
 			function_named(DatumGetTextPP(found.name), aggregate_type);
 		check_signature(reducer.function);
 		reducer.user = function_owner(reducer.function);
+		check_owner(&found, reducer.user, aggregate_type);
 		reducer.security = scope->security | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION;
 	}
@@ -199,18 +235,39 @@ es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
 	return reducer;
 }
 
+static void
+check_execute(Oid function, const OwnerScope *scope, const char *name)
+{
+	AclResult allowed =
+		object_aclcheck(ProcedureRelationId, function, scope->user, ACL_EXECUTE);
+
+	if (allowed != ACLCHECK_OK)
+		aclcheck_error(allowed, OBJECT_FUNCTION, name);
+}
+
+Reducer
+es_reducer_of_given_events(text *aggregate_type, const OwnerScope *scope,
+						   MemoryContext context)
+{
+	Reducer reducer = es_registered_reducer(aggregate_type, scope, context);
+
+	if (OidIsValid(reducer.function) &&
+		!has_privs_of_role(scope->user, reducer.user))
+	{
+		check_execute(reducer.function, scope, reducer.name);
+		reducer.user = scope->user;
+	}
+	return reducer;
+}
+
 Reducer
 es_given_reducer(Oid function, const OwnerScope *scope, MemoryContext context)
 {
 	Reducer reducer = {.function = function};
-	AclResult allowed;
 
 	reducer.name = MemoryContextStrdup(context, qualified_name(function));
 	check_signature(function);
-	allowed =
-		object_aclcheck(ProcedureRelationId, function, scope->user, ACL_EXECUTE);
-	if (allowed != ACLCHECK_OK)
-		aclcheck_error(allowed, OBJECT_FUNCTION, reducer.name);
+	check_execute(function, scope, reducer.name);
 	reducer.user = scope->user;
 	reducer.security = scope->security | SECURITY_LOCAL_USERID_CHANGE;
 	return reducer;
@@ -233,6 +290,9 @@ same_registration(const Registration *a, const Registration *b)
 {
 	if ((a->name == (Datum) 0) != (b->name == (Datum) 0) ||
 		(a->rules == (Datum) 0) != (b->rules == (Datum) 0))
+		return false;
+	if (a->owner != (Datum) 0 && b->owner != (Datum) 0 &&
+		!es_same_text(a->owner, b->owner))
 		return false;
 	return (a->name == (Datum) 0 || es_same_text(a->name, b->name)) &&
 		   (a->rules == (Datum) 0 || same_rules(a->rules, b->rules));
@@ -269,12 +329,16 @@ register_reducer(FunctionCallInfo fcinfo, text *aggregate_type,
 						wanted->version, text_to_cstring(aggregate_type),
 						current.version),
 				 errhint("Snapshots of that version were made by another reducer. Leave reducer_version out to take the next one.")));
-	if (!same || wanted->version != current.version)
+	/* a store of before learns whose function it is */
+	if (!same || wanted->version != current.version ||
+		(current.owner == (Datum) 0) != (wanted->owner == (Datum) 0))
 	{
-		Datum values[4] = {PointerGetDatum(aggregate_type), wanted->name,
-						   wanted->rules, Int32GetDatum(wanted->version)};
-		char nulls[4] = {' ', wanted->name == (Datum) 0 ? 'n' : ' ',
-						 wanted->rules == (Datum) 0 ? 'n' : ' ', ' '};
+		Datum values[5] = {PointerGetDatum(aggregate_type), wanted->name,
+						   wanted->rules, Int32GetDatum(wanted->version),
+						   wanted->owner};
+		char nulls[5] = {' ', wanted->name == (Datum) 0 ? 'n' : ' ',
+						 wanted->rules == (Datum) 0 ? 'n' : ' ', ' ',
+						 wanted->owner == (Datum) 0 ? 'n' : ' '};
 
 		es_execute(&store_reducer, values, nulls, false, SPI_OK_INSERT);
 	}
@@ -316,6 +380,9 @@ es_set_reducer(PG_FUNCTION_ARGS)
 		if (!object_ownercheck(ProcedureRelationId, function, GetUserId()))
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, name);
 		wanted.name = CStringGetTextDatum(name);
+		wanted.owner =
+			CStringGetTextDatum(GetUserNameFromId(function_owner(function),
+												  false));
 	}
 	register_reducer(fcinfo, aggregate_type, &wanted);
 	PG_RETURN_VOID();

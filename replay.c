@@ -329,14 +329,37 @@ static const struct
 						{EV_SEQUENCE, "sequence"},
 						{EV_EVENT_TYPE, "event_type"}};
 
-/* What all groups of a query share, for as long as it runs. */
+/* The reducer of an aggregate type. */
+typedef struct TypeReducer
+{
+	MemberName type;
+	Reducer reducer;
+	char status; /* of the hash table */
+} TypeReducer;
+
+#define SH_PREFIX reducers
+#define SH_ELEMENT_TYPE TypeReducer
+#define SH_KEY_TYPE MemberName
+#define SH_KEY type
+#define SH_HASH_KEY(table, k) (k).hash
+#define SH_EQUAL(table, a, b) es_same_name(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(table, entry) (entry)->type.hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/*
+ * What all groups of a query share, for as long as it runs.  They may come
+ * interleaved, so the reducers of all types are kept that were met.
+ */
 typedef struct FoldCall
 {
 	TupleDesc event_desc;
 	MemoryContext context;
 	MemoryContext scratch;
-	text *aggregate_type; /* last looked for; NULL = none yet */
-	Reducer reducer;	  /* of that type */
+	struct reducers_hash *reducers;
 } FoldCall;
 
 /* One group. */
@@ -360,28 +383,40 @@ fold_call(FmgrInfo *flinfo)
 	call->scratch = AllocSetContextCreate(call->context, "event_store event",
 										  ALLOCSET_DEFAULT_SIZES);
 	call->event_desc = lookup_rowtype_tupdesc_copy(es_store()->event_type, -1);
+	call->reducers = reducers_create(call->context, 4, NULL);
 	MemoryContextSwitchTo(caller);
 	flinfo->fn_extra = call;
 	return call;
 }
 
-/* The reducer of an event's type. */
+/* The reducer of an event's type; valid until the next is asked for. */
 static const Reducer *
 reducer_of_type(FoldCall *call, text *aggregate_type)
 {
+	MemberName type = es_member_name(VARDATA_ANY(aggregate_type),
+									 VARSIZE_ANY_EXHDR(aggregate_type));
+	TypeReducer *entry = reducers_lookup(call->reducers, type);
 	OwnerScope scope;
+	Reducer reducer;
+	MemoryContext context;
+	char *name;
+	bool found;
 
-	if (call->aggregate_type != NULL &&
-		es_same_text(PointerGetDatum(call->aggregate_type),
-					 PointerGetDatum(aggregate_type)))
-		return &call->reducer;
+	if (entry != NULL)
+		return &entry->reducer;
+	/* an error takes along what belongs to the event at hand */
+	context = AllocSetContextCreate(call->scratch, "event_store reducer",
+									ALLOCSET_SMALL_SIZES);
 	es_begin_read(&scope);
-	call->reducer = es_registered_reducer(aggregate_type, &scope, call->context);
+	reducer = es_reducer_of_given_events(aggregate_type, &scope, context);
 	es_end(&scope);
-	call->aggregate_type =
-		(text *) MemoryContextAlloc(call->context, VARSIZE_ANY(aggregate_type));
-	memcpy(call->aggregate_type, aggregate_type, VARSIZE_ANY(aggregate_type));
-	return &call->reducer;
+	name = MemoryContextAlloc(context, Max(type.size, 1));
+	memcpy(name, type.data, type.size);
+	type.data = name;
+	entry = reducers_insert(call->reducers, type, &found);
+	entry->reducer = reducer;
+	MemoryContextSetParent(context, call->context);
+	return &entry->reducer;
 }
 
 static bool

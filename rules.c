@@ -250,8 +250,6 @@ read_event_path(RuleInput *in, RuleKey key, const JsonbValue *value,
 				RuleSource *source)
 {
 	RulePath *path = &source->path;
-	const char *hint =
-		listed("The columns of an event are ", column_names, EV_COLUMNS, -1);
 	int column = EV_COLUMNS;
 
 	read_rule_path(in, key, value, path);
@@ -263,7 +261,9 @@ read_event_path(RuleInput *in, RuleKey key, const JsonbValue *value,
 											strlen(column_names[column]))))
 				break;
 	if (column == EV_COLUMNS)
-		refuse(in, hint,
+		refuse(in,
+			   listed("The columns of an event are ", column_names, EV_COLUMNS,
+					  -1),
 			   psprintf("has a path %.*s in \"%s\" that does not begin with a column of the event",
 						path->size, path->text, rule_keys[key]));
 	if (path->count > 1 && column != EV_PAYLOAD && column != EV_METADATA)
@@ -371,30 +371,35 @@ read_value(RuleInput *in)
 	operation->default_value = in->values[KEY_DEFAULT];
 }
 
+static char *
+operations_hint(void)
+{
+	const char *names[lengthof(operations)];
+
+	for (size_t i = 0; i < lengthof(operations); i++)
+		names[i] = operations[i].name;
+	return listed("The operations are ", names, lengthof(operations), -1);
+}
+
 /* The operation's name; its keys are looked at afterwards. */
 static void
 read_operation_kind(RuleInput *in, const JsonbValue *rule)
 {
-	const char *names[lengthof(operations)];
-	char *hint;
 	JsonbValue op;
 
-	for (size_t i = 0; i < lengthof(operations); i++)
-		names[i] = operations[i].name;
-	hint = listed("The operations are ", names, lengthof(operations), -1);
 	if (!is_container(rule, true))
 		refuse(in,
 			   "A rule is an object such as {\"op\": \"set\", \"path\": \"$.status\", \"value\": \"new\"}.",
 			   "is not an object");
 	if (!find_member(rule, "op", strlen("op"), &op) || op.type != jbvString)
-		refuse(in, hint, "has no \"op\"");
+		refuse(in, operations_hint(), "has no \"op\"");
 	for (size_t i = 0; i < lengthof(operations); i++)
-		if (is_string(&op, names[i]))
+		if (is_string(&op, operations[i].name))
 		{
 			in->operation->kind = i;
 			return;
 		}
-	refuse(in, hint,
+	refuse(in, operations_hint(),
 		   psprintf("has an unknown \"op\" \"%.*s\"", op.val.string.len,
 					op.val.string.val));
 }

@@ -193,6 +193,7 @@ count_leftovers(StagingOpening *opening)
 	{
 		CHECK_FOR_INTERRUPTS();
 		opening->next_sid = Max(opening->next_sid, row.sid + ES_WINDOW_EVENTS);
+		opening->rows[row.segment] += row.count;
 		if (row.kind == ES_KIND_EVENT)
 			opening->events += row.count;
 		else
@@ -501,9 +502,7 @@ es_reclaim_segments(void)
 static bool
 oldest_staged(TimestampTz *at)
 {
-	StagedScan *scan =
-		es_staged_scan(ES_BY_TXN, ForwardScanDirection, GetActiveSnapshot(), 0,
-					   NULL, AccessShareLock);
+	StagedScan *scan = es_staged_scan_live(GetActiveSnapshot(), AccessShareLock);
 	StagedRow row;
 	bool found = es_staged_next_row(scan, &row);
 

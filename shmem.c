@@ -69,6 +69,8 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	db->lock = lock;
 	SpinLockInit(&db->position_mutex);
 	pg_atomic_init_u64(&db->next_sid, 1);
+	for (int i = 0; i < ES_SEGMENTS; i++)
+		pg_atomic_init_u64(&db->segment_rows[i], 0);
 	pg_atomic_init_u64(&db->uncommitted, 0);
 	pg_atomic_init_u64(&db->staged_events, 0);
 	pg_atomic_init_u64(&db->staged_views, 0);
@@ -159,6 +161,8 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->active_segment = 0;
 	memset(db->segments, 0, sizeof(db->segments));
 	db->lost_count = 0;
+	for (int i = 0; i < ES_SEGMENTS; i++)
+		pg_atomic_write_u64(&db->segment_rows[i], 0);
 	pg_atomic_write_u64(&db->next_sid, 1);
 	pg_atomic_write_u64(&db->uncommitted, 0);
 	pg_atomic_write_u64(&db->staged_events, 0);

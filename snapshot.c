@@ -6,7 +6,8 @@
  * here and used by replay; an application's is kept for it and never used by
  * the server.  Neither goes back to an earlier sequence or beyond the last
  * durable event, so staged events, which a crash may take, are in none.  The
- * server's counts only for the version of the reducer that made it.
+ * server's counts only for the version of the reducer that made it, so one of a
+ * later version takes its place wherever it stands, and one of an earlier never.
  *
  * Called by replay.c, rebuild.c and the worker, and from SQL.
  */
@@ -54,7 +55,9 @@ static KeptPlan store_snapshot =
 			" state_bytes = EXCLUDED.state_bytes,"
 			" reducer_version = EXCLUDED.reducer_version,"
 			" created_at = pg_catalog.clock_timestamp()"
-			" WHERE s.sequence OPERATOR(pg_catalog.<=) EXCLUDED.sequence",
+			" WHERE ROW(COALESCE(s.reducer_version, 0), s.sequence)"
+			" OPERATOR(pg_catalog.<=)"
+			" ROW(COALESCE(EXCLUDED.reducer_version, 0), EXCLUDED.sequence)",
 	 .nargs = 7,
 	 .argtypes = {TEXTOID, TEXTOID, TEXTOID, INT8OID, JSONBOID, BYTEAOID,
 				  INT4OID}};
@@ -104,7 +107,7 @@ es_start_from_snapshot(Fold *fold, text *aggregate_type, text *aggregate_id)
 }
 
 /*
- * Stores a snapshot unless a newer one of its source stands there; returns
+ * Stores a snapshot unless a later one of its source stands there; returns
  * whether it did.  state and state_bytes may be (Datum) 0.
  */
 static bool
@@ -165,13 +168,18 @@ es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
 
 /* ---------- snapshots that are due ---------- */
 
-/* A type whose reducer failed is left alone for so long, in milliseconds. */
-#define REST_MS 60000
+/*
+ * A type whose snapshot failed is left alone for so many times as long as that
+ * took, doubled by every further failure, up to so many milliseconds.
+ */
+#define REST 9
+#define LONGEST_REST_MS 3600000
 
 /* An aggregate type whose last snapshot failed. */
 typedef struct FailedType
 {
 	char *aggregate_type;
+	int failures;	   /* in a row */
 	TimestampTz until; /* is left alone */
 } FailedType;
 
@@ -273,17 +281,23 @@ forget_failure(FailedType *failed)
 	pfree(failed);
 }
 
-/* Remembers a failure, and logs the first one. */
+/* Remembers the failure of what was started then, and logs the first one. */
 static void
 note_snapshot_failure(FailedType *failed, const char *aggregate_type,
-					  const char *aggregate_id, const ErrorData *error)
+					  const char *aggregate_id, const ErrorData *error,
+					  TimestampTz started)
 {
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz longest = TimestampTzPlusMilliseconds(now, LONGEST_REST_MS);
+	int64 rest = REST * Max(now - started, 1);
+
 	if (failed == NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
 		failed = palloc(sizeof(FailedType));
 		failed->aggregate_type = pstrdup(aggregate_type);
+		failed->failures = 0;
 		failed_types = lappend(failed_types, failed);
 		MemoryContextSwitchTo(caller);
 		ereport(WARNING,
@@ -294,7 +308,10 @@ note_snapshot_failure(FailedType *failed, const char *aggregate_type,
 									   : 0,
 				 error->context != NULL ? errcontext("%s", error->context) : 0));
 	}
-	failed->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REST_MS);
+	for (int i = 0; i < failed->failures && now + rest < longest; i++)
+		rest *= 2;
+	failed->failures++;
+	failed->until = Min(now + rest, longest);
 }
 
 void
@@ -306,6 +323,7 @@ es_take_due_snapshot(SharedDatabase *db)
 	text *aggregate_type;
 	text *aggregate_id;
 	FailedType *volatile failed;
+	TimestampTz started;
 
 	if (position == 0 || es_snapshot_every == 0 ||
 		!find_due_aggregate(position, &aggregate_type, &aggregate_id))
@@ -314,6 +332,7 @@ es_take_due_snapshot(SharedDatabase *db)
 	if (failed != NULL && failed->until > GetCurrentTimestamp())
 		return;
 
+	started = GetCurrentTimestamp();
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
@@ -332,7 +351,7 @@ es_take_due_snapshot(SharedDatabase *db)
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		note_snapshot_failure(failed, text_to_cstring(aggregate_type),
-							  text_to_cstring(aggregate_id), error);
+							  text_to_cstring(aggregate_id), error, started);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);

@@ -269,12 +269,26 @@ advance(StagedScan *scan, int segment)
 	MemoryContextSwitchTo(caller);
 }
 
-StagedScan *
-es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
-			   int nkeys, const ScanKeyData *keys, LOCKMODE lockmode)
+/* The segments with rows that are not drained, a bit each. */
+static uint32
+live_segments(void)
+{
+	SharedDatabase *db = es_my_database();
+	uint32 live = segments_in_use();
+
+	for (int i = 0; i < ES_SEGMENTS && is_known(db); i++)
+	{
+		if (pg_atomic_read_u64(&db->segment_rows[i]) == 0)
+			live &= ~(1 << i);
+	}
+	return live;
+}
+
+static StagedScan *
+scan_segments(StagedOrder order, ScanDirection direction, Snapshot snapshot,
+			  int nkeys, const ScanKeyData *keys, LOCKMODE lockmode, uint32 used)
 {
 	StagedScan *scan = palloc0(sizeof(StagedScan));
-	uint32 used = segments_in_use();
 
 	scan->order = order;
 	scan->direction = direction;
@@ -305,6 +319,21 @@ es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 		advance(scan, i);
 	}
 	return scan;
+}
+
+StagedScan *
+es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
+			   int nkeys, const ScanKeyData *keys, LOCKMODE lockmode)
+{
+	return scan_segments(order, direction, snapshot, nkeys, keys, lockmode,
+						 segments_in_use());
+}
+
+StagedScan *
+es_staged_scan_live(Snapshot snapshot, LOCKMODE lockmode)
+{
+	return scan_segments(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL,
+						 lockmode, live_segments());
 }
 
 static int

@@ -66,12 +66,30 @@ struct State
 /* What a member's or value's header takes in jsonb. */
 #define ENTRY_SIZE ((int64) sizeof(JEntry))
 
+/*
+ * The names of members come from whoever writes events, so nobody must be able
+ * to choose many with one hash: every backend draws its own seed.
+ */
+static uint64
+hash_seed(void)
+{
+	static uint64 seed;
+	static bool drawn = false;
+
+	if (!drawn && !pg_strong_random(&seed, sizeof(seed)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not generate random values")));
+	drawn = true;
+	return seed;
+}
+
 MemberName
 es_member_name(const char *data, int size)
 {
 	MemberName name = {.data = data, .size = size};
 
-	name.hash = hash_bytes((const unsigned char *) data, size);
+	name.hash = (uint32) hash_bytes_extended((const unsigned char *) data, size,
+											 hash_seed());
 	return name;
 }
 
@@ -114,6 +132,7 @@ clear_members(State *state, struct members_hash *members)
 	members_start_iterate(members, &iterator);
 	while ((member = members_iterate(members, &iterator)) != NULL)
 	{
+		CHECK_FOR_INTERRUPTS();
 		state->size -= ENTRY_SIZE + member->name.size;
 		es_node_clear(state, &member->node);
 		pfree(unconstify(char *, member->name.data));
@@ -125,7 +144,10 @@ static void
 clear_elements(State *state, StateElements *array)
 {
 	for (int i = 0; i < array->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
 		es_node_clear(state, &array->nodes[i]);
+	}
 	if (array->nodes != NULL)
 		pfree(array->nodes);
 	pfree(array);
@@ -380,6 +402,7 @@ members_equal(const StateNode *node, JsonbContainer *container)
 	iterator = JsonbIteratorInit(container);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (token == WJB_KEY)
 		{
 			member = es_node_member(node, es_member_name(value.val.string.val,
@@ -406,9 +429,12 @@ elements_equal(const StateNode *node, JsonbContainer *container)
 		return false;
 	iterator = JsonbIteratorInit(container);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		CHECK_FOR_INTERRUPTS();
 		if (token == WJB_ELEM &&
 			!es_node_equals(&node->u.array->nodes[i++], &value))
 			return false;
+	}
 	return true;
 }
 
@@ -491,6 +517,7 @@ compare_pairs(const void *a, const void *b)
 	const JsonbValue *x = &((const JsonbPair *) a)->key;
 	const JsonbValue *y = &((const JsonbPair *) b)->key;
 
+	CHECK_FOR_INTERRUPTS();
 	if (x->val.string.len != y->val.string.len)
 		return x->val.string.len < y->val.string.len ? -1 : 1;
 	return memcmp(x->val.string.val, y->val.string.val, x->val.string.len);
@@ -550,6 +577,7 @@ expand_container(JsonbContainer *container, JsonbValue *out)
 	iterator = JsonbIteratorInit(container);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (token == WJB_KEY)
 		{
 			place = add_pair(out, value.val.string.val, value.val.string.len);

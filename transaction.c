@@ -28,8 +28,8 @@ typedef struct DrainNote
 {
 	int64 events;
 	int64 views;
-	uint32 segments; /* that rows were moved from, a bit each */
-	uint64 request;	 /* the request it fulfilled; 0 = none */
+	int64 rows[ES_SEGMENTS]; /* moved from each segment */
+	uint64 request;			 /* the request it fulfilled; 0 = none */
 	RoundMetrics metrics;
 	SubTransactionId subtransaction;
 } DrainNote;
@@ -114,14 +114,24 @@ publish_staged(SharedDatabase *db)
 
 /* Remembers that rows of some segments are gone from this transaction on. */
 static void
-publish_emptied(SharedDatabase *db, uint32 segments)
+publish_emptied(SharedDatabase *db, const DrainNote *note)
 {
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
-		if (segments & (1 << i) &&
-			FullTransactionIdPrecedes(db->segments[i].emptied, current.xid))
+		if (note->rows[i] == 0)
+			continue;
+		if (FullTransactionIdPrecedes(db->segments[i].emptied, current.xid))
 			db->segments[i].emptied = current.xid;
+		if (db->staging_state == ES_STAGING_OPEN)
+			pg_atomic_fetch_sub_u64(&db->segment_rows[i], note->rows[i]);
 	}
+}
+
+/* Takes off rows of ours that nobody will drain. */
+static void
+forget_row(SharedDatabase *db, const OwnRow *row)
+{
+	pg_atomic_fetch_sub_u64(&db->segment_rows[row->segment], row->count);
 }
 
 /* Takes off what this transaction moved and lets waiters look again. */
@@ -147,7 +157,7 @@ publish_drained(SharedDatabase *db)
 	}
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < current.ndrains; i++)
-		publish_emptied(db, current.drains[i].segments);
+		publish_emptied(db, &current.drains[i]);
 	if (moved > 0)
 		db->last_drain_at = now;
 	db->first_staged_at = pg_atomic_read_u64(&db->staged_events) +
@@ -199,7 +209,10 @@ publish_opened(SharedDatabase *db)
 	db->staging_epoch = o->epoch;
 	db->active_segment = o->active_segment;
 	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
 		db->segments[i].used = db->segments[i].used || (o->used & (1 << i)) != 0;
+		pg_atomic_write_u64(&db->segment_rows[i], o->rows[i]);
+	}
 	if (!db->segments[o->active_segment].used)
 	{
 		db->segments[o->active_segment].used = true;
@@ -246,6 +259,11 @@ end_transaction(bool committed)
 			es_end_positions(db);
 		if (committed && current.nrows > 0)
 			publish_staged(db);
+		for (int i = 0; i < current.nrows; i++)
+		{
+			if (!committed || current.rows[i].moved_in != InvalidSubTransactionId)
+				forget_row(db, &current.rows[i]);
+		}
 		if (committed && current.opens)
 			publish_opened(db);
 		if (committed && current.rotates)
@@ -308,7 +326,7 @@ subtransaction_ended(SubXactEvent event, SubTransactionId id,
 		current.draining_in = InvalidSubTransactionId;
 	while (current.nrows > 0 &&
 		   current.rows[current.nrows - 1].subtransaction >= id)
-		current.nrows--;
+		forget_row(es_my_database_if_any(), &current.rows[--current.nrows]);
 	for (int i = 0; i < current.nrows; i++)
 	{
 		if (current.rows[i].moved_in >= id)
@@ -433,6 +451,8 @@ es_note_staged(const StagedRow *staged)
 	row->subtransaction = GetCurrentSubTransactionId();
 	row->moved_in = InvalidSubTransactionId;
 	t->wrote = true;
+	pg_atomic_fetch_add_u64(&es_my_database()->segment_rows[row->segment],
+							row->count);
 }
 
 /* The rows staged by this transaction, moved ones among them, in their order. */
@@ -444,7 +464,8 @@ es_own_rows(int *count)
 }
 
 void
-es_note_drained(int64 events, int64 views, uint32 segments, uint64 request)
+es_note_drained(int64 events, int64 views, const int64 rows[ES_SEGMENTS],
+				uint64 request)
 {
 	Transaction *t = transaction();
 	Size size = (t->ndrains + 1) * sizeof(DrainNote);
@@ -456,11 +477,11 @@ es_note_drained(int64 events, int64 views, uint32 segments, uint64 request)
 	note = &t->drains[t->ndrains++];
 	note->events = events;
 	note->views = views;
-	note->segments = segments;
+	memcpy(note->rows, rows, sizeof(note->rows));
 	note->request = request;
 	es_describe_round(&note->metrics);
 	note->subtransaction = GetCurrentSubTransactionId();
-	if (segments != 0)
+	if (events + views > 0)
 		t->xid = GetTopFullTransactionId();
 	t->wrote = true;
 }

@@ -55,8 +55,12 @@
 #define ES_EMPTY_ROUND_PAUSE_MS 10
 /* Space is looked after once in so many rounds, and when they end. */
 #define ES_ROUNDS_PER_RECLAIM 16
-/* A snapshot is followed by a rest of so many times the time it took. */
+/*
+ * A snapshot is followed by a rest of so many times the time it took, up to so
+ * long: a slow aggregate type shall not keep the others waiting.
+ */
 #define ES_SNAPSHOT_REST 9
+#define ES_SNAPSHOT_REST_MS 1000
 
 /* A snapshot may take so long, and wait so long for locks. */
 #define ES_SNAPSHOT_MS 10000
@@ -370,7 +374,7 @@ step_drain(Work *work)
 	if (staging_is_stale(work, store))
 		es_open_staging();
 	else
-		work->moved = es_drain_round(es_write_batch_size, &work->more);
+		work->moved = es_drain_round(es_write_batch_size, true, &work->more);
 }
 
 static void
@@ -566,9 +570,12 @@ take_snapshot(Work *work)
 	synchronous_commit = synchronous;
 	if (taken)
 	{
-		work->last_work_at = GetCurrentTimestamp();
-		work->snapshot_due = work->last_work_at +
-							 ES_SNAPSHOT_REST * (work->last_work_at - started);
+		TimestampTz now = GetCurrentTimestamp();
+
+		work->last_work_at = now;
+		work->snapshot_due =
+			Min(now + ES_SNAPSHOT_REST * (now - started),
+				TimestampTzPlusMilliseconds(now, ES_SNAPSHOT_REST_MS));
 	}
 	return taken;
 }
@@ -620,6 +627,9 @@ sleep_out_pause(const Work *work, uint32 wait_event)
 /*
  * Opens staging if that is wanted and still to be done, trying until it
  * succeeds.  Returns false when the database has no store.
+ *
+ * What failed before, in this process or the one before it, is not over
+ * because staging could be opened: a round has to show that.
  */
 static bool
 open_staging(Work *work, uint32 wait_event)
@@ -628,10 +638,13 @@ open_staging(Work *work, uint32 wait_event)
 		sleep_out_pause(work, wait_event);
 	if (work->store_gone)
 		return false;
-	if (work->failed)
-		set_drain_state(work->db, ES_DRAIN_IDLE);
-	note_success(work);
-	work->last_round_at = work->last_work_at;
+	work->last_work_at = GetCurrentTimestamp();
+	work->failed = work->db->consecutive_failures > 0;
+	if (!work->failed)
+	{
+		work->pause = 0;
+		work->last_round_at = work->last_work_at;
+	}
 	return true;
 }
 
@@ -646,6 +659,18 @@ time_until_idle(const Work *work)
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   TimestampTzPlusMilliseconds(since,
 																	   ES_IDLE_EXIT_MS));
+}
+
+/*
+ * Is there nothing left to do but to retire?  Open staging is closed whatever is
+ * waited for; nobody leaves who still has to store a position or take a
+ * snapshot.
+ */
+static bool
+may_retire(const Work *work, long position, long snapshot)
+{
+	return work->db->staging_state == ES_STAGING_OPEN ||
+		   (position < 0 && snapshot < 0);
 }
 
 /* Closes staging; leaves when that was done before. */
@@ -700,11 +725,13 @@ take_turn(Work *work, uint32 wait_event)
 	if (timeout < 0)
 	{
 		timeout = time_until_idle(work);
-		if (timeout == 0)
+		if (timeout == 0 && may_retire(work, position, snapshot))
 		{
 			retire(work);
 			return;
 		}
+		/* not at once again, but when what is waited for is due */
+		timeout = timeout == 0 ? ES_IDLE_EXIT_MS : timeout;
 	}
 	if (position > 0)
 		timeout = Min(timeout, position);

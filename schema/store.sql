@@ -162,8 +162,16 @@ BEGIN
         reducer text,
         rules jsonb,
         reducer_version int NOT NULL,
-        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        reducer_owner text COLLATE "C"
     );
+    -- a store of before; looked at first because ALTER TABLE locks readers out
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = 'event_store.reducers'::pg_catalog.regclass
+                      AND a.attname = 'reducer_owner' AND NOT a.attisdropped)
+    THEN
+        ALTER TABLE event_store.reducers ADD COLUMN reducer_owner text COLLATE "C";
+    END IF;
 
     -- a rebuild that has begun, and what it has folded
     CREATE TABLE IF NOT EXISTS event_store.view_rebuilds (
@@ -271,7 +279,7 @@ BEGIN
     COMMENT ON TABLE event_store.snapshots IS
 'States of aggregates at a sequence: source server is used by replay_aggregate, source client is kept for applications.';
     COMMENT ON TABLE event_store.reducers IS
-'The registered reducer of each aggregate type, by name.';
+'The registered reducer of each aggregate type, by name, and the role that owned it then.';
     COMMENT ON TABLE event_store.view_rebuilds IS
 'Rebuilds of views that steps have begun and not ended: aggregates up to after_id are folded.';
     COMMENT ON TABLE event_store.view_rebuild_rows IS

@@ -105,3 +105,41 @@ DROP TRIGGER careless ON event_store.domain_events;
 DROP TRIGGER careless ON event_store.domain_views;
 DROP SCHEMA trap CASCADE;
 DROP FUNCTION react(), suppress(), careless();
+
+-- a check deferred to the end of the transaction is the fault of a row, too
+CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.event_type = 'Poison' THEN
+        RAISE EXCEPTION 'too late for %', NEW.aggregate_id USING ERRCODE = '23514';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON event_store.domain_events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late();
+BEGIN;
+SELECT last_sequence FROM event_store.append_event('Trigger', 'h', 0, 'Made', durability => 'staged');
+SELECT last_sequence FROM event_store.append_event('Trigger', 'i', 0, 'Poison', durability => 'staged');
+COMMIT;
+SELECT last_sequence FROM event_store.append_event('Trigger', 'j', 0, 'Made', durability => 'staged');
+SELECT event_store.flush('60s');
+SELECT aggregate_id, sequence, event_type, error_code, error_message FROM event_store.dead_letters WHERE aggregate_type = 'Trigger';
+SELECT aggregate_id, event_type FROM event_store.domain_events WHERE aggregate_type = 'Trigger' AND aggregate_id IN ('h', 'i', 'j') ORDER BY 1;
+DROP TRIGGER late ON event_store.domain_events;
+DROP FUNCTION late();
+SELECT event_store.retry_dead_letters('Trigger', 'i');
+
+-- a default or an index of the owner's is his code as well: it does not run with the caller's search_path
+CREATE SCHEMA trap;
+CREATE FUNCTION trap.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+CREATE FUNCTION careless_text(given text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN lower('X'::text) = 'x'; END $$;
+ALTER TABLE event_store.domain_views ADD COLUMN note boolean DEFAULT careless_text('');
+CREATE INDEX trapped ON event_store.domain_events (aggregate_id) WHERE careless_text(aggregate_id);
+SET search_path = trap, pg_catalog, public;
+SELECT last_sequence FROM event_store.append_event('Trigger', 'k', 0, 'Made');
+SELECT event_store.put_view('trigger', 'k', '{}');
+RESET search_path;
+ALTER TABLE event_store.domain_views DROP COLUMN note;
+DROP INDEX event_store.trapped;
+DROP FUNCTION careless_text(text);
+DROP SCHEMA trap CASCADE;

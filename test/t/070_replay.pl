@@ -112,6 +112,45 @@ like($said, qr/reducer public\.boom at event 1 \(Counted\) of Failing\/f-1/, 'wi
 is(shop('SELECT consecutive_failures FROM event_store.worker_status'), '0', 'the worker has not failed');
 isnt(worker_pid($node, 'shop'), '', 'and is there');
 
+# --- a failing type is left alone for longer each time
+
+# A reducer writes down when it began: what a sequence counts is not rolled back.
+shop(q{CREATE SEQUENCE attempts; CREATE SEQUENCE at_1; CREATE SEQUENCE at_2; CREATE SEQUENCE at_3; CREATE SEQUENCE at_4;
+	CREATE FUNCTION failing(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM setval(format('public.at_%s', nextval('public.attempts')), (1000 * extract(epoch FROM clock_timestamp()))::bigint);
+		PERFORM pg_sleep(0.03);
+		RAISE EXCEPTION 'again';
+	END $$;
+	SELECT event_store.set_reducer('Again', 'failing')});
+append('Again', 'a', 10, 'durable') until shop('SELECT is_called FROM at_4') eq 't';
+my @at = map { shop("SELECT last_value FROM at_$_") } 1 .. 4;
+cmp_ok($at[1] - $at[0], '>=', 299, 'after a failure a type rests nine times as long as that took');
+cmp_ok($at[2] - $at[1], '>=', 569, 'after the next one twice as long');
+cmp_ok($at[3] - $at[2], '>=', 1109, 'and again');
+
+# --- a slow type keeps no other waiting, be its snapshots taken or not
+
+shop(q{CREATE FUNCTION slow_reducer(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN event.payload; END $$;
+	SELECT event_store.set_reducer('Slow', 'slow_reducer')});
+my $both = q{SELECT FROM event_store.append_events('%1$s', '%2$s', 0, (SELECT jsonb_agg('{"event_type": "E"}'::jsonb) FROM generate_series(1, 10)));
+	SELECT FROM event_store.append_events('Quick', '%2$s', 0, (SELECT jsonb_agg('{"event_type": "E"}'::jsonb) FROM generate_series(1, 10)));};
+shop('BEGIN;' . sprintf($both, 'Slow', 's') . 'COMMIT');
+wait_for_snapshot('Quick', 's', 10, 'a snapshot behind a slow one');
+is(snapshot_of('Slow', 's'), '10', 'which is taken');
+cmp_ok(shop(q{SELECT extract(epoch FROM q.created_at - s.created_at) FROM event_store.snapshots q, event_store.snapshots s
+	WHERE q.aggregate_type = 'Quick' AND s.aggregate_type = 'Slow'}), '<', 9, 'is taken soon after');
+
+shop(q{CREATE FUNCTION slow_failure(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM pg_sleep(2); RAISE EXCEPTION 'slow'; END $$;
+	SELECT event_store.set_reducer('SlowFailing', 'slow_failure')});
+my $before = shop('SELECT clock_timestamp()');
+shop('BEGIN;' . join('', map { sprintf($both, 'SlowFailing', "f-$_") } 1 .. 3) . 'COMMIT');
+wait_for_snapshot('Quick', "f-$_", 10, "a snapshot behind a slow failure ($_)") for (1 .. 3);
+is(shop(q{SELECT max(created_at) - '} . $before . q{' < '11s' FROM event_store.snapshots WHERE aggregate_type = 'Quick'}),
+	't', 'and soon');
+
 # --- never
 
 $node->safe_psql('postgres', 'ALTER SYSTEM SET event_store.snapshot_every = 0');

@@ -212,6 +212,27 @@ is(sql(q{SELECT letters() || '; ' || string_agg(DISTINCT attempts::text, ' ') FR
 ok(poll(q{SELECT consecutive_failures = 0 AND drain_state = 'idle' FROM event_store.staging_status}), 'and the worker is well again');
 is(sql(q{SELECT value FROM event_store.metrics WHERE metric = 'persistence.dead_letters'}), '2', 'the metric counts them');
 
+# attempts are counted beyond the end of a worker
+configure('retry_initial', 3600000);
+configure('retry_max', 3600000);
+sql(transaction('twelve Poison') . transaction('thirteen Poison'));
+is(sql(q{SELECT event_store.flush('200ms')}), 'f', 'rows that all fail in one way');
+foreach my $attempt (1 .. 4)
+{
+	my $pid = wait_for_worker($node, 'shop');
+
+	ok(poll("SELECT consecutive_failures = $attempt AND drain_state = 'backing_off' FROM event_store.staging_status"), "attempt $attempt");
+	is(sql("SELECT pg_terminate_backend($pid)"), 't', 'and the worker is terminated');
+	wait_for_worker($node, 'shop', $pid);
+}
+ok(poll(q{SELECT consecutive_failures = 0 AND drain_state = 'idle' AND staged_events = 0 FROM event_store.staging_status}),
+	'the fifth, by another worker, is the last');
+is(sql(q{SELECT string_agg(concat_ws(' ', aggregate_id, attempts), ', ' ORDER BY id) FROM event_store.dead_letters WHERE aggregate_id LIKE 't%'}),
+	'twelve 5, thirteen 5', 'which buries them');
+is(sql(q{SELECT sum(event_store.discard_dead_letters('T', id, 'a test')) FROM unnest(ARRAY['twelve', 'thirteen']) id}), '2', 'discarded');
+configure('retry_initial', 5);
+configure('retry_max', 5);
+
 # a row that fails while another error holds up the round
 sql(q{UPDATE faults SET code = '53100' WHERE what = 'Venom';} . transaction('nine Poison') . transaction('ten Venom') . transaction('eleven a'));
 like(error_of($node, 'shop', 'SELECT event_store.drain()'), qr/53100.*fault 53100/, 'an error of the world ends a round');
