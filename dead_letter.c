@@ -108,6 +108,11 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 		  INT4OID, JSONBOID,	   BYTEAOID,	   JSONBOID, TEXTOID, TEXTOID,
 		  TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,	 TEXTOID, JSONBOID,
 		  INT8OID, TEXTOID,		   TEXTOID,		   INT4OID}};
+	/* there may be very many in one transaction */
+	MemoryContext scratch =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store dead letter",
+							  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(scratch);
 	bool is_event = row->kind == ES_KIND_EVENT;
 	Datum values[22];
 	char nulls[22];
@@ -149,6 +154,8 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	ereport(WARNING, (errcode(sqlstate),
 					  errmsg("a staged %s became a dead letter: %s",
 							 is_event ? "event" : "view write", message)));
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(scratch);
 }
 
 /* ---------- settling ---------- */

@@ -359,12 +359,12 @@ probe(Round *round, void (*work)(void *arg), void *arg)
 
 /* Remembers a failure, to tell whether all probes fail alike. */
 static void
-note_failure(Round *round, ErrorData *error)
+note_failure(Round *round, const ErrorData *error)
 {
 	round->failed++;
 	if (round->failure == NULL)
 	{
-		round->failure = error;
+		round->failure = unconstify(ErrorData *, error);
 		round->alike = true;
 	}
 	else if (round->failure->sqlerrcode != error->sqlerrcode)
@@ -523,6 +523,8 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected
 	else
 		bury_event(piece, row, staged, expected, error->sqlerrcode,
 				   error->message);
+	if (error != piece->round->failure)
+		FreeErrorData(error);
 }
 
 static void
@@ -631,6 +633,8 @@ write_view_carefully(Piece *piece, const StagedRow *row)
 	note_failure(piece->round, error);
 	es_bury(row, row->name, row->key, error->sqlerrcode, error->message,
 			piece->round->attempts);
+	if (error != piece->round->failure)
+		FreeErrorData(error);
 }
 
 /* Writes some view rows of distinct keys, in key order. */
@@ -775,6 +779,8 @@ write_window(Piece *piece, DrainRow *rows, int nrows)
 		CHECK_FOR_INTERRUPTS();
 		write_event(piece, events[i].row, &events[i].staged);
 	}
+	if (piece->careful)
+		flush_chunk(piece);
 	if (piece->nchunk == 0)
 		MemoryContextReset(piece->chunk_context);
 }
@@ -967,6 +973,13 @@ fulfilled_request(SharedDatabase *db, const Round *round, uint64 request)
 	return round->stopped_at >= db->pending_sid ? db->pending_request : 0;
 }
 
+/* Whether a worker comes back to rows that failed, and counts how often. */
+static bool
+somebody_counts(SharedDatabase *db)
+{
+	return db != NULL && db->worker_state != ES_WORKER_UNAVAILABLE;
+}
+
 int64
 es_drain_round(int64 max_rows, bool alone, bool *more)
 {
@@ -993,7 +1006,7 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 		es_note_draining(false);
 		close_tables(&round);
 		if (round.failed > 1 && round.succeeded == 0 && round.alike &&
-			round.attempts < ALIKE_ATTEMPTS)
+			round.attempts < ALIKE_ATTEMPTS && somebody_counts(db))
 			ReThrowError(round.failure);
 		if (!IsolationUsesXactSnapshot())
 			note_drain_time();
@@ -1004,6 +1017,38 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 	es_end_call(ES_CALL_DRAIN, 0);
 	pfree(round.rows);
 	return round.events + round.views;
+}
+
+/*
+ * Writes a transaction's own rows.  Its caller was told that they are in the
+ * store, so one that cannot be written ends the transaction.
+ */
+static void
+write_own_rows(Piece *piece)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		write_piece(piece);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+			error->schema_name == NULL ||
+			strcmp(error->schema_name, ES_SCHEMA) != 0)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+				 errmsg("an event_id that this transaction has staged was used at the same time by another append"),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0));
+	}
+	PG_END_TRY();
 }
 
 void
@@ -1042,7 +1087,7 @@ es_drain_own_rows(void)
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	open_tables(&round);
 	es_note_draining(true);
-	write_piece(&piece);
+	write_own_rows(&piece);
 	es_note_draining(false);
 	close_tables(&round);
 	UnregisterSnapshot(round.snapshot);

@@ -247,7 +247,8 @@ typedef struct SharedSegment
 {
 	bool used;				   /* may hold rows */
 	FullTransactionId opened;  /* had ended before its first row was written */
-	FullTransactionId emptied; /* the last that drained rows from it */
+	FullTransactionId emptied; /* the last to commit that drained rows from it */
+	uint64 emptied_in;		   /* the round that did, counted as they commit */
 } SharedSegment;
 
 /*
@@ -292,6 +293,9 @@ typedef struct SharedDatabase
 	SharedSegment segments[ES_SEGMENTS];
 	LostRange lost[ES_LOST_RANGES];
 	int lost_count;
+	FullTransactionId last_drained; /* the last to commit that drained rows */
+	uint64 rounds;					/* that committed */
+	pg_atomic_uint32 generations[ES_SEGMENTS];	/* raised by truncating */
 	pg_atomic_uint64 segment_rows[ES_SEGMENTS]; /* not drained, also those of
 												 * open transactions */
 	pg_atomic_uint64 next_sid;
@@ -968,6 +972,11 @@ extern StagedScan *es_staged_scan(StagedOrder order, ScanDirection direction,
 								  Snapshot snapshot, int nkeys,
 								  const ScanKeyData *keys, LOCKMODE lockmode);
 /*
+ * Call it when a segment was locked, before its indexes are opened: what this
+ * process has cached of them may be of before a truncation.
+ */
+extern void es_refresh_segment(int segment);
+/*
  * For the drain: only segments with rows that are not drained, in the order of
  * transactions.
  */
@@ -1332,6 +1341,7 @@ typedef struct Fold
 	int64 up_to;			 /* fold nothing after this sequence ... */
 	TimestampTz until;		 /* ... nor after this recorded time */
 	bool finished;			 /* met an event after these */
+	TimestampTz stop_at;	 /* read no more durable events from then on */
 
 	State *state; /* merge and rules */
 

@@ -194,8 +194,8 @@ es_drain(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("drain()");
 	(void) es_store();
 	db = es_my_database();
-	/* of what rounds before this one have moved; a worker may not be there */
-	if (db != NULL && db->staging_state == ES_STAGING_OPEN)
+	/* of what rounds before this one have moved, where no worker does it */
+	if (db != NULL && !worker_possible(db) && db->staging_state == ES_STAGING_OPEN)
 		(void) es_reclaim_segments();
 	PG_RETURN_INT64(es_drain_round(max_rows, true, &more));
 }

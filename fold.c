@@ -102,6 +102,7 @@ es_fold_create(MemoryContext scratch)
 								  ALLOCSET_DEFAULT_SIZES);
 	fold->up_to = PG_INT64_MAX;
 	fold->until = DT_NOEND;
+	fold->stop_at = DT_NOEND;
 	fold->enclosing = error_context_stack;
 	return fold;
 }
@@ -372,7 +373,8 @@ fold_row(TupleTableSlot *slot, void *arg)
 
 	MemoryContextReset(fold->per_event);
 	slot_getsomeattrs(slot, es_fold_columns(fold));
-	return es_fold_event(fold, slot->tts_values, slot->tts_isnull);
+	return es_fold_event(fold, slot->tts_values, slot->tts_isnull) &&
+		   (fold->stop_at == DT_NOEND || GetCurrentTimestamp() < fold->stop_at);
 }
 
 void

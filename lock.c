@@ -35,41 +35,6 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 
-/* Calls that lock so few pairs are not counted. */
-#define FEW_PAIRS 16
-
-/* The entries of the server's lock table, roughly. */
-static int64
-lock_table_size(void)
-{
-	return (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts);
-}
-
-/*
- * Whether a call may lock so many pairs one by one: at most a quarter of the
- * lock table, and half of it together with all others.  What it reserves is
- * given back at the end of the transaction.
- */
-static bool
-reserve_pairs(int count)
-{
-	if (count <= FEW_PAIRS)
-		return true;
-	if (count > lock_table_size() / 4)
-		return false;
-	/* without preload nobody counts */
-	if (es_shared == NULL)
-		return count <= 4 * max_locks_per_xact;
-	if (pg_atomic_add_fetch_u64(&es_shared->reserved_pairs, count) >
-		(uint64) lock_table_size() / 2)
-	{
-		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, count);
-		return false;
-	}
-	es_note_reserved_pairs(count);
-	return true;
-}
-
 uint64
 es_pair_hash(Datum first, Datum second)
 {
@@ -94,6 +59,49 @@ gate_of(LockSpace space)
 {
 	return space == ES_LOCK_AGGREGATE ? es_store()->aggregate_gate
 									  : es_store()->view_key_gate;
+}
+
+/* Calls that lock so few pairs are not counted. */
+#define FEW_PAIRS 16
+
+/* The entries of the server's lock table, roughly. */
+static int64
+lock_table_size(void)
+{
+	return (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts);
+}
+
+/*
+ * Whether a call may lock so many more pairs one by one: at most a quarter of
+ * the lock table, and half of it together with all others.  What it reserves is
+ * given back at the end of the transaction.
+ *
+ * A transaction that has passed the gate keeps to single pairs while they are
+ * not very many: closing the gate then could deadlock with a single call.
+ */
+static bool
+reserve_pairs(LockSpace space, int count)
+{
+	LOCKTAG gate;
+
+	if (count <= FEW_PAIRS)
+		return true;
+	if (count > lock_table_size() / 4)
+		return false;
+	SET_LOCKTAG_RELATION(gate, MyDatabaseId, gate_of(space));
+	if (LockHeldByMe(&gate, RowExclusiveLock, false))
+		return true;
+	/* without preload nobody counts */
+	if (es_shared == NULL)
+		return count <= 4 * max_locks_per_xact;
+	if (pg_atomic_add_fetch_u64(&es_shared->reserved_pairs, count) >
+		(uint64) lock_table_size() / 2)
+	{
+		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, count);
+		return false;
+	}
+	es_note_reserved_pairs(count);
+	return true;
 }
 
 static void
@@ -122,11 +130,30 @@ compare_hashes(const void *a, const void *b)
 	return x < y ? -1 : x > y ? 1 : 0;
 }
 
+/* How many of them this transaction has not locked before. */
+static int
+new_pairs(LockSpace space, const uint64 *hashes, int count)
+{
+	int n = 0;
+
+	if (count <= FEW_PAIRS)
+		return count;
+	for (int i = 0; i < count; i++)
+	{
+		LOCKTAG tag;
+
+		make_tag(&tag, space, hashes[i]);
+		if (!LockHeldByMe(&tag, ExclusiveLock, false))
+			n++;
+	}
+	return n;
+}
+
 void
 es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 {
 	es_note_lock();
-	if (!reserve_pairs(count))
+	if (!reserve_pairs(space, new_pairs(space, hashes, count)))
 	{
 		LockRelationOid(gate_of(space), ShareRowExclusiveLock);
 		return;

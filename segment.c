@@ -254,6 +254,7 @@ es_close_staging(void)
 	if (!empty)
 	{
 		db->staging_state = ES_STAGING_OPEN;
+		ConditionVariableBroadcast(&db->drained);
 		return false;
 	}
 	truncate_drained(db, true);
@@ -405,15 +406,16 @@ note_lost(SharedDatabase *db, const SharedSegment *segment)
 	{
 		range = &db->lost[db->lost_count++];
 		range->opened = segment->opened;
-		range->emptied = segment->emptied;
+		range->emptied = FullTransactionIdIsValid(segment->emptied)
+							 ? segment->emptied
+							 : db->last_drained;
 	}
 	else
 	{
+		/* xids are not in the order of commits: all that is older than now */
 		range = &db->lost[ES_LOST_RANGES - 1];
-		if (FullTransactionIdPrecedes(segment->opened, range->opened))
-			range->opened = segment->opened;
-		if (FullTransactionIdPrecedes(range->emptied, segment->emptied))
-			range->emptied = segment->emptied;
+		range->opened = InvalidFullTransactionId;
+		range->emptied = db->last_drained;
 	}
 	LWLockRelease(db->lock);
 }
@@ -428,6 +430,8 @@ truncate_segment(SharedDatabase *db, int number)
 {
 	Relation table = table_open(es_store()->segments[number].table, NoLock);
 
+	/* others hear of it even if this transaction cannot commit */
+	pg_atomic_fetch_add_u32(&db->generations[number], 1);
 	HOLD_INTERRUPTS();
 	heap_truncate_one_rel(table);
 	RESUME_INTERRUPTS();
@@ -446,8 +450,8 @@ first_emptied(SharedDatabase *db, const SegmentState *states)
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		if (states[i] == SEGMENT_DRAINED &&
-			(first < 0 || FullTransactionIdPrecedes(db->segments[i].emptied,
-													db->segments[first].emptied)))
+			(first < 0 ||
+			 db->segments[i].emptied_in < db->segments[first].emptied_in))
 			first = i;
 	}
 	return first;
@@ -482,6 +486,12 @@ truncate_drained(SharedDatabase *db, bool active_too)
 		note_lost(db, &db->segments[next]);
 		truncate_segment(db, next);
 		states[next] = SEGMENT_DEAD;
+	}
+	/* readers need not wait for the end of this transaction */
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		if (states[i] == SEGMENT_DRAINED)
+			UnlockRelationOid(es_store()->segments[i].table, AccessExclusiveLock);
 	}
 }
 
@@ -663,6 +673,8 @@ prepare_drop(void)
 {
 	static KeptPlan clean = {
 		"UPDATE event_store.store_state SET staging_dirty = false"};
+	static const SharedSegment nothing;
+	SharedDatabase *db = es_my_database();
 	Snapshot snapshot;
 	StagedScan *scan;
 	StagedRow row;
@@ -679,6 +691,9 @@ prepare_drop(void)
 				 errhint("Run SELECT event_store.flush(); first.")));
 	es_staged_end(scan);
 	UnregisterSnapshot(snapshot);
+	/* an old snapshot may show rows that went with the segments */
+	if (db != NULL)
+		note_lost(db, &nothing);
 	es_begin(&scope);
 	es_execute(&clean, NULL, NULL, false, SPI_OK_UPDATE);
 	es_end(&scope);

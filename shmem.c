@@ -70,7 +70,10 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	SpinLockInit(&db->position_mutex);
 	pg_atomic_init_u64(&db->next_sid, 1);
 	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
 		pg_atomic_init_u64(&db->segment_rows[i], 0);
+		pg_atomic_init_u32(&db->generations[i], 0);
+	}
 	pg_atomic_init_u64(&db->uncommitted, 0);
 	pg_atomic_init_u64(&db->staged_events, 0);
 	pg_atomic_init_u64(&db->staged_views, 0);
@@ -161,6 +164,8 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->active_segment = 0;
 	memset(db->segments, 0, sizeof(db->segments));
 	db->lost_count = 0;
+	db->last_drained = InvalidFullTransactionId;
+	db->rounds = 0;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 		pg_atomic_write_u64(&db->segment_rows[i], 0);
 	pg_atomic_write_u64(&db->next_sid, 1);

@@ -138,8 +138,9 @@ write_snapshot(text *aggregate_type, text *aggregate_id, const char *source,
 	return stored;
 }
 
-bool
-es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
+/* Folds until the time has come, and stores what it has come to. */
+static bool
+snapshot_until(text *aggregate_type, text *aggregate_id, TimestampTz stop_at)
 {
 	Fold *fold = es_fold_create(NULL);
 	OwnerScope scope;
@@ -147,6 +148,7 @@ es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
 	int64 start;
 	bool stored = false;
 
+	fold->stop_at = stop_at;
 	es_begin(&scope);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	reducer = es_registered_reducer(aggregate_type, &scope, fold->context);
@@ -166,7 +168,19 @@ es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
 	return stored;
 }
 
+bool
+es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
+{
+	return snapshot_until(aggregate_type, aggregate_id, DT_NOEND);
+}
+
 /* ---------- snapshots that are due ---------- */
+
+/*
+ * The worker ends one after 10 s.  It folds for so long, in milliseconds, so
+ * that of an aggregate that takes longer every snapshot stands further on.
+ */
+#define FOLD_MS 5000
 
 /*
  * A type whose snapshot failed is left alone for so many times as long as that
@@ -337,7 +351,8 @@ es_take_due_snapshot(SharedDatabase *db)
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(caller);
-		es_snapshot_aggregate(aggregate_type, aggregate_id);
+		snapshot_until(aggregate_type, aggregate_id,
+					   TimestampTzPlusMilliseconds(started, FOLD_MS));
 		ReleaseCurrentSubTransaction();
 		if (failed != NULL)
 			forget_failure(failed);

@@ -110,14 +110,21 @@ pack(const EventRow *event, int place)
 	return heap_form_minimal_tuple(packed_desc(), values, nulls, 0);
 }
 
+/* Only ids of version 7 have a time in front. */
+static bool
+is_version_7(const pg_uuid_t *id)
+{
+	return id->data[ID_TIME_BYTES] >> 4 == 7;
+}
+
 static bool
 fits(const Run *run, const EventRow *last, const EventRow *event, Size bytes)
 {
 	const pg_uuid_t *a = DatumGetUUIDP(last->values[EV_EVENT_ID]);
 	const pg_uuid_t *b = DatumGetUUIDP(event->values[EV_EVENT_ID]);
 
-	return run->bytes + bytes <= RUN_BYTES &&
-		   memcmp(a->data, b->data, ID_TIME_BYTES) == 0 &&
+	return run->bytes + bytes <= RUN_BYTES && is_version_7(a) &&
+		   is_version_7(b) && memcmp(a->data, b->data, ID_TIME_BYTES) == 0 &&
 		   memcmp(a->data, b->data, UUID_LEN) < 0;
 }
 
@@ -341,6 +348,8 @@ es_event_id_floor(const pg_uuid_t *event_id)
 {
 	pg_uuid_t floor;
 
+	if (!is_version_7(event_id))
+		return *event_id;
 	memset(&floor, 0, sizeof(floor));
 	memcpy(floor.data, event_id->data, ID_TIME_BYTES);
 	return floor;

@@ -37,9 +37,11 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/predicate.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -152,6 +154,22 @@ is_complete(const StagedRead *read, Snapshot snapshot)
 	return (segments_in_use() & ~read->locked) == 0 && !misses_rows(snapshot);
 }
 
+/*
+ * Segments come and go, and the drain moves rows: so to SERIALIZABLE staging is
+ * one thing, for which the first segment stands.  See begin_writing.
+ */
+static void
+note_serializable_read(void)
+{
+	Relation table;
+
+	if (!IsolationIsSerializable() || RecoveryInProgress())
+		return;
+	table = table_open(es_store()->segments[0].table, AccessShareLock);
+	PredicateLockRelation(table, GetActiveSnapshot());
+	table_close(table, AccessShareLock);
+}
+
 void
 es_begin_staged_read(StagedRead *read, Snapshot wanted)
 {
@@ -178,6 +196,7 @@ es_begin_staged_read(StagedRead *read, Snapshot wanted)
 		wanted = NULL;
 	}
 	PushActiveSnapshot(snapshot);
+	note_serializable_read();
 }
 
 bool
@@ -236,6 +255,35 @@ struct StagedScan
 	UnpackedRun unpacked;
 	int left; /* events of it not returned yet */
 };
+
+/*
+ * The invalidations of a truncation are lost if its transaction aborts; then the
+ * root of a btree, say, would be looked for where it was.
+ */
+void
+es_refresh_segment(int segment)
+{
+	static uint32 seen[ES_SEGMENTS];
+	static Oid table = InvalidOid;
+	SharedDatabase *db = es_my_database();
+	StagingSegment s = es_store()->segments[segment];
+	uint32 generation;
+
+	if (db == NULL)
+		return;
+	if (table != es_store()->segments[0].table)
+	{
+		memset(seen, 0, sizeof(seen));
+		table = es_store()->segments[0].table;
+	}
+	generation = pg_atomic_read_u32(&db->generations[segment]);
+	if (seen[segment] == generation)
+		return;
+	RelationCacheInvalidateEntry(s.by_key);
+	RelationCacheInvalidateEntry(s.by_event_id);
+	RelationCacheInvalidateEntry(s.by_txn);
+	seen[segment] = generation;
+}
 
 static Oid
 segment_index(const StagingSegment *segment, StagedOrder order)
@@ -309,6 +357,7 @@ scan_segments(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 			continue;
 		}
 		scan->tables[i] = table;
+		es_refresh_segment(i);
 		scan->indexes[i] =
 			index_open(segment_index(&segment, order), AccessShareLock);
 		/* the scan renumbers the keys it is given */

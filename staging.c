@@ -29,6 +29,7 @@
 #include "access/xlog.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/predicate.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -191,6 +192,16 @@ announce_rows(SharedDatabase *db, int64 rows)
 	}
 }
 
+/* Who has read anything staged in a SERIALIZABLE transaction is in conflict. */
+static void
+note_serializable_write(void)
+{
+	Relation table = table_open(es_store()->segments[0].table, AccessShareLock);
+
+	CheckForSerializableConflictIn(table, NULL, InvalidBlockNumber);
+	table_close(table, AccessShareLock);
+}
+
 /* Opens the active segment so that it stays the active one while we write. */
 static void
 begin_writing(Writer *writer, int64 rows)
@@ -209,6 +220,9 @@ begin_writing(Writer *writer, int64 rows)
 		/* the lock stays until commit, which does no harm */
 		table_close(writer->table, NoLock);
 	}
+	es_refresh_segment(writer->segment);
+	if (IsolationIsSerializable())
+		note_serializable_write();
 	writer->by_key = index_open(segment.by_key, RowExclusiveLock);
 	writer->by_event_id = index_open(segment.by_event_id, RowExclusiveLock);
 	writer->by_txn = index_open(segment.by_txn, RowExclusiveLock);

@@ -98,21 +98,29 @@ publish_staged(SharedDatabase *db)
 	if (views > 0)
 		pg_atomic_fetch_add_u64(&db->staged_views, views);
 
+	/* a round may have moved the rows, and taken them off, before */
+	total = es_staged_rows(db);
 	first = db->first_staged_at == 0;
-	if (first)
+	if (first || total == 0)
 	{
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
-		if (db->first_staged_at == 0)
+		total = es_staged_rows(db);
+		first = total > 0 && db->first_staged_at == 0;
+		if (first)
 			db->first_staged_at = GetCurrentTimestamp();
+		else if (total == 0)
+			db->first_staged_at = 0;
 		LWLockRelease(db->lock);
 	}
-	total = pg_atomic_read_u64(&db->staged_events) +
-			pg_atomic_read_u64(&db->staged_views);
 	if (first || total >= (uint64) es_write_batch_size)
 		current.wake = true;
 }
 
-/* Remembers that rows of some segments are gone from this transaction on. */
+/*
+ * Remembers that rows of some segments are gone from this transaction on.  The
+ * drain lock is held, so who comes here last has committed last: a snapshot
+ * that shows it shows all rounds before it, whatever their ids.
+ */
 static void
 publish_emptied(SharedDatabase *db, const DrainNote *note)
 {
@@ -120,8 +128,8 @@ publish_emptied(SharedDatabase *db, const DrainNote *note)
 	{
 		if (note->rows[i] == 0)
 			continue;
-		if (FullTransactionIdPrecedes(db->segments[i].emptied, current.xid))
-			db->segments[i].emptied = current.xid;
+		db->segments[i].emptied = current.xid;
+		db->segments[i].emptied_in = db->rounds;
 		if (db->staging_state == ES_STAGING_OPEN)
 			pg_atomic_fetch_sub_u64(&db->segment_rows[i], note->rows[i]);
 	}
@@ -159,17 +167,15 @@ publish_drained(SharedDatabase *db)
 	for (int i = 0; i < current.ndrains; i++)
 		publish_emptied(db, &current.drains[i]);
 	if (moved > 0)
+	{
 		db->last_drain_at = now;
-	db->first_staged_at = pg_atomic_read_u64(&db->staged_events) +
-									  pg_atomic_read_u64(&db->staged_views) >
-								  0
-							  ? now
-							  : 0;
+		db->last_drained = current.xid;
+		db->rounds++;
+	}
+	db->first_staged_at = es_staged_rows(db) > 0 ? now : 0;
 	/* who counted its rows before it could see that we forgot about others */
 	pg_memory_barrier();
-	if (db->first_staged_at == 0 && pg_atomic_read_u64(&db->staged_events) +
-											pg_atomic_read_u64(&db->staged_views) >
-										0)
+	if (db->first_staged_at == 0 && es_staged_rows(db) > 0)
 	{
 		db->first_staged_at = now;
 		current.wake = true;
@@ -199,18 +205,23 @@ publish_opened(SharedDatabase *db)
 	const StagingOpening *o = &current.opening;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->staging_table != o->table)
+	if (OidIsValid(db->staging_table) && db->staging_table != o->table)
 	{
-		/* those of another CREATE EXTENSION */
+		/* those of another CREATE EXTENSION: what they held is not here */
 		memset(db->segments, 0, sizeof(db->segments));
-		db->lost_count = 0;
+		db->lost[0].opened = InvalidFullTransactionId;
+		db->lost[0].emptied = current.xid;
+		db->lost_count = 1;
 	}
+	db->last_drained = current.xid;
 	db->staging_table = o->table;
 	db->staging_epoch = o->epoch;
 	db->active_segment = o->active_segment;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		db->segments[i].used = db->segments[i].used || (o->used & (1 << i)) != 0;
+		/* what has been drained since the server started, by whomever */
+		db->segments[i].emptied = current.xid;
 		pg_atomic_write_u64(&db->segment_rows[i], o->rows[i]);
 	}
 	if (!db->segments[o->active_segment].used)
@@ -435,12 +446,13 @@ es_note_staged(const StagedRow *staged)
 	if (t->nrows == t->maxrows)
 	{
 		Size size;
+		int maxrows = t->maxrows == 0 ? 64 : t->maxrows * 2;
 
-		t->maxrows = t->maxrows == 0 ? 64 : t->maxrows * 2;
-		size = (Size) t->maxrows * sizeof(OwnRow);
+		size = (Size) maxrows * sizeof(OwnRow);
 		t->rows = t->rows == NULL
 					  ? MemoryContextAllocHuge(TopTransactionContext, size)
 					  : repalloc_huge(t->rows, size);
+		t->maxrows = maxrows;
 	}
 	row = &t->rows[t->nrows++];
 	row->sid = staged->sid;

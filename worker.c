@@ -62,9 +62,10 @@
 #define ES_SNAPSHOT_REST 9
 #define ES_SNAPSHOT_REST_MS 1000
 
-/* A snapshot may take so long, and wait so long for locks. */
+/* A snapshot may take so long. */
 #define ES_SNAPSHOT_MS 10000
-#define ES_SNAPSHOT_LOCK_TIMEOUT "1s"
+/* Steps but the drain wait so long for locks. */
+#define ES_STEP_LOCK_TIMEOUT "1s"
 /* The safe position is stored at most this often, and if that failed, this. */
 #define ES_POSITION_PAUSE_MS 1000
 #define ES_POSITION_RETRY_MS 30000
@@ -285,6 +286,8 @@ note_failure(Work *work, const char *message)
 	work->last_round_at = GetCurrentTimestamp();
 }
 
+static void step_drain(Work *work);
+
 /* Runs one step in its own transaction; an error is noted and waited out. */
 static bool
 run_step(Work *work, WorkerStep step, const char *activity)
@@ -303,6 +306,11 @@ run_step(Work *work, WorkerStep step, const char *activity)
 		GetUserIdAndSecContext(&user, &security);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		level = NewGUCNestLevel();
+		/* who waits for us may hold what we wait for; see es_settle */
+		if (step != step_drain)
+			(void) set_config_option("lock_timeout", ES_STEP_LOCK_TIMEOUT,
+									 PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_SAVE, true, 0, false);
 		step(work);
 		/* what triggers do, and what they set, ends with the step */
 		AfterTriggerFireDeferred();
@@ -423,8 +431,6 @@ step_snapshot(Work *work)
 	if (work->store_gone)
 		return;
 	es_become_owner();
-	(void) set_config_option("lock_timeout", ES_SNAPSHOT_LOCK_TIMEOUT, PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	enable_timeout_after(STATEMENT_TIMEOUT, ES_SNAPSHOT_MS);
 	es_take_due_snapshot(work->db);
 	disable_timeout(STATEMENT_TIMEOUT, false);

@@ -7,7 +7,8 @@ CREATE FUNCTION event_store.set_reducer(aggregate_type text, reducer regproc,
 COMMENT ON FUNCTION event_store.set_reducer(text, regproc, int) IS
 $$Registers the function that folds the events of an aggregate type into its state. NULL goes back to the built-in reducer, which applies each payload as a JSON merge patch (RFC 7396).
 aggregate_type: 1 to 255 characters. reducer: a function (state jsonb, event event_store.event) RETURNS jsonb in any language, not STRICT; it is kept by name, gets state NULL with the first event, and what it returns is its state at the next; NULL means deleted, and the next event begins anew. reducer_version: NULL = the previous one + 1, or the same when the reducer is the same; give a higher one after changing the function's body. Before any call the version is 0. Snapshots of an older version are no longer used.
-The reducer runs with the rights of its owner in a security-restricted context, with search_path = pg_catalog, pg_temp unless it sets another. It should depend on nothing but its arguments.
+The reducer runs with the rights of its owner in a security-restricted context, with search_path = pg_catalog, pg_temp unless it sets another; fold_events, whose events a caller may make up, runs it as the caller. It should depend on nothing but its arguments. The name of its owner is kept: when the function belongs to another role it is refused with 42501 until it is registered again.
+A store made by an earlier version needs create_store() once more.
 Errors: 22004 aggregate_type is NULL; 22001 it is too long; 22023 the function has another shape, or reducer_version is not greater than that of another reducer; 42501 the caller does not own the function; 25006; 55000.
 Example: SELECT event_store.set_reducer('Order', NULL);$$;
 

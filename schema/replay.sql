@@ -17,7 +17,7 @@ COMMENT ON FUNCTION event_store.replay_aggregate(text, text, bigint, timestamptz
 $$Returns the state of an aggregate and the sequence of the last event in it, staged events included; (NULL, 0) without events.
 as_of_sequence: fold no later event; 0 gives (NULL, 0), beyond the last event means all. as_of_time: fold no event recorded later. With both, both bound. reducer: a function to use instead of the registered one, in this call only, run as the caller and without snapshots; it must look as set_reducer says.
 Without a reducer each payload is applied to the state as a JSON merge patch (RFC 7396): objects are merged, null removes a member, anything else replaces. Events with payload_bytes leave that state as it is.
-Errors: 22004, 22001 as usual; 22023 as_of_sequence is negative or the function has another shape; 42501 the caller may not execute the given reducer; 42883 the registered reducer no longer exists; 54000 the state grows over 256 MB; 54001 reducers replay within each other more than 32 deep; 55000; and whatever the reducer raises, with the event in the context.
+Errors: 22004, 22001 as usual; 22023 as_of_sequence is negative or the function has another shape; 42501 the caller may not execute the given reducer, or the registered one belongs to another role than when it was registered; 42883 the registered reducer no longer exists; 54000 the state grows over 256 MB; 54001 reducers replay within each other more than 32 deep; 55000; and whatever the reducer raises, with the event in the context.
 Example: SELECT * FROM event_store.replay_aggregate('Order', 'o-1', as_of_sequence => 1);$$;
 
 CREATE FUNCTION event_store.replay_aggregates(aggregate_type text, aggregate_ids text[] DEFAULT NULL)
@@ -49,5 +49,6 @@ CREATE AGGREGATE event_store.fold_events(event_store.event) (
 COMMENT ON AGGREGATE event_store.fold_events(event_store.event) IS
 $$Folds events, in the order given, into the state after the last of them, by the reducer that is registered for their aggregate_type.
 Give the order: fold_events(e ORDER BY e.sequence) for the state, fold_events(e) OVER (ORDER BY e.sequence) for the state after every event; with FILTER and GROUP BY as any aggregate. NULL events are left out; no events give NULL. Rows of domain_events become events by ROW(d.*)::event_store.event. Snapshots are not used.
-Errors: 22004 an event without aggregate_type, aggregate_id, sequence or event_type; 22023 events of several types where one of them has a reducer of its own; otherwise as replay_aggregate.
+The events may be made up, so a registered function runs as the caller, who must be allowed to execute it, and not as its owner; as the owner only where the caller has all rights of the owner. The built-in reducer and rules need no right.
+Errors: 22004 an event without aggregate_type, aggregate_id, sequence or event_type; 22023 events of several types where one of them has a reducer of its own; 42501 the caller may not execute the reducer; otherwise as replay_aggregate.
 Example: SELECT e.sequence, event_store.fold_events(e) OVER (ORDER BY e.sequence) FROM event_store.load_events('Order', 'o-1') e;$$;

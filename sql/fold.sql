@@ -154,6 +154,31 @@ SELECT aggregate_type, event_store.fold_events(e ORDER BY global_position)
 DELETE FROM event_store.reducers;
 SELECT event_store.fold_events(e ORDER BY global_position) ? 'other'
   FROM event_store.read_events(0, 2000, ARRAY['Fold', 'Folded']) e WHERE aggregate_id = 'f-3';
+-- the types come interleaved, one group after the other, yet each one's reducer is looked for once
+CREATE FUNCTION reducer_scans() RETURNS bigint
+    LANGUAGE sql RETURN (SELECT seq_scan + idx_scan FROM pg_stat_xact_all_tables WHERE relid = 'event_store.reducers'::regclass);
+SELECT event_store.set_reducer_rules('Fold', '{"events": {"Even": [{"op": "set", "path": "$.n", "from": "$.payload.n"}]}}');
+BEGIN;
+SELECT reducer_scans() AS scans \gset
+SELECT count(*), count(state) FROM (
+    SELECT event_store.fold_events(e) AS state
+      FROM (SELECT ROW(NULL, CASE i % 3 WHEN 0 THEN 'Fold' WHEN 1 THEN 'Folded' ELSE 'Unknown' END, 'i-' || i, 1, NULL, 'Even', 1,
+                       '{"n": 1}', NULL, NULL, NULL, NULL, NULL, now(), now())::event_store.event AS e
+              FROM generate_series(1, 300) i) x
+     GROUP BY (e).aggregate_type, (e).aggregate_id) folded;
+SELECT reducer_scans() - :scans AS scans;
+COMMIT;
+DROP FUNCTION reducer_scans;
+-- parsed rules are not much larger than what they say
+SELECT event_store.set_reducer_rules('Fold', jsonb_build_object('events', jsonb_build_object('Even',
+    (SELECT jsonb_agg('{"op": "set", "path": "$.n", "from": "$.payload.n"}'::jsonb) FROM generate_series(1, 1000)))));
+BEGIN;
+DECLARE folding CURSOR FOR SELECT event_store.fold_events(e) OVER (ORDER BY sequence) FROM event_store.load_events('Fold', 'f-3') e;
+FETCH folding;
+SELECT count(*) AS reducers, sum(used_bytes) < 1000 * 1000 AS small
+  FROM pg_backend_memory_contexts WHERE name = 'event_store reducer';
+COMMIT;
+DELETE FROM event_store.reducers;
 -- events that are none
 SELECT outcome(format('SELECT event_store.fold_events(ROW(NULL, %s, 1, %L, NULL, NULL, NULL, NULL, NULL, now(), now())::event_store.event)', c, '{}'))
   FROM unnest(ARRAY[$$NULL, 'i', 1, NULL, 'E'$$, $$'T', NULL, 1, NULL, 'E'$$, $$'T', 'i', NULL, NULL, 'E'$$,
@@ -161,7 +186,8 @@ SELECT outcome(format('SELECT event_store.fold_events(ROW(NULL, %s, 1, %L, NULL,
 SELECT outcome('SELECT event_store.fold_events_add(NULL, NULL)');
 
 --
--- Rights: a reader folds, by reducers that run as their owners, and no more
+-- Rights: a reader folds, by reducers that run as their owners, and no more;
+-- with events of his own, by reducers that run as himself
 --
 CREATE ROLE regress_fold_reader;
 SELECT event_store.grant_access('regress_fold_reader', 'reader');
@@ -173,10 +199,22 @@ SELECT state AS as_caller, sequence FROM event_store.replay_aggregates('Folded')
 SELECT event_store.fold_events(e) AS as_caller FROM event_store.load_events('Folded', 'f-3') e;
 SELECT event_store.fold_events(e) AS as_caller, current_user = 'regress_fold_reader' AS still_reader
   FROM event_store.load_events('Folded', 'f-3') e;
+SELECT event_store.fold_events(ROW(NULL, 'Folded', 'forged', 1, NULL, 'Forged', 1, '{}', NULL, NULL, NULL, NULL, NULL,
+                                   now(), now())::event_store.event) AS as_caller;
 SELECT f, left(outcome('SELECT event_store.' || f), 5)
   FROM unnest(ARRAY[$$rebuild_view('v', 'Folded')$$, $$rebuild_view_step('v', 'Folded', 1)$$,
                     $$set_reducer_rules('Folded', NULL)$$, 'rebuild_state()']) f;
 RESET ROLE;
+REVOKE EXECUTE ON FUNCTION who FROM PUBLIC;
+SET ROLE regress_fold_reader;
+SELECT state AS as_caller, sequence FROM event_store.replay_aggregates('Folded');
+SELECT outcome($$SELECT event_store.fold_events(e) FROM event_store.load_events('Folded', 'f-3') e$$);
+RESET ROLE;
+-- whoever has the rights of the owner cannot be made to give away his own
+ALTER FUNCTION who OWNER TO regress_fold_reader;
+SELECT event_store.set_reducer('Folded', 'who');
+SELECT event_store.fold_events(e) AS as_owner FROM event_store.load_events('Folded', 'f-3') e;
+ALTER FUNCTION who OWNER TO CURRENT_USER;
 SELECT event_store.set_reducer('Folded', NULL);
 DROP OWNED BY regress_fold_reader;
 DROP ROLE regress_fold_reader;

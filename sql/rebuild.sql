@@ -80,6 +80,16 @@ SELECT event_store.rebuild_view_step('Rebuilt', 'Rebuild', 3);
 UPDATE event_store.view_rebuild_rows SET state = '{"kept": true}' WHERE view_key = 'r-1';
 SELECT event_store.rebuild_view('Rebuilt', 'Rebuild');
 SELECT view_key, view_data, version FROM view_rows WHERE NOT same;
+-- a step does not read what is kept of the steps before it
+SELECT event_store.rebuild_view_step('Rebuilt', 'Rebuild', 8);
+BEGIN;
+SELECT n_tup_ins AS put, seq_tup_read + idx_tup_fetch AS read
+  FROM pg_stat_xact_all_tables WHERE relid = 'event_store.view_rebuild_rows'::regclass \gset
+SELECT event_store.rebuild_view_step('Rebuilt', 'Rebuild', 8);
+SELECT n_tup_ins - :put AS put, seq_tup_read + idx_tup_fetch - :read AS read
+  FROM pg_stat_xact_all_tables WHERE relid = 'event_store.view_rebuild_rows'::regclass;
+COMMIT;
+SELECT event_store.rebuild_view('Rebuilt', 'Rebuild');
 -- rolled back steps are not done
 BEGIN;
 SELECT event_store.rebuild_view_step('Rebuilt', 'Rebuild', 3);

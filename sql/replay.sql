@@ -359,6 +359,38 @@ DELETE FROM event_store.reducers;
 DELETE FROM event_store.snapshots WHERE aggregate_type = 'Order';
 
 --
+-- The owner of a registered function is remembered: another's of its name is not run
+--
+SET ROLE regress_replay_author;
+SELECT event_store.set_reducer('Order', 'regress_replay_schema.who');
+RESET ROLE;
+SELECT reducer, reducer_owner, reducer_version FROM event_store.reducers;
+ALTER SCHEMA regress_replay_schema OWNER TO regress_replay_reader;
+DROP FUNCTION regress_replay_schema.who;
+GRANT CREATE ON SCHEMA regress_replay_schema TO regress_replay_author;
+SET ROLE regress_replay_reader;
+CREATE FUNCTION regress_replay_schema.who(state jsonb, event event_store.event) RETURNS jsonb
+    LANGUAGE sql AS $$ SELECT to_jsonb(current_user) $$;
+RESET ROLE;
+SELECT outcome($$SELECT event_store.replay_aggregate('Order', 'r-1', 1)$$);
+SELECT outcome($$SELECT event_store.take_snapshot('Order', 'r-1')$$);
+-- registered again it is another reducer
+SELECT event_store.set_reducer('Order', 'regress_replay_schema.who');
+SELECT reducer, reducer_owner, reducer_version FROM event_store.reducers;
+SELECT event_store.replay_aggregate('Order', 'r-1', 1);
+-- a store of before does not know the owner, and learns it
+ALTER TABLE event_store.reducers DROP COLUMN reducer_owner;
+SELECT event_store.replay_aggregate('Order', 'r-1', 1);
+SELECT event_store.create_store();
+SELECT reducer, reducer_owner, reducer_version FROM event_store.reducers;
+SELECT event_store.replay_aggregate('Order', 'r-1', 1);
+SELECT event_store.set_reducer('Order', 'regress_replay_schema.who');
+SELECT reducer, reducer_owner, reducer_version FROM event_store.reducers;
+SELECT event_store.set_reducer('Order', NULL);
+SELECT reducer, reducer_owner, reducer_version FROM event_store.reducers;
+DELETE FROM event_store.reducers;
+
+--
 -- Snapshots of applications: forward only, not beyond the head, one kind of state
 --
 SELECT count(*) FROM event_store.load_snapshot('Order', 'r-1');
@@ -450,6 +482,13 @@ SELECT last_sequence FROM event_store.append_event('Order', 'r-1', 6, 'OrderRetu
 SELECT * FROM event_store.replay_aggregate('Order', 'r-1');
 SELECT event_store.set_reducer('Order', 'order_total', 2);
 SELECT * FROM event_store.replay_aggregate('Order', 'r-1');
+-- one of a later version is never replaced by one that comes late, and replaces what stands further on
+UPDATE event_store.snapshots SET reducer_version = 3, sequence = 6 WHERE aggregate_type = 'Order' AND aggregate_id = 'r-1';
+SELECT event_store.take_snapshot('Order', 'r-1');
+SELECT sequence, reducer_version FROM event_store.snapshots WHERE aggregate_type = 'Order' AND aggregate_id = 'r-1';
+UPDATE event_store.snapshots SET reducer_version = 1, sequence = 700 WHERE aggregate_type = 'Order' AND aggregate_id = 'r-1';
+SELECT event_store.take_snapshot('Order', 'r-1');
+SELECT sequence, reducer_version FROM event_store.snapshots WHERE aggregate_type = 'Order' AND aggregate_id = 'r-1';
 -- back to the built-in one is a version of its own
 SELECT event_store.set_reducer('Order', NULL);
 SELECT reducer, reducer_version FROM event_store.reducers;

@@ -151,6 +151,15 @@ wait_for_snapshot('Quick', "f-$_", 10, "a snapshot behind a slow failure ($_)") 
 is(shop(q{SELECT max(created_at) - '} . $before . q{' < '11s' FROM event_store.snapshots WHERE aggregate_type = 'Quick'}),
 	't', 'and soon');
 
+# --- one that takes longer than the worker has for it
+
+shop(q{CREATE FUNCTION slower(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM pg_sleep(1.1); RETURN event.payload; END $$;
+	SELECT event_store.set_reducer('Slower', 'slower');
+	SELECT FROM event_store.append_events('Slower', 's', 0, (SELECT jsonb_agg('{"event_type": "E"}'::jsonb) FROM generate_series(1, 10)))});
+wait_for_snapshot('Slower', 's', 1, 'what takes too long gets a snapshot on its way');
+cmp_ok(snapshot_of('Slower', 's'), '<', 10, 'and not at its end');
+
 # --- never
 
 $node->safe_psql('postgres', 'ALTER SYSTEM SET event_store.snapshot_every = 0');
@@ -163,6 +172,23 @@ ok($node->poll_query_until('shop', q{SELECT current_setting('event_store.snapsho
 append('Order', 'again', 10, 'durable');
 wait_for_snapshot('Order', 'again', 10, 'taken again');
 is(snapshot_of('Order', 'never'), '', 'none is taken at 0');
+
+# --- large snapshots are taken into memory one by one
+
+SKIP:
+{
+	skip 'this system does not tell the memory of a process', 2 unless -r '/proc/self/status';
+	shop(q{
+		SELECT count(*) FROM event_store.append_batch((SELECT jsonb_agg(jsonb_build_object('aggregate_type', 'Large',
+			'aggregate_id', 'l-' || i % 1000, 'event_type', 'E', 'payload', to_jsonb(i))) FROM generate_series(1, 2000) i));
+		INSERT INTO event_store.snapshots (aggregate_type, aggregate_id, source, sequence, state, reducer_version)
+			SELECT 'Large', 'l-' || i, 'server', 1, jsonb_build_object('x', repeat('x', 500000)), 0 FROM generate_series(0, 999) i});
+	my ($count, $high) = split /\|/, shop(q{
+		SELECT count(*), substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\s*(\d+)')::int / 1024
+			FROM event_store.replay_aggregates('Large') WHERE state::int > 1000});
+	is($count, '1000', 'aggregates go on from large snapshots');
+	cmp_ok($high, '<', 300, 'which are not all in memory at once');
+}
 
 # --- a rebuild while it runs
 
