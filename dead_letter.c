@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -151,9 +152,14 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 	es_end(&scope);
 	es_count_dead_letters(1);
-	ereport(WARNING, (errcode(sqlstate),
-					  errmsg("a staged %s became a dead letter: %s",
-							 is_event ? "event" : "view write", message)));
+	ereport(WARNING,
+			(errcode(sqlstate),
+			 errmsg("a staged %s became a dead letter: %s",
+					is_event ? "event" : "view write", message),
+			 errdetail("It is %s/%s, " INT64_FORMAT ", in database \"%s\".",
+					   TextDatumGetCString(row->name),
+					   TextDatumGetCString(row->key), row->ordinal,
+					   get_database_name(MyDatabaseId))));
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(scratch);
 }

@@ -37,6 +37,7 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "commands/event_trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -170,8 +171,9 @@ settle_epoch(StagingOpening *opening)
 				(errcode(ERRCODE_WARNING),
 				 errmsg("staging is empty after an unclean stop: what was staged and not drained is lost"),
 				 errdetail("The last drain was at %s; staging goes on with epoch " INT64_FORMAT
-						   ".",
-						   last_drain, opening->epoch)));
+						   ". The database is \"%s\".",
+						   last_drain, opening->epoch,
+						   get_database_name(MyDatabaseId))));
 	}
 	(void) marker_carries(opening->epoch, true);
 	epoch = Int64GetDatum(opening->epoch);

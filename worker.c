@@ -668,9 +668,8 @@ time_until_idle(const Work *work)
 }
 
 /*
- * Is there nothing left to do but to retire?  Open staging is closed whatever is
- * waited for; nobody leaves who still has to store a position or take a
- * snapshot.
+ * Open staging is closed whatever is waited for; nobody leaves who has a position
+ * to store or a snapshot to take.
  */
 static bool
 may_retire(const Work *work, long position, long snapshot)

@@ -258,7 +258,8 @@ def ratio_section(runs):
         writer.writerow(['row', 'what', 'over', 'under', 'ratio', 'lowest', 'highest', 'must', 'goal', 'verdict'])
         writer.writerows(records)
     return ('## Ratios\n\nEvents (or calls) a second of the first over the second; the row "time" is a ratio of times, where'
-            ' less is better.\n\n' + table(['', 'ratio', 'spread', 'must', 'goal', 'reached'], rows))
+            ' less is better. A row reaches the goal, or the must, which is the least that is aimed at, or MISSED it:'
+            ' why is in the last section.\n\n' + table(['', 'ratio', 'spread', 'must', 'goal', 'reached'], rows))
 
 
 def commit_note(runs, about):

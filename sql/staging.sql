@@ -286,6 +286,37 @@ ALTER SYSTEM RESET event_store.retry_max;
 SELECT consecutive_failures, last_error FROM event_store.staging_status;
 RESET client_min_messages;
 
+-- ids of a caller that all begin alike: each is found by itself
+CREATE FUNCTION pg_temp.plain_id(n int) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    RETURN ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid;
+SELECT count(*), count(*) FILTER (WHERE outcome = 'appended')
+  FROM generate_series(1, 2000) n,
+       event_store.append_event('Plain', 'p-' || n % 7, NULL, 'Added', jsonb_build_object('n', n), event_id => pg_temp.plain_id(n), durability => 'staged');
+SELECT count(*), count(DISTINCT sequence)
+  FROM event_store.append_events('Plain', 'list', 0,
+           (SELECT jsonb_agg(jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.plain_id(3000 - n)) ORDER BY n) FROM generate_series(1, 500) n), 'staged'),
+       event_store.load_events('Plain', 'list');
+SELECT n, aggregate_id, sequence, payload, global_position FROM unnest(ARRAY[1, 77, 1000, 2000, 2500, 2750, 2999]) n, event_store.load_event(pg_temp.plain_id(n)) ORDER BY n;
+SELECT count(*) FROM event_store.load_event(pg_temp.plain_id(0)), event_store.load_event(pg_temp.plain_id(2001));
+SELECT first_sequence, last_sequence, outcome FROM event_store.append_event('Plain', 'p-1', NULL, 'Added', '{"n": 1000}'::jsonb || '{"n": 1002}', event_id => pg_temp.plain_id(1002), durability => 'staged');
+SELECT first_sequence, last_sequence, outcome FROM event_store.append_event('Plain', 'p-1', NULL, 'Added', event_id => pg_temp.plain_id(2002), durability => 'staged');
+SELECT pg_temp.refused($$SELECT event_store.append_event('Plain', 'p-2', NULL, 'Added', event_id => pg_temp.plain_id(1002), durability => 'staged')$$);
+-- without a look at the others
+CREATE FUNCTION pg_temp.blocks_read(statement text) RETURNS int
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ' || statement INTO plan;
+    RETURN (plan #>> '{0,Plan,Shared Hit Blocks}')::int + (plan #>> '{0,Plan,Shared Read Blocks}')::int;
+END
+$$;
+SELECT pg_temp.blocks_read('SELECT FROM event_store.load_event(pg_temp.plain_id(1998))') < 100;
+SELECT event_store.flush('10min'), event_store.aggregate_sequence('Plain', 'list'),
+       (SELECT count(*) FROM event_store.load_event(pg_temp.plain_id(77)) WHERE global_position IS NOT NULL);
+
 -- written through: no delay at all
 ALTER SYSTEM SET event_store.write_delay = 0;
 SELECT pg_catalog.pg_reload_conf();

@@ -164,6 +164,21 @@ SELECT is(pg_temp.wider(), 'relation event_store.aggregate_gate ShareRowExclusiv
 SELECT is(pg_temp.run('other', $$SELECT count(*) FROM event_store.load_events('Locked', 'a')$$), '3', 'readers go on');
 ROLLBACK;
 
+-- an importer counts an aggregate once, and who has passed the gate does not close it
+BEGIN;
+SELECT is(sum(pg_temp.batch(100, 'i-')), (:most * 4 / 100 * 100)::numeric, 'batches to the same aggregates, as many as the lock table is large')
+  FROM generate_series(1, :most * 4 / 100);
+SELECT is(pg_temp.spaces(), '58625: 100 ExclusiveLock', 'lock each once');
+SELECT is(pg_temp.wider(), 'none', 'and close no gate');
+SELECT is(string_agg(mode, ' '), 'RowExclusiveLock', 'but pass it') FROM held WHERE relation = 'event_store.aggregate_gate';
+ROLLBACK;
+BEGIN;
+SELECT is(sum(pg_temp.batch(:most / 2, 'j-' || i || '-')), (:most / 2 * 5)::numeric, 'batches to many aggregates one after the other')
+  FROM generate_series(1, 5) i;
+SELECT is(pg_temp.spaces(), format('58625: %s ExclusiveLock', :most / 2 * 5), 'lock each');
+SELECT is(pg_temp.wider(), 'none', 'and close no gate, which they have passed');
+ROLLBACK;
+
 -- 100,000 aggregates in one call, with the lock table of a server as it comes
 SELECT is(current_setting('max_locks_per_transaction'), '64', 'the lock table is small');
 SELECT is(pg_temp.batch(100000, 'n-'), 100000::bigint, 'a batch over 100,000 aggregates');

@@ -126,5 +126,18 @@ ok(flush_all($node, 'shop'), 'staging works again');
 is(sql('SELECT staging_epoch FROM event_store.staging_status'), '1', 'in the same epoch');
 unlike(slurp_file($node->logfile, $offset), qr/WARNING/, 'without a warning');
 
+# ---------- left behind: what cannot be written, and nothing else
+
+sql(q{ALTER TABLE event_store.domain_events ADD CONSTRAINT no_poison CHECK (event_type <> 'Poison') NOT VALID});
+sql(qq{SELECT durable FROM event_store.append_event('Order', 'poison-$_', 0, 'Poison', durability => 'staged')})
+  foreach (1 .. 2);
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
+$node->restart;
+like(error_of($node, 'shop', 'SELECT event_store.drain()'),
+	qr/^(?!.*ERROR)(?:.*became a dead letter){2}/s, 'no worker comes back to them: they are dead letters at once');
+is(sql('SELECT count(*) FROM event_store.staging'), '0', 'staging is empty');
+is(sql(q{SELECT string_agg(aggregate_id || ' ' || error_code || ' ' || attempts, ', ' ORDER BY id) FROM event_store.dead_letters}),
+	'poison-1 23514 1, poison-2 23514 1', 'with their error');
+
 $node->stop;
 done_testing();
