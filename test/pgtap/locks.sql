@@ -31,6 +31,7 @@ AS $$
         array_fill('Added'::text, ARRAY[count]), NULL, durability => durability)
 $$;
 SELECT pg_temp.connect('other') \g /dev/null
+SELECT pg_temp.connect('third') \g /dev/null
 
 -- what this backend holds; a lock space of ours is the objsubid of an advisory
 -- lock: 58625 is that of aggregates, an application's own are 1 and 2
@@ -151,8 +152,8 @@ SELECT pg_temp.run('other', format($$SELECT count(*) FROM event_store.append_bat
         array_fill('Added'::text, ARRAY[%1$s]), NULL)$$, :most)) \g /dev/null
 SELECT is(count(*), :most::bigint, 'another one goes on beside it')
   FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid();
-SELECT pg_temp.run('other', 'SET LOCAL lock_timeout = ''1ms''') \g /dev/null
-SELECT is(pg_temp.state('other', format($$SELECT count(*) FROM event_store.append_batch(
+SELECT pg_temp.run('third', 'SET lock_timeout = ''1ms''') \g /dev/null
+SELECT is(pg_temp.state('third', format($$SELECT count(*) FROM event_store.append_batch(
         array_fill('Locked'::text, ARRAY[%1$s]), (SELECT array_agg('r-' || i) FROM generate_series(1, %1$s) i),
         array_fill('Added'::text, ARRAY[%1$s]), NULL)$$, :most)), '55P03', 'a third wants the gate closed');
 SELECT pg_temp.run('other', 'ROLLBACK') \g /dev/null
