@@ -2,16 +2,8 @@
  * drain.c
  *		One round of draining: from staging into the durable tables.
  *
- * A round moves a closed set of committed transactions: if it moves one that
- * appended to an aggregate after another, it moves that other one too.  The
- * set is found like this.  Rows are read in the order of (first sid of the
- * transaction, sid) until there are enough; let c be the first sid of the
- * transaction at which reading stopped.  Every visible transaction that began
- * below c has then been read, and the round takes those whose last sid is below
- * c.  It is closed since the lock of the aggregate made the earlier
- * transaction commit, with all its sids, before the later one took its first
- * sid for that aggregate.  A transaction left open delays only its own rows.
- *
+ * A round moves a closed set of committed transactions (drain_set.c): if it moves
+ * one that appended to an aggregate after another, it moves that other one too.
  * The round runs under one snapshot, in one transaction, under the drain lock.
  * It takes no aggregate lock: moving rows changes no head.
  *
@@ -31,14 +23,11 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -57,41 +46,14 @@
  */
 #define MAX_PAIRS 50000
 
-/* What a round remembers of a row: where it is and whose. */
-typedef struct DrainRow
-{
-	int64 sid;
-	int32 rank;	 /* of its transaction in the round */
-	int32 count; /* of its events, or 1 view write */
-	ItemPointerData tid;
-	uint8 segment;
-	bool is_event;
-} DrainRow;
-
-/* A transaction while rows are collected. */
-typedef struct DrainTxn
-{
-	int64 txn;
-	int64 last_sid;
-	int first_row; /* in collection order */
-	int nrows;
-} DrainTxn;
-
 typedef struct Round
 {
 	Snapshot snapshot;
 	MemoryContext context; /* lives as long as the round */
 	Relation tables[ES_SEGMENTS];
 	TupleTableSlot *slots[ES_SEGMENTS];
-	DrainRow *rows; /* in sid order */
-	int nrows;
-	int64 events; /* in them */
-	int64 views;
-	int64 in_segment[ES_SEGMENTS]; /* of them */
-	int ntxns;
-	int64 stopped_at; /* the round has all visible transactions that
-								 * ended below this */
-	bool alone;		  /* in its transaction */
+	DrainSet set;
+	bool alone; /* in its transaction */
 	int attempts;
 	int succeeded;		/* probes that succeeded */
 	int failed;			/* transactions with a failing row */
@@ -130,166 +92,6 @@ typedef struct Piece
 
 /* Instead of the sequence an aggregate goes on with: it has dead letters. */
 #define AGGREGATE_DEAD (-1)
-
-/* ---------- collecting ---------- */
-
-static int
-compare_rows(const void *a, const void *b)
-{
-	const DrainRow *x = a;
-	const DrainRow *y = b;
-
-	return x->sid < y->sid ? -1 : x->sid > y->sid ? 1 : 0;
-}
-
-static int
-compare_txns(const void *a, const void *b)
-{
-	const DrainTxn *x = a;
-	const DrainTxn *y = b;
-
-	return x->last_sid < y->last_sid ? -1 : x->last_sid > y->last_sid ? 1 : 0;
-}
-
-/* What has been read so far. */
-typedef struct Collected
-{
-	DrainRow *rows;
-	int nrows;
-	int maxrows;
-	DrainTxn *txns;
-	int ntxns;
-	int maxtxns;
-	int64 count; /* events and view writes in the rows */
-} Collected;
-
-static void
-collect_row(Collected *c, const StagedRow *row)
-{
-	DrainTxn *txn;
-	DrainRow *r;
-
-	if (c->ntxns == 0 || c->txns[c->ntxns - 1].txn != row->txn)
-	{
-		if (c->ntxns == c->maxtxns)
-		{
-			c->maxtxns *= 2;
-			c->txns = repalloc_huge(c->txns, c->maxtxns * sizeof(DrainTxn));
-		}
-		txn = &c->txns[c->ntxns++];
-		txn->txn = row->txn;
-		txn->first_row = c->nrows;
-		txn->nrows = 0;
-	}
-	txn = &c->txns[c->ntxns - 1];
-	txn->last_sid = row->sid;
-	txn->nrows++;
-	if (c->nrows == c->maxrows)
-	{
-		c->maxrows *= 2;
-		c->rows = repalloc_huge(c->rows, c->maxrows * sizeof(DrainRow));
-	}
-	r = &c->rows[c->nrows++];
-	r->sid = row->sid;
-	r->tid = row->tid;
-	r->segment = row->segment;
-	r->is_event = row->kind == ES_KIND_EVENT;
-	r->count = row->count;
-	r->rank = 0;
-	c->count += row->count;
-}
-
-/* Whether some transaction read so far ended below c. */
-static bool
-any_ended_below(const Collected *collected, int64 c)
-{
-	for (int i = 0; i < collected->ntxns; i++)
-	{
-		if (collected->txns[i].last_sid < c)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Keeps the transactions that ended below c, ranks them, sorts the rows, which
- * stay where they are: there may be many.
- */
-static void
-choose(Collected *collected, int64 c, Round *round)
-{
-	int ntxns = 0;
-
-	for (int i = 0; i < collected->ntxns; i++)
-	{
-		if (collected->txns[i].last_sid < c)
-			collected->txns[ntxns++] = collected->txns[i];
-		else
-		{
-			for (int j = 0; j < collected->txns[i].nrows; j++)
-				collected->rows[collected->txns[i].first_row + j].rank = -1;
-		}
-	}
-	qsort(collected->txns, ntxns, sizeof(DrainTxn), compare_txns);
-	for (int i = 0; i < ntxns; i++)
-	{
-		for (int j = 0; j < collected->txns[i].nrows; j++)
-			collected->rows[collected->txns[i].first_row + j].rank = i;
-	}
-	for (int i = 0; i < collected->nrows; i++)
-	{
-		const DrainRow *row = &collected->rows[i];
-
-		if (row->rank < 0)
-			continue;
-		if (row->is_event)
-			round->events += row->count;
-		else
-			round->views++;
-		round->in_segment[row->segment] += row->count;
-		collected->rows[round->nrows++] = *row;
-	}
-	round->ntxns = ntxns;
-	round->rows = collected->rows;
-	qsort(round->rows, round->nrows, sizeof(DrainRow), compare_rows);
-}
-
-/* Finds the rows of a round; returns whether visible rows are left over. */
-static bool
-collect(Round *round, int64 max_rows)
-{
-	Collected collected = {0};
-	StagedScan *scan;
-	StagedRow row;
-
-	round->stopped_at = PG_INT64_MAX;
-	collected.maxrows = 1024;
-	collected.rows = palloc(collected.maxrows * sizeof(DrainRow));
-	collected.maxtxns = 1024;
-	collected.txns = palloc(collected.maxtxns * sizeof(DrainTxn));
-	scan = es_staged_scan_live(round->snapshot, RowExclusiveLock);
-	while (es_staged_next_row(scan, &row))
-	{
-		CHECK_FOR_INTERRUPTS();
-		es_staged_free(&row);
-		/* rows of the transaction that drains: see es_drain_own_rows */
-		if (row.own)
-			continue;
-		if (max_rows > 0 && collected.count >= max_rows &&
-			collected.txns[collected.ntxns - 1].txn != row.txn &&
-			any_ended_below(&collected, row.txn))
-		{
-			round->stopped_at = row.txn;
-			es_count_left_behind(row.staged_at);
-			break;
-		}
-		collect_row(&collected, &row);
-	}
-	es_staged_end(scan);
-	choose(&collected, round->stopped_at, round);
-	pfree(collected.txns);
-	return round->stopped_at != PG_INT64_MAX;
-}
 
 /* ---------- probes ---------- */
 
@@ -724,7 +526,7 @@ prepare_piece(Piece *piece)
 {
 	Round *round = piece->round;
 
-	piece->aggregates = es_pair_table(Min(round->events, MAX_PAIRS));
+	piece->aggregates = es_pair_table(Min(round->set.events, MAX_PAIRS));
 	piece->naggregates = 0;
 	piece->chunk = palloc(ES_CHUNK_ROWS * sizeof(EventRow *));
 	piece->chunk_rows = palloc(ES_CHUNK_ROWS * sizeof(StagedRow));
@@ -733,9 +535,9 @@ prepare_piece(Piece *piece)
 	piece->chunk_context =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store drain chunk",
 							  ALLOCSET_DEFAULT_SIZES);
-	piece->views = palloc(Min(round->views, MAX_PAIRS) * sizeof(ViewRow));
+	piece->views = palloc(Min(round->set.views, MAX_PAIRS) * sizeof(ViewRow));
 	piece->nviews = 0;
-	piece->view_keys = es_pair_table(Min(round->views, MAX_PAIRS));
+	piece->view_keys = es_pair_table(Min(round->set.views, MAX_PAIRS));
 	piece->culprits = palloc0(2 * (piece->high - piece->low) * sizeof(Datum));
 }
 
@@ -797,14 +599,14 @@ write_piece_events(Piece *piece)
 	Round *round = piece->round;
 	int next;
 
-	for (int i = 0; i < round->nrows; i = next)
+	for (int i = 0; i < round->set.nrows; i = next)
 	{
-		DrainRow *row = &round->rows[i];
+		DrainRow *row = &round->set.rows[i];
 
 		next = i + 1;
 		if (!row->is_event || !is_in_piece(piece, row))
 			continue;
-		while (next < round->nrows && round->rows[next].sid == row->sid)
+		while (next < round->set.nrows && round->set.rows[next].sid == row->sid)
 			next++;
 		write_window(piece, row, next - i);
 	}
@@ -817,9 +619,9 @@ write_piece_views(Piece *piece)
 {
 	Round *round = piece->round;
 
-	for (int i = 0; i < round->nrows; i++)
+	for (int i = 0; i < round->set.nrows; i++)
 	{
-		DrainRow *row = &round->rows[i];
+		DrainRow *row = &round->set.rows[i];
 		MemoryContext caller;
 		StagedRow staged;
 
@@ -853,9 +655,9 @@ write_piece(void *arg)
 	prepare_piece(piece);
 	write_piece_events(piece);
 	write_piece_views(piece);
-	for (int i = 0; i < round->nrows; i++)
+	for (int i = 0; i < round->set.nrows; i++)
 	{
-		DrainRow *row = &round->rows[i];
+		DrainRow *row = &round->set.rows[i];
 
 		if (is_in_piece(piece, row))
 			simple_heap_delete(round->tables[row->segment], &row->tid);
@@ -968,9 +770,9 @@ fulfilled_request(SharedDatabase *db, const Round *round, uint64 request)
 {
 	if (db == NULL)
 		return 0;
-	if (round->stopped_at == PG_INT64_MAX)
+	if (round->set.stopped_at == PG_INT64_MAX)
 		return request;
-	return round->stopped_at >= db->pending_sid ? db->pending_request : 0;
+	return round->set.stopped_at >= db->pending_sid ? db->pending_request : 0;
 }
 
 /* Whether a worker comes back to rows that failed, and counts how often. */
@@ -996,13 +798,13 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 	round.attempts = 1 + (db == NULL ? 0 : db->consecutive_failures);
 	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	*more = collect(&round, max_rows);
-	if (round.nrows > 0)
+	*more = es_collect_set(round.snapshot, max_rows, &round.set);
+	if (round.set.nrows > 0)
 	{
 		ForceSyncCommit();
 		open_tables(&round);
 		es_note_draining(true);
-		write_transactions(&round, 0, round.ntxns);
+		write_transactions(&round, 0, round.set.ntxns);
 		es_note_draining(false);
 		close_tables(&round);
 		if (round.failed > 1 && round.succeeded == 0 && round.alike &&
@@ -1012,11 +814,11 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 			note_drain_time();
 	}
 	UnregisterSnapshot(round.snapshot);
-	es_note_drained(round.events, round.views, round.in_segment,
+	es_note_drained(round.set.events, round.set.views, round.set.in_segment,
 					fulfilled_request(db, &round, request));
 	es_end_call(ES_CALL_DRAIN, 0);
-	pfree(round.rows);
-	return round.events + round.views;
+	pfree(round.set.rows);
+	return round.set.events + round.set.views;
 }
 
 /*
@@ -1063,11 +865,11 @@ es_drain_own_rows(void)
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
 	round.attempts = 1;
-	round.rows =
+	round.set.rows =
 		palloc_extended(Max(count, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < count; i++)
 	{
-		DrainRow *row = &round.rows[round.nrows];
+		DrainRow *row = &round.set.rows[round.set.nrows];
 
 		if (own[i].moved_in != InvalidSubTransactionId)
 			continue;
@@ -1078,10 +880,10 @@ es_drain_own_rows(void)
 		row->segment = own[i].segment;
 		row->is_event = own[i].is_event;
 		if (row->is_event)
-			round.events += row->count;
+			round.set.events += row->count;
 		else
-			round.views++;
-		round.nrows++;
+			round.set.views++;
+		round.set.nrows++;
 	}
 	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -1098,5 +900,5 @@ es_drain_own_rows(void)
 		if (own[i].moved_in == InvalidSubTransactionId)
 			own[i].moved_in = GetCurrentSubTransactionId();
 	}
-	pfree(round.rows);
+	pfree(round.set.rows);
 }
