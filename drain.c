@@ -840,9 +840,7 @@ write_own_rows(Piece *piece)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
-			error->schema_name == NULL ||
-			strcmp(error->schema_name, ES_SCHEMA) != 0)
+		if (!es_is_unique_violation(error))
 			PG_RE_THROW();
 		FlushErrorState();
 		ereport(ERROR,

@@ -540,9 +540,7 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
-			error->schema_name == NULL ||
-			strcmp(error->schema_name, ES_SCHEMA) != 0)
+		if (!es_is_unique_violation(error))
 			PG_RE_THROW();
 		FlushErrorState();
 		es_raise_head_generation(es_my_database());

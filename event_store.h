@@ -1009,6 +1009,8 @@ extern int64 es_staging_epoch(void);
 
 /* Inserts rows whose columns are all set, in statements of bounded size. */
 extern void es_insert_events(EventRow **rows, int count);
+/* Whether that failed at a unique key of the store. */
+extern bool es_is_unique_violation(const ErrorData *error);
 
 /* The last event of an aggregate, as of a snapshot. */
 typedef struct Head

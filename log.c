@@ -309,3 +309,11 @@ es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 	}
 	es_staged_end(scan);
 }
+
+bool
+es_is_unique_violation(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		   error->schema_name != NULL &&
+		   strcmp(error->schema_name, ES_SCHEMA) == 0;
+}
