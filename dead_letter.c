@@ -209,16 +209,7 @@ retry_events(Datum type, Datum id)
 					 errhint("Discard them with discard_dead_letters.")));
 	}
 	if (count > 0)
-	{
-		int64 position = es_take_positions(count);
-
-		for (int i = 0; i < count; i++)
-		{
-			rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
-			rows[i]->nulls[EV_GLOBAL_POSITION] = false;
-		}
 		es_insert_events(rows, count);
-	}
 	es_end(&scope);
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);

@@ -199,13 +199,7 @@ static void
 insert_chunk(void *arg)
 {
 	Piece *piece = arg;
-	int64 position = es_take_positions(piece->nchunk);
 
-	for (int i = 0; i < piece->nchunk; i++)
-	{
-		piece->chunk[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
-		piece->chunk[i]->nulls[EV_GLOBAL_POSITION] = false;
-	}
 	es_insert_events(piece->chunk, piece->nchunk);
 }
 
@@ -836,13 +830,8 @@ write_own_rows(Piece *piece)
 	}
 	PG_CATCH();
 	{
-		ErrorData *error;
+		ErrorData *error = es_catch_unique_violation(context);
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (!es_is_unique_violation(error))
-			PG_RE_THROW();
-		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 				 errmsg("an event_id that this transaction has staged was used at the same time by another append"),

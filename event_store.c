@@ -536,15 +536,8 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 	}
 	PG_CATCH();
 	{
-		ErrorData *error;
+		ErrorData *error = es_catch_unique_violation(context);
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (!es_is_unique_violation(error))
-			PG_RE_THROW();
-		FlushErrorState();
-		es_raise_head_generation(es_my_database());
-		es_recheck_positions();
 		if (append->any_given_ids)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
@@ -605,16 +598,7 @@ write_events(AppendCall *append)
 	note_heads(append);
 
 	if (append->durability == ES_DURABLE)
-	{
-		int64 position = es_take_positions(count);
-
-		for (int i = 0; i < count; i++)
-		{
-			rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
-			rows[i]->nulls[EV_GLOBAL_POSITION] = false;
-		}
 		insert_or_refuse(append, rows, count);
-	}
 	else
 	{
 		stage(append, rows, count);

@@ -730,13 +730,11 @@ typedef struct OwnRow
 	SubTransactionId moved_in;		 /* that made it durable, or invalid */
 } OwnRow;
 
-typedef struct StagedRow StagedRow;
-
 extern int64 es_own_txn(int64 sid);
 /* Announces rows before they are inserted, or takes that back. */
 extern void es_note_staging(SharedDatabase *db, int64 rows);
 extern void es_unnote_staging(SharedDatabase *db, int64 rows);
-extern void es_note_staged(const StagedRow *row);
+extern void es_note_staged(const OwnRow *row);
 extern OwnRow *es_own_rows(int *count);
 /* Rows moved, and how many of them from which segment. */
 extern void es_note_drained(int64 events, int64 views,
@@ -852,7 +850,7 @@ typedef enum StagedColumn
 #define ES_WINDOW_EVENTS 1000
 
 /* A row as it stands in a segment, or one event of it. */
-struct StagedRow
+typedef struct StagedRow
 {
 	int64 sid;
 	int64 txn;
@@ -872,7 +870,7 @@ struct StagedRow
 	int segment;
 	ItemPointerData tid;
 	void *memory; /* what the Datums point into; see es_staged_free */
-};
+} StagedRow;
 
 /* A write of one view key; see view_store.c. */
 typedef struct ViewWrite
@@ -970,7 +968,7 @@ typedef enum StagedOrder
 
 extern StagedScan *es_staged_scan(StagedOrder order, ScanDirection direction,
 								  Snapshot snapshot, int nkeys,
-								  const ScanKeyData *keys, LOCKMODE lockmode);
+								  const ScanKeyData *keys);
 /*
  * Call it when a segment was locked, before its indexes are opened: what this
  * process has cached of them may be of before a truncation.
@@ -1007,10 +1005,16 @@ extern int64 es_staging_epoch(void);
 
 /* ---------- log.c: the table domain_events ---------- */
 
-/* Inserts rows whose columns are all set, in statements of bounded size. */
+/*
+ * Inserts rows whose other columns are all set, in statements of bounded size;
+ * takes their positions, one after the other.
+ */
 extern void es_insert_events(EventRow **rows, int count);
-/* Whether that failed at a unique key of the store. */
-extern bool es_is_unique_violation(const ErrorData *error);
+/*
+ * In PG_CATCH around that: the error if a unique key of the store was violated,
+ * in a memory context that is made the current one; passes other errors on.
+ */
+extern ErrorData *es_catch_unique_violation(MemoryContext context);
 
 /* The last event of an aggregate, as of a snapshot. */
 typedef struct Head

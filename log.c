@@ -252,7 +252,13 @@ es_insert_events(EventRow **rows, int count)
 	OwnerScope scope;
 	MemoryContext chunk_context;
 	MemoryContext old;
+	int64 position = es_take_positions(count);
 
+	for (int i = 0; i < count; i++)
+	{
+		rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
+		rows[i]->nulls[EV_GLOBAL_POSITION] = false;
+	}
 	note_due_snapshots(rows, count);
 	es_begin_write(&scope);
 	if (count == 1)
@@ -310,10 +316,22 @@ es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 	es_staged_end(scan);
 }
 
-bool
-es_is_unique_violation(const ErrorData *error)
+/*
+ * Rows written around the API may be what was met: neither heads nor positions
+ * are believed then before they were looked up again.
+ */
+ErrorData *
+es_catch_unique_violation(MemoryContext context)
 {
-	return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
-		   error->schema_name != NULL &&
-		   strcmp(error->schema_name, ES_SCHEMA) == 0;
+	ErrorData *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+		error->schema_name == NULL || strcmp(error->schema_name, ES_SCHEMA) != 0)
+		PG_RE_THROW();
+	FlushErrorState();
+	es_raise_head_generation(es_my_database());
+	es_recheck_positions();
+	return error;
 }

@@ -185,8 +185,8 @@ static void
 count_leftovers(StagingOpening *opening)
 {
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	StagedScan *scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot,
-									  0, NULL, AccessShareLock);
+	StagedScan *scan =
+		es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL);
 	StagedRow row;
 
 	/* above all that were given before a crash or a restart */
@@ -684,8 +684,7 @@ prepare_drop(void)
 
 	lock_for_drop();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL,
-						  AccessShareLock);
+	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, snapshot, 0, NULL);
 	if (es_staged_next_row(scan, &row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -372,10 +372,10 @@ scan_segments(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 
 StagedScan *
 es_staged_scan(StagedOrder order, ScanDirection direction, Snapshot snapshot,
-			   int nkeys, const ScanKeyData *keys, LOCKMODE lockmode)
+			   int nkeys, const ScanKeyData *keys)
 {
-	return scan_segments(order, direction, snapshot, nkeys, keys, lockmode,
-						 segments_in_use());
+	return scan_segments(order, direction, snapshot, nkeys, keys,
+						 AccessShareLock, segments_in_use());
 }
 
 StagedScan *
@@ -529,8 +529,7 @@ es_staged_begin(StagedKind kind, Datum name, Datum key, Snapshot snapshot,
 		ScanKeyInit(&keys[2], ST_KEY, BTEqualStrategyNumber, F_TEXTEQ, key);
 	return es_staged_scan(ES_BY_KEY,
 						  backward ? BackwardScanDirection : ForwardScanDirection,
-						  snapshot, key != (Datum) 0 ? 3 : 2, keys,
-						  AccessShareLock);
+						  snapshot, key != (Datum) 0 ? 3 : 2, keys);
 }
 
 bool
@@ -545,8 +544,8 @@ es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, StagedRow *r
 				UUIDPGetDatum(&floor));
 	ScanKeyInit(&keys[1], ST_EVENT_ID, BTLessEqualStrategyNumber, F_UUID_LE,
 				UUIDPGetDatum(event_id));
-	scan = es_staged_scan(ES_BY_EVENT_ID, BackwardScanDirection, snapshot, 2,
-						  keys, AccessShareLock);
+	scan =
+		es_staged_scan(ES_BY_EVENT_ID, BackwardScanDirection, snapshot, 2, keys);
 	while (!found && es_staged_next(scan, row))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -608,7 +607,7 @@ es_show_staged(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, GetActiveSnapshot(),
-						  0, NULL, AccessShareLock);
+						  0, NULL);
 	while (es_staged_next(scan, &row))
 	{
 		CHECK_FOR_INTERRUPTS();

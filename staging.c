@@ -242,15 +242,14 @@ end_writing(Writer *writer)
  * none unique, which need no more than the values.
  */
 static void
-index_row(Writer *writer, Relation index, HeapTuple tuple,
+index_row(Writer *writer, Relation index, HeapTuple tuple, const Datum *row,
 		  const AttrNumber *columns, int ncolumns)
 {
 	Datum values[ST_KEY_COLUMNS];
-	bool nulls[ST_KEY_COLUMNS];
+	bool nulls[ST_KEY_COLUMNS] = {false};
 
 	for (int i = 0; i < ncolumns; i++)
-		values[i] = heap_getattr(tuple, columns[i],
-								 RelationGetDescr(writer->table), &nulls[i]);
+		values[i] = row[columns[i] - 1];
 	(void) index_insert(index, values, nulls, &tuple->t_self, writer->table,
 						UNIQUE_CHECK_NO, false, NULL);
 }
@@ -272,8 +271,7 @@ insert_rows(Writer *writer, HeapTuple *tuples, int count)
 	{
 		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(writer->table),
 											&TTSOpsHeapTuple);
-		/* the slot owns it, so that it is not copied */
-		ExecStoreHeapTuple(heap_copytuple(tuples[i]), slots[i], true);
+		ExecStoreHeapTuple(tuples[i], slots[i], false);
 	}
 	heap_multi_insert(writer->table, slots, count, command, 0, NULL);
 	for (int i = 0; i < count; i++)
@@ -296,15 +294,20 @@ write_rows(Writer *writer, HeapTuple *tuples, int count)
 	insert_rows(writer, tuples, count);
 	for (int i = 0; i < count; i++)
 	{
-		StagedRow row;
+		Datum row[ST_COLUMNS];
+		bool nulls[ST_COLUMNS];
+		OwnRow own = {.segment = writer->segment, .tid = tuples[i]->t_self};
 
-		es_deform_staged(tuples[i], desc, writer->segment, &row);
-		index_row(writer, writer->by_key, tuples[i], key, lengthof(key));
-		if (row.kind == ES_KIND_EVENT)
-			index_row(writer, writer->by_event_id, tuples[i], event_id,
+		heap_deform_tuple(tuples[i], desc, row, nulls);
+		own.sid = DatumGetInt64(row[ST_SID - 1]);
+		own.count = DatumGetInt32(row[ST_COUNT - 1]);
+		own.is_event = DatumGetInt16(row[ST_KIND - 1]) == ES_KIND_EVENT;
+		index_row(writer, writer->by_key, tuples[i], row, key, lengthof(key));
+		if (own.is_event)
+			index_row(writer, writer->by_event_id, tuples[i], row, event_id,
 					  lengthof(event_id));
-		index_row(writer, writer->by_txn, tuples[i], txn, lengthof(txn));
-		es_note_staged(&row);
+		index_row(writer, writer->by_txn, tuples[i], row, txn, lengthof(txn));
+		es_note_staged(&own);
 		heap_freetuple(tuples[i]);
 	}
 }

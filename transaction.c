@@ -438,7 +438,7 @@ es_unnote_staging(SharedDatabase *db, int64 rows)
 }
 
 void
-es_note_staged(const StagedRow *staged)
+es_note_staged(const OwnRow *staged)
 {
 	Transaction *t = transaction();
 	OwnRow *row;
@@ -455,11 +455,7 @@ es_note_staged(const StagedRow *staged)
 		t->maxrows = maxrows;
 	}
 	row = &t->rows[t->nrows++];
-	row->sid = staged->sid;
-	row->count = staged->count;
-	row->segment = staged->segment;
-	row->tid = staged->tid;
-	row->is_event = staged->kind == ES_KIND_EVENT;
+	*row = *staged;
 	row->subtransaction = GetCurrentSubTransactionId();
 	row->moved_in = InvalidSubTransactionId;
 	t->wrote = true;

@@ -3,29 +3,7 @@
 -- from a snapshot at a random place.
 SELECT event_store.create_store() \g /dev/null
 
--- RFC 7396, word for word, on jsonb values
-CREATE FUNCTION pg_temp.merge_patch(target jsonb, patch jsonb) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    name text;
-    value jsonb;
-BEGIN
-    IF jsonb_typeof(patch) <> 'object' THEN
-        RETURN patch;
-    END IF;
-    IF target IS NULL OR jsonb_typeof(target) <> 'object' THEN
-        target := '{}';
-    END IF;
-    FOR name, value IN SELECT * FROM jsonb_each(patch) LOOP
-        IF value = 'null' THEN
-            target := target - name;
-        ELSE
-            target := target || jsonb_build_object(name, pg_temp.merge_patch(target -> name, value));
-        END IF;
-    END LOOP;
-    RETURN target;
-END
-$$;
+\ir merge_patch.psql
 
 -- Few names, so that patches meet; a non-object at the top now and then.
 CREATE FUNCTION pg_temp.random_json(depth int) RETURNS jsonb

@@ -2,29 +2,7 @@
 -- events, compared after every event, failures included.
 SELECT event_store.create_store() \g /dev/null
 
--- A path is a list of steps: '.name' or '[n]'.
-CREATE FUNCTION pg_temp.merge_patch(target jsonb, patch jsonb) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    name text;
-    value jsonb;
-BEGIN
-    IF jsonb_typeof(patch) <> 'object' THEN
-        RETURN patch;
-    END IF;
-    IF target IS NULL OR jsonb_typeof(target) <> 'object' THEN
-        target := '{}';
-    END IF;
-    FOR name, value IN SELECT * FROM jsonb_each(patch) LOOP
-        IF value = 'null' THEN
-            target := target - name;
-        ELSE
-            target := target || jsonb_build_object(name, pg_temp.merge_patch(target -> name, value));
-        END IF;
-    END LOOP;
-    RETURN target;
-END
-$$;
+\ir merge_patch.psql
 
 CREATE FUNCTION pg_temp.number(value jsonb) RETURNS numeric
     LANGUAGE plpgsql IMMUTABLE AS $$
@@ -67,6 +45,7 @@ BEGIN
 END
 $$;
 
+-- A path is a list of steps: '.name' or '[n]'.
 -- The same at a place below a node.
 CREATE FUNCTION pg_temp.changed_at(node jsonb, path text[], operation jsonb, value jsonb, factor numeric) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE AS $$

@@ -4,37 +4,18 @@
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use StressPrograms;
 use Test::More;
 
-my $python = '/usr/bin/python3';
-system("$python -c 'import psycopg2' >/dev/null 2>&1") == 0
-  or plan skip_all => 'python3-psycopg2 is not installed';
+plan skip_all => 'python3-psycopg2 is not installed' unless can_run_programs();
 
-my $stress = dirname(__FILE__) . '/../stress/stress.py';
-
-# Runs the clients; what they print is shown when something is wrong.
 sub stress
 {
-	my ($node, $name, @arguments) = @_;
-	my $output = '';
-	local $ENV{TMPDIR} = $PostgreSQL::Test::Utils::tmp_check;
+	my ($node, @arguments) = @_;
 
-	my $passed = IPC::Run::run(
-		[ $python, $stress, '--dsn', $node->connstr('postgres'), @arguments ],
-		'>', \$output, '2>&1');
-	ok($passed, $name);
-	diag($output) unless $passed;
-	return $output;
-}
-
-sub count_of
-{
-	my ($output, $what) = @_;
-
-	return $output =~ /^\s+\Q$what\E\s+(\d+)$/m ? $1 : 0;
+	return program_passes('stress', $node, 'postgres', @arguments);
 }
 
 my $node = PostgreSQL::Test::Cluster->new('stress');
@@ -63,15 +44,9 @@ $node->adjust_conf('postgresql.conf', 'event_store.write_delay', "'1s'");
 $node->adjust_conf('postgresql.conf', 'event_store.write_batch_size', '20000');
 $node->reload;
 
-my $crash = $PostgreSQL::Test::Utils::tmp_check . '/crash';
-append_to_file($crash, <<"SCRIPT");
-#!/bin/sh
-kill -9 \$(psql -XAtqc "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'stress client%' LIMIT 1" "@{[ $node->connstr('postgres') ]}")
-SCRIPT
-chmod 0700, $crash;
 $output = stress($node, 'a crash takes whole transactions and tails only',
 	qw(--clients 16 --aggregates 8 --seconds 12 --batches --kill-workers),
-	'--durability', 'mostly staged', '--crash-cmd', $crash);
+	'--durability', 'mostly staged', '--crash-cmd', crash_command($node, 'postgres', 'stress client'));
 is(count_of($output, 'crashes'), 1, 'the server crashed');
 
 $node->stop;

@@ -8,9 +8,9 @@ use strict;
 use warnings;
 
 use EventStoreTest;
-use File::Basename qw(dirname);
 use IPC::Run;
 use PostgreSQL::Test::Utils;
+use StressPrograms;
 use Test::More;
 
 my $node = new_server('feed', conf => "restart_after_crash = on\nmax_connections = 100\n");
@@ -101,44 +101,19 @@ is(state(), '0|0', 'and is not in flight here');
 
 SKIP:
 {
-	my $python = '/usr/bin/python3';
-	skip 'python3-psycopg2 is not installed', 6
-	  unless system("$python -c 'import psycopg2' >/dev/null 2>&1") == 0;
-	local $ENV{TMPDIR} = $PostgreSQL::Test::Utils::tmp_check;
+	skip 'python3-psycopg2 is not installed', 6 unless can_run_programs();
 
-	my $follow = sub {
-		my ($name, @arguments) = @_;
-		my $output = '';
-		my $passed = IPC::Run::run(
-			[ $python, dirname(__FILE__) . '/../stress/feed.py', '--dsn', $node->connstr('shop'), @arguments ],
-			'>', \$output, '2>&1');
-
-		ok($passed, $name);
-		diag($output) unless $passed;
-		return $output;
-	};
-	my $count_of = sub {
-		my ($output, $what) = @_;
-		return $output =~ /^\s+\Q$what\E\s+(\d+)$/m ? $1 : 0;
-	};
-
-	my $output = $follow->('every reader gets each committed event once and in order',
+	my $output = program_passes('feed', $node, 'shop', 'every reader gets each committed event once and in order',
 		'--seconds', $ENV{FEED_SECONDS} // 12, '--kill-backends', '--kill-workers');
-	cmp_ok($count_of->($output, 'looks that found it held back'), '>', 0,
+	cmp_ok(count_of($output, 'looks that found it held back'), '>', 0,
 		'later events had been committed before earlier ones');
-	cmp_ok($count_of->($output, 'backends terminated'), '>', 0, 'writers lost their backends');
+	cmp_ok(count_of($output, 'backends terminated'), '>', 0, 'writers lost their backends');
 	is(state(), '0|0', 'nothing is in flight in the end');
 
 	# one backend of the writers dies, and with it all
-	my $crash = $PostgreSQL::Test::Utils::tmp_check . '/crash';
-	append_to_file($crash, <<"SCRIPT");
-#!/bin/sh
-kill -9 \$(psql -XAtqc "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'feed writer%' LIMIT 1" "@{[ $node->connstr('shop') ]}")
-SCRIPT
-	chmod 0700, $crash;
-	$output = $follow->('also when the server crashes in between',
-		qw(--seconds 8 --crash-cmd), $crash);
-	is($count_of->($output, 'crashes'), 1, 'it crashed');
+	$output = program_passes('feed', $node, 'shop', 'also when the server crashes in between',
+		qw(--seconds 8 --crash-cmd), crash_command($node, 'shop', 'feed writer'));
+	is(count_of($output, 'crashes'), 1, 'it crashed');
 }
 end_session($stranger);
 
