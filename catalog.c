@@ -380,19 +380,29 @@ es_end(const OwnerScope *scope)
 		elog(ERROR, "SPI_finish failed");
 }
 
+SPIPlanPtr
+es_prepare(const KeptPlan *statement)
+{
+	char *sql = es_event_sql(statement->sql);
+	SPIPlanPtr plan =
+		SPI_prepare_cursor(sql, statement->nargs, (Oid *) statement->argtypes,
+						   CURSOR_OPT_GENERIC_PLAN);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql,
+			 SPI_result_code_string(SPI_result));
+	pfree(sql);
+	return plan;
+}
+
 /* The plan of a statement, prepared when this backend first needs it. */
 SPIPlanPtr
 es_plan(KeptPlan *kept)
 {
 	if (kept->plan == NULL)
 	{
-		SPIPlanPtr plan =
-			SPI_prepare_cursor(kept->sql, kept->nargs, kept->argtypes,
-							   CURSOR_OPT_GENERIC_PLAN);
+		SPIPlanPtr plan = es_prepare(kept);
 
-		if (plan == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", kept->sql,
-				 SPI_result_code_string(SPI_result));
 		if (SPI_keepplan(plan) != 0)
 			elog(ERROR, "SPI_keepplan failed");
 		kept->plan = plan;

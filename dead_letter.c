@@ -94,60 +94,63 @@ sqlstate_text(int sqlstate)
 	return text;
 }
 
+/* What a dead letter has before the columns of its event. */
+#define OF_LETTER 8
+
 void
 es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 		int sqlstate, const char *message, int attempts)
 {
+	/* the columns of an event come last, so that their number is free */
 	static KeptPlan plan =
-		{"INSERT INTO event_store.dead_letters (kind, aggregate_type, aggregate_id,"
-		 " sequence, event_id, event_type, schema_version, payload, payload_bytes,"
-		 " metadata, correlation_id, causation_id, saga_id, occurred_at, recorded_at,"
-		 " view_name, view_key, view_data, version, error_code, error_message, attempts)"
-		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-		 " $16, $17, $18, $19, $20, $21, $22)",
-		 22,
-		 {TEXTOID, TEXTOID,		   TEXTOID,		   INT8OID,	 UUIDOID, TEXTOID,
-		  INT4OID, JSONBOID,	   BYTEAOID,	   JSONBOID, TEXTOID, TEXTOID,
-		  TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,	 TEXTOID, JSONBOID,
-		  INT8OID, TEXTOID,		   TEXTOID,		   INT4OID}};
+		{.sql = "INSERT INTO event_store.dead_letters (kind, view_name, view_key,"
+				" view_data, version, error_code, error_message, attempts, {letter})"
+				" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {letter $9})",
+		 .nargs = OF_LETTER + EV_COLUMNS - 1,
+		 .argtypes = {TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT8OID, TEXTOID,
+					  TEXTOID, INT4OID}};
 	/* there may be very many in one transaction */
 	MemoryContext scratch =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store dead letter",
 							  ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(scratch);
 	bool is_event = row->kind == ES_KIND_EVENT;
-	Datum values[22];
-	char nulls[22];
+	Datum values[OF_LETTER + EV_COLUMNS] = {0};
+	char nulls[OF_LETTER + EV_COLUMNS];
+	/* of the event columns, which are counted from the position on */
+	Datum *event_values = values + OF_LETTER - EV_AGGREGATE_TYPE;
+	char *event_nulls = nulls + OF_LETTER - EV_AGGREGATE_TYPE;
 	OwnerScope scope;
 
 	mark_possible();
 	memset(nulls, 'n', sizeof(nulls));
-	memset(values, 0, sizeof(values));
 	values[0] = CStringGetTextDatum(is_event ? "event" : "view");
-	/* the columns of an event, from aggregate_type on, stand in table order */
-	for (int i = EV_AGGREGATE_TYPE; i < EV_COLUMNS && is_event; i++)
+	values[5] = CStringGetTextDatum(sqlstate_text(sqlstate));
+	values[6] = CStringGetTextDatum(message);
+	values[7] = Int32GetDatum(attempts);
+	nulls[0] = nulls[5] = nulls[6] = nulls[7] = ' ';
+	for (int i = EV_AGGREGATE_TYPE; i < EV_COLUMNS; i++)
 	{
-		values[i] = row->event.values[i];
-		nulls[i] = row->event.nulls[i] ? 'n' : ' ';
+		plan.argtypes[OF_LETTER + i - EV_AGGREGATE_TYPE] =
+			es_event_columns[i].type;
+		event_values[i] = row->event.values[i];
+		event_nulls[i] = is_event && !row->event.nulls[i] ? ' ' : 'n';
 	}
 	if (!is_event)
 	{
-		values[1] = aggregate_type;
-		values[2] = aggregate_id;
-		values[14] = TimestampTzGetDatum(row->staged_at);
-		values[15] = row->name;
-		values[16] = row->key;
-		values[17] = row->view_data;
-		values[18] = Int64GetDatum(row->version);
-		nulls[14] = nulls[15] = nulls[16] = ' ';
-		nulls[17] = row->view_data == (Datum) 0 ? 'n' : ' ';
-		nulls[18] = row->has_version ? ' ' : 'n';
+		values[1] = row->name;
+		values[2] = row->key;
+		values[3] = row->view_data;
+		values[4] = Int64GetDatum(row->version);
+		nulls[1] = nulls[2] = ' ';
+		nulls[3] = row->view_data == (Datum) 0 ? 'n' : ' ';
+		nulls[4] = row->has_version ? ' ' : 'n';
+		event_values[EV_AGGREGATE_TYPE] = aggregate_type;
+		event_values[EV_AGGREGATE_ID] = aggregate_id;
+		event_values[EV_RECORDED_AT] = TimestampTzGetDatum(row->staged_at);
+		event_nulls[EV_AGGREGATE_TYPE] = event_nulls[EV_AGGREGATE_ID] =
+			event_nulls[EV_RECORDED_AT] = ' ';
 	}
-	nulls[0] = nulls[1] = nulls[2] = ' ';
-	values[19] = CStringGetTextDatum(sqlstate_text(sqlstate));
-	values[20] = CStringGetTextDatum(message);
-	values[21] = Int32GetDatum(attempts);
-	nulls[19] = nulls[20] = nulls[21] = ' ';
 
 	es_begin(&scope);
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
@@ -172,9 +175,7 @@ static int64
 retry_events(Datum type, Datum id)
 {
 	static KeptPlan plan =
-		{"SELECT NULL::bigint, d.aggregate_type, d.aggregate_id, d.sequence, d.event_id,"
-		 " d.event_type, d.schema_version, d.payload, d.payload_bytes, d.metadata,"
-		 " d.correlation_id, d.causation_id, d.saga_id, d.occurred_at, d.recorded_at"
+		{"SELECT NULL::bigint, {letter d}"
 		 " FROM event_store.dead_letters d"
 		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
 		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2"

@@ -20,6 +20,7 @@
 #include "event_store.h"
 
 #include "access/detoast.h"
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -30,88 +31,60 @@
 /* A refused value is quoted up to this many bytes. */
 #define MAX_QUOTED_BYTES 100
 
-/* How the value of a JSON key is read. */
-typedef enum KeyKind
-{
-	KEY_TEXT,
-	KEY_JSON,
-	KEY_UUID,
-	KEY_TIME,
-	KEY_INT,
-	KEY_EXPECTED
-} KeyKind;
+/* The place of expected_sequence, which is no column, among the keys ... */
+#define EXPECTED_KEY 3
+/* ... and of the first that append_events knows. */
+#define FIRST_LIST_KEY 4
+/* The array argument of append_batch with the expected sequences. */
+#define EXPECTED_ARRAY 4
 
+/* A key of an event object, or an array argument. */
 typedef struct EventKey
 {
 	const char *name;
 	int length;
-	KeyKind kind;
-	EventColumn column; /* EV_COLUMNS = none */
+	EventColumn column; /* EV_COLUMNS = expected_sequence */
 } EventKey;
 
-#define EVENT_KEY(name, kind, column)        \
-	{                                        \
-		name, sizeof(name) - 1, kind, column \
+static EventKey keys[EV_COLUMNS + 1]; /* in the order of the hint */
+static int nkeys = 0;
+static EventKey arrays[EV_COLUMNS + 1]; /* as they are numbered */
+static int narrays = 0;
+
+static void
+set_key(EventKey *key, const char *name, EventColumn column)
+{
+	key->name = name;
+	key->length = strlen(name);
+	key->column = column;
+}
+
+/* Makes both from the columns, which know their places. */
+static void
+find_keys(void)
+{
+	if (nkeys > 0)
+		return;
+	set_key(&arrays[EXPECTED_ARRAY], "expected_sequences", EV_COLUMNS);
+	set_key(&keys[EXPECTED_KEY - 1], "expected_sequence", EV_COLUMNS);
+	narrays = EXPECTED_ARRAY + 1;
+	nkeys = EXPECTED_KEY;
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		const EventColumnInfo *column = &es_event_columns[i];
+
+		if (column->array != NULL)
+		{
+			set_key(&arrays[column->array_argument], column->array, i);
+			narrays = Max(narrays, column->array_argument + 1);
+		}
+		if (column->key > 0)
+		{
+			set_key(&keys[column->key - 1], column->name, i);
+			nkeys = Max(nkeys, column->key);
+		}
 	}
-
-/* The keys of an event object; append_events knows them without the first. */
-static const EventKey event_keys[] = {
-	EVENT_KEY("aggregate_type", KEY_TEXT, EV_AGGREGATE_TYPE),
-	EVENT_KEY("aggregate_id", KEY_TEXT, EV_AGGREGATE_ID),
-	EVENT_KEY("expected_sequence", KEY_EXPECTED, EV_COLUMNS),
-	EVENT_KEY("event_type", KEY_TEXT, EV_EVENT_TYPE),
-	EVENT_KEY("payload", KEY_JSON, EV_PAYLOAD),
-	EVENT_KEY("metadata", KEY_JSON, EV_METADATA),
-	EVENT_KEY("event_id", KEY_UUID, EV_EVENT_ID),
-	EVENT_KEY("correlation_id", KEY_TEXT, EV_CORRELATION_ID),
-	EVENT_KEY("causation_id", KEY_TEXT, EV_CAUSATION_ID),
-	EVENT_KEY("saga_id", KEY_TEXT, EV_SAGA_ID),
-	EVENT_KEY("occurred_at", KEY_TIME, EV_OCCURRED_AT),
-	EVENT_KEY("schema_version", KEY_INT, EV_SCHEMA_VERSION),
-};
-
-#define AGGREGATE_KEYS 3 /* the keys that append_events does not know */
-
-/* The array arguments of append_batch, in their order. */
-typedef struct EventArray
-{
-	const char *name;
-	bool required;		/* neither NULL nor with NULL elements */
-	EventColumn column; /* EV_COLUMNS = expected_sequence */
-} EventArray;
-
-static const EventArray event_arrays[] = {
-	{"aggregate_types", true, EV_AGGREGATE_TYPE},
-	{"aggregate_ids", true, EV_AGGREGATE_ID},
-	{"event_types", true, EV_EVENT_TYPE},
-	{"payloads", false, EV_PAYLOAD},
-	{"expected_sequences", false, EV_COLUMNS},
-	{"metadata", false, EV_METADATA},
-	{"event_ids", false, EV_EVENT_ID},
-	{"correlation_ids", false, EV_CORRELATION_ID},
-	{"causation_ids", false, EV_CAUSATION_ID},
-	{"saga_ids", false, EV_SAGA_ID},
-	{"occurred_at", false, EV_OCCURRED_AT},
-	{"payload_bytes", false, EV_PAYLOAD_BYTES},
-	{"schema_versions", false, EV_SCHEMA_VERSION},
-};
-
-/* The columns that are names, by their limits. */
-typedef struct NameColumn
-{
-	EventColumn column;
-	const char *name;
-	bool required;
-} NameColumn;
-
-static const NameColumn name_columns[] = {
-	{EV_AGGREGATE_TYPE, "aggregate_type", true},
-	{EV_AGGREGATE_ID, "aggregate_id", true},
-	{EV_EVENT_TYPE, "event_type", true},
-	{EV_CORRELATION_ID, "correlation_id", false},
-	{EV_CAUSATION_ID, "causation_id", false},
-	{EV_SAGA_ID, "saga_id", false},
-};
+}
 
 /*
  * Returns the words that tell which event a message is about: "where" as
@@ -146,26 +119,25 @@ es_check_expected(int64 expected, const char *where)
 static void
 check_names(EventRow *row, const char *where, int ordinal)
 {
-	Size i;
-
-	for (i = 0; i < lengthof(name_columns); i++)
+	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		const NameColumn *name = &name_columns[i];
-		bool isnull = row->nulls[name->column];
+		NameLimit limit = es_event_columns[i].limit;
 
-		if (!isnull)
+		if (limit == ES_NOT_A_NAME)
+			continue;
+		if (!row->nulls[i])
 		{
-			text *value = DatumGetTextPP(row->values[name->column]);
+			text *value = DatumGetTextPP(row->values[i]);
 			Size bytes = VARSIZE_ANY_EXHDR(value);
 
-			row->values[name->column] = PointerGetDatum(value);
+			row->values[i] = PointerGetDatum(value);
 			if (bytes > 0 && bytes <= ES_MAX_NAME_CHARS)
 				continue;
 		}
-		else if (!name->required)
+		else if (limit == ES_NAME_OPTIONAL)
 			continue;
-		es_check_name(row->values[name->column], isnull, name->name,
-					  place(where, ordinal), name->required);
+		es_check_name(row->values[i], row->nulls[i], es_event_columns[i].name,
+					  place(where, ordinal), limit == ES_NAME_REQUIRED);
 	}
 }
 
@@ -375,52 +347,56 @@ set_json_key(NewEvent *event, const EventKey *key, JsonbValue *value, int ordina
 	if (value->type == jbvNull)
 		return;
 
-	switch (key->kind)
+	if (key->column == EV_COLUMNS)
 	{
-		case KEY_TEXT:
+		event->expected = read_json_integer(PG_INT64_MIN, PG_INT64_MAX,
+											"bigint", key, value, ordinal);
+		event->expects = true;
+		return;
+	}
+	switch (es_event_columns[key->column].type)
+	{
+		case TEXTOID:
 			check_json_type(key, value, jbvString, "string", ordinal);
 			datum =
 				PointerGetDatum(cstring_to_text_with_len(value->val.string.val,
 														 value->val.string.len));
 			break;
-		case KEY_JSON:
+		case JSONBOID:
 			datum = JsonbPGetDatum(JsonbValueToJsonb(value));
 			break;
-		case KEY_UUID:
+		case UUIDOID:
 			datum = read_json_string(uuid_in, "uuid", key, value, ordinal);
 			break;
-		case KEY_TIME:
+		case TIMESTAMPTZOID:
 			datum = read_json_string(timestamptz_in, "timestamptz", key, value,
 									 ordinal);
 			break;
-		case KEY_INT:
+		case INT4OID:
 			datum =
 				Int32GetDatum((int32) read_json_integer(PG_INT32_MIN,
 														PG_INT32_MAX, "integer",
 														key, value, ordinal));
 			break;
-		case KEY_EXPECTED:
-			event->expected = read_json_integer(PG_INT64_MIN, PG_INT64_MAX,
-												"bigint", key, value, ordinal);
-			event->expects = true;
-			return;
+		default:
+			elog(ERROR, "%s has no form in JSON", key->name);
 	}
 	event->row.values[key->column] = datum;
 	event->row.nulls[key->column] = false;
 }
 
 /*
- * Returns the key of this name among "count" keys.  An unknown one is refused
+ * Returns the key of this name, not one of those skipped.  An unknown one is refused
  * rather than ignored: it is nearly always a misspelt one.
  */
 static const EventKey *
-find_key(const EventKey *keys, int count, const JsonbValue *name, int ordinal)
+find_key(int skipped, const JsonbValue *name, int ordinal)
 {
 	StringInfoData known;
 	int shown;
 	int i;
 
-	for (i = 0; i < count; i++)
+	for (i = skipped; i < nkeys; i++)
 	{
 		if (keys[i].length == name->val.string.len &&
 			memcmp(keys[i].name, name->val.string.val, keys[i].length) == 0)
@@ -428,8 +404,8 @@ find_key(const EventKey *keys, int count, const JsonbValue *name, int ordinal)
 	}
 
 	initStringInfo(&known);
-	for (i = 0; i < count; i++)
-		appendStringInfo(&known, "%s%s", i > 0 ? ", " : "", keys[i].name);
+	for (i = skipped; i < nkeys; i++)
+		appendStringInfo(&known, "%s%s", i > skipped ? ", " : "", keys[i].name);
 	shown = pg_mbcliplen(name->val.string.val, name->val.string.len,
 						 MAX_QUOTED_BYTES);
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -444,15 +420,14 @@ find_key(const EventKey *keys, int count, const JsonbValue *name, int ordinal)
  * Reads the object that the iterator has just entered, up to its end.
  */
 static void
-read_json_event(JsonbIterator **iterator, const EventKey *keys, int nkeys,
-				NewEvent *event, int ordinal)
+read_json_event(JsonbIterator **iterator, int skipped, NewEvent *event, int ordinal)
 {
 	JsonbValue name;
 	JsonbValue value;
 
 	while (JsonbIteratorNext(iterator, &name, true) == WJB_KEY)
 	{
-		const EventKey *key = find_key(keys, nkeys, &name, ordinal);
+		const EventKey *key = find_key(skipped, &name, ordinal);
 
 		JsonbIteratorNext(iterator, &value, true);
 		set_json_key(event, key, &value, ordinal);
@@ -466,9 +441,7 @@ read_json_event(JsonbIterator **iterator, const EventKey *keys, int nkeys,
 NewEvents
 es_events_from_json(Jsonb *events, text *aggregate_type, text *aggregate_id)
 {
-	int skipped = aggregate_type == NULL ? 0 : AGGREGATE_KEYS;
-	const EventKey *keys = event_keys + skipped;
-	int nkeys = lengthof(event_keys) - skipped;
+	int skipped = aggregate_type == NULL ? 0 : FIRST_LIST_KEY - 1;
 	JsonbIterator *iterator;
 	JsonbValue value;
 	NewEvents list;
@@ -480,6 +453,7 @@ es_events_from_json(Jsonb *events, text *aggregate_type, text *aggregate_id)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("events must be a JSON array of objects or one object")));
 
+	find_keys();
 	is_list = JB_ROOT_IS_ARRAY(events);
 	list = new_events(is_list ? JB_ROOT_COUNT(events) : 1);
 	iterator = JsonbIteratorInit(&events->root);
@@ -503,7 +477,7 @@ es_events_from_json(Jsonb *events, text *aggregate_type, text *aggregate_id)
 			event->row.values[EV_AGGREGATE_ID] = PointerGetDatum(aggregate_id);
 			event->row.nulls[EV_AGGREGATE_ID] = false;
 		}
-		read_json_event(&iterator, keys, nkeys, event, i + 1);
+		read_json_event(&iterator, skipped, event, i + 1);
 		complete_event(event, NULL, i + 1);
 	}
 	return list;
@@ -518,18 +492,20 @@ es_events_from_arrays(FunctionCallInfo fcinfo)
 {
 	NewEvents list = {NULL, -1};
 	int i;
-	Size argno;
 
-	for (argno = 0; argno < lengthof(event_arrays); argno++)
+	find_keys();
+	for (int argno = 0; argno < narrays; argno++)
 	{
-		const EventArray *array = &event_arrays[argno];
+		const EventKey *array = &arrays[argno];
+		bool required = array->column != EV_COLUMNS &&
+						es_event_columns[array->column].limit == ES_NAME_REQUIRED;
 		Datum *values;
 		bool *nulls;
 
-		if (!array->required && PG_ARGISNULL(argno))
+		if (!required && PG_ARGISNULL(argno))
 			continue;
-		es_array_argument(fcinfo, argno, array->name, !array->required,
-						  &list.count, &values, &nulls);
+		es_array_argument(fcinfo, argno, array->name, !required, &list.count,
+						  &values, &nulls);
 		if (argno == 0)
 			list = new_events(list.count);
 		for (i = 0; i < list.count; i++)
@@ -557,19 +533,4 @@ es_events_from_arrays(FunctionCallInfo fcinfo)
 		complete_event(&list.events[i], NULL, i + 1);
 	}
 	return list;
-}
-
-/* About how large a row is when nothing of it is stored out of line. */
-Size
-es_event_size(const EventRow *row)
-{
-	static const EventColumn wide[] = {EV_PAYLOAD, EV_PAYLOAD_BYTES, EV_METADATA};
-	Size size = 0;
-
-	for (int i = 0; i < (int) lengthof(wide); i++)
-	{
-		if (!row->nulls[wide[i]])
-			size += toast_raw_datum_size(row->values[wide[i]]);
-	}
-	return size;
 }

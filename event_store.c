@@ -194,11 +194,11 @@ same_column(const EventRow *a, const EventRow *b, EventColumn column)
 
 	if (a->nulls[column] || b->nulls[column])
 		return a->nulls[column] && b->nulls[column];
-	switch (column)
+	switch (es_event_columns[column].type)
 	{
-		case EV_SCHEMA_VERSION:
+		case INT4OID:
 			return DatumGetInt32(x) == DatumGetInt32(y);
-		case EV_PAYLOAD:
+		case JSONBOID:
 			return compareJsonbContainers(&DatumGetJsonbP(x)->root,
 										  &DatumGetJsonbP(y)->root) == 0;
 		default:
@@ -210,11 +210,12 @@ same_column(const EventRow *a, const EventRow *b, EventColumn column)
 static bool
 same_content(const EventRow *a, const EventRow *b)
 {
-	return same_column(a, b, EV_AGGREGATE_TYPE) &&
-		   same_column(a, b, EV_AGGREGATE_ID) &&
-		   same_column(a, b, EV_EVENT_TYPE) &&
-		   same_column(a, b, EV_SCHEMA_VERSION) &&
-		   same_column(a, b, EV_PAYLOAD) && same_column(a, b, EV_PAYLOAD_BYTES);
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		if (es_event_columns[i].content && !same_column(a, b, i))
+			return false;
+	}
+	return true;
 }
 
 static void
@@ -687,15 +688,6 @@ append_result(FunctionCallInfo fcinfo, const AppendCall *append)
 Datum
 es_append_event(PG_FUNCTION_ARGS)
 {
-	static const struct
-	{
-		int argno;
-		EventColumn column;
-	} given[] = {{3, EV_EVENT_TYPE},	 {4, EV_PAYLOAD},
-				 {5, EV_METADATA},		 {6, EV_EVENT_ID},
-				 {7, EV_CORRELATION_ID}, {8, EV_CAUSATION_ID},
-				 {9, EV_SAGA_ID},		 {10, EV_OCCURRED_AT},
-				 {11, EV_PAYLOAD_BYTES}, {12, EV_SCHEMA_VERSION}};
 	NewEvent event;
 	AppendCall append = {"append_event()"};
 	Durability durability;
@@ -710,10 +702,14 @@ es_append_event(PG_FUNCTION_ARGS)
 	event.row.values[EV_AGGREGATE_ID] =
 		PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	event.row.nulls[EV_AGGREGATE_ID] = false;
-	for (int i = 0; i < (int) lengthof(given); i++)
-		event.row.values[given[i].column] =
-			column_or_null(fcinfo, given[i].argno,
-						   &event.row.nulls[given[i].column]);
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		int argument = es_event_columns[i].argument;
+
+		if (argument != 0)
+			event.row.values[i] =
+				column_or_null(fcinfo, argument, &event.row.nulls[i]);
+	}
 	event.id_given = !PG_ARGISNULL(6);
 	event.expects = !PG_ARGISNULL(2);
 	if (event.expects)

@@ -93,17 +93,46 @@ typedef enum EventColumn
 } EventColumn;
 
 /* Selects the columns of an event, in that order, from domain_events as e. */
-#define ES_EVENT_SELECT                                                        \
-	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence,"  \
-	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
-	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
-	" e.recorded_at FROM event_store.domain_events e"
+#define ES_EVENT_SELECT "SELECT {event e} FROM event_store.domain_events e"
 
 typedef struct EventRow
 {
 	Datum values[EV_COLUMNS];
 	bool nulls[EV_COLUMNS];
 } EventRow;
+
+/* ---------- event.c: the columns of an event ---------- */
+
+/* Names are at most ES_MAX_NAME_CHARS long. */
+typedef enum NameLimit
+{
+	ES_NOT_A_NAME,
+	ES_NAME_OPTIONAL,
+	ES_NAME_REQUIRED
+} NameLimit;
+
+typedef struct EventColumnInfo
+{
+	const char *name;
+	Oid type;
+	NameLimit limit;
+	int key;			/* its place among the keys of a JSON list; 0 = none */
+	int argument;		/* of append_event; 0 = none */
+	const char *array;	/* the argument of append_batch, NULL = none ... */
+	int array_argument; /* ... and its number */
+	bool packed; /* stands in the packed form of a staged event, not beside it */
+	bool rare;	 /* most events leave it NULL */
+	bool content; /* a repeated event must have the same */
+} EventColumnInfo;
+
+extern const EventColumnInfo es_event_columns[];
+
+/* Whether values of the type of a column can be long, and stored out of line. */
+extern bool es_is_varlena(Oid type);
+/* About the bytes of an event's large values. */
+extern Size es_event_size(const EventRow *row);
+/* A statement with the sets of columns put in that it names in braces. */
+extern char *es_event_sql(const char *sql);
 
 /* ---------- settings.c: every setting ---------- */
 
@@ -199,8 +228,6 @@ extern NewEvents es_events_from_json(Jsonb *events, text *aggregate_type,
 									 text *aggregate_id);
 /* The arrays of append_batch, arguments 0 to 12 in their order. */
 extern NewEvents es_events_from_arrays(FunctionCallInfo fcinfo);
-/* About the bytes of an event's large values. */
-extern Size es_event_size(const EventRow *row);
 
 /* ---------- shmem.c: everything in shared memory ---------- */
 
@@ -668,9 +695,10 @@ extern void es_end(const OwnerScope *scope);
 
 /*
  * A statement prepared at first use in a backend and kept.  Give nargs and
- * argtypes; leave plan NULL.  The SQL is constant and fully qualified.
+ * argtypes; leave plan NULL.  The SQL is constant and fully qualified; sets of
+ * columns of an event are named as event.c says.
  */
-#define ES_MAX_PARAMS 24
+#define ES_MAX_PARAMS 32
 
 typedef struct KeptPlan
 {
@@ -681,6 +709,8 @@ typedef struct KeptPlan
 } KeptPlan;
 
 extern SPIPlanPtr es_plan(KeptPlan *kept);
+/* A plan of it that ends with the SPI connection. */
+extern SPIPlanPtr es_prepare(const KeptPlan *statement);
 
 /*
  * Executes a kept plan under the active snapshot if "read_only", else under a

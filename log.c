@@ -27,17 +27,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* The types of the columns, in table order. */
-static const Oid column_types[EV_COLUMNS] =
-	{INT8OID, TEXTOID, TEXTOID,	 INT8OID,		 UUIDOID,
-	 TEXTOID, INT4OID, JSONBOID, BYTEAOID,		 JSONBOID,
-	 TEXTOID, TEXTOID, TEXTOID,	 TIMESTAMPTZOID, TIMESTAMPTZOID};
-
-#define COLUMN_LIST                                                      \
-	"global_position, aggregate_type, aggregate_id, sequence, event_id," \
-	" event_type, schema_version, payload, payload_bytes, metadata,"     \
-	" correlation_id, causation_id, saga_id, occurred_at, recorded_at"
-
 /* Takes a row of domain_events apart; by-reference values point into it. */
 static void
 deform(HeapTuple tuple, TupleDesc desc, EventRow *row)
@@ -125,14 +114,15 @@ static void
 insert_one(EventRow *row)
 {
 	static KeptPlan plan =
-		{"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
-		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+		{"INSERT INTO event_store.domain_events ({event}) VALUES ({event $1})",
 		 EV_COLUMNS};
 	char nulls[EV_COLUMNS];
 
-	memcpy(plan.argtypes, column_types, sizeof(column_types));
 	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		plan.argtypes[i] = es_event_columns[i].type;
 		nulls[i] = row->nulls[i] ? 'n' : ' ';
+	}
 	insert_all(&plan, row->values, nulls, 1);
 }
 
@@ -142,7 +132,7 @@ column_array(EventRow **rows, int count, int column)
 {
 	Datum *values = palloc(count * sizeof(Datum));
 	bool *nulls = palloc(count * sizeof(bool));
-	Oid type = column_types[column];
+	Oid type = es_event_columns[column].type;
 	int lower = 1;
 	int16 length;
 	bool byval;
@@ -158,14 +148,7 @@ column_array(EventRow **rows, int count, int column)
 											  type, length, byval, align));
 }
 
-/* The columns that most events leave NULL. */
-static bool
-is_rare(int column)
-{
-	return column == EV_PAYLOAD_BYTES ||
-		   (column >= EV_METADATA && column <= EV_SAGA_ID);
-}
-
+/* Whether a statement with the common columns alone would lose something. */
 static bool
 any_rare(EventRow **rows, int count)
 {
@@ -173,7 +156,7 @@ any_rare(EventRow **rows, int count)
 	{
 		for (int c = 0; c < EV_COLUMNS; c++)
 		{
-			if (is_rare(c) && !rows[i]->nulls[c])
+			if (es_event_columns[c].rare && !rows[i]->nulls[c])
 				return true;
 		}
 	}
@@ -187,31 +170,19 @@ any_rare(EventRow **rows, int count)
 static void
 insert_many(EventRow **rows, int count)
 {
-	static KeptPlan whole = {
-		"INSERT INTO event_store.domain_events (" COLUMN_LIST ")"
-		" SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-		" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
-		" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
-		" pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),"
-		" pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),"
-		" pg_catalog.unnest($15))"};
-	static KeptPlan common = {
-		"INSERT INTO event_store.domain_events (global_position, aggregate_type,"
-		" aggregate_id, sequence, event_id, event_type, schema_version, payload,"
-		" occurred_at, recorded_at)"
-		" SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-		" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
-		" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8),"
-		" pg_catalog.unnest($9), pg_catalog.unnest($10))"};
+	static KeptPlan whole = {"INSERT INTO event_store.domain_events ({event})"
+							 " SELECT * FROM ROWS FROM ({event unnest})"};
+	static KeptPlan common = {"INSERT INTO event_store.domain_events ({common})"
+							  " SELECT * FROM ROWS FROM ({common unnest})"};
 	KeptPlan *plan = any_rare(rows, count) ? &whole : &common;
 	Datum arrays[EV_COLUMNS];
 	int n = 0;
 
 	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		if (plan == &common && is_rare(i))
+		if (plan == &common && es_event_columns[i].rare)
 			continue;
-		plan->argtypes[n] = get_array_type(column_types[i]);
+		plan->argtypes[n] = get_array_type(es_event_columns[i].type);
 		arrays[n++] = column_array(rows, count, i);
 	}
 	plan->nargs = n;

@@ -16,6 +16,7 @@
  */
 #include "event_store.h"
 
+#include "catalog/pg_type.h"
 #include "catalog/pg_type_d.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -202,25 +203,22 @@ column_value(RuleEvent *event, EventColumn column, JsonbValue *value)
 
 	if (event->nulls[column])
 		return false;
-	switch (column)
+	switch (es_event_columns[column].type)
 	{
-		case EV_PAYLOAD:
-		case EV_METADATA:
+		case JSONBOID:
 			es_whole_value(document(event, column), value);
 			break;
-		case EV_GLOBAL_POSITION:
-		case EV_SEQUENCE:
+		case INT8OID:
 			set_number(value, DatumGetInt64(datum));
 			break;
-		case EV_SCHEMA_VERSION:
+		case INT4OID:
 			set_number(value, DatumGetInt32(datum));
 			break;
-		case EV_EVENT_ID:
+		case UUIDOID:
 			set_string(value,
 					   DatumGetCString(DirectFunctionCall1(uuid_out, datum)));
 			break;
-		case EV_OCCURRED_AT:
-		case EV_RECORDED_AT:
+		case TIMESTAMPTZOID:
 			set_string(value, JsonEncodeDateTime(palloc(MAXDATELEN + 1), datum,
 												 TIMESTAMPTZOID, &utc));
 			break;

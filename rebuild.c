@@ -107,11 +107,7 @@ plan_now(const KeptPlan *statement)
 	KeptPlan *plan = palloc(sizeof(KeptPlan));
 
 	*plan = *statement;
-	plan->plan = SPI_prepare_cursor(plan->sql, plan->nargs, plan->argtypes,
-									CURSOR_OPT_GENERIC_PLAN);
-	if (plan->plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", plan->sql,
-			 SPI_result_code_string(SPI_result));
+	plan->plan = es_prepare(plan);
 	return plan;
 }
 
@@ -291,34 +287,27 @@ keep_state(Fold *fold, Datum aggregate_id, void *arg)
 
 /* ---------- folding ---------- */
 
-#define EVENT_COLUMNS                                                          \
-	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence,"  \
-	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
-	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
-	" e.recorded_at"
-
 static const KeptPlan all_events =
-	{.sql = EVENT_COLUMNS
-	 ", r.sequence, r.state"
-	 " FROM event_store.domain_events e"
-	 " LEFT JOIN (SELECT k.view_key, k.sequence, k.state"
-	 " FROM event_store.view_rebuild_rows k"
-	 " WHERE k.view_name OPERATOR(pg_catalog.=) $1 ORDER BY k.view_key) r"
-	 " ON r.view_key OPERATOR(pg_catalog.=) e.aggregate_id"
-	 " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $2"
-	 " AND e.sequence OPERATOR(pg_catalog.>) COALESCE(r.sequence, 0)"
-	 " ORDER BY e.aggregate_id, e.sequence",
+	{.sql = "SELECT {event e}, r.sequence, r.state"
+			" FROM event_store.domain_events e"
+			" LEFT JOIN (SELECT k.view_key, k.sequence, k.state"
+			" FROM event_store.view_rebuild_rows k"
+			" WHERE k.view_name OPERATOR(pg_catalog.=) $1 ORDER BY k.view_key) r"
+			" ON r.view_key OPERATOR(pg_catalog.=) e.aggregate_id"
+			" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $2"
+			" AND e.sequence OPERATOR(pg_catalog.>) COALESCE(r.sequence, 0)"
+			" ORDER BY e.aggregate_id, e.sequence",
 	 .nargs = 2,
 	 .argtypes = {TEXTOID, TEXTOID}};
 
 /* What a step folds comes after all that is kept, so no row belongs to it. */
 static const KeptPlan events_between =
-	{.sql = EVENT_COLUMNS ", NULL::pg_catalog.int8, NULL::pg_catalog.jsonb"
-						  " FROM event_store.domain_events e"
-						  " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
-						  " AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
-						  " AND e.aggregate_id OPERATOR(pg_catalog.<=) $3"
-						  " ORDER BY e.aggregate_id, e.sequence",
+	{.sql = "SELECT {event e}, NULL::pg_catalog.int8, NULL::pg_catalog.jsonb"
+			" FROM event_store.domain_events e"
+			" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+			" AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
+			" AND e.aggregate_id OPERATOR(pg_catalog.<=) $3"
+			" ORDER BY e.aggregate_id, e.sequence",
 	 .nargs = 3,
 	 .argtypes = {TEXTOID, TEXTOID, TEXTOID}};
 

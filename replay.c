@@ -87,11 +87,7 @@ es_replay_aggregate(PG_FUNCTION_ARGS)
 
 /* ---------- many aggregates ---------- */
 
-#define EVENT_AND_SNAPSHOT                                                     \
-	"SELECT e.global_position, e.aggregate_type, e.aggregate_id, e.sequence,"  \
-	" e.event_id, e.event_type, e.schema_version, e.payload, e.payload_bytes," \
-	" e.metadata, e.correlation_id, e.causation_id, e.saga_id, e.occurred_at," \
-	" e.recorded_at, s.sequence, s.state"
+#define EVENT_AND_SNAPSHOT "SELECT {event e}, s.sequence, s.state"
 
 /* The order is that of an index, and lets the two be merged. */
 static KeptPlan all_events =
@@ -319,15 +315,9 @@ es_replay_aggregates(PG_FUNCTION_ARGS)
 
 /* ---------- the aggregate fold_events ---------- */
 
-/* What must be there in any event, by name. */
-static const struct
-{
-	EventColumn column;
-	const char *name;
-} required_columns[] = {{EV_AGGREGATE_TYPE, "aggregate_type"},
-						{EV_AGGREGATE_ID, "aggregate_id"},
-						{EV_SEQUENCE, "sequence"},
-						{EV_EVENT_TYPE, "event_type"}};
+/* What must be there in any event. */
+static const EventColumn required_columns[] = {EV_AGGREGATE_TYPE, EV_AGGREGATE_ID,
+											   EV_SEQUENCE, EV_EVENT_TYPE};
 
 /* The reducer of an aggregate type. */
 typedef struct TypeReducer
@@ -467,10 +457,12 @@ deform_event(HeapTupleHeader header, TupleDesc desc, Datum *values, bool *nulls)
 	heap_deform_tuple(&tuple, desc, values, nulls);
 	for (int i = 0; i < (int) lengthof(required_columns); i++)
 	{
-		if (nulls[required_columns[i].column])
+		EventColumn column = required_columns[i];
+
+		if (nulls[column])
 			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 							errmsg("%s of an event must not be null",
-								   required_columns[i].name)));
+								   es_event_columns[column].name)));
 	}
 }
 

@@ -60,6 +60,7 @@
  */
 #include "event_store.h"
 
+#include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -96,24 +97,6 @@ struct Rules
 	bool has_initial;
 	JsonbValue initial;
 	int columns; /* see es_rules_columns */
-};
-
-/* The columns of an event by name; those without one cannot be used. */
-static const char *const column_names[EV_COLUMNS] = {
-	[EV_GLOBAL_POSITION] = "global_position",
-	[EV_AGGREGATE_TYPE] = "aggregate_type",
-	[EV_AGGREGATE_ID] = "aggregate_id",
-	[EV_SEQUENCE] = "sequence",
-	[EV_EVENT_ID] = "event_id",
-	[EV_EVENT_TYPE] = "event_type",
-	[EV_SCHEMA_VERSION] = "schema_version",
-	[EV_PAYLOAD] = "payload",
-	[EV_METADATA] = "metadata",
-	[EV_CORRELATION_ID] = "correlation_id",
-	[EV_CAUSATION_ID] = "causation_id",
-	[EV_SAGA_ID] = "saga_id",
-	[EV_OCCURRED_AT] = "occurred_at",
-	[EV_RECORDED_AT] = "recorded_at",
 };
 
 /* What the object of an operation may contain. */
@@ -244,29 +227,48 @@ read_rule_path(RuleInput *in, RuleKey key, const JsonbValue *value, RulePath *pa
 						path->text, problem));
 }
 
+/* The column that a path begins with; EV_COLUMNS = none that rules can use. */
+static int
+column_named(const RulePath *path)
+{
+	for (int i = 0; i < EV_COLUMNS && path->count > 0; i++)
+	{
+		const char *name = es_event_columns[i].name;
+
+		if (es_event_columns[i].type != BYTEAOID && !path->steps[0].is_index &&
+			es_same_name(path->steps[0].name, es_member_name(name, strlen(name))))
+			return i;
+	}
+	return EV_COLUMNS;
+}
+
+static char *
+columns_hint(void)
+{
+	const char *names[EV_COLUMNS];
+
+	for (int i = 0; i < EV_COLUMNS; i++)
+		names[i] = es_event_columns[i].type == BYTEAOID
+					   ? NULL
+					   : es_event_columns[i].name;
+	return listed("The columns of an event are ", names, EV_COLUMNS, -1);
+}
+
 /* A path in the event: a column, and what may be below it. */
 static void
 read_event_path(RuleInput *in, RuleKey key, const JsonbValue *value,
 				RuleSource *source)
 {
 	RulePath *path = &source->path;
-	int column = EV_COLUMNS;
+	int column;
 
 	read_rule_path(in, key, value, path);
-	if (path->count > 0 && !path->steps[0].is_index)
-		for (column = 0; column < EV_COLUMNS; column++)
-			if (column_names[column] != NULL &&
-				es_same_name(path->steps[0].name,
-							 es_member_name(column_names[column],
-											strlen(column_names[column]))))
-				break;
+	column = column_named(path);
 	if (column == EV_COLUMNS)
-		refuse(in,
-			   listed("The columns of an event are ", column_names, EV_COLUMNS,
-					  -1),
+		refuse(in, columns_hint(),
 			   psprintf("has a path %.*s in \"%s\" that does not begin with a column of the event",
 						path->size, path->text, rule_keys[key]));
-	if (path->count > 1 && column != EV_PAYLOAD && column != EV_METADATA)
+	if (path->count > 1 && es_event_columns[column].type != JSONBOID)
 		refuse(in, "Only $.payload and $.metadata have members.",
 			   psprintf("has a path %.*s in \"%s\" that goes below a column without members",
 						path->size, path->text, rule_keys[key]));

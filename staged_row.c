@@ -41,18 +41,11 @@
 /* The first bytes of a UUIDv7 are the milliseconds since 1970. */
 #define ID_TIME_BYTES 6
 
-/* The columns of a packed event; before them stands its place. */
-static const struct
-{
-	EventColumn column;
-	Oid type;
-} packed[] = {{EV_EVENT_ID, UUIDOID},		{EV_EVENT_TYPE, TEXTOID},
-			  {EV_SCHEMA_VERSION, INT4OID}, {EV_PAYLOAD, JSONBOID},
-			  {EV_PAYLOAD_BYTES, BYTEAOID}, {EV_METADATA, JSONBOID},
-			  {EV_CORRELATION_ID, TEXTOID}, {EV_CAUSATION_ID, TEXTOID},
-			  {EV_SAGA_ID, TEXTOID},		{EV_OCCURRED_AT, TIMESTAMPTZOID}};
-
-#define PACKED_COLUMNS (1 + (int) lengthof(packed))
+/*
+ * A packed event is a tuple of its place and of the columns that are packed, in
+ * their order.
+ */
+#define PACKED_ROOM (1 + EV_COLUMNS)
 
 static TupleDesc
 packed_desc(void)
@@ -62,11 +55,20 @@ packed_desc(void)
 	if (kept == NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-		TupleDesc desc = CreateTemplateTupleDesc(PACKED_COLUMNS);
+		int columns = 1;
+		TupleDesc desc;
 
+		for (int i = 0; i < EV_COLUMNS; i++)
+			columns += es_event_columns[i].packed;
+		desc = CreateTemplateTupleDesc(columns);
 		TupleDescInitEntry(desc, 1, "place", INT4OID, -1, 0);
-		for (int i = 0; i < (int) lengthof(packed); i++)
-			TupleDescInitEntry(desc, i + 2, "", packed[i].type, -1, 0);
+		columns = 1;
+		for (int i = 0; i < EV_COLUMNS; i++)
+		{
+			if (es_event_columns[i].packed)
+				TupleDescInitEntry(desc, ++columns, es_event_columns[i].name,
+								   es_event_columns[i].type, -1, 0);
+		}
 		TupleDescFinalize(desc);
 		MemoryContextSwitchTo(caller);
 		kept = desc;
@@ -88,24 +90,25 @@ typedef struct Run
 static MinimalTuple
 pack(const EventRow *event, int place)
 {
-	Datum values[PACKED_COLUMNS];
-	bool nulls[PACKED_COLUMNS];
+	Datum values[PACKED_ROOM];
+	bool nulls[PACKED_ROOM];
+	int n = 0;
 
-	values[0] = Int32GetDatum(place);
-	nulls[0] = false;
-	for (int i = 0; i < (int) lengthof(packed); i++)
+	values[n] = Int32GetDatum(place);
+	nulls[n++] = false;
+	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		EventColumn column = packed[i].column;
-		bool varlena = packed[i].type != UUIDOID && packed[i].type != INT4OID &&
-					   packed[i].type != TIMESTAMPTZOID;
-		Datum value = event->values[column];
+		Datum value = event->values[i];
 
-		nulls[i + 1] = event->nulls[column];
-		if (varlena && !nulls[i + 1] && VARATT_IS_EXTERNAL(DatumGetPointer(value)))
+		if (!es_event_columns[i].packed)
+			continue;
+		if (!event->nulls[i] && es_is_varlena(es_event_columns[i].type) &&
+			VARATT_IS_EXTERNAL(DatumGetPointer(value)))
 			value =
 				PointerGetDatum(detoast_external_attr((struct varlena *)
 														  DatumGetPointer(value)));
-		values[i + 1] = value;
+		values[n] = value;
+		nulls[n++] = event->nulls[i];
 	}
 	return heap_form_minimal_tuple(packed_desc(), values, nulls, 0);
 }
@@ -265,8 +268,9 @@ set_event(StagedRow *row, MinimalTuple tuple, int64 sequence)
 {
 	EventRow *event = &row->event;
 	HeapTupleData whole;
-	Datum values[PACKED_COLUMNS];
-	bool nulls[PACKED_COLUMNS];
+	Datum values[PACKED_ROOM];
+	bool nulls[PACKED_ROOM];
+	int n = 1;
 
 	whole.t_len = tuple->t_len + MINIMAL_TUPLE_OFFSET;
 	whole.t_data = (HeapTupleHeader) ((char *) tuple - MINIMAL_TUPLE_OFFSET);
@@ -277,10 +281,12 @@ set_event(StagedRow *row, MinimalTuple tuple, int64 sequence)
 	event->values[EV_AGGREGATE_ID] = row->key;
 	event->values[EV_SEQUENCE] = Int64GetDatum(sequence);
 	event->values[EV_RECORDED_AT] = TimestampTzGetDatum(row->staged_at);
-	for (int i = 0; i < (int) lengthof(packed); i++)
+	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		event->values[packed[i].column] = values[i + 1];
-		event->nulls[packed[i].column] = nulls[i + 1];
+		if (!es_event_columns[i].packed)
+			continue;
+		event->values[i] = values[n];
+		event->nulls[i] = nulls[n++];
 	}
 	row->place = DatumGetInt32(values[0]);
 	row->ordinal = sequence;

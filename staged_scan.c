@@ -45,8 +45,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Columns of view staging. */
-#define SHOWN_COLUMNS 18
+/* Columns of view staging: those of an event that are packed, and eight more. */
+#define SHOWN_ROOM (8 + EV_COLUMNS)
 
 PG_FUNCTION_INFO_V1(es_show_staged);
 
@@ -564,34 +564,30 @@ es_staged_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, StagedRow *r
 static void
 show_row(ReturnSetInfo *result, const StagedRow *row)
 {
-	static const EventColumn shown[] = {EV_EVENT_ID,	   EV_EVENT_TYPE,
-										EV_SCHEMA_VERSION, EV_PAYLOAD,
-										EV_PAYLOAD_BYTES,  EV_METADATA,
-										EV_CORRELATION_ID, EV_CAUSATION_ID,
-										EV_SAGA_ID,		   EV_OCCURRED_AT};
-	Datum values[SHOWN_COLUMNS] = {0};
-	bool nulls[SHOWN_COLUMNS] = {false};
+	Datum values[SHOWN_ROOM] = {0};
+	bool nulls[SHOWN_ROOM] = {false};
 	bool is_event = row->kind == ES_KIND_EVENT;
+	int n = 0;
 
-	values[0] = Int64GetDatum(row->sid + row->place);
-	values[1] = Int64GetDatum(row->txn);
-	values[2] = Int16GetDatum(row->kind);
-	values[3] = row->name;
-	values[4] = row->key;
-	values[5] = Int64GetDatum(row->ordinal);
-	for (int i = 0; i < (int) lengthof(shown); i++)
+	values[n++] = Int64GetDatum(row->sid + row->place);
+	values[n++] = Int64GetDatum(row->txn);
+	values[n++] = Int16GetDatum(row->kind);
+	values[n++] = row->name;
+	values[n++] = row->key;
+	values[n++] = Int64GetDatum(row->ordinal);
+	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		values[6 + i] = row->event.values[shown[i]];
-		nulls[6 + i] = !is_event || row->event.nulls[shown[i]];
+		bool is_data = !is_event && i == EV_PAYLOAD;
+
+		if (!es_event_columns[i].packed)
+			continue;
+		values[n] = is_data ? row->view_data : row->event.values[i];
+		nulls[n++] = is_data ? row->view_data == (Datum) 0
+							 : !is_event || row->event.nulls[i];
 	}
-	if (!is_event)
-	{
-		values[9] = row->view_data;
-		nulls[9] = row->view_data == (Datum) 0;
-	}
-	values[16] = TimestampTzGetDatum(row->staged_at);
-	values[17] = Int64GetDatum(row->version);
-	nulls[17] = !row->has_version;
+	values[n++] = TimestampTzGetDatum(row->staged_at);
+	values[n] = Int64GetDatum(row->version);
+	nulls[n] = !row->has_version;
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
