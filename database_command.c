@@ -9,8 +9,7 @@
  * that there is a worker.  Termination loses nothing: a round that was under
  * way is rolled back, its rows stay staged.
  *
- * The bar is a count in the database's slot, as two commands may want the same
- * template.  It is lifted on error and when the session is terminated, too; the
+ * The bar is lifted on error and when the session is terminated, too; the
  * launcher starts no worker while it is up, and a worker on its way in that
  * finds it turns back.
  *
@@ -18,11 +17,9 @@
  * command itself.  It stays out of the way of roles that cannot succeed anyway,
  * so that they cannot disturb the worker.
  *
- * Calls shmem.c; installed by _PG_init while preloading.
+ * Calls worker_slot.c and shmem.c; installed by _PG_init while preloading.
  */
 #include "event_store.h"
-
-#include <signal.h>
 
 #include "access/htup_details.h"
 #include "access/xact.h"
@@ -45,76 +42,11 @@ static ProcessUtility_hook_type previous_hook = NULL;
 static Oid copied_database = InvalidOid;
 static bool callback_registered = false;
 
-/* Lifts the bar; at the last one a worker may come back. */
+/* Lifts the bar, also on error and when the session is terminated. */
 static void
 unbar(int code, Datum arg)
 {
-	Oid database = DatumGetObjectId(arg);
-	SharedDatabase *db = es_find_database(database);
-	bool wake = false;
-
-	if (db == NULL)
-		return;
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->database == database && db->worker_bars > 0 && --db->worker_bars == 0)
-	{
-		if (db->worker_state == ES_WORKER_NONE &&
-			(db->worker_called || pg_atomic_read_u32(&db->position_unstored) != 0 ||
-			 (db->claimed && db->staging_state != ES_STAGING_CLOSED)))
-			db->worker_state = ES_WORKER_WANTED;
-		wake = db->worker_state == ES_WORKER_WANTED;
-	}
-	LWLockRelease(db->lock);
-	if (wake)
-		es_wake_launcher();
-	else
-		es_release_database(database);
-}
-
-/* Puts up the bar; NULL when the cluster has no slot left for this. */
-static SharedDatabase *
-bar(Oid database, bool *has_store)
-{
-	SharedDatabase *db;
-
-	while ((db = es_make_database(database)) != NULL)
-	{
-		bool ours;
-
-		LWLockAcquire(db->lock, LW_EXCLUSIVE);
-		/* the launcher may have given it back in between */
-		ours = db->database == database;
-		if (ours)
-		{
-			db->worker_bars++;
-			*has_store = db->claimed;
-		}
-		LWLockRelease(db->lock);
-		if (ours)
-			break;
-	}
-	return db;
-}
-
-/* Tells the worker to go; its death is then no outage.  Returns if it went. */
-static bool
-dismiss_worker(SharedDatabase *db, Oid database)
-{
-	bool gone;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	gone = db->database != database || db->worker_pid == 0;
-	if (!gone)
-	{
-		if (db->worker_state == ES_WORKER_STARTING ||
-			db->worker_state == ES_WORKER_RUNNING)
-			db->worker_state = ES_WORKER_NONE;
-		db->worker_latch = NULL;
-		/* its exit callback needs the lock, so the process is still there */
-		kill(db->worker_pid, SIGTERM);
-	}
-	LWLockRelease(db->lock);
-	return gone;
+	es_unbar_worker(DatumGetObjectId(arg));
 }
 
 static void
@@ -124,9 +56,9 @@ await_departure(SharedDatabase *db, Oid database)
 
 	if (wait_event == 0)
 		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
-	ConditionVariablePrepareToSleep(&db->worker_changed);
-	while (!dismiss_worker(db, database))
-		ConditionVariableTimedSleep(&db->worker_changed, ES_SIGNAL_AGAIN_MS,
+	ConditionVariablePrepareToSleep(&db->worker.progress);
+	while (!es_dismiss_worker(db, database))
+		ConditionVariableTimedSleep(&db->worker.progress, ES_SIGNAL_AGAIN_MS,
 									wait_event);
 	ConditionVariableCancelSleep();
 }
@@ -239,7 +171,7 @@ database_command(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	bool has_store = false;
 
 	if (OidIsValid(database) && may_need(command, database))
-		db = bar(database, &has_store);
+		db = es_bar_worker(database, &has_store);
 	if (db == NULL)
 	{
 		next(pstmt, query, read_only_tree, context, params, environment, dest,
@@ -258,7 +190,7 @@ database_command(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	if (IsA(command, DropdbStmt))
 		es_free_database(database);
 	else
-		unbar(0, ObjectIdGetDatum(database));
+		es_unbar_worker(database);
 	if (IsA(command, CreatedbStmt) && has_store)
 		note_copy(((CreatedbStmt *) command)->dbname);
 }

@@ -769,13 +769,6 @@ fulfilled_request(SharedDatabase *db, const Round *round, uint64 request)
 	return round->set.stopped_at >= db->pending_sid ? db->pending_request : 0;
 }
 
-/* Whether a worker comes back to rows that failed, and counts how often. */
-static bool
-somebody_counts(SharedDatabase *db)
-{
-	return db != NULL && db->worker_state != ES_WORKER_UNAVAILABLE;
-}
-
 int64
 es_drain_round(int64 max_rows, bool alone, bool *more)
 {
@@ -801,8 +794,9 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 		write_transactions(&round, 0, round.set.ntxns);
 		es_note_draining(false);
 		close_tables(&round);
+		/* a worker, if there is one, comes back to them and counts how often */
 		if (round.failed > 1 && round.succeeded == 0 && round.alike &&
-			round.attempts < ALIKE_ATTEMPTS && somebody_counts(db))
+			round.attempts < ALIKE_ATTEMPTS && es_worker_possible(db))
 			ReThrowError(round.failure);
 		if (!IsolationUsesXactSnapshot())
 			note_drain_time();

@@ -229,6 +229,108 @@ extern NewEvents es_events_from_json(Jsonb *events, text *aggregate_type,
 /* The arrays of append_batch, arguments 0 to 12 in their order. */
 extern NewEvents es_events_from_arrays(FunctionCallInfo fcinfo);
 
+/* ---------- worker_slot.c: a database's worker, and the launcher ---------- */
+
+typedef struct SharedDatabase SharedDatabase;
+
+typedef enum WorkerState
+{
+	ES_WORKER_NONE,
+	ES_WORKER_WANTED, /* the launcher shall start one */
+	ES_WORKER_STARTING,
+	ES_WORKER_RUNNING,
+	ES_WORKER_UNAVAILABLE /* could not be started; tried again later */
+} WorkerState;
+
+/*
+ * The place of a database's worker.  SharedDatabase.lock protects all of it but
+ * the condition variable.  "state" changes in worker_slot.c alone, and is read
+ * without the lock where a stale answer does no harm.
+ */
+typedef struct WorkerSlot
+{
+	WorkerState state;
+	pid_t pid;	  /* 0 = none */
+	Latch *latch; /* NULL = none */
+	TimestampTz started_at;
+	bool ran;	 /* the last one got as far as running */
+	bool called; /* es_wake_worker() since it last looked */
+	bool nudged; /* es_nudge_worker(), or it was dismissed */
+	int bars;	 /* commands that need the database to themselves; no
+				  * worker starts meanwhile */
+	/* after every change of state, every round and every opening of staging */
+	ConditionVariable progress;
+} WorkerSlot;
+
+/* The place of the cluster's launcher.  SharedState.lock protects it. */
+typedef struct LauncherSlot
+{
+	pid_t pid; /* 0 = none */
+	Latch *latch;
+	TimestampTz gone_at; /* since when there is none */
+} LauncherSlot;
+
+extern void es_init_launcher_slot(LauncherSlot *launcher);
+extern void es_init_worker_slot(WorkerSlot *slot);
+/* For a database that is new in its slot; the lock is held. */
+extern void es_clear_worker_slot(SharedDatabase *db);
+
+extern const char *es_worker_state_name(WorkerState state);
+/* Whether there is a worker, or can be one. */
+extern bool es_worker_possible(const SharedDatabase *db);
+/*
+ * Wakes the worker of a slot, or asks the launcher for one.  It makes sure that
+ * staging is open and drains what is due.  Never raises.
+ */
+extern void es_wake_worker(SharedDatabase *db);
+/* The same for other work, which is no reason to open staging. */
+extern void es_nudge_worker(SharedDatabase *db);
+/* Lets those look again who wait for something that the worker does. */
+extern void es_tell_progress(SharedDatabase *db);
+
+/* The launcher takes its place, until it exits. */
+extern void es_enter_launcher_slot(void);
+extern pid_t es_launcher_pid(void); /* 0 = none */
+extern void es_wake_launcher(void);
+
+/* What the launcher does: is a worker to be started in this slot? */
+extern bool es_worker_wanted(SharedDatabase *db, Oid database);
+extern bool es_worker_starting(SharedDatabase *db);
+/* Wants a worker where there is none. */
+extern void es_want_worker(SharedDatabase *db, Oid database);
+/* Wants another one instead of one on its way that nobody knows of. */
+extern void es_want_lost_worker(SharedDatabase *db);
+/* Before a process is asked for, and when it was granted. */
+extern void es_begin_start(SharedDatabase *db);
+extern void es_mark_starting(SharedDatabase *db, Oid database);
+/*
+ * After the end of a worker that was started: whether there should be another,
+ * and whether this one got as far as running.
+ */
+extern bool es_worker_missed(SharedDatabase *db, Oid database, bool *ran);
+/* What becomes of a wish: it stays one, or nobody shall count on it. */
+extern void es_settle_start(SharedDatabase *db, Oid database, bool possible);
+
+/*
+ * The worker takes its place, until it exits, and says that it is connected.
+ * False where it is not wanted (any more): then it exits.
+ */
+extern bool es_enter_worker_slot(SharedDatabase *db, Oid database);
+extern bool es_report_for_duty(SharedDatabase *db);
+/* Whether it was called since the last time that this was asked. */
+extern bool es_take_call(SharedDatabase *db);
+/* Lets it go, unless it was called or nudged since then. */
+extern bool es_retire_worker(SharedDatabase *db);
+
+/*
+ * Keeps workers out of a database that a command needs for itself; NULL when
+ * the cluster has no slot left for this.  Sets whether it has a store.
+ */
+extern SharedDatabase *es_bar_worker(Oid database, bool *has_store);
+extern void es_unbar_worker(Oid database);
+/* Tells the worker to go; its end is then no outage.  Returns whether it went. */
+extern bool es_dismiss_worker(SharedDatabase *db, Oid database);
+
 /* ---------- shmem.c: everything in shared memory ---------- */
 
 /*
@@ -251,15 +353,6 @@ typedef enum StagingState
 	ES_STAGING_OPEN,	/* takes rows; store_state says dirty */
 	ES_STAGING_CLOSED	/* known to be empty, takes no rows */
 } StagingState;
-
-typedef enum WorkerState
-{
-	ES_WORKER_NONE,
-	ES_WORKER_WANTED, /* the launcher shall start one */
-	ES_WORKER_STARTING,
-	ES_WORKER_RUNNING,
-	ES_WORKER_UNAVAILABLE /* could not be started; tried again later */
-} WorkerState;
 
 typedef enum DrainState
 {
@@ -294,7 +387,7 @@ typedef struct LostRange
  * staging.c describes.  Never hold the lock over anything that can block or
  * raise.
  */
-typedef struct SharedDatabase
+struct SharedDatabase
 {
 	LWLock *lock;
 	Oid database; /* InvalidOid = free slot */
@@ -336,9 +429,8 @@ typedef struct SharedDatabase
 	/* drain */
 	pg_atomic_uint64 drains_requested;
 	pg_atomic_uint64 drains_done; /* the request last fulfilled */
-	uint64 pending_request;	   /* that rounds work on, under the drain lock */
-	int64 pending_sid;		   /* what it asks for has lower sids */
-	ConditionVariable drained; /* after every round and state change */
+	uint64 pending_request; /* that rounds work on, under the drain lock */
+	int64 pending_sid;		/* what it asks for has lower sids */
 	DrainState drain_state;
 	int consecutive_failures;
 	char last_error[ES_ERROR_CHARS];
@@ -349,17 +441,8 @@ typedef struct SharedDatabase
 	int first_due;
 	int due_count;
 
-	/* the database worker: worker.c */
-	WorkerState worker_state;
-	pid_t worker_pid;	 /* 0 = none */
-	Latch *worker_latch; /* NULL = none */
-	TimestampTz worker_started_at;
-	bool worker_ran;	/* the last one got as far as running */
-	bool worker_called; /* es_wake_worker() since it last looked */
-	int worker_bars;	/* commands that need the database to
-								 * themselves; no worker starts meanwhile */
-	ConditionVariable worker_changed; /* after every change of worker_state */
-} SharedDatabase;
+	WorkerSlot worker;
+};
 
 /* How far a rebuild of a view is that runs now; see rebuild.c. */
 #define ES_MAX_REBUILDS 16
@@ -380,9 +463,7 @@ typedef struct RebuildProgress
 typedef struct SharedState
 {
 	LWLock *lock; /* protects the assignment of slots */
-	pid_t launcher_pid;
-	Latch *launcher_latch;
-	TimestampTz launcher_gone_at;	 /* since when there is none */
+	LauncherSlot launcher;
 	pg_atomic_uint64 reserved_pairs; /* locks of calls with many; lock.c */
 	SharedDatabase databases[ES_MAX_DATABASES];
 	RebuildProgress rebuilds[ES_MAX_REBUILDS];
@@ -428,14 +509,6 @@ extern SharedDatabase *es_make_database(Oid database);
 extern void es_free_database(Oid database);
 /* Gives a slot back in which no process of its database has shown interest. */
 extern void es_release_database(Oid database);
-/*
- * Wakes the worker of a slot, or asks the launcher for one.  It makes sure that
- * staging is open and drains what is due.  Never raises.
- */
-extern void es_wake_worker(SharedDatabase *db);
-/* The same for other work, which is no reason to open staging. */
-extern void es_nudge_worker(SharedDatabase *db);
-extern void es_wake_launcher(void);
 /* Committed rows in staging, events and views. */
 extern uint64 es_staged_rows(SharedDatabase *db);
 

@@ -44,13 +44,6 @@ drain_here(bool alone)
 	}
 }
 
-/* Whether this server can run a worker for this database at all. */
-static bool
-worker_possible(SharedDatabase *db)
-{
-	return db != NULL && db->worker_state != ES_WORKER_UNAVAILABLE;
-}
-
 void
 es_settle(void)
 {
@@ -61,28 +54,28 @@ es_settle(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_RAISE_EXCEPTION),
 				 errmsg("a trigger cannot wait for staged rows while they are drained")));
-	if (!worker_possible(db) || es_lock_held(ES_LOCK_DRAIN))
+	if (!es_worker_possible(db) || es_lock_held(ES_LOCK_DRAIN))
 	{
 		drain_here(false);
 		return;
 	}
 	request = es_request_drain(db);
-	ConditionVariablePrepareToSleep(&db->drained);
+	ConditionVariablePrepareToSleep(&db->worker.progress);
 	while (pg_atomic_read_u64(&db->drains_done) < request)
 	{
-		if (!worker_possible(db))
+		if (!es_worker_possible(db))
 			break;
 		if (db->drain_state == ES_DRAIN_DRAINING)
 		{
 			ConditionVariableCancelSleep();
 			es_lock_acquire(ES_LOCK_DRAIN, ShareLock);
 			es_lock_release(ES_LOCK_DRAIN, ShareLock);
-			ConditionVariablePrepareToSleep(&db->drained);
+			ConditionVariablePrepareToSleep(&db->worker.progress);
 			if (pg_atomic_read_u64(&db->drains_done) >= request)
 				break;
 		}
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->drained, WAIT_SLICE_MS,
+		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
 									es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
 	ConditionVariableCancelSleep();
@@ -115,16 +108,17 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	bool done;
 
-	ConditionVariablePrepareToSleep(&db->drained);
+	ConditionVariablePrepareToSleep(&db->worker.progress);
 	for (;;)
 	{
 		int64 left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
 		done = pg_atomic_read_u64(&db->drains_done) >= request;
-		if (done || left <= 0 || !worker_possible(db))
+		if (done || left <= 0 || !es_worker_possible(db))
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->drained, Min(left, WAIT_SLICE_MS),
+		ConditionVariableTimedSleep(&db->worker.progress,
+									Min(left, WAIT_SLICE_MS),
 									es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
 	ConditionVariableCancelSleep();
@@ -153,9 +147,10 @@ flush_within(int64 timeout)
 	if (RecoveryInProgress() || !es_may_have_staged())
 		return true;
 	db = es_my_database();
-	if (worker_possible(db) && wait_for_request(db, es_request_drain(db), timeout))
+	if (es_worker_possible(db) &&
+		wait_for_request(db, es_request_drain(db), timeout))
 		return true;
-	if (worker_possible(db))
+	if (es_worker_possible(db))
 		return false;
 	PreventCommandIfReadOnly("flush()");
 	drain_here(true);
@@ -195,7 +190,8 @@ es_drain(PG_FUNCTION_ARGS)
 	(void) es_store();
 	db = es_my_database();
 	/* of what rounds before this one have moved, where no worker does it */
-	if (db != NULL && !worker_possible(db) && db->staging_state == ES_STAGING_OPEN)
+	if (db != NULL && !es_worker_possible(db) &&
+		db->staging_state == ES_STAGING_OPEN)
 		(void) es_reclaim_segments();
 	PG_RETURN_INT64(es_drain_round(max_rows, true, &more));
 }

@@ -5,24 +5,18 @@
  * One launcher per cluster is connected to no database.  It knows databases as
  * slots in shared memory and has a worker started once in every database after
  * the server started, to find out whether there is a store and what was left
- * in its staging, later whenever a commit asks for one (es_wake_worker).
+ * in its staging, later whenever a commit asks for one: worker_slot.c draws the
+ * states that a slot goes through.
  *
- *		NONE --call--> WANTED --launcher--> STARTING --connected--> RUNNING
- *		 ^               ^ ^------ failed -----'                     |  |
- *		 |               '------------- terminated ------------------'  |
- *		 '------------- no store, or nothing to do for a minute --------'
- *
- * While no worker can be had, or each ends before it is running, the state is
- * UNAVAILABLE instead of WANTED: whoever waits for the worker then does its work
- * in the foreground.  The launcher goes on trying; that is the only time when
- * it wakes up unasked.  A worker that ran was ended by somebody, and the next
- * one is worth waiting for.
+ * Where none can be had, or each ends before it is running, it says so in the
+ * slot and goes on trying; that is the only time when it wakes up unasked.  A
+ * worker that ran was ended by somebody, and the next one is worth waiting for.
  *
  * The launcher waits for the end of a process that it started before it starts
  * the next one for that slot.  Workers outlive a launcher that is terminated;
  * the next one knows them by their marks in shared memory.
  *
- * Calls worker.c (what both processes have in common) and shmem.c.
+ * Calls worker.c (what both processes have in common), worker_slot.c and shmem.c.
  */
 #include "event_store.h"
 
@@ -34,7 +28,6 @@
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
-#include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -86,19 +79,6 @@ es_register_launcher(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-static void
-leave_launcher(int code, Datum arg)
-{
-	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
-	if (es_shared->launcher_pid == MyProcPid)
-	{
-		es_shared->launcher_pid = 0;
-		es_shared->launcher_latch = NULL;
-		es_shared->launcher_gone_at = GetCurrentTimestamp();
-	}
-	LWLockRelease(es_shared->lock);
-}
-
 /* Lists the databases, all or those meant to be worked in, in "context". */
 static List *
 list_databases(MemoryContext context, bool all)
@@ -142,16 +122,6 @@ forget_if_dropped(Oid database)
 	return dropped;
 }
 
-static void
-set_worker_state(SharedDatabase *db, WorkerState state)
-{
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	db->worker_state = state;
-	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->worker_changed);
-	ConditionVariableBroadcast(&db->drained);
-}
-
 /* How long to wait after so many failed starts. */
 static long
 start_pause(int failures)
@@ -169,17 +139,12 @@ static void
 settle_start(SharedDatabase *db, Start *start)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	WorkerState state;
 	bool ran;
 
 	pfree(start->handle);
 	start->handle = NULL;
 
-	LWLockAcquire(db->lock, LW_SHARED);
-	state = db->database == start->database ? db->worker_state : ES_WORKER_NONE;
-	ran = db->worker_ran;
-	LWLockRelease(db->lock);
-	if (state != ES_WORKER_WANTED && state != ES_WORKER_STARTING)
+	if (!es_worker_missed(db, start->database, &ran))
 	{
 		start->failures = 0;
 		es_release_database(start->database);
@@ -192,7 +157,7 @@ settle_start(SharedDatabase *db, Start *start)
 		if (ran)
 			start->retry_at = TimestampTzPlusMilliseconds(start->started_at,
 														  ES_REPLACE_PAUSE_MS);
-		set_worker_state(db, ES_WORKER_WANTED);
+		es_settle_start(db, start->database, true);
 		return;
 	}
 	if (forget_if_dropped(start->database))
@@ -205,7 +170,7 @@ settle_start(SharedDatabase *db, Start *start)
 				 errdetail("Callers do its work meanwhile; it is tried again at least once a minute.")));
 	start->retry_at =
 		TimestampTzPlusMilliseconds(now, start_pause(start->failures));
-	set_worker_state(db, ES_WORKER_UNAVAILABLE);
+	es_settle_start(db, start->database, false);
 }
 
 /* Whether a worker is waiting for a process, which was reported then. */
@@ -244,18 +209,11 @@ start_worker(SharedDatabase *db, Start *start)
 
 	start->started_at = GetCurrentTimestamp();
 	start->retry_at = 0;
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->worker_pid == 0)
-		db->worker_ran = false;
-	LWLockRelease(db->lock);
+	es_begin_start(db);
 	if (RegisterDynamicBackgroundWorker(&worker, &start->handle))
 	{
 		start->refused = false;
-		LWLockAcquire(db->lock, LW_EXCLUSIVE);
-		/* it may be up already */
-		if (db->database == database && db->worker_pid == 0)
-			db->worker_state = ES_WORKER_STARTING;
-		LWLockRelease(db->lock);
+		es_mark_starting(db, database);
 		return true;
 	}
 
@@ -270,7 +228,7 @@ start_worker(SharedDatabase *db, Start *start)
 				 errhint("You might need to increase %s.",
 						 "max_worker_processes")));
 	start->refused = true;
-	set_worker_state(db, ES_WORKER_UNAVAILABLE);
+	es_settle_start(db, database, false);
 	return false;
 }
 
@@ -286,11 +244,8 @@ admit_unprobed(int room)
 		if (db == NULL)
 			return; /* later, when a slot is given back */
 		unprobed = list_delete_first(unprobed);
-		LWLockAcquire(db->lock, LW_EXCLUSIVE);
-		if (db->database == database && db->worker_state == ES_WORKER_NONE &&
-			db->staging_state == ES_STAGING_UNKNOWN)
-			db->worker_state = ES_WORKER_WANTED;
-		LWLockRelease(db->lock);
+		if (db->staging_state == ES_STAGING_UNKNOWN)
+			es_want_worker(db, database);
 	}
 }
 
@@ -298,45 +253,30 @@ admit_unprobed(int room)
 static bool
 tend_slot(SharedDatabase *db, Start *start)
 {
-	WorkerState state;
 	pid_t pid;
 
 	if (start->handle != NULL &&
 		GetBackgroundWorkerPid(start->handle, &pid) == BGWH_STOPPED)
 		settle_start(db, start);
 
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (start->database != db->database && start->handle == NULL)
+	if (start->handle != NULL)
+		return es_worker_starting(db);
+	if (start->database != db->database)
 	{
 		memset(start, 0, sizeof(*start));
 		start->database = db->database;
 	}
 	/* started by a launcher that is no more, and never arrived */
-	if (db->worker_state == ES_WORKER_STARTING && db->worker_pid == 0 &&
-		start->handle == NULL)
-		db->worker_state = ES_WORKER_WANTED;
-	state = db->worker_state;
-	LWLockRelease(db->lock);
-	return start->handle != NULL && state == ES_WORKER_STARTING;
+	es_want_lost_worker(db);
+	return false;
 }
 
-/*
- * May a worker be started in this slot?  One that is about to exit still
- * stands in it; its end is reported.
- */
+/* May a worker be started in this slot? */
 static bool
 is_wanted(SharedDatabase *db, const Start *start)
 {
-	bool wanted;
-
-	LWLockAcquire(db->lock, LW_SHARED);
-	wanted = OidIsValid(db->database) && db->database == start->database &&
-			 start->handle == NULL && db->worker_pid == 0 &&
-			 db->worker_bars == 0 &&
-			 (db->worker_state == ES_WORKER_WANTED ||
-			  db->worker_state == ES_WORKER_UNAVAILABLE);
-	LWLockRelease(db->lock);
-	return wanted;
+	return start->handle == NULL && OidIsValid(start->database) &&
+		   es_worker_wanted(db, start->database);
 }
 
 /*
@@ -389,12 +329,7 @@ es_launcher_main(Datum arg)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	wait_event = WaitEventExtensionNew("EventStoreLauncherMain");
 
-	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
-	es_shared->launcher_pid = MyProcPid;
-	es_shared->launcher_latch = MyLatch;
-	LWLockRelease(es_shared->lock);
-	on_shmem_exit(leave_launcher, (Datum) 0);
-
+	es_enter_launcher_slot();
 	unprobed = list_databases(TopMemoryContext, false);
 	MemoryContextSwitchTo(TopMemoryContext);
 	for (;;)

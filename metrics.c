@@ -547,7 +547,7 @@ read_database(SharedDatabase *db, double *gauges)
 	known = db->staging_state != ES_STAGING_UNKNOWN;
 	gauges[ES_GAUGE_DRAIN_FAILURES] = db->consecutive_failures;
 	gauges[ES_GAUGE_WORKER_RUNNING] =
-		db->worker_state == ES_WORKER_RUNNING ? 1 : 0;
+		db->worker.state == ES_WORKER_RUNNING ? 1 : 0;
 	gauges[ES_GAUGE_LOST_EPOCHS] = known ? (double) (db->staging_epoch - 1) : NAN;
 	LWLockRelease(db->lock);
 	gauges[ES_GAUGE_OLDEST_AGE] =

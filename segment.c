@@ -256,7 +256,7 @@ es_close_staging(void)
 	if (!empty)
 	{
 		db->staging_state = ES_STAGING_OPEN;
-		ConditionVariableBroadcast(&db->drained);
+		es_tell_progress(db);
 		return false;
 	}
 	truncate_drained(db, true);
@@ -570,7 +570,7 @@ es_staging_state(PG_FUNCTION_ARGS)
 			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_events), 0));
 		values[1] =
 			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_views), 0));
-		values[4] = Int32GetDatum(db->worker_pid == 0 ? ES_DRAIN_STOPPED
+		values[4] = Int32GetDatum(db->worker.pid == 0 ? ES_DRAIN_STOPPED
 													  : db->drain_state);
 		values[5] = Int64GetDatum(db->consecutive_failures);
 		strlcpy(error, db->last_error, sizeof(error));

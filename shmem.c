@@ -15,7 +15,7 @@
  *
  * Lock protocol:
  * - SharedState.lock protects the assignment of slots to databases (database
- *   and claimed of every slot), the launcher's fields and running rebuilds.
+ *   and claimed of every slot), the launcher's place and running rebuilds.
  * - SharedDatabase.lock protects the plain fields of that slot, except the
  *   positions, which have their spinlock, and the atomics, which need none.
  * - Who needs both takes SharedState.lock first.  Nothing that can block,
@@ -36,10 +36,6 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
-#include "utils/timestamp.h"
-
-/* A launcher that was not seen for so long does not come back by itself. */
-#define ES_LAUNCHER_RETURN_MS 15000
 
 SharedState *es_shared = NULL;
 InFlight *es_in_flight = NULL;
@@ -82,8 +78,7 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	ConditionVariableInit(&db->position_ended);
 	pg_atomic_init_u32(&db->position_unstored, 0);
 	pg_atomic_init_u32(&db->head_generation, 0);
-	ConditionVariableInit(&db->drained);
-	ConditionVariableInit(&db->worker_changed);
+	es_init_worker_slot(&db->worker);
 }
 
 static void
@@ -103,8 +98,7 @@ startup_memory(void)
 		memset(es_shared, 0, sizeof(SharedState));
 		es_shared->lock = &locks[0].lock;
 		pg_atomic_init_u64(&es_shared->reserved_pairs, 0);
-		if (max_worker_processes > 0)
-			es_shared->launcher_gone_at = GetCurrentTimestamp();
+		es_init_launcher_slot(&es_shared->launcher);
 		for (int i = 0; i < ES_MAX_DATABASES; i++)
 			initialise_slot(&es_shared->databases[i], &locks[i + 1].lock);
 		for (int i = 0; i < ES_MAX_REBUILDS; i++)
@@ -184,13 +178,7 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->last_drain_at = 0;
 	db->first_due = 0;
 	db->due_count = 0;
-	db->worker_state = ES_WORKER_NONE;
-	db->worker_pid = 0;
-	db->worker_latch = NULL;
-	db->worker_started_at = 0;
-	db->worker_ran = false;
-	db->worker_called = false;
-	db->worker_bars = 0;
+	es_clear_worker_slot(db);
 	es_clear_metrics(db);
 	LWLockRelease(db->lock);
 }
@@ -294,7 +282,7 @@ es_free_database(Oid database)
 		assign_slot(db, InvalidOid);
 	LWLockRelease(es_shared->lock);
 	if (db != NULL)
-		ConditionVariableBroadcast(&db->worker_changed);
+		es_tell_progress(db);
 }
 
 void
@@ -308,97 +296,12 @@ es_release_database(Oid database)
 	if (db != NULL)
 	{
 		LWLockAcquire(db->lock, LW_SHARED);
-		idle = !db->claimed && db->worker_bars == 0 && db->worker_pid == 0 &&
-			   db->worker_state == ES_WORKER_NONE;
+		idle = !db->claimed && db->worker.bars == 0 && db->worker.pid == 0 &&
+			   db->worker.state == ES_WORKER_NONE;
 		LWLockRelease(db->lock);
 		if (idle)
 			assign_slot(db, InvalidOid);
 	}
-	LWLockRelease(es_shared->lock);
-}
-
-/* Is there a launcher, or will there be one soon? */
-static bool
-launcher_expected(void)
-{
-	bool expected;
-
-	LWLockAcquire(es_shared->lock, LW_SHARED);
-	expected = es_shared->launcher_pid != 0 ||
-			   !TimestampDifferenceExceeds(es_shared->launcher_gone_at,
-										   GetCurrentTimestamp(),
-										   ES_LAUNCHER_RETURN_MS);
-	LWLockRelease(es_shared->lock);
-	return expected;
-}
-
-/*
- * An unavailable worker stays so until the launcher, which keeps trying, has
- * started one: whoever waits would otherwise believe in it again and again.
- * Called from a commit callback: nothing here raises.
- */
-static void
-rouse_worker(SharedDatabase *db, bool call)
-{
-	bool expected = launcher_expected();
-	bool to_launcher = false;
-	bool gave_up = false;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (call)
-		db->worker_called = true;
-	switch (db->worker_state)
-	{
-		case ES_WORKER_STARTING:
-		case ES_WORKER_RUNNING:
-			if (db->worker_latch != NULL)
-				SetLatch(db->worker_latch);
-			break;
-		case ES_WORKER_NONE:
-		case ES_WORKER_WANTED:
-			gave_up = !expected;
-			to_launcher = expected;
-			db->worker_state =
-				expected ? ES_WORKER_WANTED : ES_WORKER_UNAVAILABLE;
-			break;
-		case ES_WORKER_UNAVAILABLE:
-			break;
-	}
-	LWLockRelease(db->lock);
-
-	if (to_launcher)
-		es_wake_launcher();
-	if (gave_up)
-	{
-		ConditionVariableBroadcast(&db->worker_changed);
-		ConditionVariableBroadcast(&db->drained);
-	}
-}
-
-void
-es_wake_worker(SharedDatabase *db)
-{
-	/*
-	 * Called and not yet looked: it will see, after it has taken the call, all
-	 * that was counted before we read this.
-	 */
-	pg_memory_barrier();
-	if (!db->worker_called || db->worker_state != ES_WORKER_RUNNING)
-		rouse_worker(db, true);
-}
-
-void
-es_nudge_worker(SharedDatabase *db)
-{
-	rouse_worker(db, false);
-}
-
-void
-es_wake_launcher(void)
-{
-	LWLockAcquire(es_shared->lock, LW_SHARED);
-	if (es_shared->launcher_latch != NULL)
-		SetLatch(es_shared->launcher_latch);
 	LWLockRelease(es_shared->lock);
 }
 

@@ -47,12 +47,6 @@ static uint32 wait_space;
 
 /* ---------- admitting ---------- */
 
-static bool
-worker_impossible(SharedDatabase *db)
-{
-	return db->worker_state == ES_WORKER_UNAVAILABLE;
-}
-
 /*
  * Waits until the worker has opened staging.  False when no worker can run, or
  * when the worker found nothing to open: this very transaction may have
@@ -65,15 +59,15 @@ wait_until_open(SharedDatabase *db)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
 	bool open;
 
-	ConditionVariablePrepareToSleep(&db->drained);
+	ConditionVariablePrepareToSleep(&db->worker.progress);
 	for (;;)
 	{
 		open = db->staging_state == ES_STAGING_OPEN &&
 			   db->staging_table == es_store()->segments[0].table;
-		if (open || worker_impossible(db) || GetCurrentTimestamp() >= end)
+		if (open || !es_worker_possible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->drained, WAIT_SLICE_MS,
+		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
 									es_wait_event(&wait_open, "EventStoreOpen"));
 	}
 	ConditionVariableCancelSleep();
@@ -93,12 +87,12 @@ static void
 wait_for_space(SharedDatabase *db)
 {
 	es_begin_blocked();
-	ConditionVariablePrepareToSleep(&db->drained);
+	ConditionVariablePrepareToSleep(&db->worker.progress);
 	while (es_staged_rows(db) >= (uint64) es_staging_limit &&
-		   es_staging_limit > 0 && !worker_impossible(db))
+		   es_staging_limit > 0 && !!es_worker_possible(db))
 	{
 		es_request_drain(db);
-		ConditionVariableTimedSleep(&db->drained, WAIT_SLICE_MS,
+		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
 									es_wait_event(&wait_space, "EventStoreSpace"));
 	}
 	ConditionVariableCancelSleep();
@@ -123,7 +117,7 @@ es_admit(Durability wanted, int64 rows)
 	if (es_write_delay == 0 || es_staging_limit == 0)
 		return ES_DURABLE;
 	/* what nobody drains would be lost however old it is */
-	if (worker_impossible(db) || !wait_until_open(db))
+	if (!es_worker_possible(db) || !wait_until_open(db))
 		return ES_DURABLE;
 	if (es_staged_rows(db) < (uint64) es_staging_limit || es_holds_locks())
 		return ES_STAGED;

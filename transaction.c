@@ -183,7 +183,7 @@ publish_drained(SharedDatabase *db)
 	if (request > pg_atomic_read_u64(&db->drains_done))
 		pg_atomic_write_u64(&db->drains_done, request);
 	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->drained);
+	es_tell_progress(db);
 }
 
 /* Marks a segment as used before the first row can get there. */
@@ -239,7 +239,7 @@ publish_opened(SharedDatabase *db)
 	pg_memory_barrier();
 	db->staging_state = ES_STAGING_OPEN;
 	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->drained);
+	es_tell_progress(db);
 }
 
 /* Leaves hints for the worker where there is room. */

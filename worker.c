@@ -21,11 +21,10 @@
  * somebody else's code.
  *
  * SIGTERM makes it exit at once: the step is rolled back, staged rows stay, and
- * its exit callback asks for the next worker.  It leaves of its own accord
- * under the lock of its slot and only if nobody called it meanwhile, so no call
- * is lost.
+ * its exit callback asks for the next worker.  It leaves of its own accord only
+ * if nobody called it meanwhile (worker_slot.c).
  *
- * Calls drain.c, segment.c, snapshot.c, feed.c, catalog.c and shmem.c.
+ * Calls drain.c, segment.c, snapshot.c, feed.c, catalog.c and worker_slot.c.
  */
 #include "event_store.h"
 
@@ -132,124 +131,59 @@ typedef struct Work
 
 typedef void (*WorkerStep)(Work *work);
 
-/*
- * Takes this process's marks out of the slot.  Runs after the process has left
- * the process array, so that who waits for its end finds it gone.
- */
-static void
-leave_slot(int code, Datum arg)
-{
-	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->worker_pid == MyProcPid)
-	{
-		db->worker_pid = 0;
-		db->worker_latch = NULL;
-		db->drain_state = ES_DRAIN_STOPPED;
-		if (db->worker_state == ES_WORKER_STARTING ||
-			db->worker_state == ES_WORKER_RUNNING || db->worker_called)
-			db->worker_state = ES_WORKER_WANTED;
-	}
-	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->worker_changed);
-	ConditionVariableBroadcast(&db->drained);
-	es_wake_launcher();
-}
-
-/* Takes the slot's place of a worker, if it is still there to be taken. */
-static bool
-enter_slot(SharedDatabase *db, Oid database)
-{
-	bool entered;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	entered =
-		db->database == database && db->worker_pid == 0 && db->worker_bars == 0;
-	if (entered)
-	{
-		db->worker_pid = MyProcPid;
-		db->worker_latch = MyLatch;
-		db->worker_started_at = GetCurrentTimestamp();
-		db->worker_state = ES_WORKER_STARTING;
-	}
-	else if (db->database == database && db->worker_pid == 0)
-	{
-		/* barred: it is called again afterwards, which is no failure */
-		db->worker_state = ES_WORKER_NONE;
-		db->worker_called = true;
-	}
-	LWLockRelease(db->lock);
-	if (entered)
-		on_shmem_exit(leave_slot, PointerGetDatum(db));
-	return entered;
-}
-
-/* Reports for duty.  Not if it was dismissed while it connected. */
-static void
-report_running(SharedDatabase *db)
-{
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->worker_state == ES_WORKER_STARTING)
-	{
-		db->worker_state = ES_WORKER_RUNNING;
-		db->worker_ran = true;
-		db->drain_state = ES_DRAIN_IDLE;
-		es_count_in(db, ES_COUNT_WORKER_STARTS);
-	}
-	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->worker_changed);
-	es_wake_launcher();
-}
-
-/* Exits, unless somebody called or nudged us since we last looked. */
-static void
-leave_unless_called(Work *work)
-{
-	SharedDatabase *db = work->db;
-	bool called;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	called =
-		db->worker_called ||
-		(!work->store_gone &&
-		 (pg_atomic_read_u32(&db->position_unstored) != 0 || db->due_count > 0));
-	if (!called)
-	{
-		if (work->store_gone)
-		{
-			db->staging_state = ES_STAGING_UNKNOWN;
-			pg_atomic_write_u32(&db->position_unstored, 0);
-			db->due_count = 0;
-		}
-		db->worker_state = ES_WORKER_NONE;
-		db->worker_latch = NULL;
-	}
-	LWLockRelease(db->lock);
-	if (!called)
-		proc_exit(0);
-}
-
-/* Returns whether somebody called since the last time this was asked. */
-static bool
-take_call(SharedDatabase *db)
-{
-	bool called;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	called = db->worker_called;
-	db->worker_called = false;
-	LWLockRelease(db->lock);
-	return called;
-}
-
 static void
 set_drain_state(SharedDatabase *db, DrainState state)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	db->drain_state = state;
 	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->drained);
+	es_tell_progress(db);
+}
+
+/* Before this process leaves its place. */
+static void
+stop_draining(int code, Datum arg)
+{
+	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
+
+	if (db->worker.pid == MyProcPid)
+		set_drain_state(db, ES_DRAIN_STOPPED);
+}
+
+/* Comes up in this database, or exits where it is not wanted there. */
+static void
+begin_duty(SharedDatabase *db, Oid database)
+{
+	if (!es_enter_worker_slot(db, database))
+		proc_exit(0);
+	on_shmem_exit(stop_draining, PointerGetDatum(db));
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	if (!es_report_for_duty(db))
+		proc_exit(0);
+	set_drain_state(db, ES_DRAIN_IDLE);
+	es_count_in(db, ES_COUNT_WORKER_STARTS);
+}
+
+/*
+ * Exits, unless somebody called or nudged us since we last looked.  What was
+ * known of a store that is no more is forgotten; what comes meanwhile speaks of
+ * the next one, which is looked at from the start.
+ */
+static void
+leave_unless_called(Work *work)
+{
+	SharedDatabase *db = work->db;
+
+	if (work->store_gone)
+	{
+		LWLockAcquire(db->lock, LW_EXCLUSIVE);
+		db->staging_state = ES_STAGING_UNKNOWN;
+		db->due_count = 0;
+		LWLockRelease(db->lock);
+		pg_atomic_write_u32(&db->position_unstored, 0);
+	}
+	if (es_retire_worker(db))
+		proc_exit(0);
 }
 
 /* The pause after so many failures in a row: doubled each time, and jittered. */
@@ -279,7 +213,7 @@ note_failure(Work *work, const char *message)
 	es_count_in(db, ES_COUNT_WORKER_FAILURES);
 	db->drain_state = ES_DRAIN_BACKING_OFF;
 	LWLockRelease(db->lock);
-	ConditionVariableBroadcast(&db->drained);
+	es_tell_progress(db);
 
 	work->failed = true;
 	work->pause = failure_pause(failures);
@@ -356,10 +290,14 @@ static void
 step_open(Work *work)
 {
 	const Store *store = es_lock_store();
+	bool found = work->store_gone && store != NULL;
 
 	work->store_gone = store == NULL;
 	if (store == NULL)
 		return;
+	/* while there was no worker for it, positions may have been taken */
+	if (found)
+		pg_atomic_write_u32(&work->db->position_unstored, 1);
 	es_become_owner();
 	es_my_database();
 	if (staging_is_stale(work, store) ||
@@ -698,7 +636,7 @@ take_turn(Work *work, uint32 wait_event)
 	long snapshot;
 
 	es_heed_signals();
-	work->called = take_call(db);
+	work->called = es_take_call(db);
 	if (work->store_gone || db->staging_state == ES_STAGING_UNKNOWN ||
 		(work->called &&
 		 (es_staged_rows(db) == 0 || db->staging_state != ES_STAGING_OPEN)))
@@ -779,15 +717,10 @@ es_worker_main(Datum arg)
 	work.db = &es_shared->databases[DatumGetInt32(arg)];
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
 	es_enter_process();
-	if (!enter_slot(work.db, database))
-		proc_exit(0);
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	begin_duty(work.db, database);
 	pin_settings();
 	pgstat_report_appname("event_store worker");
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
-	report_running(work.db);
-	/* while there was no worker, positions may have been taken */
-	pg_atomic_write_u32(&work.db->position_unstored, 1);
 
 	work.store_gone = true; /* until it was looked for */
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -811,25 +744,6 @@ es_announce_store(PG_FUNCTION_ARGS)
 	if (es_my_database() != NULL)
 		es_note_wake();
 	PG_RETURN_VOID();
-}
-
-static const char *
-worker_state_name(WorkerState state)
-{
-	switch (state)
-	{
-		case ES_WORKER_NONE:
-			return "none";
-		case ES_WORKER_WANTED:
-			return "wanted";
-		case ES_WORKER_STARTING:
-			return "starting";
-		case ES_WORKER_RUNNING:
-			return "running";
-		case ES_WORKER_UNAVAILABLE:
-			return "unavailable";
-	}
-	pg_unreachable();
 }
 
 static const char *
@@ -868,9 +782,7 @@ es_worker_state(PG_FUNCTION_ARGS)
 	values[1] = CStringGetTextDatum(es_shared == NULL ? "not preloaded" : "none");
 	if (es_shared != NULL)
 	{
-		LWLockAcquire(es_shared->lock, LW_SHARED);
-		values[3] = Int32GetDatum((int32) es_shared->launcher_pid);
-		LWLockRelease(es_shared->lock);
+		values[3] = Int32GetDatum((int32) es_launcher_pid());
 		nulls[3] = DatumGetInt32(values[3]) == 0;
 	}
 	if (db != NULL)
@@ -880,10 +792,10 @@ es_worker_state(PG_FUNCTION_ARGS)
 		LWLockAcquire(db->lock, LW_SHARED);
 		copy = *db;
 		LWLockRelease(db->lock);
-		values[0] = Int32GetDatum((int32) copy.worker_pid);
-		nulls[0] = copy.worker_pid == 0;
-		values[1] = CStringGetTextDatum(worker_state_name(copy.worker_state));
-		values[2] = TimestampTzGetDatum(copy.worker_started_at);
+		values[0] = Int32GetDatum((int32) copy.worker.pid);
+		nulls[0] = copy.worker.pid == 0;
+		values[1] = CStringGetTextDatum(es_worker_state_name(copy.worker.state));
+		values[2] = TimestampTzGetDatum(copy.worker.started_at);
 		nulls[2] = nulls[0];
 		values[4] = CStringGetTextDatum(drain_state_name(copy.drain_state));
 		nulls[4] = false;
