@@ -285,6 +285,8 @@ extern bool es_worker_possible(const SharedDatabase *db);
 extern void es_wake_worker(SharedDatabase *db);
 /* The same for other work, which is no reason to open staging. */
 extern void es_nudge_worker(SharedDatabase *db);
+/* Wakes (or starts) this database's worker once the transaction committed. */
+extern void es_note_wake(void);
 /* Lets those look again who wait for something that the worker does. */
 extern void es_tell_progress(SharedDatabase *db);
 
@@ -530,9 +532,6 @@ extern void es_note_head(SharedDatabase *db, Datum type, Datum id,
 extern void es_forget_heads(void);
 /* ... or at once. */
 extern void es_raise_head_generation(SharedDatabase *db);
-/* At the end of transactions and aborted subtransactions; raise nothing. */
-extern void es_end_heads(SharedDatabase *db, bool committed);
-extern void es_abort_heads(SubTransactionId subtransaction);
 
 /* ---------- metrics.c: counters and latencies ---------- */
 
@@ -801,25 +800,47 @@ extern uint64 es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
 /* Prepares the result of a function that returns loaded rows. */
 extern void es_begin_result(FunctionCallInfo fcinfo);
 
-/* ---------- transaction.c: what this transaction did to the store ---------- */
+/* ---------- transaction.c: the end of transactions ---------- */
 
-/* Remembers that it wrote: PREPARE TRANSACTION will be refused. */
+/* What is done at the end, in this order. */
+typedef enum EndPhase
+{
+	ES_END_HEADS,
+	ES_END_POSITIONS, /* before rows count as drained: a flush that has waited
+					   * for them finds them in the feed */
+	ES_END_STAGING,
+	ES_END_DUE,
+	ES_END_WAKE, /* after all that makes work for the worker */
+	ES_END_LOCKS,
+	ES_END_PHASES
+} EndPhase;
+
+/* db is NULL without preload. */
+typedef void (*EndFunction)(SharedDatabase *db, bool committed);
+/* For aborted subtransactions. */
+typedef void (*AbortFunction)(SubTransactionId subtransaction);
+
+/*
+ * Has both called at the end of this transaction and all later ones of this
+ * backend; "subabort" may be NULL.  Call it as often as you like.
+ */
+extern void es_at_end(EndPhase phase, EndFunction end, AbortFunction subabort);
+/* Remembers that the transaction wrote: PREPARE TRANSACTION will be refused. */
 extern void es_note_write(void);
-/* Has positions in flight, to be ended with the transaction. */
-extern void es_note_positions(void);
-/* Holds a lock of an aggregate or key (so it must not wait for space). */
-extern void es_note_lock(void);
-extern bool es_holds_locks(void);
-/* Gives reserved room in the lock table back at the end. */
-extern void es_note_reserved_pairs(int count);
-/* Wakes (or starts) this database's worker once the transaction committed. */
-extern void es_note_wake(void);
+
+/* ---------- due_snapshot.c: hints for the worker's snapshots ---------- */
 
 /*
  * Wants a server snapshot of the aggregate that has its event at this position;
- * the worker is told when the transaction has committed.  A hint: it may be lost.
+ * the worker is told when the transaction has committed.  It may be lost.
  */
 extern void es_note_snapshot_due(int64 position);
+/* Whether any aggregate is said to need a snapshot. */
+extern bool es_snapshots_due(SharedDatabase *db);
+/* Takes the first position out; 0 = there is none. */
+extern int64 es_next_snapshot_due(SharedDatabase *db);
+
+/* ---------- own_rows.c: what this transaction does to staging ---------- */
 
 /* A row this transaction staged. */
 typedef struct OwnRow
@@ -874,8 +895,6 @@ extern void es_note_rotation(int segment);
 extern int64 es_take_positions(int64 count);
 /* Looks at the log before positions are taken again. */
 extern void es_recheck_positions(void);
-/* Ends what is in flight, after the transaction; raises nothing. */
-extern void es_end_positions(SharedDatabase *db);
 /* Stores the safe position, for standbys, if it changed. */
 extern void es_store_safe_position(void);
 
@@ -901,6 +920,8 @@ extern void es_lock_pair(LockSpace space, uint64 hash);
  * closes the gate instead.  Sorts the array.
  */
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
+/* Whether this transaction has locked any pair: then it must not wait for space. */
+extern bool es_holds_locks(void);
 /* The one lock of a space that has one: drain, positions. */
 extern void es_lock_acquire(LockSpace space, LOCKMODE mode);
 extern void es_lock_release(LockSpace space, LOCKMODE mode);
@@ -1565,8 +1586,6 @@ extern void es_start_from_snapshot(Fold *fold, text *aggregate_type,
  * server's snapshot.  False if there is nothing newer than what is stored.
  */
 extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
-/* Whether any aggregate is said to need a snapshot. */
-extern bool es_snapshots_due(SharedDatabase *db);
 /*
  * Takes the next of those snapshots, in a transaction of its own.  An error of
  * the reducer is logged, once, and its aggregate type rests for a while.

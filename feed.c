@@ -123,6 +123,31 @@ es_recheck_positions(void)
 	SpinLockRelease(&db->position_mutex);
 }
 
+/* Whether what is written here can reach a standby. */
+static bool
+standby_possible(void)
+{
+	return XLogIsNeeded() && (max_wal_senders > 0 || XLogArchivingActive());
+}
+
+static bool took_positions = false;
+
+static void
+end_positions(SharedDatabase *db, bool committed)
+{
+	if (!took_positions)
+		return;
+	took_positions = false;
+	pg_atomic_write_u64(&es_in_flight[MyProcNumber].position, 0);
+	pg_memory_barrier();
+	ConditionVariableBroadcast(&db->position_ended);
+
+	/* the first one since the worker looked tells it that it may look again */
+	if (standby_possible() && pg_atomic_read_u32(&db->position_unstored) == 0 &&
+		pg_atomic_exchange_u32(&db->position_unstored, 1) == 0)
+		es_nudge_worker(db);
+}
+
 /*
  * Takes positions from the block in shared memory and publishes them as in
  * flight; 0 = not enough left.
@@ -134,7 +159,8 @@ take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 	int64 first = 0;
 
 	/* from here on the end of the transaction clears what is published */
-	es_note_positions();
+	es_at_end(ES_END_POSITIONS, end_positions, NULL);
+	took_positions = true;
 	if (pg_atomic_read_u64(&mine->position) == 0)
 	{
 		mine->database = MyDatabaseId;
@@ -156,26 +182,6 @@ take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 	}
 	SpinLockRelease(&db->position_mutex);
 	return first;
-}
-
-/* Whether what is written here can reach a standby. */
-static bool
-standby_possible(void)
-{
-	return XLogIsNeeded() && (max_wal_senders > 0 || XLogArchivingActive());
-}
-
-void
-es_end_positions(SharedDatabase *db)
-{
-	pg_atomic_write_u64(&es_in_flight[MyProcNumber].position, 0);
-	pg_memory_barrier();
-	ConditionVariableBroadcast(&db->position_ended);
-
-	/* the first one since the worker looked tells it that it may look again */
-	if (standby_possible() && pg_atomic_read_u32(&db->position_unstored) == 0 &&
-		pg_atomic_exchange_u32(&db->position_unstored, 1) == 0)
-		es_nudge_worker(db);
 }
 
 /* Takes positions from the sequence itself; the positions lock is held. */

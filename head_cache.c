@@ -159,6 +159,46 @@ es_cached_head(SharedDatabase *db, Datum type, Datum id, int64 *sequence,
 	return true;
 }
 
+/* Puts one head into its set, over an older one of the same aggregate. */
+static void
+publish(const Entry *entry)
+{
+	Set *set = &es_head_cache->sets[entry->hash[0] % SETS];
+	int way = -1;
+
+	SpinLockAcquire(&set->mutex);
+	for (int i = 0; i < WAYS && way < 0; i++)
+	{
+		if (same_aggregate(&set->ways[i], entry))
+			way = i;
+	}
+	if (way < 0)
+		way = set->next++ % WAYS;
+	set->ways[way] = *entry;
+	SpinLockRelease(&set->mutex);
+}
+
+static void
+end_heads(SharedDatabase *db, bool committed)
+{
+	if (committed && forgets_all)
+		es_raise_head_generation(db);
+	else if (committed)
+	{
+		for (int i = 0; i < nnoted; i++)
+			publish(&noted[i].entry);
+	}
+	nnoted = 0;
+	forgets_all = false;
+}
+
+static void
+abort_heads(SubTransactionId subtransaction)
+{
+	while (nnoted > 0 && noted[nnoted - 1].subtransaction >= subtransaction)
+		nnoted--;
+}
+
 void
 es_note_head(SharedDatabase *db, Datum type, Datum id, int64 sequence,
 			 TimestampTz recorded_at, bool staged)
@@ -167,6 +207,7 @@ es_note_head(SharedDatabase *db, Datum type, Datum id, int64 sequence,
 
 	if (db == NULL || forgets_all)
 		return;
+	es_at_end(ES_END_HEADS, end_heads, abort_heads);
 	if (nnoted == MAX_NOTED)
 	{
 		es_forget_heads();
@@ -187,47 +228,8 @@ es_note_head(SharedDatabase *db, Datum type, Datum id, int64 sequence,
 void
 es_forget_heads(void)
 {
+	es_at_end(ES_END_HEADS, end_heads, abort_heads);
 	forgets_all = true;
-}
-
-/* Puts one head into its set, over an older one of the same aggregate. */
-static void
-publish(const Entry *entry)
-{
-	Set *set = &es_head_cache->sets[entry->hash[0] % SETS];
-	int way = -1;
-
-	SpinLockAcquire(&set->mutex);
-	for (int i = 0; i < WAYS && way < 0; i++)
-	{
-		if (same_aggregate(&set->ways[i], entry))
-			way = i;
-	}
-	if (way < 0)
-		way = set->next++ % WAYS;
-	set->ways[way] = *entry;
-	SpinLockRelease(&set->mutex);
-}
-
-void
-es_end_heads(SharedDatabase *db, bool committed)
-{
-	if (committed && forgets_all)
-		es_raise_head_generation(db);
-	else if (committed)
-	{
-		for (int i = 0; i < nnoted; i++)
-			publish(&noted[i].entry);
-	}
-	nnoted = 0;
-	forgets_all = false;
-}
-
-void
-es_abort_heads(SubTransactionId subtransaction)
-{
-	while (nnoted > 0 && noted[nnoted - 1].subtransaction >= subtransaction)
-		nnoted--;
 }
 
 void

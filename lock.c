@@ -61,6 +61,19 @@ gate_of(LockSpace space)
 									  : es_store()->view_key_gate;
 }
 
+/* Of this transaction: whether it holds a lock of a pair, and its reservation. */
+static bool holds_locks = false;
+static int64 reserved = 0;
+
+static void
+end_locks(SharedDatabase *db, bool committed)
+{
+	if (reserved > 0)
+		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, reserved);
+	reserved = 0;
+	holds_locks = false;
+}
+
 /* Calls that lock so few pairs are not counted. */
 #define FEW_PAIRS 16
 
@@ -100,8 +113,22 @@ reserve_pairs(LockSpace space, int count)
 		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, count);
 		return false;
 	}
-	es_note_reserved_pairs(count);
+	reserved += count;
 	return true;
+}
+
+static void
+note_lock(void)
+{
+	es_at_end(ES_END_LOCKS, end_locks, NULL);
+	es_note_write();
+	holds_locks = true;
+}
+
+bool
+es_holds_locks(void)
+{
+	return holds_locks;
 }
 
 static void
@@ -116,7 +143,7 @@ lock_one(LockSpace space, uint64 hash)
 void
 es_lock_pair(LockSpace space, uint64 hash)
 {
-	es_note_lock();
+	note_lock();
 	LockRelationOid(gate_of(space), RowExclusiveLock);
 	lock_one(space, hash);
 }
@@ -152,7 +179,7 @@ new_pairs(LockSpace space, const uint64 *hashes, int count)
 void
 es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 {
-	es_note_lock();
+	note_lock();
 	if (!reserve_pairs(space, new_pairs(space, hashes, count)))
 	{
 		LockRelationOid(gate_of(space), ShareRowExclusiveLock);

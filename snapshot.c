@@ -218,34 +218,6 @@ static KeptPlan find_due =
 	 .nargs = 2,
 	 .argtypes = {INT8OID, INT8OID}};
 
-bool
-es_snapshots_due(SharedDatabase *db)
-{
-	bool due;
-
-	LWLockAcquire(db->lock, LW_SHARED);
-	due = db->due_count > 0;
-	LWLockRelease(db->lock);
-	return due;
-}
-
-/* Takes the first hint out of the ring; 0 = there is none. */
-static int64
-next_due(SharedDatabase *db)
-{
-	int64 position = 0;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->due_count > 0)
-	{
-		position = db->due_snapshots[db->first_due];
-		db->first_due = (db->first_due + 1) % ES_DUE_SNAPSHOTS;
-		db->due_count--;
-	}
-	LWLockRelease(db->lock);
-	return position;
-}
-
 /* Finds the aggregate of a hint; false where nothing is to be done. */
 static bool
 find_due_aggregate(int64 position, text **aggregate_type, text **aggregate_id)
@@ -331,7 +303,7 @@ note_snapshot_failure(FailedType *failed, const char *aggregate_type,
 void
 es_take_due_snapshot(SharedDatabase *db)
 {
-	int64 position = next_due(db);
+	int64 position = es_next_snapshot_due(db);
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	text *aggregate_type;

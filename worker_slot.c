@@ -252,6 +252,23 @@ es_nudge_worker(SharedDatabase *db)
 	rouse_worker(db, false);
 }
 
+static bool wake_at_commit = false;
+
+static void
+wake_if_committed(SharedDatabase *db, bool committed)
+{
+	if (committed && wake_at_commit && db != NULL)
+		es_wake_worker(db);
+	wake_at_commit = false;
+}
+
+void
+es_note_wake(void)
+{
+	es_at_end(ES_END_WAKE, wake_if_committed, NULL);
+	wake_at_commit = true;
+}
+
 /* ---------- what the launcher does ---------- */
 
 /* One that is about to exit still stands in the slot; its end is reported. */
