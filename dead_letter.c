@@ -41,9 +41,7 @@ es_dead_letters_possible(void)
 {
 	SharedDatabase *db = es_my_database();
 
-	return db == NULL || db->staging_state == ES_STAGING_UNKNOWN ||
-		   db->staging_table != es_store()->segments[0].table ||
-		   db->dead_letters_possible;
+	return !es_staging_known(db) || db->dead_letters_possible;
 }
 
 bool

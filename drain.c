@@ -736,39 +736,6 @@ note_drain_time(void)
 	es_end(&scope);
 }
 
-/*
- * Notes which requests a round starts from, before it takes its snapshot.  One
- * round may not be enough for them, and new rows must not put them off for
- * ever: so it is remembered below which sid everything is that had committed
- * when they were made.
- */
-static uint64
-note_request(SharedDatabase *db)
-{
-	uint64 request = pg_atomic_read_u64(&db->drains_requested);
-
-	if (db->pending_request <= pg_atomic_read_u64(&db->drains_done))
-	{
-		pg_read_barrier();
-		db->pending_request = request;
-		db->pending_sid = db->staging_state == ES_STAGING_OPEN
-							  ? (int64) pg_atomic_read_u64(&db->next_sid)
-							  : PG_INT64_MAX;
-	}
-	return request;
-}
-
-/* The request that is fulfilled once a round has committed; 0 = none. */
-static uint64
-fulfilled_request(SharedDatabase *db, const Round *round, uint64 request)
-{
-	if (db == NULL)
-		return 0;
-	if (round->set.stopped_at == PG_INT64_MAX)
-		return request;
-	return round->set.stopped_at >= db->pending_sid ? db->pending_request : 0;
-}
-
 int64
 es_drain_round(int64 max_rows, bool alone, bool *more)
 {
@@ -781,8 +748,8 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 	round.context = CurrentMemoryContext;
 	round.alone = alone;
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
-	request = db == NULL ? 0 : note_request(db);
-	round.attempts = 1 + (db == NULL ? 0 : db->consecutive_failures);
+	request = db == NULL ? 0 : es_begin_drain_requests(db);
+	round.attempts = 1 + (db == NULL ? 0 : db->drain.failures);
 	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*more = es_collect_set(round.snapshot, max_rows, &round.set);
@@ -802,8 +769,10 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 			note_drain_time();
 	}
 	UnregisterSnapshot(round.snapshot);
+	if (db != NULL)
+		request = es_fulfilled_request(db, request, round.set.stopped_at);
 	es_note_drained(round.set.events, round.set.views, round.set.in_segment,
-					fulfilled_request(db, &round, request));
+					request);
 	es_end_call(ES_CALL_DRAIN, 0);
 	pfree(round.set.rows);
 	return round.set.events + round.set.views;

@@ -333,6 +333,81 @@ extern void es_unbar_worker(Oid database);
 /* Tells the worker to go; its end is then no outage.  Returns whether it went. */
 extern bool es_dismiss_worker(SharedDatabase *db, Oid database);
 
+/* ---------- drain_state.c: how the drain goes, and who waits for it ---------- */
+
+/* Of the message of an error so much is shown. */
+#define ES_ERROR_CHARS 256
+
+typedef enum DrainState
+{
+	ES_DRAIN_IDLE,
+	ES_DRAIN_DRAINING,
+	ES_DRAIN_BACKING_OFF,
+	ES_DRAIN_STOPPED
+} DrainState;
+
+/*
+ * SharedDatabase.lock protects the plain fields but for the two "pending" ones,
+ * which belong to who holds the drain lock.  "state" changes in drain_state.c
+ * alone.
+ */
+typedef struct DrainProgress
+{
+	pg_atomic_uint64 requested; /* the last request */
+	pg_atomic_uint64 done;		/* the one last fulfilled */
+	uint64 pending_request;		/* that rounds work on */
+	int64 pending_sid;			/* what it asks for has lower sids */
+	DrainState state;
+	int failures; /* of the worker's rounds, in a row */
+	char last_error[ES_ERROR_CHARS];
+	TimestampTz last_drain_at;
+} DrainProgress;
+
+extern void es_init_drain_progress(DrainProgress *drain);
+/* For a database that is new in its slot; the lock is held. */
+extern void es_clear_drain_progress(SharedDatabase *db);
+
+extern const char *es_drain_state_name(DrainState state);
+extern void es_set_drain_state(SharedDatabase *db, DrainState state);
+/* A round, or what it needs, failed: backs off.  Returns the failures in a row. */
+extern int es_note_drain_failure(SharedDatabase *db, const char *message);
+extern void es_note_drain_success(SharedDatabase *db);
+
+/* Asks for a drain; it is done when that says so of the result. */
+extern uint64 es_request_drain(SharedDatabase *db);
+extern bool es_drain_done(SharedDatabase *db, uint64 request);
+/* Whether anybody waits for a request. */
+extern bool es_drain_requested(SharedDatabase *db);
+/*
+ * What a round starts from, before it takes its snapshot; the request that is
+ * fulfilled once it has committed, 0 = none, if it had all that ended below
+ * "stopped_at"; and, when it has, under the lock.
+ */
+extern uint64 es_begin_drain_requests(SharedDatabase *db);
+extern uint64 es_fulfilled_request(SharedDatabase *db, uint64 request,
+								   int64 stopped_at);
+extern void es_end_drain_request(SharedDatabase *db, uint64 request);
+
+/* ---------- staging_state.c: whether staging takes rows, and how many ---------- */
+
+typedef enum StagingState
+{
+	ES_STAGING_UNKNOWN, /* not looked at since the server started */
+	ES_STAGING_OPEN,	/* takes rows; store_state says dirty */
+	ES_STAGING_CLOSED	/* known to be empty, takes no rows */
+} StagingState;
+
+/* The lock is held. */
+extern void es_set_staging_state(SharedDatabase *db, StagingState state);
+/* That of whatever store the database had when it was last looked at. */
+extern bool es_staging_is(const SharedDatabase *db, StagingState state);
+/* Whether shared memory speaks of the segments of this very extension ... */
+extern bool es_staging_known(const SharedDatabase *db);
+/* ... and they take rows. */
+extern bool es_staging_open(const SharedDatabase *db);
+/* Committed rows in staging, events and views. */
+extern uint64 es_staged_rows(SharedDatabase *db);
+
 /* ---------- shmem.c: everything in shared memory ---------- */
 
 /*
@@ -342,27 +417,11 @@ extern bool es_dismiss_worker(SharedDatabase *db, Oid database);
 #define ES_MAX_DATABASES 128
 /* So many snapshots may be due at once; further ones are forgotten. */
 #define ES_DUE_SNAPSHOTS 256
-#define ES_ERROR_CHARS 256
 
 /* Number of staging segments; see staging.c. */
 #define ES_SEGMENTS 8
 /* So many truncated generations of segments are told apart; see segment.c. */
 #define ES_LOST_RANGES 16
-
-typedef enum StagingState
-{
-	ES_STAGING_UNKNOWN, /* not looked at since the server started */
-	ES_STAGING_OPEN,	/* takes rows; store_state says dirty */
-	ES_STAGING_CLOSED	/* known to be empty, takes no rows */
-} StagingState;
-
-typedef enum DrainState
-{
-	ES_DRAIN_IDLE,
-	ES_DRAIN_DRAINING,
-	ES_DRAIN_BACKING_OFF,
-	ES_DRAIN_STOPPED
-} DrainState;
 
 /* A staging segment as it stands. */
 typedef struct SharedSegment
@@ -428,15 +487,7 @@ struct SharedDatabase
 	TimestampTz first_staged_at; /* since the last round; 0 = nothing */
 	bool dead_letters_possible;
 
-	/* drain */
-	pg_atomic_uint64 drains_requested;
-	pg_atomic_uint64 drains_done; /* the request last fulfilled */
-	uint64 pending_request; /* that rounds work on, under the drain lock */
-	int64 pending_sid;		/* what it asks for has lower sids */
-	DrainState drain_state;
-	int consecutive_failures;
-	char last_error[ES_ERROR_CHARS];
-	TimestampTz last_drain_at;
+	DrainProgress drain;
 
 	/* hints for the worker's snapshots: transaction.c, snapshot.c */
 	int64 due_snapshots[ES_DUE_SNAPSHOTS]; /* positions of events, a ring */
@@ -511,8 +562,6 @@ extern SharedDatabase *es_make_database(Oid database);
 extern void es_free_database(Oid database);
 /* Gives a slot back in which no process of its database has shown interest. */
 extern void es_release_database(Oid database);
-/* Committed rows in staging, events and views. */
-extern uint64 es_staged_rows(SharedDatabase *db);
 
 /* ---------- head_cache.c: heads remembered in shared memory ---------- */
 
@@ -1114,9 +1163,6 @@ extern bool es_staged_next_row(StagedScan *scan, StagedRow *row);
  * where that is asked for, opens staging if need be.  55000 without preload.
  */
 extern Durability es_admit(Durability wanted, int64 rows);
-
-/* Asks for a drain; it is done when drains_done has reached the result. */
-extern uint64 es_request_drain(SharedDatabase *db);
 
 /*
  * Write staged rows; the caller holds the locks of the aggregates or keys.

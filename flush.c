@@ -2,8 +2,7 @@
  * flush.c
  *		Waiting until what was staged is durable.
  *
- * A request is a number; it is fulfilled when a round that took its snapshot
- * after the request left nothing visible behind.  The worker does the rounds.
+ * Who waits makes a request (drain_state.c), and the worker does the rounds.
  * Where no worker can run, without preload or out of worker slots, the waiter
  * does them itself.
  *
@@ -61,17 +60,17 @@ es_settle(void)
 	}
 	request = es_request_drain(db);
 	ConditionVariablePrepareToSleep(&db->worker.progress);
-	while (pg_atomic_read_u64(&db->drains_done) < request)
+	while (!es_drain_done(db, request))
 	{
 		if (!es_worker_possible(db))
 			break;
-		if (db->drain_state == ES_DRAIN_DRAINING)
+		if (db->drain.state == ES_DRAIN_DRAINING)
 		{
 			ConditionVariableCancelSleep();
 			es_lock_acquire(ES_LOCK_DRAIN, ShareLock);
 			es_lock_release(ES_LOCK_DRAIN, ShareLock);
 			ConditionVariablePrepareToSleep(&db->worker.progress);
-			if (pg_atomic_read_u64(&db->drains_done) >= request)
+			if (es_drain_done(db, request))
 				break;
 		}
 		es_wake_worker(db);
@@ -79,7 +78,7 @@ es_settle(void)
 									es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
 	ConditionVariableCancelSleep();
-	if (pg_atomic_read_u64(&db->drains_done) < request)
+	if (!es_drain_done(db, request))
 		drain_here(false);
 }
 
@@ -113,7 +112,7 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 	{
 		int64 left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
-		done = pg_atomic_read_u64(&db->drains_done) >= request;
+		done = es_drain_done(db, request);
 		if (done || left <= 0 || !es_worker_possible(db))
 			break;
 		es_wake_worker(db);
@@ -191,7 +190,7 @@ es_drain(PG_FUNCTION_ARGS)
 	db = es_my_database();
 	/* of what rounds before this one have moved, where no worker does it */
 	if (db != NULL && !es_worker_possible(db) &&
-		db->staging_state == ES_STAGING_OPEN)
+		es_staging_is(db, ES_STAGING_OPEN))
 		(void) es_reclaim_segments();
 	PG_RETURN_INT64(es_drain_round(max_rows, true, &more));
 }

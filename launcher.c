@@ -244,7 +244,7 @@ admit_unprobed(int room)
 		if (db == NULL)
 			return; /* later, when a slot is given back */
 		unprobed = list_delete_first(unprobed);
-		if (db->staging_state == ES_STAGING_UNKNOWN)
+		if (es_staging_is(db, ES_STAGING_UNKNOWN))
 			es_want_worker(db, database);
 	}
 }

@@ -543,9 +543,9 @@ read_database(SharedDatabase *db, double *gauges)
 		Max((double) (int64) pg_atomic_read_u64(&db->staged_views), 0.0);
 	LWLockAcquire(db->lock, LW_SHARED);
 	oldest = left_at != 0 ? left_at : db->first_staged_at;
-	drained = db->last_drain_at;
-	known = db->staging_state != ES_STAGING_UNKNOWN;
-	gauges[ES_GAUGE_DRAIN_FAILURES] = db->consecutive_failures;
+	drained = db->drain.last_drain_at;
+	known = !es_staging_is(db, ES_STAGING_UNKNOWN);
+	gauges[ES_GAUGE_DRAIN_FAILURES] = db->drain.failures;
 	gauges[ES_GAUGE_WORKER_RUNNING] =
 		db->worker.state == ES_WORKER_RUNNING ? 1 : 0;
 	gauges[ES_GAUGE_LOST_EPOCHS] = known ? (double) (db->staging_epoch - 1) : NAN;

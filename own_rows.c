@@ -109,7 +109,7 @@ publish_emptied(SharedDatabase *db, const DrainNote *note)
 			continue;
 		db->segments[i].emptied = current.xid;
 		db->segments[i].emptied_in = db->rounds;
-		if (db->staging_state == ES_STAGING_OPEN)
+		if (es_staging_is(db, ES_STAGING_OPEN))
 			pg_atomic_fetch_sub_u64(&db->segment_rows[i], note->rows[i]);
 	}
 }
@@ -129,11 +129,12 @@ publish_drained(SharedDatabase *db)
 	int64 moved = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
+	Assert(es_lock_held(ES_LOCK_DRAIN));
 	for (int i = 0; i < current.ndrains; i++)
 	{
 		const DrainNote *note = &current.drains[i];
 
-		if (db->staging_state == ES_STAGING_OPEN)
+		if (es_staging_is(db, ES_STAGING_OPEN))
 		{
 			pg_atomic_fetch_sub_u64(&db->staged_events, note->events);
 			pg_atomic_fetch_sub_u64(&db->staged_views, note->views);
@@ -147,7 +148,7 @@ publish_drained(SharedDatabase *db)
 		publish_emptied(db, &current.drains[i]);
 	if (moved > 0)
 	{
-		db->last_drain_at = now;
+		db->drain.last_drain_at = now;
 		db->last_drained = current.xid;
 		db->rounds++;
 	}
@@ -159,8 +160,7 @@ publish_drained(SharedDatabase *db)
 		db->first_staged_at = now;
 		es_note_wake();
 	}
-	if (request > pg_atomic_read_u64(&db->drains_done))
-		pg_atomic_write_u64(&db->drains_done, request);
+	es_end_drain_request(db, request);
 	LWLockRelease(db->lock);
 	es_tell_progress(db);
 }
@@ -169,6 +169,7 @@ publish_drained(SharedDatabase *db)
 static void
 publish_rotation(SharedDatabase *db, int segment)
 {
+	Assert(es_lock_held(ES_LOCK_DRAIN));
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	db->segments[segment].used = true;
 	db->segments[segment].opened = current.xid;
@@ -183,6 +184,7 @@ publish_opened(SharedDatabase *db)
 {
 	const StagingOpening *o = &current.opening;
 
+	Assert(es_lock_held(ES_LOCK_DRAIN));
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	if (OidIsValid(db->staging_table) && db->staging_table != o->table)
 	{
@@ -210,13 +212,13 @@ publish_opened(SharedDatabase *db)
 	}
 	db->dead_letters_possible = o->dead_letters > 0;
 	es_set_dead_letters(db, o->dead_letters);
-	db->last_drain_at = o->last_drain_at;
+	db->drain.last_drain_at = o->last_drain_at;
 	pg_atomic_write_u64(&db->next_sid, o->next_sid);
 	pg_atomic_write_u64(&db->staged_events, o->events);
 	pg_atomic_write_u64(&db->staged_views, o->views);
 	db->first_staged_at = o->events + o->views > 0 ? GetCurrentTimestamp() : 0;
 	pg_memory_barrier();
-	db->staging_state = ES_STAGING_OPEN;
+	es_set_staging_state(db, ES_STAGING_OPEN);
 	LWLockRelease(db->lock);
 	es_tell_progress(db);
 }

@@ -238,6 +238,14 @@ es_open_staging(void)
 	es_note_opening(&opening);
 }
 
+static void
+set_staging_state(SharedDatabase *db, StagingState state)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	es_set_staging_state(db, state);
+	LWLockRelease(db->lock);
+}
+
 bool
 es_close_staging(void)
 {
@@ -248,14 +256,14 @@ es_close_staging(void)
 	bool empty;
 
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
-	db->staging_state = ES_STAGING_CLOSED;
+	set_staging_state(db, ES_STAGING_CLOSED);
 	pg_memory_barrier();
 	empty = pg_atomic_read_u64(&db->uncommitted) == 0 &&
 			pg_atomic_read_u64(&db->staged_events) == 0 &&
 			pg_atomic_read_u64(&db->staged_views) == 0;
 	if (!empty)
 	{
-		db->staging_state = ES_STAGING_OPEN;
+		set_staging_state(db, ES_STAGING_OPEN);
 		es_tell_progress(db);
 		return false;
 	}
@@ -432,6 +440,7 @@ truncate_segment(SharedDatabase *db, int number)
 {
 	Relation table = table_open(es_store()->segments[number].table, NoLock);
 
+	Assert(CheckRelationLockedByMe(table, AccessExclusiveLock, false));
 	/* others hear of it even if this transaction cannot commit */
 	pg_atomic_fetch_add_u32(&db->generations[number], 1);
 	HOLD_INTERRUPTS();
@@ -467,6 +476,7 @@ truncate_drained(SharedDatabase *db, bool active_too)
 	BlockNumber kept = 0;
 	int next;
 
+	Assert(es_lock_held(ES_LOCK_DRAIN));
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		StagingSegment segment = es_store()->segments[i];
@@ -542,12 +552,11 @@ segments_size(void)
 Datum
 es_staging_state(PG_FUNCTION_ARGS)
 {
-	static const char *const drain_states[] = {"idle", "draining",
-											   "backing_off", "stopped"};
 	SharedDatabase *db;
 	TupleDesc desc;
 	Datum values[9];
 	bool nulls[9] = {false};
+	DrainState state = ES_DRAIN_STOPPED;
 	TimestampTz oldest;
 
 	(void) es_store();
@@ -558,7 +567,6 @@ es_staging_state(PG_FUNCTION_ARGS)
 	values[2] = Int64GetDatum(segments_size());
 	nulls[3] = !oldest_staged(&oldest);
 	values[3] = nulls[3] ? (Datum) 0 : TimestampTzGetDatum(oldest);
-	values[4] = CStringGetTextDatum(drain_states[ES_DRAIN_STOPPED]);
 	nulls[6] = nulls[7] = nulls[8] = true;
 	if (db != NULL)
 	{
@@ -570,19 +578,19 @@ es_staging_state(PG_FUNCTION_ARGS)
 			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_events), 0));
 		values[1] =
 			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_views), 0));
-		values[4] = Int32GetDatum(db->worker.pid == 0 ? ES_DRAIN_STOPPED
-													  : db->drain_state);
-		values[5] = Int64GetDatum(db->consecutive_failures);
-		strlcpy(error, db->last_error, sizeof(error));
-		values[7] = TimestampTzGetDatum(db->last_drain_at);
-		nulls[7] = db->last_drain_at == 0;
+		if (db->worker.pid != 0)
+			state = db->drain.state;
+		values[5] = Int64GetDatum(db->drain.failures);
+		strlcpy(error, db->drain.last_error, sizeof(error));
+		values[7] = TimestampTzGetDatum(db->drain.last_drain_at);
+		nulls[7] = db->drain.last_drain_at == 0;
 		values[8] = Int64GetDatum(db->staging_epoch);
-		nulls[8] = db->staging_state == ES_STAGING_UNKNOWN;
+		nulls[8] = es_staging_is(db, ES_STAGING_UNKNOWN);
 		LWLockRelease(db->lock);
-		values[4] = CStringGetTextDatum(drain_states[DatumGetInt32(values[4])]);
 		nulls[6] = error[0] == '\0';
 		values[6] = CStringGetTextDatum(error);
 	}
+	values[4] = CStringGetTextDatum(es_drain_state_name(state));
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 

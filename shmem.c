@@ -73,8 +73,7 @@ initialise_slot(SharedDatabase *db, LWLock *lock)
 	pg_atomic_init_u64(&db->uncommitted, 0);
 	pg_atomic_init_u64(&db->staged_events, 0);
 	pg_atomic_init_u64(&db->staged_views, 0);
-	pg_atomic_init_u64(&db->drains_requested, 0);
-	pg_atomic_init_u64(&db->drains_done, 0);
+	es_init_drain_progress(&db->drain);
 	ConditionVariableInit(&db->position_ended);
 	pg_atomic_init_u32(&db->position_unstored, 0);
 	pg_atomic_init_u32(&db->head_generation, 0);
@@ -141,6 +140,7 @@ es_shmem_define(void)
 static void
 assign_slot(SharedDatabase *db, Oid database)
 {
+	Assert(LWLockHeldByMeInMode(es_shared->lock, LW_EXCLUSIVE));
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	db->database = database;
 	db->claimed = false;
@@ -152,7 +152,7 @@ assign_slot(SharedDatabase *db, Oid database)
 	SpinLockRelease(&db->position_mutex);
 	pg_atomic_write_u32(&db->position_unstored, 0);
 	pg_atomic_fetch_add_u32(&db->head_generation, 1);
-	db->staging_state = ES_STAGING_UNKNOWN;
+	es_set_staging_state(db, ES_STAGING_UNKNOWN);
 	db->staging_table = InvalidOid;
 	db->staging_epoch = 0;
 	db->active_segment = 0;
@@ -168,14 +168,7 @@ assign_slot(SharedDatabase *db, Oid database)
 	pg_atomic_write_u64(&db->staged_views, 0);
 	db->first_staged_at = 0;
 	db->dead_letters_possible = true;
-	pg_atomic_write_u64(&db->drains_requested, 0);
-	pg_atomic_write_u64(&db->drains_done, 0);
-	db->pending_request = 0;
-	db->pending_sid = 0;
-	db->drain_state = ES_DRAIN_STOPPED;
-	db->consecutive_failures = 0;
-	db->last_error[0] = '\0';
-	db->last_drain_at = 0;
+	es_clear_drain_progress(db);
 	db->first_due = 0;
 	db->due_count = 0;
 	es_clear_worker_slot(db);
@@ -187,6 +180,7 @@ assign_slot(SharedDatabase *db, Oid database)
 static SharedDatabase *
 slot_of(Oid database)
 {
+	Assert(LWLockHeldByMe(es_shared->lock));
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
 	{
 		if (es_shared->databases[i].database == database)
@@ -303,14 +297,4 @@ es_release_database(Oid database)
 			assign_slot(db, InvalidOid);
 	}
 	LWLockRelease(es_shared->lock);
-}
-
-/* A row may be drained, and taken off, before its transaction counted it. */
-uint64
-es_staged_rows(SharedDatabase *db)
-{
-	int64 rows = (int64) (pg_atomic_read_u64(&db->staged_events) +
-						  pg_atomic_read_u64(&db->staged_views));
-
-	return (uint64) Max(rows, 0);
 }

@@ -52,14 +52,6 @@ PG_FUNCTION_INFO_V1(es_show_staged);
 
 /* ---------- a snapshot that misses nothing ---------- */
 
-/* Whether shared memory speaks of the segments of this extension. */
-static bool
-is_known(SharedDatabase *db)
-{
-	return db != NULL && db->staging_state != ES_STAGING_UNKNOWN &&
-		   db->staging_table == es_store()->segments[0].table;
-}
-
 /*
  * Counters are read in the order that transaction.c describes.  While nothing
  * is known about staging since the server started, its tables are looked at.
@@ -72,7 +64,7 @@ es_may_have_staged(void)
 	if (RecoveryInProgress())
 		return false;
 	db = es_my_database();
-	if (!is_known(db) || pg_atomic_read_u64(&db->uncommitted) > 0)
+	if (!es_staging_known(db) || pg_atomic_read_u64(&db->uncommitted) > 0)
 		return true;
 	pg_memory_barrier();
 	return es_staged_rows(db) > 0;
@@ -87,7 +79,7 @@ segments_in_use(void)
 
 	if (RecoveryInProgress())
 		return 0;
-	if (!is_known(db))
+	if (!es_staging_known(db))
 		return (1 << ES_SEGMENTS) - 1;
 	pg_memory_barrier();
 	for (int i = 0; i < ES_SEGMENTS; i++)
@@ -324,7 +316,7 @@ live_segments(void)
 	SharedDatabase *db = es_my_database();
 	uint32 live = segments_in_use();
 
-	for (int i = 0; i < ES_SEGMENTS && is_known(db); i++)
+	for (int i = 0; i < ES_SEGMENTS && es_staging_known(db); i++)
 	{
 		if (pg_atomic_read_u64(&db->segment_rows[i]) == 0)
 			live &= ~(1 << i);

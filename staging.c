@@ -62,8 +62,7 @@ wait_until_open(SharedDatabase *db)
 	ConditionVariablePrepareToSleep(&db->worker.progress);
 	for (;;)
 	{
-		open = db->staging_state == ES_STAGING_OPEN &&
-			   db->staging_table == es_store()->segments[0].table;
+		open = es_staging_open(db);
 		if (open || !es_worker_possible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
@@ -72,15 +71,6 @@ wait_until_open(SharedDatabase *db)
 	}
 	ConditionVariableCancelSleep();
 	return open;
-}
-
-uint64
-es_request_drain(SharedDatabase *db)
-{
-	uint64 request = pg_atomic_add_fetch_u64(&db->drains_requested, 1);
-
-	es_wake_worker(db);
-	return request;
 }
 
 static void
@@ -105,7 +95,7 @@ es_admit(Durability wanted, int64 rows)
 	SharedDatabase *db;
 
 	db = es_my_database();
-	if (es_draining() && db != NULL && db->staging_state == ES_STAGING_OPEN)
+	if (es_draining() && db != NULL && es_staging_is(db, ES_STAGING_OPEN))
 		return ES_STAGED;
 	if (wanted == ES_DURABLE)
 		return ES_DURABLE;
@@ -174,8 +164,7 @@ announce_rows(SharedDatabase *db, int64 rows)
 	{
 		es_note_staging(db, rows);
 		pg_memory_barrier();
-		if (db->staging_state == ES_STAGING_OPEN &&
-			db->staging_table == es_store()->segments[0].table)
+		if (es_staging_open(db))
 			return;
 		es_unnote_staging(db, rows);
 		if (!wait_until_open(db))
@@ -321,6 +310,7 @@ es_stage_events(EventRow **rows, const int *groups, int ngroups, int count)
 	HeapTuple *tuples = palloc_array(HeapTuple, window);
 	int *open_runs = palloc_extended(ngroups * sizeof(int), MCXT_ALLOC_HUGE);
 
+	Assert(es_holds_locks());
 	for (int i = 0; i < ngroups; i++)
 		open_runs[i] = -1;
 	begin_writing(&writer, count);
@@ -352,6 +342,7 @@ es_stage_views(const ViewWrite *writes, int count)
 	Writer writer;
 	HeapTuple tuples[VIEWS_AT_ONCE];
 
+	Assert(es_holds_locks());
 	begin_writing(&writer, count);
 	for (int start = 0, size; start < count; start += size)
 	{

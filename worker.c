@@ -34,7 +34,6 @@
 #include "common/pg_prng.h"
 #include "funcapi.h"
 #include "libpq/pqsignal.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -131,15 +130,6 @@ typedef struct Work
 
 typedef void (*WorkerStep)(Work *work);
 
-static void
-set_drain_state(SharedDatabase *db, DrainState state)
-{
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	db->drain_state = state;
-	LWLockRelease(db->lock);
-	es_tell_progress(db);
-}
-
 /* Before this process leaves its place. */
 static void
 stop_draining(int code, Datum arg)
@@ -147,7 +137,7 @@ stop_draining(int code, Datum arg)
 	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
 
 	if (db->worker.pid == MyProcPid)
-		set_drain_state(db, ES_DRAIN_STOPPED);
+		es_set_drain_state(db, ES_DRAIN_STOPPED);
 }
 
 /* Comes up in this database, or exits where it is not wanted there. */
@@ -160,7 +150,7 @@ begin_duty(SharedDatabase *db, Oid database)
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	if (!es_report_for_duty(db))
 		proc_exit(0);
-	set_drain_state(db, ES_DRAIN_IDLE);
+	es_set_drain_state(db, ES_DRAIN_IDLE);
 	es_count_in(db, ES_COUNT_WORKER_STARTS);
 }
 
@@ -177,7 +167,7 @@ leave_unless_called(Work *work)
 	if (work->store_gone)
 	{
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
-		db->staging_state = ES_STAGING_UNKNOWN;
+		es_set_staging_state(db, ES_STAGING_UNKNOWN);
 		db->due_count = 0;
 		LWLockRelease(db->lock);
 		pg_atomic_write_u32(&db->position_unstored, 0);
@@ -202,21 +192,9 @@ failure_pause(int failures)
 static void
 note_failure(Work *work, const char *message)
 {
-	SharedDatabase *db = work->db;
-	int length = pg_mbcliplen(message, strlen(message), ES_ERROR_CHARS - 1);
-	int failures;
-
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	memcpy(db->last_error, message, length);
-	db->last_error[length] = '\0';
-	failures = ++db->consecutive_failures;
-	es_count_in(db, ES_COUNT_WORKER_FAILURES);
-	db->drain_state = ES_DRAIN_BACKING_OFF;
-	LWLockRelease(db->lock);
-	es_tell_progress(db);
-
 	work->failed = true;
-	work->pause = failure_pause(failures);
+	work->pause = failure_pause(es_note_drain_failure(work->db, message));
+	es_count_in(work->db, ES_COUNT_WORKER_FAILURES);
 	work->last_round_at = GetCurrentTimestamp();
 }
 
@@ -277,47 +255,36 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	return succeeded;
 }
 
-/* Whether what is known about staging is about that of another store. */
-static bool
-staging_is_stale(const Work *work, const Store *store)
-{
-	return work->db->staging_state == ES_STAGING_UNKNOWN ||
-		   work->db->staging_table != store->segments[0].table;
-}
-
 /* Is there (still) a store?  If it was asked for, opens staging for it. */
 static void
 step_open(Work *work)
 {
-	const Store *store = es_lock_store();
-	bool found = work->store_gone && store != NULL;
+	bool was_gone = work->store_gone;
 
-	work->store_gone = store == NULL;
-	if (store == NULL)
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
 		return;
 	/* while there was no worker for it, positions may have been taken */
-	if (found)
+	if (was_gone)
 		pg_atomic_write_u32(&work->db->position_unstored, 1);
 	es_become_owner();
 	es_my_database();
-	if (staging_is_stale(work, store) ||
-		(work->called && work->db->staging_state == ES_STAGING_CLOSED))
+	if (!es_staging_known(work->db) ||
+		(work->called && es_staging_is(work->db, ES_STAGING_CLOSED)))
 		es_open_staging();
 }
 
 static void
 step_drain(Work *work)
 {
-	const Store *store = es_lock_store();
-
 	work->moved = 0;
 	work->more = false;
-	work->store_gone = store == NULL;
-	if (store == NULL)
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
 		return;
 	es_become_owner();
 	/* rows were counted for a store that is no more */
-	if (staging_is_stale(work, store))
+	if (!es_staging_known(work->db))
 		es_open_staging();
 	else
 		work->moved = es_drain_round(es_write_batch_size, true, &work->more);
@@ -374,13 +341,6 @@ step_snapshot(Work *work)
 	disable_timeout(STATEMENT_TIMEOUT, false);
 }
 
-static bool
-drain_requested(SharedDatabase *db)
-{
-	return pg_atomic_read_u64(&db->drains_requested) >
-		   pg_atomic_read_u64(&db->drains_done);
-}
-
 /*
  * When is the next round due?  In milliseconds; 0 = now, -1 = there is nothing
  * to drain.  A request ends a pause after failures early, but not before
@@ -390,7 +350,7 @@ static long
 time_until_round(Work *work)
 {
 	SharedDatabase *db = work->db;
-	bool requested = drain_requested(db);
+	bool requested = es_drain_requested(db);
 	uint64 staged = es_staged_rows(db);
 	TimestampTz due = 0;
 	long pause = work->pause;
@@ -419,14 +379,10 @@ time_until_round(Work *work)
 static void
 note_success(Work *work)
 {
-	SharedDatabase *db = work->db;
-
 	work->last_work_at = GetCurrentTimestamp();
 	work->failed = false;
 	work->pause = 0;
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	db->consecutive_failures = 0;
-	LWLockRelease(db->lock);
+	es_note_drain_success(work->db);
 }
 
 /* After a round that went through. */
@@ -438,7 +394,7 @@ note_round(Work *work)
 	if (work->moved > 0)
 		work->rounds++;
 	if (work->moved > 0 ||
-		(es_staged_rows(work->db) == 0 && !drain_requested(work->db)))
+		(es_staged_rows(work->db) == 0 && !es_drain_requested(work->db)))
 		work->empty_rounds = 0;
 	else
 	{
@@ -530,7 +486,7 @@ drain_due(Work *work)
 {
 	bool due = true;
 
-	set_drain_state(work->db, ES_DRAIN_DRAINING);
+	es_set_drain_state(work->db, ES_DRAIN_DRAINING);
 	while (due)
 	{
 		es_heed_signals();
@@ -550,7 +506,7 @@ drain_due(Work *work)
 			!take_snapshot(work))
 			return;
 	}
-	set_drain_state(work->db, ES_DRAIN_IDLE);
+	es_set_drain_state(work->db, ES_DRAIN_IDLE);
 }
 
 /* Sleeps until the pause after a failure is over, however often it is woken. */
@@ -583,7 +539,7 @@ open_staging(Work *work, uint32 wait_event)
 	if (work->store_gone)
 		return false;
 	work->last_work_at = GetCurrentTimestamp();
-	work->failed = work->db->consecutive_failures > 0;
+	work->failed = work->db->drain.failures > 0;
 	if (!work->failed)
 	{
 		work->pause = 0;
@@ -596,7 +552,7 @@ open_staging(Work *work, uint32 wait_event)
 static long
 time_until_idle(const Work *work)
 {
-	TimestampTz since = work->db->staging_state == ES_STAGING_OPEN
+	TimestampTz since = es_staging_is(work->db, ES_STAGING_OPEN)
 							? work->last_round_at
 							: work->last_work_at;
 
@@ -612,7 +568,7 @@ time_until_idle(const Work *work)
 static bool
 may_retire(const Work *work, long position, long snapshot)
 {
-	return work->db->staging_state == ES_STAGING_OPEN ||
+	return es_staging_is(work->db, ES_STAGING_OPEN) ||
 		   (position < 0 && snapshot < 0);
 }
 
@@ -620,7 +576,7 @@ may_retire(const Work *work, long position, long snapshot)
 static void
 retire(Work *work)
 {
-	if (work->db->staging_state != ES_STAGING_OPEN)
+	if (!es_staging_is(work->db, ES_STAGING_OPEN))
 		leave_unless_called(work);
 	else if (!run_step(work, step_close, "close staging") || !work->closed)
 		work->last_round_at = GetCurrentTimestamp();
@@ -637,9 +593,9 @@ take_turn(Work *work, uint32 wait_event)
 
 	es_heed_signals();
 	work->called = es_take_call(db);
-	if (work->store_gone || db->staging_state == ES_STAGING_UNKNOWN ||
+	if (work->store_gone || es_staging_is(db, ES_STAGING_UNKNOWN) ||
 		(work->called &&
-		 (es_staged_rows(db) == 0 || db->staging_state != ES_STAGING_OPEN)))
+		 (es_staged_rows(db) == 0 || !es_staging_is(db, ES_STAGING_OPEN))))
 	{
 		if (!open_staging(work, wait_event))
 		{
@@ -746,23 +702,6 @@ es_announce_store(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-static const char *
-drain_state_name(DrainState state)
-{
-	switch (state)
-	{
-		case ES_DRAIN_IDLE:
-			return "idle";
-		case ES_DRAIN_DRAINING:
-			return "draining";
-		case ES_DRAIN_BACKING_OFF:
-			return "backing_off";
-		case ES_DRAIN_STOPPED:
-			return "stopped";
-	}
-	pg_unreachable();
-}
-
 #define WORKER_STATE_COLUMNS 8
 
 /* worker_state(): the row of worker_status. */
@@ -797,14 +736,14 @@ es_worker_state(PG_FUNCTION_ARGS)
 		values[1] = CStringGetTextDatum(es_worker_state_name(copy.worker.state));
 		values[2] = TimestampTzGetDatum(copy.worker.started_at);
 		nulls[2] = nulls[0];
-		values[4] = CStringGetTextDatum(drain_state_name(copy.drain_state));
+		values[4] = CStringGetTextDatum(es_drain_state_name(copy.drain.state));
 		nulls[4] = false;
-		values[5] = CStringGetTextDatum(copy.last_error);
-		nulls[5] = copy.last_error[0] == '\0';
-		values[6] = Int32GetDatum(copy.consecutive_failures);
+		values[5] = CStringGetTextDatum(copy.drain.last_error);
+		nulls[5] = copy.drain.last_error[0] == '\0';
+		values[6] = Int32GetDatum(copy.drain.failures);
 		nulls[6] = false;
-		values[7] = TimestampTzGetDatum(copy.last_drain_at);
-		nulls[7] = copy.last_drain_at == 0;
+		values[7] = TimestampTzGetDatum(copy.drain.last_drain_at);
+		nulls[7] = copy.drain.last_drain_at == 0;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));
