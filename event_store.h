@@ -684,20 +684,31 @@ extern void es_describe_round(RoundMetrics *round);
 extern void es_count_round(const SharedDatabase *db, int64 events, int64 views,
 						   const RoundMetrics *round);
 
+/* Numbers, not durations, whose distribution is counted. */
+typedef enum Histogram
+{
+	ES_HISTOGRAM_DRAINED_ROWS, /* by es_count_round */
+	ES_HISTOGRAMS
+} Histogram;
+
+extern void es_observe(Histogram histogram, uint64 value);
+
 /* Dead letters that come (or go) if the (sub)transaction commits ... */
 extern void es_count_dead_letters(int64 change);
 /* ... and all there are, when they have been counted. */
 extern void es_set_dead_letters(const SharedDatabase *db, int64 count);
 
 /*
- * A histogram of durations is an array of counts.  Which of them counts a
- * duration; where it begins, in seconds; the duration, in seconds, that a part of
- * those counted (one at least) does not exceed.
+ * A histogram is an array of counts, of numbers, or of durations in ticks of so
+ * many nanoseconds.  Which of them counts a value; with which value it begins; and
+ * the value that a part of those counted (one at least) does not exceed.  "whole":
+ * there is nothing between one value and the next.
  */
 #define ES_BUCKETS 125
-extern int es_bucket_of(uint64 nanoseconds);
+#define ES_TICK_NS 250
+extern int es_bucket_of(uint64 value);
 extern double es_bucket_start(int bucket);
-extern double es_quantile_of(const uint64 *buckets, double quantile);
+extern double es_quantile_of(const uint64 *buckets, double quantile, bool whole);
 
 /* A value that is not known is NaN here, NULL in SQL, absent in openmetrics. */
 typedef enum Gauge
@@ -718,20 +729,26 @@ typedef enum Gauge
 } Gauge;
 
 /* Everything at about one moment. */
+typedef struct HistogramReading
+{
+	uint64 count;
+	uint64 sum; /* nanoseconds for durations */
+	uint64 buckets[ES_BUCKETS];
+} HistogramReading;
+
 typedef struct CallReading
 {
-	double seconds;
-	uint64 count;
+	HistogramReading durations;
 	uint64 rows;
 	uint64 misses;
 	uint64 errors;
 	uint64 conflicts;
-	uint64 buckets[ES_BUCKETS];
 } CallReading;
 
 typedef struct MetricsReading
 {
 	CallReading calls[ES_CALLS];
+	HistogramReading histograms[ES_HISTOGRAMS];
 	uint64 counters[ES_COUNTERS];
 	double gauges[ES_GAUGES];
 } MetricsReading;

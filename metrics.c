@@ -4,9 +4,10 @@
  *
  * Each database with a store has one SharedMetrics beside its slot in shared
  * memory: for every kind of call a histogram of durations and a few counters,
- * and some counters of the write-behind path.  A call costs two readings of the
- * clock and two atomic additions, no lock; reading all of it takes a time that
- * depends on nothing but its size.  Without preload nothing is counted.
+ * some histograms of numbers, and some counters of the write-behind path.  A call
+ * costs two readings of the clock and two atomic additions, no lock; reading all of
+ * it takes a time that depends on nothing but its size.  Without preload nothing is
+ * counted.
  *
  * A call is counted when it ends.  One that raises does not end: it is still on
  * the stack of running calls when its transaction or subtransaction aborts, and
@@ -69,23 +70,26 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_DISCARD_DEAD_LETTERS] = {"staging", "discard_dead_letters",
 									   ES_GROUP_OTHER}};
 
-/* Durations are counted in units of this many nanoseconds ... */
-#define TICK_NS 250
-/* ... from 2^32 of which, 18 minutes, everything falls into one bucket. */
+/* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32
 #define SUBBUCKETS 4
 
 StaticAssertDecl(ES_BUCKETS == (OVERFLOW_BIT - 1) * SUBBUCKETS + 1,
-				 "as many buckets as durations need");
+				 "as many buckets as values need");
+
+typedef struct HistogramMetrics
+{
+	pg_atomic_uint64 sum; /* nanoseconds for durations */
+	pg_atomic_uint64 buckets[ES_BUCKETS];
+} HistogramMetrics;
 
 typedef struct CallMetrics
 {
-	pg_atomic_uint64 nanoseconds; /* in all */
-	pg_atomic_uint64 rows;		  /* written by batches */
-	pg_atomic_uint64 misses;	  /* loads that found nothing */
+	HistogramMetrics durations;
+	pg_atomic_uint64 rows;	 /* written by batches */
+	pg_atomic_uint64 misses; /* loads that found nothing */
 	pg_atomic_uint64 errors;
 	pg_atomic_uint64 conflicts;
-	pg_atomic_uint64 buckets[ES_BUCKETS];
 } CallMetrics;
 
 /* The drain rate is that of so many seconds; a power of two is above it. */
@@ -95,6 +99,7 @@ typedef struct CallMetrics
 struct SharedMetrics
 {
 	CallMetrics calls[ES_CALLS];
+	HistogramMetrics histograms[ES_HISTOGRAMS];
 	pg_atomic_uint64 counters[ES_COUNTERS];
 	pg_atomic_uint64 waiting;		/* appends, for space in staging */
 	pg_atomic_uint64 dead_letters;	/* signed */
@@ -167,29 +172,25 @@ add(pg_atomic_uint64 *counter, int64 n)
 /* ---------- histograms ---------- */
 
 int
-es_bucket_of(uint64 nanoseconds)
+es_bucket_of(uint64 value)
 {
-	uint64 ticks = nanoseconds / TICK_NS;
 	int bit;
 
-	if (ticks < SUBBUCKETS)
-		return (int) ticks;
-	bit = pg_leftmost_one_pos64(ticks);
+	if (value < SUBBUCKETS)
+		return (int) value;
+	bit = pg_leftmost_one_pos64(value);
 	if (bit >= OVERFLOW_BIT)
 		return ES_BUCKETS - 1;
 	return (bit - 1) * SUBBUCKETS +
-		   (int) ((ticks >> (bit - 2)) & (SUBBUCKETS - 1));
+		   (int) ((value >> (bit - 2)) & (SUBBUCKETS - 1));
 }
 
-/* Where a bucket begins, in seconds. */
 double
 es_bucket_start(int bucket)
 {
-	double ticks = bucket;
-
-	if (bucket >= SUBBUCKETS)
-		ticks = ldexp(SUBBUCKETS + bucket % SUBBUCKETS, bucket / SUBBUCKETS - 1);
-	return ticks * TICK_NS / 1e9;
+	if (bucket < SUBBUCKETS)
+		return bucket;
+	return ldexp(SUBBUCKETS + bucket % SUBBUCKETS, bucket / SUBBUCKETS - 1);
 }
 
 static uint64
@@ -203,11 +204,12 @@ total_of(const uint64 *buckets)
 }
 
 /*
- * The value, in seconds, that a part "quantile" of a histogram's durations does
- * not exceed: the geometric middle of its bucket.  The histogram is not empty.
+ * The value that a part "quantile" of a histogram's values does not exceed: the
+ * geometric middle of its bucket, which ends with the last whole number in it, or
+ * where the next one begins.  The histogram is not empty.
  */
 double
-es_quantile_of(const uint64 *buckets, double quantile)
+es_quantile_of(const uint64 *buckets, double quantile, bool whole)
 {
 	uint64 total = total_of(buckets);
 	double rank = ceil(quantile * (double) total);
@@ -222,13 +224,31 @@ es_quantile_of(const uint64 *buckets, double quantile)
 	}
 	if (bucket == ES_BUCKETS - 1)
 		return es_bucket_start(bucket);
+	if (whole)
+		return sqrt(es_bucket_start(bucket) * (es_bucket_start(bucket + 1) - 1));
 	if (bucket == 0)
 		return es_bucket_start(1) / 2;
 	return sqrt(es_bucket_start(bucket) * es_bucket_start(bucket + 1));
 }
 
 static void
-observe(CallMetrics *call, instr_time started, int64 rows)
+observe(HistogramMetrics *histogram, int bucket, uint64 value)
+{
+	add(&histogram->buckets[bucket], 1);
+	add(&histogram->sum, (int64) value);
+}
+
+void
+es_observe(Histogram histogram, uint64 value)
+{
+	SharedMetrics *metrics = my_metrics();
+
+	if (metrics != NULL)
+		observe(&metrics->histograms[histogram], es_bucket_of(value), value);
+}
+
+static void
+observe_call(CallMetrics *call, instr_time started, int64 rows)
 {
 	instr_time now;
 	uint64 nanoseconds;
@@ -236,8 +256,7 @@ observe(CallMetrics *call, instr_time started, int64 rows)
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, started);
 	nanoseconds = (uint64) Max((int64) INSTR_TIME_GET_NANOSEC(now), 0);
-	add(&call->buckets[es_bucket_of(nanoseconds)], 1);
-	add(&call->nanoseconds, nanoseconds);
+	observe(&call->durations, es_bucket_of(nanoseconds / ES_TICK_NS), nanoseconds);
 	add(&call->rows, rows);
 }
 
@@ -362,8 +381,8 @@ es_end_call(Call call, int64 rows)
 	nrunning = i;
 	if (es_call_kinds[call].group == ES_GROUP_LOAD)
 		add(&metrics->calls[call].misses, rows == 0 ? 1 : 0);
-	observe(&metrics->calls[call], running[i].started,
-			es_call_kinds[call].group == ES_GROUP_BATCH ? rows : 0);
+	observe_call(&metrics->calls[call], running[i].started,
+				 es_call_kinds[call].group == ES_GROUP_BATCH ? rows : 0);
 }
 
 /* ---------- single counters ---------- */
@@ -454,11 +473,16 @@ es_count_round(const SharedDatabase *db, int64 events, int64 views,
 	if (INSTR_TIME_IS_ZERO(round->started))
 		return;
 	if (events > 0)
-		observe(&metrics->calls[ES_CALL_DRAINED_EVENTS], round->started, events);
+		observe_call(&metrics->calls[ES_CALL_DRAINED_EVENTS], round->started,
+					 events);
 	if (views > 0)
-		observe(&metrics->calls[ES_CALL_DRAINED_VIEWS], round->started, views);
+		observe_call(&metrics->calls[ES_CALL_DRAINED_VIEWS], round->started,
+					 views);
 	if (events + views > 0)
+	{
 		count_rate(metrics, events + views);
+		es_observe(ES_HISTOGRAM_DRAINED_ROWS, (uint64) (events + views));
+	}
 	pg_atomic_write_u64(&metrics->left_at, (uint64) round->left_at);
 }
 
@@ -591,6 +615,15 @@ read_feed(SharedDatabase *db, double *gauges)
 		lowest == 0 || last < lowest ? 0 : (double) (last - lowest + 1);
 }
 
+static void
+read_histogram(HistogramMetrics *from, HistogramReading *to)
+{
+	for (int b = 0; b < ES_BUCKETS; b++)
+		to->buckets[b] = pg_atomic_read_u64(&from->buckets[b]);
+	to->count = total_of(to->buckets);
+	to->sum = pg_atomic_read_u64(&from->sum);
+}
+
 /*
  * Reads everything.  The store need not have been used, or be there, for its
  * metrics to exist: then nothing was done.
@@ -621,15 +654,14 @@ es_read_metrics(void)
 		CallMetrics *call = &metrics->calls[i];
 		CallReading *to = &reading->calls[i];
 
-		for (int b = 0; b < ES_BUCKETS; b++)
-			to->buckets[b] = pg_atomic_read_u64(&call->buckets[b]);
-		to->count = total_of(to->buckets);
-		to->seconds = (double) pg_atomic_read_u64(&call->nanoseconds) / 1e9;
+		read_histogram(&call->durations, &to->durations);
 		to->rows = pg_atomic_read_u64(&call->rows);
 		to->misses = pg_atomic_read_u64(&call->misses);
 		to->errors = pg_atomic_read_u64(&call->errors);
 		to->conflicts = pg_atomic_read_u64(&call->conflicts);
 	}
+	for (int i = 0; i < ES_HISTOGRAMS; i++)
+		read_histogram(&metrics->histograms[i], &reading->histograms[i]);
 	for (int i = 0; i < ES_COUNTERS; i++)
 		reading->counters[i] = pg_atomic_read_u64(&metrics->counters[i]);
 	read_database(db, reading->gauges);

@@ -39,7 +39,8 @@ typedef enum Source
 	FROM_ERRORS,	/* of all real calls */
 	FROM_CONFLICTS, /* of all appends */
 	FROM_COUNTER,	/* one number ... */
-	FROM_GAUGE
+	FROM_GAUGE,
+	FROM_HISTOGRAM /* the distribution of numbers */
 } Source;
 
 typedef struct Metric
@@ -47,9 +48,9 @@ typedef struct Metric
 	const char *metric;
 	const char *kind;
 	const char *unit;
-	const char *name; /* the label of a single number, or NULL */
+	const char *name; /* a label, where there are no calls; or NULL */
 	Source source;
-	int of; /* CallGroup, Counter or Gauge */
+	int of; /* CallGroup, Counter, Gauge or Histogram */
 	const char *help;
 } Metric;
 
@@ -97,6 +98,8 @@ static const Metric shown[] =
 	  ES_COUNT_BYPASSED, "Writes made durable at once because staging was full"},
 	 {"persistence.drain.rounds", "counter", "rounds", NULL, FROM_COUNTER,
 	  ES_COUNT_ROUNDS, "Rounds of draining that committed"},
+	 {"persistence.drain.rows", "histogram", "rows", NULL, FROM_HISTOGRAM,
+	  ES_HISTOGRAM_DRAINED_ROWS, "Rows moved by the rounds that moved any"},
 	 {"persistence.drain.rate", "gauge", "rows per second", NULL, FROM_GAUGE,
 	  ES_GAUGE_DRAIN_RATE, "Rows drained a second in the last ten seconds"},
 	 {"persistence.drain.age", "gauge", "seconds", NULL, FROM_GAUGE,
@@ -140,6 +143,7 @@ applies(const Metric *metric, Call call)
 			return is_append(call);
 		case FROM_COUNTER:
 		case FROM_GAUGE:
+		case FROM_HISTOGRAM:
 			return false;
 		default:
 			return es_call_kinds[call].group == (CallGroup) metric->of;
@@ -153,7 +157,7 @@ call_value(const Metric *metric, const CallReading *call)
 	switch (metric->source)
 	{
 		case FROM_COUNT:
-			return (double) call->count;
+			return (double) call->durations.count;
 		case FROM_ROWS:
 			return (double) call->rows;
 		case FROM_MISSES:
@@ -174,6 +178,20 @@ single_value(const Metric *metric, const MetricsReading *reading)
 			   ? (double) reading->counters[metric->of]
 			   : reading->gauges[metric->of];
 }
+
+/* How the values of a histogram are shown. */
+typedef struct Scale
+{
+	uint64 first_limit; /* of the buckets in the text; doubled up to ... */
+	uint64 last_limit;
+	double value; /* one in the unit of the metric */
+	double sum;	  /* and one of the sum */
+	bool whole;
+} Scale;
+
+/* from 8 us to 34 s */
+static const Scale durations = {32, 32 << 22, ES_TICK_NS / 1e9, 1e-9, false};
+static const Scale numbers = {2, 1 << 24, 1, 1, true};
 
 /* ---------- the view metrics ---------- */
 
@@ -201,11 +219,27 @@ put_row(ReturnSetInfo *result, const Metric *metric, const char *name,
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* The rows of one histogram. */
+static void
+put_quantiles(ReturnSetInfo *result, const Metric *metric, const char *name,
+			  const char *operation, const HistogramReading *histogram,
+			  const Scale *scale)
+{
+	static const double quantiles[] = {0.5, 0.95, 0.99};
+
+	for (int q = 0; q < (int) lengthof(quantiles); q++)
+		put_row(result, metric, name, operation, quantiles[q],
+				histogram->count == 0
+					? NAN
+					: es_quantile_of(histogram->buckets, quantiles[q],
+									 scale->whole) *
+						  scale->value);
+}
+
 /* metrics_state(): the rows of the view metrics. */
 Datum
 es_metrics_state(PG_FUNCTION_ARGS)
 {
-	static const double quantiles[] = {0.5, 0.95, 0.99};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	MetricsReading *reading = es_read_metrics();
 
@@ -217,6 +251,9 @@ es_metrics_state(PG_FUNCTION_ARGS)
 		if (metric->source == FROM_COUNTER || metric->source == FROM_GAUGE)
 			put_row(result, metric, metric->name, NULL, 0,
 					single_value(metric, reading));
+		if (metric->source == FROM_HISTOGRAM)
+			put_quantiles(result, metric, metric->name, NULL,
+						  &reading->histograms[metric->of], &numbers);
 		for (int c = 0; c < ES_CALLS; c++)
 		{
 			const CallKind *kind = &es_call_kinds[c];
@@ -224,17 +261,12 @@ es_metrics_state(PG_FUNCTION_ARGS)
 
 			if (!applies(metric, c))
 				continue;
-			if (metric->source != FROM_DURATION)
-			{
+			if (metric->source == FROM_DURATION)
+				put_quantiles(result, metric, kind->name, kind->operation,
+							  &call->durations, &durations);
+			else
 				put_row(result, metric, kind->name, kind->operation, 0,
 						call_value(metric, call));
-				continue;
-			}
-			for (int q = 0; q < (int) lengthof(quantiles); q++)
-				put_row(result, metric, kind->name, kind->operation, quantiles[q],
-						call->count == 0
-							? NAN
-							: es_quantile_of(call->buckets, quantiles[q]));
 		}
 	}
 	pfree(reading);
@@ -242,10 +274,6 @@ es_metrics_state(PG_FUNCTION_ARGS)
 }
 
 /* ---------- openmetrics ---------- */
-
-/* The limits of the buckets shown, in ns: 8 us to 34 s, doubled each time. */
-#define FIRST_LIMIT UINT64CONST(8000)
-#define LAST_LIMIT (FIRST_LIMIT << 22)
 
 /* event_store_, the name with underscores, the unit, _total. */
 static char *
@@ -275,35 +303,58 @@ put_header(StringInfo out, const Metric *metric, const char *name)
 	appendStringInfo(out, "# HELP %s %s.\n", name, metric->help);
 }
 
+/* The labels of a call, or of what has one name or none. */
+static char *
+labels_of(const char *name, const char *operation)
+{
+	if (operation != NULL)
+		return psprintf("name=\"%s\",operation=\"%s\"", name, operation);
+	return name != NULL ? psprintf("name=\"%s\"", name) : "";
+}
+
+/* The name of a sample with its labels. */
+static void
+put_name(StringInfo out, const char *name, const char *labels)
+{
+	appendStringInfoString(out, name);
+	if (labels[0] != '\0')
+		appendStringInfo(out, "{%s}", labels);
+}
+
+/* A bucket has what is at most "limit". */
+static void
+put_bucket(StringInfo out, const char *name, const char *labels,
+		   const char *limit, uint64 count)
+{
+	appendStringInfo(out, "%s_bucket{%s%sle=\"%s\"} " UINT64_FORMAT "\n", name,
+					 labels, labels[0] != '\0' ? "," : "", limit, count);
+}
+
 /* The sample lines of one histogram. */
 static void
-put_histogram(StringInfo out, const char *name, const CallKind *kind,
-			  const CallReading *call)
+put_histogram(StringInfo out, const char *name, const char *labels,
+			  const HistogramReading *histogram, const Scale *scale)
 {
+	int decimals = scale->whole ? 0 : 6;
 	uint64 seen = 0;
 	int bucket = 0;
 
-	for (uint64 ns = FIRST_LIMIT; ns <= LAST_LIMIT; ns *= 2)
+	for (uint64 limit = scale->first_limit; limit <= scale->last_limit; limit *= 2)
 	{
-		int limit = es_bucket_of(ns);
+		uint64 last = scale->whole ? limit - 1 : limit;
 
-		while (bucket < limit)
-			seen += call->buckets[bucket++];
-		appendStringInfo(out,
-						 "%s_bucket{name=\"%s\",operation=\"%s\",le=\"%.6f\"} " UINT64_FORMAT
-						 "\n",
-						 name, kind->name, kind->operation,
-						 es_bucket_start(limit), seen);
+		while (bucket < es_bucket_of(limit))
+			seen += histogram->buckets[bucket++];
+		put_bucket(out, name, labels,
+				   psprintf("%.*f", decimals, (double) last * scale->value),
+				   seen);
 	}
-	appendStringInfo(out,
-					 "%s_bucket{name=\"%s\",operation=\"%s\",le=\"+Inf\"} " UINT64_FORMAT
-					 "\n",
-					 name, kind->name, kind->operation, call->count);
-	appendStringInfo(out,
-					 "%s_count{name=\"%s\",operation=\"%s\"} " UINT64_FORMAT "\n",
-					 name, kind->name, kind->operation, call->count);
-	appendStringInfo(out, "%s_sum{name=\"%s\",operation=\"%s\"} %.9f\n", name,
-					 kind->name, kind->operation, call->seconds);
+	put_bucket(out, name, labels, "+Inf", histogram->count);
+	put_name(out, psprintf("%s_count", name), labels);
+	appendStringInfo(out, " " UINT64_FORMAT "\n", histogram->count);
+	put_name(out, psprintf("%s_sum", name), labels);
+	appendStringInfo(out, " %.*f\n", scale->whole ? 0 : 9,
+					 (double) histogram->sum * scale->sum);
 }
 
 static void
@@ -325,25 +376,28 @@ put_samples(StringInfo out, const Metric *metric, const char *name,
 
 		if (isnan(value))
 			return;
-		appendStringInfoString(out, name);
-		if (metric->name != NULL)
-			appendStringInfo(out, "{name=\"%s\"}", metric->name);
+		put_name(out, name, labels_of(metric->name, NULL));
 		put_number(out, value);
 		return;
 	}
+	if (metric->source == FROM_HISTOGRAM)
+		put_histogram(out, name, labels_of(metric->name, NULL),
+					  &reading->histograms[metric->of], &numbers);
 	for (int c = 0; c < ES_CALLS; c++)
 	{
 		const CallKind *kind = &es_call_kinds[c];
+		char *labels;
 
 		if (!applies(metric, c))
 			continue;
+		labels = labels_of(kind->name, kind->operation);
 		if (metric->source == FROM_DURATION)
 		{
-			put_histogram(out, name, kind, &reading->calls[c]);
+			put_histogram(out, name, labels, &reading->calls[c].durations,
+						  &durations);
 			continue;
 		}
-		appendStringInfo(out, "%s{name=\"%s\",operation=\"%s\"}", name,
-						 kind->name, kind->operation);
+		put_name(out, name, labels);
 		put_number(out, call_value(metric, &reading->calls[c]));
 	}
 }
@@ -380,20 +434,21 @@ Datum
 es_histogram_quantiles(PG_FUNCTION_ARGS)
 {
 	uint64 buckets[ES_BUCKETS] = {0};
-	Datum *durations;
+	Datum *values;
 	Datum *quantiles;
 	int ndurations = -1;
 	int nquantiles = -1;
 
-	es_array_argument(fcinfo, 0, "durations", false, &ndurations, &durations,
-					  NULL);
+	es_array_argument(fcinfo, 0, "durations", false, &ndurations, &values, NULL);
 	es_array_argument(fcinfo, 1, "quantiles", false, &nquantiles, &quantiles,
 					  NULL);
 	for (int i = 0; i < ndurations; i++)
-		buckets[es_bucket_of((uint64) (DatumGetFloat8(durations[i]) * 1e9))]++;
+		buckets[es_bucket_of((uint64) (DatumGetFloat8(values[i]) * 1e9) / ES_TICK_NS)]++;
 	for (int i = 0; i < nquantiles && ndurations > 0; i++)
 		quantiles[i] =
-			Float8GetDatum(es_quantile_of(buckets, DatumGetFloat8(quantiles[i])));
+			Float8GetDatum(es_quantile_of(buckets, DatumGetFloat8(quantiles[i]),
+										  durations.whole) *
+						   durations.value);
 	PG_RETURN_ARRAYTYPE_P(construct_array(quantiles,
 										  ndurations > 0 ? nquantiles : 0,
 										  FLOAT8OID, sizeof(float8),

@@ -18,7 +18,7 @@ CREATE FUNCTION event_store.append_event(
     occurred_at timestamptz DEFAULT NULL, payload_bytes bytea DEFAULT NULL,
     schema_version int DEFAULT 1, durability text DEFAULT NULL)
     RETURNS event_store.append_result
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_append_event';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append_event';
 COMMENT ON FUNCTION event_store.append_event(text, text, bigint, text, jsonb, jsonb, uuid, text, text, text, timestamptz, bytea, int, text) IS
 $$Appends one event to an aggregate.
 expected_sequence: NULL = any, 0 = the aggregate must be new, n = its last sequence must be n, -4 = it must exist. At most one of payload and payload_bytes, up to 256 MB; none = {}. event_id: repeating it with the same content returns the original and writes nothing; NULL = a UUIDv7 made here. occurred_at: NULL = now. durability: durable, staged or NULL = event_store.durability. Types and ids have 1 to 255 characters.
@@ -29,7 +29,7 @@ CREATE FUNCTION event_store.append_events(
     aggregate_type text, aggregate_id text, expected_sequence bigint, events jsonb,
     durability text DEFAULT NULL)
     RETURNS event_store.append_result
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_append_events';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append_events';
 COMMENT ON FUNCTION event_store.append_events(text, text, bigint, jsonb, text) IS
 $$Appends a list of events to one aggregate, all or none.
 expected_sequence speaks of the aggregate before the first event, as in append_event. events: a JSON array of objects with the keys event_type (required), payload, metadata, event_id, correlation_id, causation_id, saga_id, occurred_at, schema_version; one object is a list of one.
@@ -44,7 +44,7 @@ CREATE FUNCTION event_store.append_batch(
     occurred_at timestamptz[] DEFAULT NULL, payload_bytes bytea[] DEFAULT NULL,
     schema_versions int[] DEFAULT NULL, on_conflict text DEFAULT 'error', durability text DEFAULT NULL)
     RETURNS TABLE (ordinal int, event_id uuid, sequence bigint, global_position bigint, outcome text)
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_append_batch';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append_batch';
 COMMENT ON FUNCTION event_store.append_batch(text[], text[], text[], jsonb[], bigint[], jsonb[], uuid[], text[], text[], text[], timestamptz[], bytea[], int[], text, text) IS
 $$Appends any number of events to any number of aggregates in one call and one transaction; element i of every array belongs to event i.
 expected_sequences[i] speaks of the aggregate just before event i. on_conflict: error refuses all with VS001; report writes the aggregates without conflict and reports every event of the others as conflict, with their actual last sequence. Returns a row an event, in the order given; an empty list gives none.
@@ -54,7 +54,7 @@ Example: SELECT * FROM event_store.append_batch(ARRAY['Order', 'Payment'], ARRAY
 CREATE FUNCTION event_store.append_batch(
     events jsonb, on_conflict text DEFAULT 'error', durability text DEFAULT NULL)
     RETURNS TABLE (ordinal int, event_id uuid, sequence bigint, global_position bigint, outcome text)
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_append_batch_json';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append_batch_json';
 COMMENT ON FUNCTION event_store.append_batch(jsonb, text, text) IS
 $$Appends a JSON array of events of any aggregates, like append_batch with arrays.
 events: objects with the keys of append_events and aggregate_type, aggregate_id (required), expected_sequence.
@@ -65,7 +65,7 @@ CREATE FUNCTION event_store.load_events(
     aggregate_type text, aggregate_id text, after_sequence bigint DEFAULT NULL,
     up_to_sequence bigint DEFAULT NULL, max_count int DEFAULT NULL, backward boolean DEFAULT false)
     RETURNS SETOF event_store.event
-    LANGUAGE c STABLE ROWS 100 AS 'MODULE_PATHNAME', 'es_load_events';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_load_events';
 COMMENT ON FUNCTION event_store.load_events(text, text, bigint, bigint, int, boolean) IS
 $$Returns the events of an aggregate in sequence order, staged ones included (their global_position is NULL).
 after_sequence is exclusive, up_to_sequence inclusive; max_count limits the rows; backward turns the order, so that the last events come first.
@@ -73,14 +73,14 @@ Errors: 22004, 22023, 22001, 55000.
 Example: SELECT sequence, event_type, payload FROM event_store.load_events('Order', 'o-100', after_sequence => 0, max_count => 10);$$;
 
 CREATE FUNCTION event_store.load_event(event_id uuid) RETURNS SETOF event_store.event
-    LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'es_load_event';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'es_load_event';
 COMMENT ON FUNCTION event_store.load_event(uuid) IS
 $$Returns the event of an id, staged or durable: 0 or 1 row.
 Errors: 22004, 55000.
 Example: SELECT * FROM event_store.load_event('018f3b1c-0000-7000-8000-000000000000');$$;
 
 CREATE FUNCTION event_store.aggregate_sequence(aggregate_type text, aggregate_id text) RETURNS bigint
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'es_aggregate_sequence';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_aggregate_sequence';
 COMMENT ON FUNCTION event_store.aggregate_sequence(text, text) IS
 $$Returns the last sequence of an aggregate, staged events included; 0 when it has none.
 Errors: 22004, 22023, 22001, 55000.
@@ -89,7 +89,7 @@ Example: SELECT event_store.aggregate_sequence('Order', 'o-100');$$;
 CREATE FUNCTION event_store.load_aggregate_ids(
     aggregate_type text, after_id text DEFAULT NULL, max_count int DEFAULT NULL)
     RETURNS SETOF text
-    LANGUAGE c STABLE ROWS 1000 AS 'MODULE_PATHNAME', 'es_load_aggregate_ids';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_load_aggregate_ids';
 COMMENT ON FUNCTION event_store.load_aggregate_ids(text, text, int) IS
 $$Returns the ids of all aggregates of a type in bytewise order, staged ones included.
 after_id is exclusive: pass the last id of a page to get the next; max_count limits the rows.

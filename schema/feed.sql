@@ -9,7 +9,7 @@ CREATE FUNCTION event_store.read_events(
     after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
     event_types text[] DEFAULT NULL, member int DEFAULT NULL, members int DEFAULT NULL)
     RETURNS SETOF event_store.event
-    LANGUAGE c VOLATILE ROWS 1000 AS 'MODULE_PATHNAME', 'es_read_events';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_read_events';
 COMMENT ON FUNCTION event_store.read_events(bigint, int, text[], text[], int, int) IS
 $$Returns durable events of all aggregates in global_position order, after a position and up to the safe position: a reader that goes on after the last position it got sees every committed event exactly once.
 after_position is exclusive; max_count limits the rows (NULL = all); aggregate_types and event_types select; member (0-based) of members gets its share of the aggregates, always the same.
@@ -17,14 +17,14 @@ Errors: 22023; 55000 without preload.
 Example: SELECT global_position, aggregate_id, event_type FROM event_store.read_events(after_position => 0, max_count => 10);$$;
 
 CREATE FUNCTION event_store.safe_position() RETURNS bigint
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_safe_position';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_safe_position';
 COMMENT ON FUNCTION event_store.safe_position() IS
 $$Returns the global position up to which no event can appear any more. It bounds what later statements may read, not the statement it is called in.
 Errors: 55000 without preload.
 Example: SELECT event_store.safe_position();$$;
 
 CREATE FUNCTION event_store.wait_for_events(after_position bigint, timeout interval DEFAULT '5s') RETURNS bigint
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_wait_for_events';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait_for_events';
 COMMENT ON FUNCTION event_store.wait_for_events(bigint, interval) IS
 $$Waits until the safe position is above after_position, at most for timeout, and returns the safe position. Calls of one session return at least 10 ms apart, so that a consumer that follows a busy log reads it in batches.
 Errors: 22004; 22023 when timeout is negative or above 10 minutes; 55000 without preload.
@@ -33,7 +33,7 @@ Example: SELECT event_store.wait_for_events(after_position => 0, timeout => '1s'
 CREATE FUNCTION event_store.feed_state(
     OUT safe_position bigint, OUT last_position bigint, OUT in_flight int,
     OUT blocker_pid int, OUT blocked_since timestamptz)
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_feed_state';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_feed_state';
 COMMENT ON FUNCTION event_store.feed_state() IS
 'Internal: the row of view feed_status.';
 

@@ -1,33 +1,56 @@
 -- grants: who may do what
 
+-- What each level adds to those below it: what it may execute (by name, with all
+-- overloads) and what it may look at.  Whatever the schema holds is in one row;
+-- 'owner' is no level: what is there is for the owner, or called by the store.
+CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], OUT relations text[])
+    RETURNS SETOF record
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
+BEGIN ATOMIC
+    VALUES
+    ('reader',
+     ARRAY['load_events', 'load_event', 'aggregate_sequence', 'load_aggregate_ids',
+           'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
+           'replay_aggregate', 'replay_aggregates', 'fold_events',
+           'read_events', 'safe_position', 'wait_for_events',
+           'is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
+     ARRAY['domain_events', 'domain_views', 'metrics']),
+    ('writer',
+     ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
+           'delete_view', 'flush', 'save_snapshot'],
+     ARRAY[]::text[]),
+    ('admin',
+     ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters',
+           'set_reducer', 'set_reducer_rules', 'take_snapshot',
+           'rebuild_view', 'rebuild_view_step', 'rebuild_state', 'clear_view',
+           'staged_rows', 'staging_state', 'worker_state', 'feed_state'],
+     ARRAY['staging_status', 'worker_status', 'feed_status', 'rebuild_status', 'staging',
+           'dead_letters', 'snapshots', 'reducers', 'store_state']),
+    ('owner',
+     ARRAY['create_store', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
+           'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
+     ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
+           'staging_marker', 'view_rebuilds', 'view_rebuild_rows']);
+END;
+COMMENT ON FUNCTION event_store.access_levels() IS
+'Internal: what each level of grant_access adds to those below it, and in row owner what no level has.';
+
 CREATE FUNCTION event_store.grant_access(role regrole, level text) RETURNS void
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $grant_access$
 DECLARE
-    reader CONSTANT text[] := ARRAY[
-        'load_events', 'load_event', 'aggregate_sequence', 'load_aggregate_ids',
-        'load_view', 'load_views', 'load_view_keys', 'load_snapshot', 'replay_aggregate', 'replay_aggregates', 'fold_events',
-        'read_events', 'safe_position', 'wait_for_events', 'is_available', 'provider_name', 'extension_version',
-        'metrics_state', 'openmetrics'];
-    writer CONSTANT text[] := ARRAY[
-        'append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
-        'delete_view', 'flush', 'save_snapshot'];
-    admin CONSTANT text[] := ARRAY[
-        'drain', 'retry_dead_letters', 'discard_dead_letters', 'set_reducer', 'set_reducer_rules', 'take_snapshot',
-        'rebuild_view', 'rebuild_view_step', 'rebuild_state',
-        'clear_view', 'staged_rows', 'staging_state', 'worker_state', 'feed_state'];
-    wanted text[];
-    function_name text;
+    -- the rows of access_levels() that a level is made of
+    wanted CONSTANT text[] := CASE level
+        WHEN 'reader' THEN ARRAY['reader']
+        WHEN 'writer' THEN ARRAY['reader', 'writer']
+        WHEN 'admin' THEN ARRAY['reader', 'writer', 'admin']
+    END;
+    object_name text;
 BEGIN
     IF role IS NULL THEN
         RAISE EXCEPTION 'role must not be null' USING ERRCODE = '22004';
     END IF;
-    wanted := CASE level
-        WHEN 'reader' THEN reader
-        WHEN 'writer' THEN reader || writer
-        WHEN 'admin' THEN reader || writer || admin
-    END;
     IF level IS NULL THEN
         RAISE EXCEPTION 'level must not be null' USING ERRCODE = '22004';
     ELSIF wanted IS NULL THEN
@@ -47,22 +70,22 @@ BEGIN
     END IF;
 
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA event_store TO %s', role);
-    EXECUTE pg_catalog.format(
-        'GRANT SELECT ON event_store.domain_events, event_store.domain_views, event_store.metrics TO %s', role);
-    FOR function_name IN
-        SELECT p.oid::pg_catalog.regprocedure::text
-          FROM pg_catalog.pg_proc p
-         WHERE p.pronamespace = 'event_store'::pg_catalog.regnamespace
-           AND p.proname = ANY (wanted)
+    FOR object_name IN
+        SELECT pg_catalog.unnest(a.relations)
+          FROM event_store.access_levels() a
+         WHERE a.level = ANY (wanted)
     LOOP
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', function_name, role);
+        EXECUTE pg_catalog.format('GRANT SELECT ON event_store.%I TO %s', object_name, role);
     END LOOP;
-    IF level = 'admin' THEN
-        EXECUTE pg_catalog.format(
-            'GRANT SELECT ON event_store.staging_status, event_store.worker_status, event_store.feed_status, event_store.rebuild_status,'
-            ' event_store.staging, event_store.dead_letters, event_store.snapshots,'
-            ' event_store.reducers, event_store.store_state TO %s', role);
-    END IF;
+    FOR object_name IN
+        SELECT p.oid::pg_catalog.regprocedure::text
+          FROM event_store.access_levels() a
+          JOIN pg_catalog.pg_proc p ON p.proname = ANY (a.routines)
+         WHERE a.level = ANY (wanted)
+           AND p.pronamespace = 'event_store'::pg_catalog.regnamespace
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s', object_name, role);
+    END LOOP;
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
@@ -72,9 +95,9 @@ Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;
 
 -- nothing is for everybody
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA event_store FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA event_store FROM PUBLIC;
 
 -- metrics tell numbers and no data
 GRANT USAGE ON SCHEMA event_store TO pg_monitor;
 GRANT SELECT ON event_store.metrics TO pg_monitor;
-GRANT EXECUTE ON FUNCTION event_store.metrics_state(), event_store.openmetrics() TO pg_monitor;
+GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics() TO pg_monitor;

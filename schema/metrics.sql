@@ -4,7 +4,7 @@ CREATE FUNCTION event_store.metrics_state(
     OUT metric text, OUT name text, OUT operation text, OUT quantile double precision,
     OUT value double precision, OUT kind text, OUT unit text)
     RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 150 AS 'MODULE_PATHNAME', 'es_metrics_state';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 150 AS 'MODULE_PATHNAME', 'es_metrics_state';
 COMMENT ON FUNCTION event_store.metrics_state() IS
 'Internal: the rows of view metrics.';
 
@@ -13,12 +13,12 @@ SELECT m.metric, m.name, m.operation, m.quantile, m.value, m.kind, m.unit
   FROM event_store.metrics_state() m;
 COMMENT ON VIEW event_store.metrics IS
 $$What this database's store has done since the server started, a row a number; docs/metrics.md explains each.
-metric; name (events, views, snapshots, staging) and operation where it is counted by them; quantile (0.5, 0.95, 0.99) where kind is histogram, with value in seconds; value is NULL where nothing is known yet. Read from shared memory, at the same cost whatever the store holds.
+metric; name (events, views, snapshots, staging) and operation where it is counted by them; quantile (0.5, 0.95, 0.99) where kind is histogram; value is in unit, and NULL where nothing is known yet. Read from shared memory, at the same cost whatever the store holds.
 Errors: 55000 without preload.
 Example: SELECT metric, operation, value FROM event_store.metrics WHERE metric = 'persistence.errors' AND value > 0;$$;
 
 CREATE FUNCTION event_store.openmetrics() RETURNS text
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_openmetrics';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_openmetrics';
 COMMENT ON FUNCTION event_store.openmetrics() IS
 $$Returns the metrics of this database's store in the text format that Prometheus reads: names begin with event_store_, have underscores for dots and end in _total for counters; durations are histograms in seconds.
 Errors: 55000 without preload.

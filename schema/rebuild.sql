@@ -1,7 +1,7 @@
 -- rebuild: views made anew from events
 
 CREATE FUNCTION event_store.rebuild_view(view_name text, aggregate_type text) RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_rebuild_view';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_view';
 COMMENT ON FUNCTION event_store.rebuild_view(text, text) IS
 $$Makes a view anew from the events of all aggregates of a type: a row for each, with view_key = aggregate_id, view_data = its state and version = the sequence of its last event. Returns how many rows were written.
 All at once: readers see the old rows until the transaction commits and the new ones after it. Rows of aggregates that have no events or whose state is NULL are removed. A row that was put meanwhile stays if its version is that of an event which the rebuild has not seen. What is staged becomes durable first.
@@ -11,7 +11,7 @@ Example: SELECT event_store.rebuild_view('OrderSummary', 'Order');$$;
 
 CREATE FUNCTION event_store.rebuild_view_step(view_name text, aggregate_type text, max_count int)
     RETURNS boolean
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_rebuild_view_step';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_view_step';
 COMMENT ON FUNCTION event_store.rebuild_view_step(text, text, int) IS
 $$Does a part of rebuild_view: folds the next max_count aggregates and keeps their states aside. When fewer are left it completes the rebuild, with what has been appended since, and returns true.
 Call it until it returns true, each time in a transaction of its own: what has committed is not folded again, not after a cancel or a crash either. rebuild_view completes what steps have begun, as well.
@@ -22,7 +22,7 @@ CREATE FUNCTION event_store.rebuild_state(
         OUT view_name text, OUT aggregate_type text, OUT done bigint, OUT total bigint,
         OUT rate double precision, OUT started_at timestamptz, OUT pid int)
     RETURNS SETOF record
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_rebuild_state';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_state';
 COMMENT ON FUNCTION event_store.rebuild_state() IS
 'Internal: the rows of the view rebuild_status.';
 

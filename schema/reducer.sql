@@ -3,7 +3,7 @@
 CREATE FUNCTION event_store.set_reducer(aggregate_type text, reducer regproc,
                                         reducer_version int DEFAULT NULL)
     RETURNS void
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_set_reducer';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_set_reducer';
 COMMENT ON FUNCTION event_store.set_reducer(text, regproc, int) IS
 $$Registers the function that folds the events of an aggregate type into its state. NULL goes back to the built-in reducer, which applies each payload as a JSON merge patch (RFC 7396).
 aggregate_type: 1 to 255 characters. reducer: a function (state jsonb, event event_store.event) RETURNS jsonb in any language, not STRICT; it is kept by name, gets state NULL with the first event, and what it returns is its state at the next; NULL means deleted, and the next event begins anew. reducer_version: NULL = the previous one + 1, or the same when the reducer is the same; give a higher one after changing the function's body. Before any call the version is 0. Snapshots of an older version are no longer used.
@@ -15,7 +15,7 @@ Example: SELECT event_store.set_reducer('Order', NULL);$$;
 CREATE FUNCTION event_store.set_reducer_rules(aggregate_type text, rules jsonb,
                                               reducer_version int DEFAULT NULL)
     RETURNS void
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_set_reducer_rules';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_set_reducer_rules';
 COMMENT ON FUNCTION event_store.set_reducer_rules(text, jsonb, int) IS
 $$Registers rules that fold the events of an aggregate type into its state. NULL goes back to the built-in reducer.
 aggregate_type: 1 to 255 characters. rules: for each event type a list of operations on the state; docs/rules.md describes them. They are checked here and folded in C. reducer_version: NULL = the previous one + 1, or the same when the rules are the same. Snapshots of an older version are no longer used.

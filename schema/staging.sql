@@ -65,7 +65,7 @@ CREATE FUNCTION event_store.staged_rows(
     OUT payload_bytes bytea, OUT metadata jsonb, OUT correlation_id text, OUT causation_id text,
     OUT saga_id text, OUT occurred_at timestamptz, OUT recorded_at timestamptz, OUT version bigint)
     RETURNS SETOF record
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'es_show_staged';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_show_staged';
 COMMENT ON FUNCTION event_store.staged_rows() IS
 'Internal: the rows of view staging.';
 
@@ -77,7 +77,7 @@ CREATE FUNCTION event_store.staging_state(
     OUT staged_events bigint, OUT staged_views bigint, OUT staged_bytes bigint,
     OUT oldest_staged_at timestamptz, OUT drain_state text, OUT consecutive_failures bigint,
     OUT last_error text, OUT last_drain_at timestamptz, OUT staging_epoch bigint)
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'es_staging_state';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_staging_state';
 COMMENT ON FUNCTION event_store.staging_state() IS
 'Internal: the row of view staging_status.';
 
@@ -86,35 +86,35 @@ COMMENT ON VIEW event_store.staging_status IS
 'One row: committed rows in staging (staged_events, staged_views), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened).';
 
 CREATE FUNCTION event_store.flush(timeout interval DEFAULT '5s') RETURNS boolean
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_flush';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_flush';
 COMMENT ON FUNCTION event_store.flush(interval) IS
 $$Waits until everything that was staged and committed before the call is durable (or a dead letter), at most for timeout. Returns whether it is.
 Errors: 25001 inside a transaction block; 22023 when timeout is negative or above 10 minutes; 55000.
 Example: SELECT event_store.flush(timeout => '10s');$$;
 
 CREATE FUNCTION event_store.drain(max_rows int DEFAULT NULL) RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_drain';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drain';
 COMMENT ON FUNCTION event_store.drain(int) IS
 $$Runs one round of draining in this session: moves about max_rows committed staged rows (NULL = event_store.write_batch_size), always whole transactions. Returns the number of rows moved, 0 when nothing was staged. Works without preload.
 Errors: 25001 inside a transaction block; 22023; 25006; 55000.
 Example: SELECT event_store.drain();$$;
 
 CREATE FUNCTION event_store.retry_dead_letters(aggregate_type text, aggregate_id text) RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_retry_dead_letters';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_dead_letters';
 COMMENT ON FUNCTION event_store.retry_dead_letters(text, text) IS
 $$Makes the dead letters of an aggregate durable, events in sequence order, then the view writes that had followed them; all or none. A view write that failed by itself is addressed by its view_name and view_key. Returns the number of dead letters settled.
 Errors: the error of the row if it fails again; 55000 when they do not continue the log of the aggregate; 22004, 22023, 22001, 25006.
 Example: SELECT event_store.retry_dead_letters('Order', 'o-100');$$;
 
 CREATE FUNCTION event_store.discard_dead_letters(aggregate_type text, aggregate_id text, reason text) RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_discard_dead_letters';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_discard_dead_letters';
 COMMENT ON FUNCTION event_store.discard_dead_letters(text, text, text) IS
 $$Removes all dead letters of an aggregate, so that it takes appends again; the reason goes to the server log. Returns the number of dead letters removed.
 Errors: 22004, 22023, 22001, 25006, 55000.
 Example: SELECT event_store.discard_dead_letters('Order', 'o-100', reason => 'test data');$$;
 
 CREATE FUNCTION event_store.guard_drop() RETURNS event_trigger
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_guard_drop';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_guard_drop';
 COMMENT ON FUNCTION event_store.guard_drop() IS
 'Internal: event trigger that refuses to drop the extension (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED) with 55000 while undrained rows are staged.';
 

@@ -29,7 +29,7 @@ COMMENT ON TYPE event_store.view_key_gate IS
 'Internal: what a write of very many views locks instead of each key.';
 
 CREATE FUNCTION event_store.announce_store() RETURNS void
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_announce_store';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_announce_store';
 COMMENT ON FUNCTION event_store.announce_store() IS
 'Internal: makes the launcher look at this database once the transaction has committed.';
 
@@ -37,7 +37,7 @@ CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
                                          event_type_index boolean DEFAULT false,
                                          payload_index boolean DEFAULT false)
     RETURNS void
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     SET client_min_messages = warning
 AS $create_store$

@@ -4,7 +4,7 @@ CREATE FUNCTION event_store.put_view(
     view_name text, view_key text, view_data jsonb, version bigint DEFAULT NULL,
     durability text DEFAULT NULL)
     RETURNS boolean
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_put_view';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_put_view';
 COMMENT ON FUNCTION event_store.put_view(text, text, jsonb, bigint, text) IS
 $$Sets the value of one key of a view. Returns false, and changes nothing, if the version is not newer than the known one.
 view_name, view_key: 1 to 255 characters. view_data: any JSON value, up to 256 MB. version: any number that grows with the value, such as the sequence of the last event in it; NULL = none: the value always wins, and so does the next one. durability: durable, staged or NULL = event_store.durability. The key stays locked until the transaction ends.
@@ -15,7 +15,7 @@ CREATE FUNCTION event_store.put_views(
     view_name text, view_keys text[], view_data jsonb[], versions bigint[] DEFAULT NULL,
     durability text DEFAULT NULL)
     RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_put_views';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_put_views';
 COMMENT ON FUNCTION event_store.put_views(text, text[], jsonb[], bigint[], text) IS
 $$Sets the values of many keys of a view in one call, each as put_view does; returns how many were accepted. Of a repeated key only the last one counts.
 view_keys, view_data, versions: arrays of one dimension and equal length; only versions may contain NULL, and versions may be NULL as a whole. Empty arrays write nothing. Each key takes one lock until the transaction ends; raise max_locks_per_transaction for calls of many thousands.
@@ -23,7 +23,7 @@ Errors: as put_view; 22004 NULL inside view_keys or view_data; 22023 arrays of d
 Example: SELECT event_store.put_views('OrderSummary', ARRAY['o-1', 'o-2'], ARRAY['{"total": "19.99"}', '{"total": "5.00"}']::jsonb[], ARRAY[2, 1]);$$;
 
 CREATE FUNCTION event_store.load_view(view_name text, view_key text) RETURNS jsonb
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'es_load_view';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_load_view';
 COMMENT ON FUNCTION event_store.load_view(text, text) IS
 $$Returns the value of one key of a view, staged or durable; NULL when there is none.
 view_name, view_key: 1 to 255 characters.
@@ -34,7 +34,7 @@ CREATE FUNCTION event_store.load_views(
     view_name text, view_keys text[] DEFAULT NULL, after_key text DEFAULT NULL,
     max_count int DEFAULT NULL)
     RETURNS TABLE (view_key text, view_data jsonb, version bigint, updated_at timestamptz)
-    LANGUAGE c STABLE ROWS 1000 AS 'MODULE_PATHNAME', 'es_load_views';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_load_views';
 COMMENT ON FUNCTION event_store.load_views(text, text[], text, int) IS
 $$Returns the rows of a view, staged or durable, in the order of their keys' bytes (collation "C").
 view_keys: only these keys; those without a row are left out; NULL = all. after_key: only keys behind this one, to page with; NULL = from the first. max_count: at most this many rows; NULL = all. updated_at is the time of the last put, staged or not.
@@ -42,7 +42,7 @@ Errors: 22004 view_name NULL or NULL inside view_keys, 22023 empty view_name, vi
 Example: SELECT * FROM event_store.load_views('OrderSummary', max_count => 10);$$;
 
 CREATE FUNCTION event_store.load_view_keys(view_name text) RETURNS SETOF text
-    LANGUAGE c STABLE ROWS 1000 AS 'MODULE_PATHNAME', 'es_load_view_keys';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_load_view_keys';
 COMMENT ON FUNCTION event_store.load_view_keys(text) IS
 $$Returns the keys of a view, staged or durable, in the order of their bytes (collation "C").
 view_name: 1 to 255 characters.
@@ -52,7 +52,7 @@ Example: SELECT * FROM event_store.load_view_keys('OrderSummary');$$;
 CREATE FUNCTION event_store.delete_view(
     view_name text, view_key text, durability text DEFAULT NULL)
     RETURNS boolean
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_delete_view';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_delete_view';
 COMMENT ON FUNCTION event_store.delete_view(text, text, text) IS
 $$Deletes one key of a view; returns whether there was a row, staged or durable. After it any version is accepted again.
 view_name, view_key: 1 to 255 characters. durability: durable, staged or NULL = event_store.durability. The key stays locked until the transaction ends.
@@ -60,7 +60,7 @@ Errors: as put_view.
 Example: SELECT event_store.delete_view('OrderSummary', 'o-2');$$;
 
 CREATE FUNCTION event_store.clear_view(view_name text) RETURNS bigint
-    LANGUAGE c AS 'MODULE_PATHNAME', 'es_clear_view';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_clear_view';
 COMMENT ON FUNCTION event_store.clear_view(text) IS
 $$Deletes all rows of a view, durably, and returns how many there were. Staged rows become durable first and are counted; what others put while it runs may stay.
 view_name: 1 to 255 characters.

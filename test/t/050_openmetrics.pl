@@ -122,9 +122,18 @@ foreach my $name (sort keys %histogram)
 	push @faults, "$name: sum $sum of $count, at least $at_least" if $sum < $at_least;
 }
 is(join("\n", @faults), '', 'histograms are consistent');
+is(join(' ', grep { !/_seconds\{/ && $histogram{$_}[-1][1] == 0 } sort keys %histogram),
+	'', 'every histogram of numbers has counted something');
 my $loads = 'event_store_persistence_load_duration_seconds';
 is($sample{ $loads . '_count{name="events",operation="load_events"}' },
 	20, 'each call is in its histogram');
+my $rounds = 'event_store_persistence_drain_rows';
+is("$sample{ $rounds . '_count' } $sample{ $rounds . '_sum' }", '1 30', 'each round is in one');
+is("$sample{ $rounds . '_bucket{le=\"15\"}' } $sample{ $rounds . '_bucket{le=\"31\"}' }",
+	'0 1', 'among those of its size');
+cmp_ok(abs(sql(q{SELECT value FROM event_store.metrics
+	WHERE metric = 'persistence.drain.rows' AND quantile = 0.5}) / 30 - 1),
+	'<', 0.12, 'and its percentile is near it');
 
 # ---------- the page and the text name the same
 

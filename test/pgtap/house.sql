@@ -1,0 +1,100 @@
+-- The places that a change has forgotten, as far as the catalog knows them: what
+-- nobody was granted or everybody, what has no comment, what is not counted.
+
+\set ON_ERROR_STOP on
+SELECT event_store.create_store() \g /dev/null
+SELECT * FROM no_plan();
+
+-- what the schema holds: routines by name, and what can be looked at
+CREATE TEMPORARY VIEW held AS
+SELECT DISTINCT 'routine' AS kind, p.proname::text AS name
+  FROM pg_proc p WHERE p.pronamespace = 'event_store'::regnamespace
+UNION ALL
+SELECT 'relation', c.relname::text
+  FROM pg_class c WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f');
+
+CREATE TEMPORARY VIEW listed AS
+SELECT l.level, o.kind, o.name
+  FROM event_store.access_levels() l,
+       LATERAL (SELECT 'routine' AS kind, unnest(l.routines) AS name
+                UNION ALL SELECT 'relation', unnest(l.relations)) o;
+
+-- ---------- who may do what
+SELECT is(array_agg(format('%s %s is in %s levels of access_levels() in schema/grants.sql', h.kind, h.name, h.levels)),
+          NULL, 'everything is in one level, or for the owner alone')
+  FROM (SELECT h.kind, h.name, count(l.level) AS levels
+          FROM held h LEFT JOIN listed l USING (kind, name) GROUP BY h.kind, h.name ORDER BY h.kind, h.name) h
+ WHERE h.levels <> 1;
+SELECT is(array_agg(format('%s %s of level %s is not there', kind, name, level)), NULL, 'and every name is one of something')
+  FROM listed WHERE (kind, name) NOT IN (SELECT kind, name FROM held);
+
+-- the levels build on each other, in this order
+CREATE TEMPORARY TABLE levels (level text, includes text[]);
+INSERT INTO levels VALUES
+    ('reader', '{reader}'),
+    ('writer', '{reader,writer}'),
+    ('admin', '{reader,writer,admin}');
+SELECT is(array_agg(DISTINCT format('level %s', level)), NULL, 'this test knows every level')
+  FROM listed WHERE level <> 'owner' AND level NOT IN (SELECT level FROM levels);
+SELECT format('CREATE ROLE house_%s', level) FROM levels \gexec
+SELECT event_store.grant_access(('house_' || level)::regrole, level) FROM levels \g /dev/null
+CREATE TEMPORARY VIEW granted AS
+SELECT v.level, 'routine' AS kind, p.proname::text AS name
+  FROM levels v, pg_proc p
+ WHERE p.pronamespace = 'event_store'::regnamespace AND has_function_privilege('house_' || v.level, p.oid, 'EXECUTE')
+UNION
+SELECT v.level, 'relation', c.relname::text
+  FROM levels v, pg_class c
+ WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+   AND has_table_privilege('house_' || v.level, c.oid, 'SELECT');
+SELECT set_eq(format('SELECT kind, name FROM granted WHERE level = %L', level),
+              format('SELECT kind, name FROM listed WHERE level = ANY (%L)', includes),
+              'level ' || level || ' grants what the lists say')
+  FROM levels;
+SELECT is(array_agg(p.oid::regprocedure::text), NULL, 'nothing is for everybody')
+  FROM pg_proc p
+ WHERE p.pronamespace = 'event_store'::regnamespace
+   AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0);
+
+-- ---------- what it says about itself; comments.sql looks at functions more closely
+SELECT is(array_agg(p.oid::regprocedure::text), NULL, 'every routine has a COMMENT')
+  FROM pg_proc p WHERE p.pronamespace = 'event_store'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
+SELECT is(array_agg(l.name), NULL, 'everything that a level may look at has a COMMENT')
+  FROM listed l
+ WHERE l.kind = 'relation' AND l.level <> 'owner' AND obj_description(to_regclass('event_store.' || l.name), 'pg_class') IS NULL;
+SELECT is(array_agg(t.typname), NULL, 'every type has a COMMENT')
+  FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid
+ WHERE t.typnamespace = 'event_store'::regnamespace AND c.relkind = 'c' AND obj_description(t.oid, 'pg_type') IS NULL;
+
+-- ---------- what it counts
+CREATE TEMPORARY TABLE uncounted (name text, why text);
+INSERT INTO uncounted VALUES
+    ('fold_events', 'an aggregate: what gives it events counts'),
+    ('safe_position', 'reads a number'),
+    ('wait_for_events', 'waits'),
+    ('is_available', 'reads no data'),
+    ('provider_name', 'reads no data'),
+    ('extension_version', 'reads no data'),
+    ('openmetrics', 'reads the metrics'),
+    ('set_reducer', 'rare'),
+    ('set_reducer_rules', 'rare'),
+    ('rebuild_view', 'has its own progress, rebuild_status'),
+    ('rebuild_view_step', 'has its own progress, rebuild_status');
+CREATE TEMPORARY VIEW counted AS
+SELECT DISTINCT operation AS name FROM event_store.metrics WHERE metric = 'persistence.errors';
+CREATE TEMPORARY VIEW callable AS
+SELECT DISTINCT l.name
+  FROM listed l
+  JOIN pg_proc p ON p.proname = l.name AND p.pronamespace = 'event_store'::regnamespace
+ WHERE l.kind = 'routine' AND l.level <> 'owner'
+   AND (coalesce(obj_description(p.oid, 'pg_proc'), '') NOT LIKE 'Internal:%' OR l.name = 'take_snapshot');
+SELECT is(array_agg(format('%s has no es_begin_call, and no reason in test/pgtap/house.sql', name)), NULL,
+          'every function that a level may call is counted in the metrics')
+  FROM callable WHERE name NOT IN (SELECT name FROM counted UNION SELECT name FROM uncounted);
+SELECT is(array_agg(name), NULL, 'what is counted is such a function')
+  FROM counted WHERE name IS NULL OR name NOT IN (SELECT name FROM callable);
+SELECT is(array_agg(name), NULL, 'what is not counted is one too')
+  FROM uncounted WHERE name IN (SELECT name FROM counted) OR name NOT IN (SELECT name FROM callable);
+
+SELECT format('DROP OWNED BY house_%1$s; DROP ROLE house_%1$s', level) FROM levels \gexec
+SELECT * FROM finish();
