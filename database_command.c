@@ -56,10 +56,10 @@ await_departure(SharedDatabase *db, Oid database)
 
 	if (wait_event == 0)
 		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 	while (!es_dismiss_worker(db, database))
-		ConditionVariableTimedSleep(&db->worker.progress, ES_SIGNAL_AGAIN_MS,
-									wait_event);
+		ConditionVariableTimedSleep(&es_worker_slot(db)->progress,
+									ES_SIGNAL_AGAIN_MS, wait_event);
 	ConditionVariableCancelSleep();
 }
 

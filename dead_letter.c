@@ -41,7 +41,7 @@ es_dead_letters_possible(void)
 {
 	SharedDatabase *db = es_my_database();
 
-	return !es_staging_known(db) || db->dead_letters_possible;
+	return !es_staging_known(db) || es_staging(db)->dead_letters_possible;
 }
 
 bool
@@ -74,7 +74,7 @@ mark_possible(void)
 	SharedDatabase *db = es_my_database();
 
 	if (db != NULL)
-		db->dead_letters_possible = true;
+		es_staging(db)->dead_letters_possible = true;
 	pg_memory_barrier();
 }
 

@@ -749,7 +749,7 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 	round.alone = alone;
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	request = db == NULL ? 0 : es_begin_drain_requests(db);
-	round.attempts = 1 + (db == NULL ? 0 : db->drain.failures);
+	round.attempts = 1 + (db == NULL ? 0 : es_drain_progress(db)->failures);
 	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*more = es_collect_set(round.snapshot, max_rows, &round.set);

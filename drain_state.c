@@ -53,22 +53,24 @@ static void
 set_state(SharedDatabase *db, DrainState state)
 {
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
-	Assert((states_before[state] & (1 << db->drain.state)) != 0);
-	db->drain.state = state;
+	Assert((states_before[state] & (1 << es_drain_progress(db)->state)) != 0);
+	es_drain_progress(db)->state = state;
 }
 
-void
-es_init_drain_progress(DrainProgress *drain)
+static void
+initialise_progress(void *memory)
 {
+	DrainProgress *drain = memory;
+
 	pg_atomic_init_u64(&drain->requested, 0);
 	pg_atomic_init_u64(&drain->done, 0);
 	drain->state = ES_DRAIN_STOPPED;
 }
 
-void
-es_clear_drain_progress(SharedDatabase *db)
+static void
+clear_progress(SharedDatabase *db)
 {
-	DrainProgress *drain = &db->drain;
+	DrainProgress *drain = es_drain_progress(db);
 
 	set_state(db, ES_DRAIN_STOPPED);
 	pg_atomic_write_u64(&drain->requested, 0);
@@ -78,6 +80,15 @@ es_clear_drain_progress(SharedDatabase *db)
 	drain->failures = 0;
 	drain->last_error[0] = '\0';
 	drain->last_drain_at = 0;
+}
+
+DatabasePart es_drain_part = {sizeof(DrainProgress), initialise_progress,
+							  clear_progress};
+
+void
+es_share_drain_progress(void)
+{
+	es_share_by_database(&es_drain_part);
 }
 
 void
@@ -96,9 +107,9 @@ es_note_drain_failure(SharedDatabase *db, const char *message)
 	int failures;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	memcpy(db->drain.last_error, message, length);
-	db->drain.last_error[length] = '\0';
-	failures = ++db->drain.failures;
+	memcpy(es_drain_progress(db)->last_error, message, length);
+	es_drain_progress(db)->last_error[length] = '\0';
+	failures = ++es_drain_progress(db)->failures;
 	set_state(db, ES_DRAIN_BACKING_OFF);
 	LWLockRelease(db->lock);
 	es_tell_progress(db);
@@ -109,7 +120,7 @@ void
 es_note_drain_success(SharedDatabase *db)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	db->drain.failures = 0;
+	es_drain_progress(db)->failures = 0;
 	LWLockRelease(db->lock);
 }
 
@@ -118,7 +129,8 @@ es_note_drain_success(SharedDatabase *db)
 uint64
 es_request_drain(SharedDatabase *db)
 {
-	uint64 request = pg_atomic_add_fetch_u64(&db->drain.requested, 1);
+	uint64 request =
+		pg_atomic_add_fetch_u64(&es_drain_progress(db)->requested, 1);
 
 	es_wake_worker(db);
 	return request;
@@ -127,28 +139,30 @@ es_request_drain(SharedDatabase *db)
 bool
 es_drain_done(SharedDatabase *db, uint64 request)
 {
-	return pg_atomic_read_u64(&db->drain.done) >= request;
+	return pg_atomic_read_u64(&es_drain_progress(db)->done) >= request;
 }
 
 bool
 es_drain_requested(SharedDatabase *db)
 {
-	return !es_drain_done(db, pg_atomic_read_u64(&db->drain.requested));
+	return !es_drain_done(db,
+						  pg_atomic_read_u64(&es_drain_progress(db)->requested));
 }
 
 uint64
 es_begin_drain_requests(SharedDatabase *db)
 {
-	uint64 request = pg_atomic_read_u64(&db->drain.requested);
+	uint64 request = pg_atomic_read_u64(&es_drain_progress(db)->requested);
 
 	Assert(es_lock_held(ES_LOCK_DRAIN));
-	if (es_drain_done(db, db->drain.pending_request))
+	if (es_drain_done(db, es_drain_progress(db)->pending_request))
 	{
 		pg_read_barrier();
-		db->drain.pending_request = request;
-		db->drain.pending_sid = es_staging_is(db, ES_STAGING_OPEN)
-									? (int64) pg_atomic_read_u64(&db->next_sid)
-									: PG_INT64_MAX;
+		es_drain_progress(db)->pending_request = request;
+		es_drain_progress(db)->pending_sid =
+			es_staging_is(db, ES_STAGING_OPEN)
+				? (int64) pg_atomic_read_u64(&es_staging(db)->next_sid)
+				: PG_INT64_MAX;
 	}
 	return request;
 }
@@ -159,7 +173,9 @@ es_fulfilled_request(SharedDatabase *db, uint64 request, int64 stopped_at)
 	Assert(es_lock_held(ES_LOCK_DRAIN));
 	if (stopped_at == PG_INT64_MAX)
 		return request;
-	return stopped_at >= db->drain.pending_sid ? db->drain.pending_request : 0;
+	return stopped_at >= es_drain_progress(db)->pending_sid
+			   ? es_drain_progress(db)->pending_request
+			   : 0;
 }
 
 void
@@ -167,5 +183,5 @@ es_end_drain_request(SharedDatabase *db, uint64 request)
 {
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
 	if (!es_drain_done(db, request))
-		pg_atomic_write_u64(&db->drain.done, request);
+		pg_atomic_write_u64(&es_drain_progress(db)->done, request);
 }

@@ -19,19 +19,53 @@ typedef struct DueSnapshot
 	SubTransactionId subtransaction;
 } DueSnapshot;
 
-static DueSnapshot *due = NULL; /* room for ES_DUE_SNAPSHOTS */
+static DueSnapshot *due = NULL; /* room for HINTS */
 static int ndue = 0;
+
+/* So many may be due at once; further ones are forgotten. */
+#define HINTS 256
+
+/* The ring; SharedDatabase.lock protects it. */
+typedef struct DueShare
+{
+	int64 positions[HINTS]; /* of events */
+	int first;
+	int count;
+} DueShare;
+
+static void clear_share(SharedDatabase *db);
+
+static DatabasePart part = {sizeof(DueShare), NULL, clear_share};
+
+static DueShare *
+due_of(SharedDatabase *db)
+{
+	return es_part(db, &part);
+}
+
+static void
+clear_share(SharedDatabase *db)
+{
+	due_of(db)->first = 0;
+	due_of(db)->count = 0;
+}
+
+void
+es_share_due_snapshots(void)
+{
+	es_share_by_database(&part);
+}
 
 /* Leaves hints for the worker where there is room. */
 static void
 publish(SharedDatabase *db)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < ndue && db->due_count < ES_DUE_SNAPSHOTS; i++)
+	for (int i = 0; i < ndue && due_of(db)->count < HINTS; i++)
 	{
-		int place = (db->first_due + db->due_count++) % ES_DUE_SNAPSHOTS;
+		int place = (due_of(db)->first + due_of(db)->count++) % HINTS;
 
-		db->due_snapshots[place] = due[i].position;
+		due_of(db)->positions[place] = due[i].position;
 	}
 	LWLockRelease(db->lock);
 	es_nudge_worker(db);
@@ -59,8 +93,8 @@ es_note_snapshot_due(int64 position)
 	es_at_end(ES_END_DUE, end_due, abort_due);
 	if (due == NULL)
 		due = MemoryContextAlloc(TopTransactionContext,
-								 ES_DUE_SNAPSHOTS * sizeof(DueSnapshot));
-	if (ndue == ES_DUE_SNAPSHOTS)
+								 HINTS * sizeof(DueSnapshot));
+	if (ndue == HINTS)
 		return;
 	due[ndue].position = position;
 	due[ndue++].subtransaction = GetCurrentSubTransactionId();
@@ -72,7 +106,7 @@ es_snapshots_due(SharedDatabase *db)
 	bool any;
 
 	LWLockAcquire(db->lock, LW_SHARED);
-	any = db->due_count > 0;
+	any = due_of(db)->count > 0;
 	LWLockRelease(db->lock);
 	return any;
 }
@@ -83,12 +117,19 @@ es_next_snapshot_due(SharedDatabase *db)
 	int64 position = 0;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->due_count > 0)
+	if (due_of(db)->count > 0)
 	{
-		position = db->due_snapshots[db->first_due];
-		db->first_due = (db->first_due + 1) % ES_DUE_SNAPSHOTS;
-		db->due_count--;
+		position = due_of(db)->positions[due_of(db)->first];
+		due_of(db)->first = (due_of(db)->first + 1) % HINTS;
+		due_of(db)->count--;
 	}
 	LWLockRelease(db->lock);
 	return position;
+}
+
+void
+es_forget_snapshots_due(SharedDatabase *db)
+{
+	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
+	due_of(db)->count = 0;
 }

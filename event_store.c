@@ -94,6 +94,15 @@ _PG_init(void)
 	es_define_settings();
 	if (process_shared_preload_libraries_in_progress)
 	{
+		es_share_positions();
+		es_share_heads();
+		es_share_due_snapshots();
+		es_share_locks();
+		es_share_worker_slots();
+		es_share_metrics();
+		es_share_staging();
+		es_share_drain_progress();
+		es_share_rebuilds();
 		es_shmem_define();
 		es_register_launcher();
 		es_utility_hook_install();

@@ -229,9 +229,91 @@ extern NewEvents es_events_from_json(Jsonb *events, text *aggregate_type,
 /* The arrays of append_batch, arguments 0 to 12 in their order. */
 extern NewEvents es_events_from_arrays(FunctionCallInfo fcinfo);
 
-/* ---------- worker_slot.c: a database's worker, and the launcher ---------- */
+/* ---------- shmem.c: everything in shared memory ---------- */
 
-typedef struct SharedDatabase SharedDatabase;
+/*
+ * As many databases of one cluster can hold a store at once.  A slot takes about
+ * 35 kB, most of it metrics, and is given back when its database is dropped.
+ */
+#define ES_MAX_DATABASES 128
+
+/*
+ * What the processes that work in one database share: this, and behind it the
+ * part of every owner.  "lock" protects the plain fields of all of it, but for
+ * what an owner protects otherwise; atomics are read and written without it.
+ * Never hold it over anything that can block or raise.
+ */
+typedef struct SharedDatabase
+{
+	LWLock *lock;
+	Oid database; /* InvalidOid = free slot */
+	bool claimed; /* a process of that database keeps a pointer */
+} SharedDatabase;
+
+typedef struct SharedState
+{
+	LWLock *lock; /* protects the assignment of slots */
+	char slots[FLEXIBLE_ARRAY_MEMBER];
+} SharedState;
+
+/* NULL unless shared_preload_libraries names us. */
+extern SharedState *es_shared;
+
+/*
+ * An owner's part of every slot.  "initialise" makes it ready once, zeroed
+ * before, and may be NULL; "clear" readies it for another database, with the
+ * locks of the state and of the slot held.
+ */
+typedef struct DatabasePart
+{
+	Size size;
+	void (*initialise)(void *memory);
+	void (*clear)(SharedDatabase *db);
+	Size offset; /* in the slot */
+	struct DatabasePart *next;
+} DatabasePart;
+
+/* An owner's part of the memory of the cluster; zeroed before it is made ready. */
+typedef struct ClusterPart
+{
+	const char *name;
+	Size (*size)(void);
+	void (*initialise)(void *memory);
+	void *memory; /* NULL without preload */
+	struct ClusterPart *next;
+} ClusterPart;
+
+/* Register parts, while the library is preloaded. */
+extern void es_share_by_database(DatabasePart *part);
+extern void es_share(ClusterPart *part);
+
+static inline void *
+es_part(const SharedDatabase *db, const DatabasePart *part)
+{
+	return (char *) db + part->offset;
+}
+
+extern void es_shmem_define(void); /* installs the hooks, while preloading */
+/* The slot of this database, made if missing; NULL without preload. */
+extern SharedDatabase *es_my_database(void);
+/* The same, NULL when there is no slot yet; never raises. */
+extern SharedDatabase *es_my_database_if_any(void);
+/* The slot, made if missing; NULL also when all are taken. */
+extern SharedDatabase *es_claim_database(void);
+/* The slot of any database, or NULL; made if missing, NULL when all are taken. */
+extern SharedDatabase *es_find_database(Oid database);
+extern SharedDatabase *es_make_database(Oid database);
+/*
+ * Gives the slot of a database back, which it returns, unless "unused" says no;
+ * NULL = in any case.
+ */
+extern SharedDatabase *es_give_back_slot(Oid database,
+										 bool (*unused)(const SharedDatabase *db));
+/* Slots by number, from 0 to ES_MAX_DATABASES - 1. */
+extern SharedDatabase *es_database_numbered(int number);
+extern int es_number_of_database(const SharedDatabase *db);
+
+/* ---------- worker_slot.c: a database's worker, and the launcher ---------- */
 
 typedef enum WorkerState
 {
@@ -270,10 +352,20 @@ typedef struct LauncherSlot
 	TimestampTz gone_at; /* since when there is none */
 } LauncherSlot;
 
-extern void es_init_launcher_slot(LauncherSlot *launcher);
-extern void es_init_worker_slot(WorkerSlot *slot);
-/* For a database that is new in its slot; the lock is held. */
-extern void es_clear_worker_slot(SharedDatabase *db);
+extern void es_share_worker_slots(void);
+
+extern DatabasePart es_worker_part;
+
+static inline WorkerSlot *
+es_worker_slot(const SharedDatabase *db)
+{
+	return es_part(db, &es_worker_part);
+}
+
+/* Gives the slot of a database back that is no more ... */
+extern void es_free_database(Oid database);
+/* ... or in which no process of its database has shown interest. */
+extern void es_release_database(Oid database);
 
 extern const char *es_worker_state_name(WorkerState state);
 /* Whether there is a worker, or can be one. */
@@ -363,9 +455,15 @@ typedef struct DrainProgress
 	TimestampTz last_drain_at;
 } DrainProgress;
 
-extern void es_init_drain_progress(DrainProgress *drain);
-/* For a database that is new in its slot; the lock is held. */
-extern void es_clear_drain_progress(SharedDatabase *db);
+extern void es_share_drain_progress(void);
+
+extern DatabasePart es_drain_part;
+
+static inline DrainProgress *
+es_drain_progress(const SharedDatabase *db)
+{
+	return es_part(db, &es_drain_part);
+}
 
 extern const char *es_drain_state_name(DrainState state);
 extern void es_set_drain_state(SharedDatabase *db, DrainState state);
@@ -397,27 +495,6 @@ typedef enum StagingState
 	ES_STAGING_CLOSED	/* known to be empty, takes no rows */
 } StagingState;
 
-/* The lock is held. */
-extern void es_set_staging_state(SharedDatabase *db, StagingState state);
-/* That of whatever store the database had when it was last looked at. */
-extern bool es_staging_is(const SharedDatabase *db, StagingState state);
-/* Whether shared memory speaks of the segments of this very extension ... */
-extern bool es_staging_known(const SharedDatabase *db);
-/* ... and they take rows. */
-extern bool es_staging_open(const SharedDatabase *db);
-/* Committed rows in staging, events and views. */
-extern uint64 es_staged_rows(SharedDatabase *db);
-
-/* ---------- shmem.c: everything in shared memory ---------- */
-
-/*
- * As many databases of one cluster can hold a store at once.  A slot is small
- * (about 4 kB) and is given back when its database is dropped.
- */
-#define ES_MAX_DATABASES 128
-/* So many snapshots may be due at once; further ones are forgotten. */
-#define ES_DUE_SNAPSHOTS 256
-
 /* Number of staging segments; see staging.c. */
 #define ES_SEGMENTS 8
 /* So many truncated generations of segments are told apart; see segment.c. */
@@ -443,33 +520,16 @@ typedef struct LostRange
 } LostRange;
 
 /*
- * What the processes that work in one database share.  "lock" protects every
- * plain field; atomics are read and written without it, in the order that
- * staging.c describes.  Never hold the lock over anything that can block or
- * raise.
+ * What a database's processes know of staging.  SharedDatabase.lock protects the
+ * plain fields; those that say where rows may be (state, table, active_segment,
+ * used) are read without it, in the order that staging.c and staged_scan.c
+ * describe.  Counters are atomics, in the order that own_rows.c describes.
  */
-struct SharedDatabase
+typedef struct StagingShare
 {
-	LWLock *lock;
-	Oid database; /* InvalidOid = free slot */
-	bool claimed; /* a process of that database keeps a pointer */
-
-	/* global positions: feed.c */
-	slock_t position_mutex; /* protects the four below */
-	Oid position_sequence;	/* whose block this is */
-	int64 next_position;
-	int64 position_limit;			  /* last position of the reserved block */
-	bool position_recheck;			  /* look at the log first */
-	ConditionVariable position_ended; /* positions are not in flight any more */
-	pg_atomic_uint32 position_unstored; /* the worker shall store how far it is
-										 * safe to read */
-	pg_atomic_uint32 head_generation;	/* head_cache.c */
-
-	/* staging: staging.c */
-	StagingState staging_state;
-	Oid staging_table; /* first segment; tells one CREATE EXTENSION
-								 * from the next */
-	int64 staging_epoch;
+	StagingState state;
+	Oid table; /* first segment; tells one CREATE EXTENSION from the next */
+	int64 epoch;
 	int active_segment;
 	SharedSegment segments[ES_SEGMENTS];
 	LostRange lost[ES_LOST_RANGES];
@@ -486,87 +546,32 @@ struct SharedDatabase
 	pg_atomic_uint64 staged_views;
 	TimestampTz first_staged_at; /* since the last round; 0 = nothing */
 	bool dead_letters_possible;
+} StagingShare;
 
-	DrainProgress drain;
+extern void es_share_staging(void);
 
-	/* hints for the worker's snapshots: transaction.c, snapshot.c */
-	int64 due_snapshots[ES_DUE_SNAPSHOTS]; /* positions of events, a ring */
-	int first_due;
-	int due_count;
+extern DatabasePart es_staging_part;
 
-	WorkerSlot worker;
-};
-
-/* How far a rebuild of a view is that runs now; see rebuild.c. */
-#define ES_MAX_REBUILDS 16
-#define ES_MAX_NAME_BYTES (ES_MAX_NAME_CHARS * 4 + 1)
-
-typedef struct RebuildProgress
+static inline StagingShare *
+es_staging(const SharedDatabase *db)
 {
-	int pid; /* 0 = free */
-	Oid database;
-	char view_name[ES_MAX_NAME_BYTES];
-	char aggregate_type[ES_MAX_NAME_BYTES];
-	pg_atomic_uint64 done; /* aggregates, by any process without the lock */
-	int64 done_before;	   /* by earlier steps */
-	int64 total;
-	TimestampTz started_at;
-} RebuildProgress;
+	return es_part(db, &es_staging_part);
+}
 
-typedef struct SharedState
-{
-	LWLock *lock; /* protects the assignment of slots */
-	LauncherSlot launcher;
-	pg_atomic_uint64 reserved_pairs; /* locks of calls with many; lock.c */
-	SharedDatabase databases[ES_MAX_DATABASES];
-	RebuildProgress rebuilds[ES_MAX_REBUILDS];
-} SharedState;
-
-/* NULL unless shared_preload_libraries names us. */
-extern SharedState *es_shared;
-
-/*
- * The lowest global position that a backend has taken in its transaction, one
- * entry a backend, at its MyProcNumber.  Only its backend writes it: database,
- * pid and since first, then the position; 0 = nothing in flight.
- */
-typedef struct InFlight
-{
-	pg_atomic_uint64 position;
-	Oid database;
-	int pid;
-	TimestampTz since;
-	char padding[40]; /* one cache line */
-} InFlight;
-
-/* Heads of aggregates; see head_cache.c.  NULL as above. */
-typedef struct HeadCache HeadCache;
-extern HeadCache *es_head_cache;
-
-extern InFlight *es_in_flight; /* MaxBackends entries; NULL as above */
-
-/* What is counted, one for each slot; see metrics.c.  NULL as above. */
-typedef struct SharedMetrics SharedMetrics;
-extern SharedMetrics *es_metrics;
-
-extern void es_shmem_define(void); /* installs the hooks, while preloading */
-/* The slot of this database, made if missing; NULL without preload. */
-extern SharedDatabase *es_my_database(void);
-/* The same, NULL when there is no slot yet; never raises. */
-extern SharedDatabase *es_my_database_if_any(void);
-/* The slot, made if missing; NULL also when all are taken. */
-extern SharedDatabase *es_claim_database(void);
-/* The slot of any database, or NULL; made if missing, NULL when all are taken. */
-extern SharedDatabase *es_find_database(Oid database);
-extern SharedDatabase *es_make_database(Oid database);
-extern void es_free_database(Oid database);
-/* Gives a slot back in which no process of its database has shown interest. */
-extern void es_release_database(Oid database);
+/* The lock is held. */
+extern void es_set_staging_state(SharedDatabase *db, StagingState state);
+/* That of whatever store the database had when it was last looked at. */
+extern bool es_staging_is(const SharedDatabase *db, StagingState state);
+/* Whether shared memory speaks of the segments of this very extension ... */
+extern bool es_staging_known(const SharedDatabase *db);
+/* ... and they take rows. */
+extern bool es_staging_open(const SharedDatabase *db);
+/* Committed rows in staging, events and views. */
+extern uint64 es_staged_rows(SharedDatabase *db);
 
 /* ---------- head_cache.c: heads remembered in shared memory ---------- */
 
-extern Size es_head_cache_size(void);
-extern void es_head_cache_init(HeadCache *cache);
+extern void es_share_heads(void);
 /*
  * The last sequence of an aggregate whose lock is held, if it is remembered,
  * and whether that event was staged.  db is NULL without preload.
@@ -584,10 +589,7 @@ extern void es_raise_head_generation(SharedDatabase *db);
 
 /* ---------- metrics.c: counters and latencies ---------- */
 
-extern Size es_metrics_size(void);
-extern void es_metrics_init(SharedMetrics *metrics);
-/* For a database that is new in its slot. */
-extern void es_clear_metrics(const SharedDatabase *db);
+extern void es_share_metrics(void);
 
 /* What is measured; to add one, give it a line in metrics.c as well. */
 typedef enum Call
@@ -710,24 +712,6 @@ extern int es_bucket_of(uint64 value);
 extern double es_bucket_start(int bucket);
 extern double es_quantile_of(const uint64 *buckets, double quantile, bool whole);
 
-/* A value that is not known is NaN here, NULL in SQL, absent in openmetrics. */
-typedef enum Gauge
-{
-	ES_GAUGE_STAGED_EVENTS,
-	ES_GAUGE_STAGED_VIEWS,
-	ES_GAUGE_OLDEST_AGE,
-	ES_GAUGE_WAITING,
-	ES_GAUGE_DRAIN_RATE,
-	ES_GAUGE_DRAIN_AGE,
-	ES_GAUGE_DRAIN_FAILURES,
-	ES_GAUGE_DEAD_LETTERS,
-	ES_GAUGE_LOST_EPOCHS,
-	ES_GAUGE_WORKER_RUNNING,
-	ES_GAUGE_FEED_IN_FLIGHT,
-	ES_GAUGE_FEED_LAG,
-	ES_GAUGES
-} Gauge;
-
 /* Everything at about one moment. */
 typedef struct HistogramReading
 {
@@ -750,7 +734,11 @@ typedef struct MetricsReading
 	CallReading calls[ES_CALLS];
 	HistogramReading histograms[ES_HISTOGRAMS];
 	uint64 counters[ES_COUNTERS];
-	double gauges[ES_GAUGES];
+	double waiting; /* appends, for space in staging */
+	double drain_rate;
+	double dead_letters; /* NaN = not counted yet */
+	TimestampTz left_at; /* when the oldest row that the last round left had been
+						  * staged; 0 = none left */
 } MetricsReading;
 
 /* 55000 without preload. */
@@ -896,6 +884,8 @@ extern void es_note_write(void);
 
 /* ---------- due_snapshot.c: hints for the worker's snapshots ---------- */
 
+extern void es_share_due_snapshots(void);
+
 /*
  * Wants a server snapshot of the aggregate that has its event at this position;
  * the worker is told when the transaction has committed.  It may be lost.
@@ -905,6 +895,8 @@ extern void es_note_snapshot_due(int64 position);
 extern bool es_snapshots_due(SharedDatabase *db);
 /* Takes the first position out; 0 = there is none. */
 extern int64 es_next_snapshot_due(SharedDatabase *db);
+/* Forgets all of a store that is no more; the slot's lock is held. */
+extern void es_forget_snapshots_due(SharedDatabase *db);
 
 /* ---------- own_rows.c: what this transaction does to staging ---------- */
 
@@ -952,7 +944,33 @@ extern void es_note_opening(const StagingOpening *opening);
 /* Sends writers to another segment once the transaction has committed. */
 extern void es_note_rotation(int segment);
 
-/* ---------- feed.c: global positions ---------- */
+/* ---------- position.c: global positions ---------- */
+
+/*
+ * The block of positions that are given out next.  "mutex" protects it, and in
+ * the same critical section a position that is taken is published as in flight.
+ */
+typedef struct PositionShare
+{
+	slock_t mutex; /* protects the four below */
+	Oid sequence;  /* whose block this is */
+	int64 next;
+	int64 limit;			   /* last position of the reserved block */
+	bool recheck;			   /* look at the log first */
+	ConditionVariable ended;   /* positions are not in flight any more */
+	pg_atomic_uint32 unstored; /* the worker shall store how far it is safe to
+								* read */
+} PositionShare;
+
+extern void es_share_positions(void);
+
+extern DatabasePart es_position_part;
+
+static inline PositionShare *
+es_positions(const SharedDatabase *db)
+{
+	return es_part(db, &es_position_part);
+}
 
 /*
  * Takes "count" consecutive global positions and returns the first.  Call it
@@ -961,10 +979,28 @@ extern void es_note_rotation(int segment);
 extern int64 es_take_positions(int64 count);
 /* Looks at the log before positions are taken again. */
 extern void es_recheck_positions(void);
+
+/* The positions that are taken, and the lowest that is in flight. */
+typedef struct FeedState
+{
+	int64 last; /* the last position taken */
+	int64 safe;
+	int in_flight;	 /* transactions */
+	int blocker_pid; /* of the lowest; 0 = none */
+	TimestampTz blocked_since;
+} FeedState;
+
+extern void es_read_feed_state(SharedDatabase *db, FeedState *state);
+/* The same from shared memory alone: "last" may be behind the log. */
+extern void es_read_in_flight(SharedDatabase *db, FeedState *state);
 /* Stores the safe position, for standbys, if it changed. */
 extern void es_store_safe_position(void);
+/* What a standby can read up to. */
+extern int64 es_stored_safe_position(void);
 
 /* ---------- lock.c: the locks of aggregates and view keys ---------- */
+
+extern void es_share_locks(void);
 
 typedef enum LockSpace
 {
@@ -1639,6 +1675,10 @@ extern void es_series_event(Series *series, Datum *values, bool *nulls,
 extern bool es_series_row(TupleTableSlot *slot, Series *series);
 extern void es_series_end(Series *series);
 
+/* ---------- rebuild.c: views made anew ---------- */
+
+extern void es_share_rebuilds(void);
+
 /* ---------- snapshot.c: states kept at a sequence ---------- */
 
 /* Starts a fold at the server's snapshot within its bounds, or before all. */
@@ -1654,6 +1694,29 @@ extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
  * the reducer is logged, once, and its aggregate type rests for a while.
  */
 extern void es_take_due_snapshot(SharedDatabase *db);
+
+/* ---------- gauges.c: what stands at this moment ---------- */
+
+/* A value that is not known is NaN here, NULL in SQL, absent in openmetrics. */
+typedef enum Gauge
+{
+	ES_GAUGE_STAGED_EVENTS,
+	ES_GAUGE_STAGED_VIEWS,
+	ES_GAUGE_OLDEST_AGE,
+	ES_GAUGE_WAITING,
+	ES_GAUGE_DRAIN_RATE,
+	ES_GAUGE_DRAIN_AGE,
+	ES_GAUGE_DRAIN_FAILURES,
+	ES_GAUGE_DEAD_LETTERS,
+	ES_GAUGE_LOST_EPOCHS,
+	ES_GAUGE_WORKER_RUNNING,
+	ES_GAUGE_FEED_IN_FLIGHT,
+	ES_GAUGE_FEED_LAG,
+	ES_GAUGES
+} Gauge;
+
+/* Reads all ES_GAUGES of them. */
+extern void es_read_gauges(const MetricsReading *metrics, double *gauges);
 
 /* ---------- worker.c ---------- */
 

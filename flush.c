@@ -59,22 +59,22 @@ es_settle(void)
 		return;
 	}
 	request = es_request_drain(db);
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 	while (!es_drain_done(db, request))
 	{
 		if (!es_worker_possible(db))
 			break;
-		if (db->drain.state == ES_DRAIN_DRAINING)
+		if (es_drain_progress(db)->state == ES_DRAIN_DRAINING)
 		{
 			ConditionVariableCancelSleep();
 			es_lock_acquire(ES_LOCK_DRAIN, ShareLock);
 			es_lock_release(ES_LOCK_DRAIN, ShareLock);
-			ConditionVariablePrepareToSleep(&db->worker.progress);
+			ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 			if (es_drain_done(db, request))
 				break;
 		}
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
+		ConditionVariableTimedSleep(&es_worker_slot(db)->progress, WAIT_SLICE_MS,
 									es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
 	ConditionVariableCancelSleep();
@@ -107,7 +107,7 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	bool done;
 
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 	for (;;)
 	{
 		int64 left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
@@ -116,7 +116,7 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 		if (done || left <= 0 || !es_worker_possible(db))
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->worker.progress,
+		ConditionVariableTimedSleep(&es_worker_slot(db)->progress,
 									Min(left, WAIT_SLICE_MS),
 									es_wait_event(&wait_drain, "EventStoreDrain"));
 	}

@@ -57,11 +57,17 @@ typedef struct Set
 	Entry ways[WAYS];
 } Set;
 
-struct HeadCache
+typedef struct HeadCache
 {
 	uint64 seed[2];
 	Set sets[SETS];
-};
+} HeadCache;
+
+/* Of a database. */
+typedef struct HeadShare
+{
+	pg_atomic_uint32 generation; /* of all heads that may be believed */
+} HeadShare;
 
 /* A head this transaction has made. */
 typedef struct NotedHead
@@ -74,21 +80,52 @@ static NotedHead *noted = NULL; /* room for MAX_NOTED */
 static int nnoted = 0;
 static bool forgets_all = false;
 
-Size
-es_head_cache_size(void)
+static Size
+cache_size(void)
 {
 	return sizeof(HeadCache);
 }
 
-void
-es_head_cache_init(HeadCache *cache)
+static void
+initialise_cache(void *memory)
 {
-	memset(cache, 0, sizeof(HeadCache));
+	HeadCache *cache = memory;
+
 	if (!pg_strong_random(cache->seed, sizeof(cache->seed)))
 		ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR),
 						errmsg("could not draw a random seed")));
 	for (int i = 0; i < SETS; i++)
 		SpinLockInit(&cache->sets[i].mutex);
+}
+
+static void
+initialise_share(void *memory)
+{
+	pg_atomic_init_u32(&((HeadShare *) memory)->generation, 0);
+}
+
+static ClusterPart cache_part = {"event_store heads", cache_size,
+								 initialise_cache};
+static DatabasePart share_part = {sizeof(HeadShare), initialise_share,
+								  es_raise_head_generation};
+
+void
+es_share_heads(void)
+{
+	es_share(&cache_part);
+	es_share_by_database(&share_part);
+}
+
+static HeadCache *
+head_cache(void)
+{
+	return cache_part.memory;
+}
+
+static HeadShare *
+heads_of(SharedDatabase *db)
+{
+	return es_part(db, &share_part);
 }
 
 /* Hashes an aggregate into an entry's identity; returns its set. */
@@ -136,8 +173,8 @@ es_cached_head(SharedDatabase *db, Datum type, Datum id, int64 *sequence,
 
 	if (db == NULL)
 		return false;
-	set = identify(es_head_cache, type, id, &wanted);
-	wanted.generation = pg_atomic_read_u32(&db->head_generation);
+	set = identify(head_cache(), type, id, &wanted);
+	wanted.generation = pg_atomic_read_u32(&heads_of(db)->generation);
 	if (forgets_all)
 		return false;
 
@@ -163,7 +200,7 @@ es_cached_head(SharedDatabase *db, Datum type, Datum id, int64 *sequence,
 static void
 publish(const Entry *entry)
 {
-	Set *set = &es_head_cache->sets[entry->hash[0] % SETS];
+	Set *set = &head_cache()->sets[entry->hash[0] % SETS];
 	int way = -1;
 
 	SpinLockAcquire(&set->mutex);
@@ -217,8 +254,8 @@ es_note_head(SharedDatabase *db, Datum type, Datum id, int64 sequence,
 		noted =
 			MemoryContextAlloc(TopMemoryContext, MAX_NOTED * sizeof(NotedHead));
 	note = &noted[nnoted++];
-	(void) identify(es_head_cache, type, id, &note->entry);
-	note->entry.generation = pg_atomic_read_u32(&db->head_generation);
+	(void) identify(head_cache(), type, id, &note->entry);
+	note->entry.generation = pg_atomic_read_u32(&heads_of(db)->generation);
 	note->entry.sequence = sequence;
 	note->entry.recorded_at = recorded_at;
 	note->entry.staged = staged;
@@ -236,5 +273,5 @@ void
 es_raise_head_generation(SharedDatabase *db)
 {
 	if (db != NULL)
-		pg_atomic_fetch_add_u32(&db->head_generation, 1);
+		pg_atomic_fetch_add_u32(&heads_of(db)->generation, 1);
 }

@@ -203,7 +203,7 @@ start_worker(SharedDatabase *db, Start *start)
 	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker of database %u",
 			 database);
 	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum((int32) (db - es_shared->databases));
+	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
 	memcpy(worker.bgw_extra, &database, sizeof(database));
 	worker.bgw_notify_pid = MyProcPid;
 
@@ -290,11 +290,11 @@ tend_workers(void)
 	long timeout = -1;
 
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
-		starting += tend_slot(&es_shared->databases[i], &starts[i]);
+		starting += tend_slot(es_database_numbered(i), &starts[i]);
 	admit_unprobed(ES_STARTS_AT_ONCE - starting);
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
 	{
-		SharedDatabase *db = &es_shared->databases[i];
+		SharedDatabase *db = es_database_numbered(i);
 		Start *start = &starts[i];
 
 		/* a slot just assigned */

@@ -61,6 +61,27 @@ gate_of(LockSpace space)
 									  : es_store()->view_key_gate;
 }
 
+/* How many pairs calls with many have locked, in the whole cluster. */
+static Size
+budget_size(void)
+{
+	return sizeof(pg_atomic_uint64);
+}
+
+static void
+initialise_budget(void *memory)
+{
+	pg_atomic_init_u64(memory, 0);
+}
+
+static ClusterPart budget = {"event_store locks", budget_size, initialise_budget};
+
+void
+es_share_locks(void)
+{
+	es_share(&budget);
+}
+
 /* Of this transaction: whether it holds a lock of a pair, and its reservation. */
 static bool holds_locks = false;
 static int64 reserved = 0;
@@ -69,7 +90,7 @@ static void
 end_locks(SharedDatabase *db, bool committed)
 {
 	if (reserved > 0)
-		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, reserved);
+		pg_atomic_fetch_sub_u64(budget.memory, reserved);
 	reserved = 0;
 	holds_locks = false;
 }
@@ -107,10 +128,10 @@ reserve_pairs(LockSpace space, int count)
 	/* without preload nobody counts */
 	if (es_shared == NULL)
 		return count <= 4 * max_locks_per_xact;
-	if (pg_atomic_add_fetch_u64(&es_shared->reserved_pairs, count) >
+	if (pg_atomic_add_fetch_u64(budget.memory, count) >
 		(uint64) lock_table_size() / 2)
 	{
-		pg_atomic_fetch_sub_u64(&es_shared->reserved_pairs, count);
+		pg_atomic_fetch_sub_u64(budget.memory, count);
 		return false;
 	}
 	reserved += count;

@@ -96,7 +96,7 @@ typedef struct CallMetrics
 #define RATE_SECONDS 10
 #define RATE_SLOTS 16
 
-struct SharedMetrics
+typedef struct SharedMetrics
 {
 	CallMetrics calls[ES_CALLS];
 	HistogramMetrics histograms[ES_HISTOGRAMS];
@@ -108,36 +108,41 @@ struct SharedMetrics
 									 * left had been staged; 0 = none left */
 	pg_atomic_uint64 rate_second[RATE_SLOTS];
 	pg_atomic_uint64 rate_rows[RATE_SLOTS];
-};
+} SharedMetrics;
 
 /* ---------- shared memory ---------- */
-
-Size
-es_metrics_size(void)
-{
-	return mul_size(ES_MAX_DATABASES, sizeof(SharedMetrics));
-}
 
 /* A SharedMetrics is nothing but atomics. */
 #define METRICS_ATOMICS (sizeof(SharedMetrics) / sizeof(pg_atomic_uint64))
 
-void
-es_metrics_init(SharedMetrics *metrics)
+static void
+initialise_metrics(void *memory)
 {
-	pg_atomic_uint64 *atomics = (pg_atomic_uint64 *) metrics;
+	pg_atomic_uint64 *atomics = memory;
 
-	for (Size i = 0; i < ES_MAX_DATABASES * METRICS_ATOMICS; i++)
+	for (Size i = 0; i < METRICS_ATOMICS; i++)
 		pg_atomic_init_u64(&atomics[i], 0);
+}
+
+static void clear_metrics(SharedDatabase *db);
+
+static DatabasePart part = {sizeof(SharedMetrics), initialise_metrics,
+							clear_metrics};
+
+void
+es_share_metrics(void)
+{
+	es_share_by_database(&part);
 }
 
 static SharedMetrics *
 metrics_of(const SharedDatabase *db)
 {
-	return &es_metrics[db - es_shared->databases];
+	return es_part(db, &part);
 }
 
-void
-es_clear_metrics(const SharedDatabase *db)
+static void
+clear_metrics(SharedDatabase *db)
 {
 	pg_atomic_uint64 *atomics = (pg_atomic_uint64 *) metrics_of(db);
 
@@ -544,77 +549,6 @@ es_set_dead_letters(const SharedDatabase *db, int64 count)
 
 /* ---------- reading ---------- */
 
-static double
-seconds_since(TimestampTz then)
-{
-	return Max((double) (GetCurrentTimestamp() - then) / USECS_PER_SEC, 0.0);
-}
-
-/* The gauges that the slot of the database itself has. */
-static void
-read_database(SharedDatabase *db, double *gauges)
-{
-	SharedMetrics *metrics = metrics_of(db);
-	TimestampTz left_at = (TimestampTz) pg_atomic_read_u64(&metrics->left_at);
-	TimestampTz oldest;
-	TimestampTz drained;
-	bool known;
-
-	/* a row may be drained, and taken off, before it was counted */
-	gauges[ES_GAUGE_STAGED_EVENTS] =
-		Max((double) (int64) pg_atomic_read_u64(&db->staged_events), 0.0);
-	gauges[ES_GAUGE_STAGED_VIEWS] =
-		Max((double) (int64) pg_atomic_read_u64(&db->staged_views), 0.0);
-	LWLockAcquire(db->lock, LW_SHARED);
-	oldest = left_at != 0 ? left_at : db->first_staged_at;
-	drained = db->drain.last_drain_at;
-	known = !es_staging_is(db, ES_STAGING_UNKNOWN);
-	gauges[ES_GAUGE_DRAIN_FAILURES] = db->drain.failures;
-	gauges[ES_GAUGE_WORKER_RUNNING] =
-		db->worker.state == ES_WORKER_RUNNING ? 1 : 0;
-	gauges[ES_GAUGE_LOST_EPOCHS] = known ? (double) (db->staging_epoch - 1) : NAN;
-	LWLockRelease(db->lock);
-	gauges[ES_GAUGE_OLDEST_AGE] =
-		oldest == 0 || es_staged_rows(db) == 0 ? 0 : seconds_since(oldest);
-	gauges[ES_GAUGE_DRAIN_AGE] = drained == 0 ? NAN : seconds_since(drained);
-	gauges[ES_GAUGE_WAITING] = (double) pg_atomic_read_u64(&metrics->waiting);
-	gauges[ES_GAUGE_DRAIN_RATE] = drain_rate(metrics);
-	gauges[ES_GAUGE_DEAD_LETTERS] =
-		pg_atomic_read_u64(&metrics->letters_known) == 0
-			? NAN
-			: Max((double) (int64) pg_atomic_read_u64(&metrics->dead_letters),
-				  0.0);
-}
-
-/* How many transactions hold the feed back, and how far. */
-static void
-read_feed(SharedDatabase *db, double *gauges)
-{
-	int64 last;
-	int64 lowest = 0;
-	int count = 0;
-
-	SpinLockAcquire(&db->position_mutex);
-	last = db->next_position - 1;
-	SpinLockRelease(&db->position_mutex);
-	for (int i = 0; i < MaxBackends; i++)
-	{
-		int64 position = (int64) pg_atomic_read_u64(&es_in_flight[i].position);
-
-		if (position == 0)
-			continue;
-		pg_read_barrier();
-		if (es_in_flight[i].database != MyDatabaseId)
-			continue;
-		count++;
-		if (lowest == 0 || position < lowest)
-			lowest = position;
-	}
-	gauges[ES_GAUGE_FEED_IN_FLIGHT] = count;
-	gauges[ES_GAUGE_FEED_LAG] =
-		lowest == 0 || last < lowest ? 0 : (double) (last - lowest + 1);
-}
-
 static void
 read_histogram(HistogramMetrics *from, HistogramReading *to)
 {
@@ -640,11 +574,7 @@ es_read_metrics(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("metrics need the library event_store to be preloaded"),
 				 errhint("Set shared_preload_libraries = 'event_store' and restart the server.")));
-	for (int i = 0; i < ES_GAUGES; i++)
-		reading->gauges[i] = 0;
-	reading->gauges[ES_GAUGE_DEAD_LETTERS] = NAN;
-	reading->gauges[ES_GAUGE_LOST_EPOCHS] = NAN;
-	reading->gauges[ES_GAUGE_DRAIN_AGE] = NAN;
+	reading->dead_letters = NAN;
 	db = es_find_database(MyDatabaseId);
 	if (db == NULL)
 		return reading;
@@ -664,7 +594,11 @@ es_read_metrics(void)
 		read_histogram(&metrics->histograms[i], &reading->histograms[i]);
 	for (int i = 0; i < ES_COUNTERS; i++)
 		reading->counters[i] = pg_atomic_read_u64(&metrics->counters[i]);
-	read_database(db, reading->gauges);
-	read_feed(db, reading->gauges);
+	reading->waiting = (double) pg_atomic_read_u64(&metrics->waiting);
+	reading->drain_rate = drain_rate(metrics);
+	reading->left_at = (TimestampTz) pg_atomic_read_u64(&metrics->left_at);
+	if (pg_atomic_read_u64(&metrics->letters_known) != 0)
+		reading->dead_letters =
+			Max((double) (int64) pg_atomic_read_u64(&metrics->dead_letters), 0.0);
 	return reading;
 }

@@ -124,6 +124,23 @@ static const Metric shown[] =
 	 {"feed.lag", "gauge", "positions", NULL, FROM_GAUGE, ES_GAUGE_FEED_LAG,
 	  "Positions taken that the feed does not show yet"}};
 
+/* Everything at about one moment. */
+typedef struct Reading
+{
+	MetricsReading *metrics;
+	double gauges[ES_GAUGES];
+} Reading;
+
+static Reading *
+read_all(void)
+{
+	Reading *reading = palloc(sizeof(Reading));
+
+	reading->metrics = es_read_metrics();
+	es_read_gauges(reading->metrics, reading->gauges);
+	return reading;
+}
+
 static bool
 is_append(Call call)
 {
@@ -172,10 +189,10 @@ call_value(const Metric *metric, const CallReading *call)
 }
 
 static double
-single_value(const Metric *metric, const MetricsReading *reading)
+single_value(const Metric *metric, const Reading *reading)
 {
 	return metric->source == FROM_COUNTER
-			   ? (double) reading->counters[metric->of]
+			   ? (double) reading->metrics->counters[metric->of]
 			   : reading->gauges[metric->of];
 }
 
@@ -241,7 +258,7 @@ Datum
 es_metrics_state(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	MetricsReading *reading = es_read_metrics();
+	Reading *reading = read_all();
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int m = 0; m < (int) lengthof(shown); m++)
@@ -253,11 +270,11 @@ es_metrics_state(PG_FUNCTION_ARGS)
 					single_value(metric, reading));
 		if (metric->source == FROM_HISTOGRAM)
 			put_quantiles(result, metric, metric->name, NULL,
-						  &reading->histograms[metric->of], &numbers);
+						  &reading->metrics->histograms[metric->of], &numbers);
 		for (int c = 0; c < ES_CALLS; c++)
 		{
 			const CallKind *kind = &es_call_kinds[c];
-			const CallReading *call = &reading->calls[c];
+			const CallReading *call = &reading->metrics->calls[c];
 
 			if (!applies(metric, c))
 				continue;
@@ -368,7 +385,7 @@ put_number(StringInfo out, double value)
 
 static void
 put_samples(StringInfo out, const Metric *metric, const char *name,
-			const MetricsReading *reading)
+			const Reading *reading)
 {
 	if (metric->source == FROM_COUNTER || metric->source == FROM_GAUGE)
 	{
@@ -382,7 +399,7 @@ put_samples(StringInfo out, const Metric *metric, const char *name,
 	}
 	if (metric->source == FROM_HISTOGRAM)
 		put_histogram(out, name, labels_of(metric->name, NULL),
-					  &reading->histograms[metric->of], &numbers);
+					  &reading->metrics->histograms[metric->of], &numbers);
 	for (int c = 0; c < ES_CALLS; c++)
 	{
 		const CallKind *kind = &es_call_kinds[c];
@@ -393,12 +410,12 @@ put_samples(StringInfo out, const Metric *metric, const char *name,
 		labels = labels_of(kind->name, kind->operation);
 		if (metric->source == FROM_DURATION)
 		{
-			put_histogram(out, name, labels, &reading->calls[c].durations,
-						  &durations);
+			put_histogram(out, name, labels,
+						  &reading->metrics->calls[c].durations, &durations);
 			continue;
 		}
 		put_name(out, name, labels);
-		put_number(out, call_value(metric, &reading->calls[c]));
+		put_number(out, call_value(metric, &reading->metrics->calls[c]));
 	}
 }
 
@@ -406,7 +423,7 @@ put_samples(StringInfo out, const Metric *metric, const char *name,
 Datum
 es_openmetrics(PG_FUNCTION_ARGS)
 {
-	MetricsReading *reading = es_read_metrics();
+	Reading *reading = read_all();
 	StringInfoData out;
 
 	initStringInfo(&out);

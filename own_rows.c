@@ -73,22 +73,22 @@ publish_staged(SharedDatabase *db)
 	if (events + views == 0)
 		return;
 	if (events > 0)
-		pg_atomic_fetch_add_u64(&db->staged_events, events);
+		pg_atomic_fetch_add_u64(&es_staging(db)->staged_events, events);
 	if (views > 0)
-		pg_atomic_fetch_add_u64(&db->staged_views, views);
+		pg_atomic_fetch_add_u64(&es_staging(db)->staged_views, views);
 
 	/* a round may have moved the rows, and taken them off, before */
 	total = es_staged_rows(db);
-	first = db->first_staged_at == 0;
+	first = es_staging(db)->first_staged_at == 0;
 	if (first || total == 0)
 	{
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
 		total = es_staged_rows(db);
-		first = total > 0 && db->first_staged_at == 0;
+		first = total > 0 && es_staging(db)->first_staged_at == 0;
 		if (first)
-			db->first_staged_at = GetCurrentTimestamp();
+			es_staging(db)->first_staged_at = GetCurrentTimestamp();
 		else if (total == 0)
-			db->first_staged_at = 0;
+			es_staging(db)->first_staged_at = 0;
 		LWLockRelease(db->lock);
 	}
 	if (first || total >= (uint64) es_write_batch_size)
@@ -107,10 +107,11 @@ publish_emptied(SharedDatabase *db, const DrainNote *note)
 	{
 		if (note->rows[i] == 0)
 			continue;
-		db->segments[i].emptied = current.xid;
-		db->segments[i].emptied_in = db->rounds;
+		es_staging(db)->segments[i].emptied = current.xid;
+		es_staging(db)->segments[i].emptied_in = es_staging(db)->rounds;
 		if (es_staging_is(db, ES_STAGING_OPEN))
-			pg_atomic_fetch_sub_u64(&db->segment_rows[i], note->rows[i]);
+			pg_atomic_fetch_sub_u64(&es_staging(db)->segment_rows[i],
+									note->rows[i]);
 	}
 }
 
@@ -118,7 +119,8 @@ publish_emptied(SharedDatabase *db, const DrainNote *note)
 static void
 forget_row(SharedDatabase *db, const OwnRow *row)
 {
-	pg_atomic_fetch_sub_u64(&db->segment_rows[row->segment], row->count);
+	pg_atomic_fetch_sub_u64(&es_staging(db)->segment_rows[row->segment],
+							row->count);
 }
 
 /* Takes off what this transaction moved and lets waiters look again. */
@@ -136,8 +138,8 @@ publish_drained(SharedDatabase *db)
 
 		if (es_staging_is(db, ES_STAGING_OPEN))
 		{
-			pg_atomic_fetch_sub_u64(&db->staged_events, note->events);
-			pg_atomic_fetch_sub_u64(&db->staged_views, note->views);
+			pg_atomic_fetch_sub_u64(&es_staging(db)->staged_events, note->events);
+			pg_atomic_fetch_sub_u64(&es_staging(db)->staged_views, note->views);
 		}
 		request = Max(request, note->request);
 		moved += note->events + note->views;
@@ -148,16 +150,16 @@ publish_drained(SharedDatabase *db)
 		publish_emptied(db, &current.drains[i]);
 	if (moved > 0)
 	{
-		db->drain.last_drain_at = now;
-		db->last_drained = current.xid;
-		db->rounds++;
+		es_drain_progress(db)->last_drain_at = now;
+		es_staging(db)->last_drained = current.xid;
+		es_staging(db)->rounds++;
 	}
-	db->first_staged_at = es_staged_rows(db) > 0 ? now : 0;
+	es_staging(db)->first_staged_at = es_staged_rows(db) > 0 ? now : 0;
 	/* who counted its rows before it could see that we forgot about others */
 	pg_memory_barrier();
-	if (db->first_staged_at == 0 && es_staged_rows(db) > 0)
+	if (es_staging(db)->first_staged_at == 0 && es_staged_rows(db) > 0)
 	{
-		db->first_staged_at = now;
+		es_staging(db)->first_staged_at = now;
 		es_note_wake();
 	}
 	es_end_drain_request(db, request);
@@ -171,11 +173,11 @@ publish_rotation(SharedDatabase *db, int segment)
 {
 	Assert(es_lock_held(ES_LOCK_DRAIN));
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	db->segments[segment].used = true;
-	db->segments[segment].opened = current.xid;
-	db->segments[segment].emptied = InvalidFullTransactionId;
+	es_staging(db)->segments[segment].used = true;
+	es_staging(db)->segments[segment].opened = current.xid;
+	es_staging(db)->segments[segment].emptied = InvalidFullTransactionId;
 	pg_memory_barrier();
-	db->active_segment = segment;
+	es_staging(db)->active_segment = segment;
 	LWLockRelease(db->lock);
 }
 
@@ -186,37 +188,39 @@ publish_opened(SharedDatabase *db)
 
 	Assert(es_lock_held(ES_LOCK_DRAIN));
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (OidIsValid(db->staging_table) && db->staging_table != o->table)
+	if (OidIsValid(es_staging(db)->table) && es_staging(db)->table != o->table)
 	{
 		/* those of another CREATE EXTENSION: what they held is not here */
-		memset(db->segments, 0, sizeof(db->segments));
-		db->lost[0].opened = InvalidFullTransactionId;
-		db->lost[0].emptied = current.xid;
-		db->lost_count = 1;
+		memset(es_staging(db)->segments, 0, sizeof(es_staging(db)->segments));
+		es_staging(db)->lost[0].opened = InvalidFullTransactionId;
+		es_staging(db)->lost[0].emptied = current.xid;
+		es_staging(db)->lost_count = 1;
 	}
-	db->last_drained = current.xid;
-	db->staging_table = o->table;
-	db->staging_epoch = o->epoch;
-	db->active_segment = o->active_segment;
+	es_staging(db)->last_drained = current.xid;
+	es_staging(db)->table = o->table;
+	es_staging(db)->epoch = o->epoch;
+	es_staging(db)->active_segment = o->active_segment;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
-		db->segments[i].used = db->segments[i].used || (o->used & (1 << i)) != 0;
+		es_staging(db)->segments[i].used =
+			es_staging(db)->segments[i].used || (o->used & (1 << i)) != 0;
 		/* what has been drained since the server started, by whomever */
-		db->segments[i].emptied = current.xid;
-		pg_atomic_write_u64(&db->segment_rows[i], o->rows[i]);
+		es_staging(db)->segments[i].emptied = current.xid;
+		pg_atomic_write_u64(&es_staging(db)->segment_rows[i], o->rows[i]);
 	}
-	if (!db->segments[o->active_segment].used)
+	if (!es_staging(db)->segments[o->active_segment].used)
 	{
-		db->segments[o->active_segment].used = true;
-		db->segments[o->active_segment].opened = current.xid;
+		es_staging(db)->segments[o->active_segment].used = true;
+		es_staging(db)->segments[o->active_segment].opened = current.xid;
 	}
-	db->dead_letters_possible = o->dead_letters > 0;
+	es_staging(db)->dead_letters_possible = o->dead_letters > 0;
 	es_set_dead_letters(db, o->dead_letters);
-	db->drain.last_drain_at = o->last_drain_at;
-	pg_atomic_write_u64(&db->next_sid, o->next_sid);
-	pg_atomic_write_u64(&db->staged_events, o->events);
-	pg_atomic_write_u64(&db->staged_views, o->views);
-	db->first_staged_at = o->events + o->views > 0 ? GetCurrentTimestamp() : 0;
+	es_drain_progress(db)->last_drain_at = o->last_drain_at;
+	pg_atomic_write_u64(&es_staging(db)->next_sid, o->next_sid);
+	pg_atomic_write_u64(&es_staging(db)->staged_events, o->events);
+	pg_atomic_write_u64(&es_staging(db)->staged_views, o->views);
+	es_staging(db)->first_staged_at =
+		o->events + o->views > 0 ? GetCurrentTimestamp() : 0;
 	pg_memory_barrier();
 	es_set_staging_state(db, ES_STAGING_OPEN);
 	LWLockRelease(db->lock);
@@ -246,7 +250,7 @@ publish(SharedDatabase *db, bool committed)
 	if (current.uncommitted > 0)
 	{
 		pg_memory_barrier();
-		pg_atomic_fetch_sub_u64(&db->uncommitted, current.uncommitted);
+		pg_atomic_fetch_sub_u64(&es_staging(db)->uncommitted, current.uncommitted);
 	}
 }
 
@@ -303,14 +307,14 @@ void
 es_note_staging(SharedDatabase *db, int64 rows)
 {
 	own()->uncommitted += rows;
-	pg_atomic_fetch_add_u64(&db->uncommitted, rows);
+	pg_atomic_fetch_add_u64(&es_staging(db)->uncommitted, rows);
 }
 
 void
 es_unnote_staging(SharedDatabase *db, int64 rows)
 {
 	own()->uncommitted -= rows;
-	pg_atomic_fetch_sub_u64(&db->uncommitted, rows);
+	pg_atomic_fetch_sub_u64(&es_staging(db)->uncommitted, rows);
 }
 
 void
@@ -335,7 +339,7 @@ es_note_staged(const OwnRow *staged)
 	row->subtransaction = GetCurrentSubTransactionId();
 	row->moved_in = InvalidSubTransactionId;
 	es_note_write();
-	pg_atomic_fetch_add_u64(&es_my_database()->segment_rows[row->segment],
+	pg_atomic_fetch_add_u64(&es_staging(es_my_database())->segment_rows[row->segment],
 							row->count);
 }
 

@@ -52,6 +52,53 @@ PG_FUNCTION_INFO_V1(es_rebuild_state);
 
 /* ---------- progress in shared memory ---------- */
 
+/* Rebuilds beyond so many at once are not shown. */
+#define MAX_REBUILDS 16
+#define NAME_BYTES (ES_MAX_NAME_CHARS * 4 + 1)
+
+/* How far a rebuild is that runs now; SharedState.lock protects it. */
+typedef struct RebuildProgress
+{
+	int pid; /* 0 = free */
+	Oid database;
+	char view_name[NAME_BYTES];
+	char aggregate_type[NAME_BYTES];
+	pg_atomic_uint64 done; /* aggregates, by any process without the lock */
+	int64 done_before;	   /* by earlier steps */
+	int64 total;
+	TimestampTz started_at;
+} RebuildProgress;
+
+static Size
+progress_size(void)
+{
+	return MAX_REBUILDS * sizeof(RebuildProgress);
+}
+
+static void
+initialise_progress(void *memory)
+{
+	RebuildProgress *rebuilds = memory;
+
+	for (int i = 0; i < MAX_REBUILDS; i++)
+		pg_atomic_init_u64(&rebuilds[i].done, 0);
+}
+
+static ClusterPart progress_part = {"event_store rebuilds", progress_size,
+									initialise_progress};
+
+void
+es_share_rebuilds(void)
+{
+	es_share(&progress_part);
+}
+
+static RebuildProgress *
+running_rebuild(int i)
+{
+	return (RebuildProgress *) progress_part.memory + i;
+}
+
 /* Takes a place; NULL without preload, or when all are taken. */
 static RebuildProgress *
 begin_progress(text *view_name, text *aggregate_type, int64 done, int64 total)
@@ -61,18 +108,17 @@ begin_progress(text *view_name, text *aggregate_type, int64 done, int64 total)
 	if (es_shared == NULL)
 		return NULL;
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < ES_MAX_REBUILDS && mine == NULL; i++)
+	for (int i = 0; i < MAX_REBUILDS && mine == NULL; i++)
 	{
-		if (es_shared->rebuilds[i].pid == 0)
-			mine = &es_shared->rebuilds[i];
+		if (running_rebuild(i)->pid == 0)
+			mine = running_rebuild(i);
 	}
 	if (mine != NULL)
 	{
 		mine->pid = MyProcPid;
 		mine->database = MyDatabaseId;
-		text_to_cstring_buffer(view_name, mine->view_name, ES_MAX_NAME_BYTES);
-		text_to_cstring_buffer(aggregate_type, mine->aggregate_type,
-							   ES_MAX_NAME_BYTES);
+		text_to_cstring_buffer(view_name, mine->view_name, NAME_BYTES);
+		text_to_cstring_buffer(aggregate_type, mine->aggregate_type, NAME_BYTES);
 		pg_atomic_write_u64(&mine->done, (uint64) done);
 		mine->done_before = done;
 		mine->total = total;
@@ -621,11 +667,11 @@ es_rebuild_view_step(PG_FUNCTION_ARGS)
 static Datum *
 put_running(ReturnSetInfo *rsinfo, int *count)
 {
-	Datum *names = palloc(ES_MAX_REBUILDS * sizeof(Datum));
+	Datum *names = palloc(MAX_REBUILDS * sizeof(Datum));
 	RebuildProgress *copy = palloc(sizeof(RebuildProgress));
 
 	*count = 0;
-	for (int i = 0; es_shared != NULL && i < ES_MAX_REBUILDS; i++)
+	for (int i = 0; es_shared != NULL && i < MAX_REBUILDS; i++)
 	{
 		Datum values[STATE_COLUMNS];
 		bool nulls[STATE_COLUMNS] = {0};
@@ -633,7 +679,7 @@ put_running(ReturnSetInfo *rsinfo, int *count)
 		int64 done;
 
 		LWLockAcquire(es_shared->lock, LW_SHARED);
-		*copy = es_shared->rebuilds[i];
+		*copy = *running_rebuild(i);
 		LWLockRelease(es_shared->lock);
 		if (copy->pid == 0 || copy->database != MyDatabaseId)
 			continue;

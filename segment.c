@@ -258,9 +258,9 @@ es_close_staging(void)
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
 	set_staging_state(db, ES_STAGING_CLOSED);
 	pg_memory_barrier();
-	empty = pg_atomic_read_u64(&db->uncommitted) == 0 &&
-			pg_atomic_read_u64(&db->staged_events) == 0 &&
-			pg_atomic_read_u64(&db->staged_views) == 0;
+	empty = pg_atomic_read_u64(&es_staging(db)->uncommitted) == 0 &&
+			pg_atomic_read_u64(&es_staging(db)->staged_events) == 0 &&
+			pg_atomic_read_u64(&es_staging(db)->staged_views) == 0;
 	if (!empty)
 	{
 		set_staging_state(db, ES_STAGING_OPEN);
@@ -293,7 +293,7 @@ segment_blocks(const StagingSegment *segment)
 static bool
 rotate(SharedDatabase *db)
 {
-	int active = db->active_segment;
+	int active = es_staging(db)->active_segment;
 
 	if (segment_blocks(&es_store()->segments[active]) < SEGMENT_BLOCKS)
 		return false;
@@ -394,14 +394,15 @@ forget_lost(SharedDatabase *db)
 	int kept = 0;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < db->lost_count; i++)
+	for (int i = 0; i < es_staging(db)->lost_count; i++)
 	{
-		TransactionId emptied = XidFromFullTransactionId(db->lost[i].emptied);
+		TransactionId emptied =
+			XidFromFullTransactionId(es_staging(db)->lost[i].emptied);
 
 		if (TransactionIdFollowsOrEquals(emptied, oldest))
-			db->lost[kept++] = db->lost[i];
+			es_staging(db)->lost[kept++] = es_staging(db)->lost[i];
 	}
-	db->lost_count = kept;
+	es_staging(db)->lost_count = kept;
 	LWLockRelease(db->lock);
 }
 
@@ -412,20 +413,20 @@ note_lost(SharedDatabase *db, const SharedSegment *segment)
 	LostRange *range;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->lost_count < ES_LOST_RANGES)
+	if (es_staging(db)->lost_count < ES_LOST_RANGES)
 	{
-		range = &db->lost[db->lost_count++];
+		range = &es_staging(db)->lost[es_staging(db)->lost_count++];
 		range->opened = segment->opened;
 		range->emptied = FullTransactionIdIsValid(segment->emptied)
 							 ? segment->emptied
-							 : db->last_drained;
+							 : es_staging(db)->last_drained;
 	}
 	else
 	{
 		/* xids are not in the order of commits: all that is older than now */
-		range = &db->lost[ES_LOST_RANGES - 1];
+		range = &es_staging(db)->lost[ES_LOST_RANGES - 1];
 		range->opened = InvalidFullTransactionId;
-		range->emptied = db->last_drained;
+		range->emptied = es_staging(db)->last_drained;
 	}
 	LWLockRelease(db->lock);
 }
@@ -442,13 +443,13 @@ truncate_segment(SharedDatabase *db, int number)
 
 	Assert(CheckRelationLockedByMe(table, AccessExclusiveLock, false));
 	/* others hear of it even if this transaction cannot commit */
-	pg_atomic_fetch_add_u32(&db->generations[number], 1);
+	pg_atomic_fetch_add_u32(&es_staging(db)->generations[number], 1);
 	HOLD_INTERRUPTS();
 	heap_truncate_one_rel(table);
 	RESUME_INTERRUPTS();
 	table_close(table, NoLock);
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	memset(&db->segments[number], 0, sizeof(SharedSegment));
+	memset(&es_staging(db)->segments[number], 0, sizeof(SharedSegment));
 	LWLockRelease(db->lock);
 }
 
@@ -461,8 +462,8 @@ first_emptied(SharedDatabase *db, const SegmentState *states)
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		if (states[i] == SEGMENT_DRAINED &&
-			(first < 0 ||
-			 db->segments[i].emptied_in < db->segments[first].emptied_in))
+			(first < 0 || es_staging(db)->segments[i].emptied_in <
+							  es_staging(db)->segments[first].emptied_in))
 			first = i;
 	}
 	return first;
@@ -482,7 +483,8 @@ truncate_drained(SharedDatabase *db, bool active_too)
 		StagingSegment segment = es_store()->segments[i];
 
 		states[i] = SEGMENT_LIVE;
-		if (!db->segments[i].used || (i == db->active_segment && !active_too))
+		if (!es_staging(db)->segments[i].used ||
+			(i == es_staging(db)->active_segment && !active_too))
 			continue;
 		states[i] = lock_unless_live(&segment);
 		if (states[i] == SEGMENT_DEAD)
@@ -495,7 +497,7 @@ truncate_drained(SharedDatabase *db, bool active_too)
 		StagingSegment segment = es_store()->segments[next];
 
 		kept -= segment_blocks(&segment);
-		note_lost(db, &db->segments[next]);
+		note_lost(db, &es_staging(db)->segments[next]);
 		truncate_segment(db, next);
 		states[next] = SEGMENT_DEAD;
 	}
@@ -575,16 +577,18 @@ es_staging_state(PG_FUNCTION_ARGS)
 		LWLockAcquire(db->lock, LW_SHARED);
 		/* a row may be drained, and taken off, before it was counted */
 		values[0] =
-			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_events), 0));
+			Int64GetDatum(Max((int64) pg_atomic_read_u64(&es_staging(db)->staged_events),
+							  0));
 		values[1] =
-			Int64GetDatum(Max((int64) pg_atomic_read_u64(&db->staged_views), 0));
-		if (db->worker.pid != 0)
-			state = db->drain.state;
-		values[5] = Int64GetDatum(db->drain.failures);
-		strlcpy(error, db->drain.last_error, sizeof(error));
-		values[7] = TimestampTzGetDatum(db->drain.last_drain_at);
-		nulls[7] = db->drain.last_drain_at == 0;
-		values[8] = Int64GetDatum(db->staging_epoch);
+			Int64GetDatum(Max((int64) pg_atomic_read_u64(&es_staging(db)->staged_views),
+							  0));
+		if (es_worker_slot(db)->pid != 0)
+			state = es_drain_progress(db)->state;
+		values[5] = Int64GetDatum(es_drain_progress(db)->failures);
+		strlcpy(error, es_drain_progress(db)->last_error, sizeof(error));
+		values[7] = TimestampTzGetDatum(es_drain_progress(db)->last_drain_at);
+		nulls[7] = es_drain_progress(db)->last_drain_at == 0;
+		values[8] = Int64GetDatum(es_staging(db)->epoch);
 		nulls[8] = es_staging_is(db, ES_STAGING_UNKNOWN);
 		LWLockRelease(db->lock);
 		nulls[6] = error[0] == '\0';

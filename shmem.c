@@ -38,46 +38,79 @@
 #include "storage/shmem.h"
 
 SharedState *es_shared = NULL;
-InFlight *es_in_flight = NULL;
-HeadCache *es_head_cache = NULL;
-SharedMetrics *es_metrics = NULL;
 
 static SharedDatabase *my_database = NULL;
 static shmem_request_hook_type previous_request_hook = NULL;
 static shmem_startup_hook_type previous_startup_hook = NULL;
+
+/* What owners have registered. */
+static DatabasePart *database_parts = NULL;
+static ClusterPart *cluster_parts = NULL;
+static Size slot_size = 0;
+
+void
+es_share_by_database(DatabasePart *part)
+{
+	if (slot_size == 0)
+		slot_size = MAXALIGN(sizeof(SharedDatabase));
+	part->offset = slot_size;
+	slot_size += MAXALIGN(part->size);
+	part->next = database_parts;
+	database_parts = part;
+}
+
+void
+es_share(ClusterPart *part)
+{
+	part->next = cluster_parts;
+	cluster_parts = part;
+}
+
+SharedDatabase *
+es_database_numbered(int number)
+{
+	return (SharedDatabase *) (es_shared->slots + number * slot_size);
+}
+
+int
+es_number_of_database(const SharedDatabase *db)
+{
+	return (int) (((const char *) db - es_shared->slots) / slot_size);
+}
+
+static Size
+state_size(void)
+{
+	return add_size(MAXALIGN(offsetof(SharedState, slots)),
+					mul_size(ES_MAX_DATABASES, slot_size));
+}
 
 static void
 request_memory(void)
 {
 	if (previous_request_hook != NULL)
 		previous_request_hook();
-	RequestAddinShmemSpace(sizeof(SharedState));
-	RequestAddinShmemSpace(mul_size(MaxBackends, sizeof(InFlight)));
-	RequestAddinShmemSpace(es_head_cache_size());
-	RequestAddinShmemSpace(es_metrics_size());
+	RequestAddinShmemSpace(state_size());
+	for (ClusterPart *part = cluster_parts; part != NULL; part = part->next)
+		RequestAddinShmemSpace(part->size());
 	RequestNamedLWLockTranche(ES_SCHEMA, ES_MAX_DATABASES + 1);
 }
 
-/* Makes a slot ready for its first database. */
+/* Makes all slots ready for their first database. */
 static void
-initialise_slot(SharedDatabase *db, LWLock *lock)
+initialise_slots(LWLockPadded *locks)
 {
-	db->lock = lock;
-	SpinLockInit(&db->position_mutex);
-	pg_atomic_init_u64(&db->next_sid, 1);
-	for (int i = 0; i < ES_SEGMENTS; i++)
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
 	{
-		pg_atomic_init_u64(&db->segment_rows[i], 0);
-		pg_atomic_init_u32(&db->generations[i], 0);
+		SharedDatabase *db = es_database_numbered(i);
+
+		db->lock = &locks[i].lock;
+		for (DatabasePart *part = database_parts; part != NULL; part = part->next)
+		{
+			if (part->initialise != NULL)
+				part->initialise(es_part(db, part));
+		}
 	}
-	pg_atomic_init_u64(&db->uncommitted, 0);
-	pg_atomic_init_u64(&db->staged_events, 0);
-	pg_atomic_init_u64(&db->staged_views, 0);
-	es_init_drain_progress(&db->drain);
-	ConditionVariableInit(&db->position_ended);
-	pg_atomic_init_u32(&db->position_unstored, 0);
-	pg_atomic_init_u32(&db->head_generation, 0);
-	es_init_worker_slot(&db->worker);
 }
 
 static void
@@ -89,37 +122,24 @@ startup_memory(void)
 		previous_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	es_shared = ShmemInitStruct(ES_SCHEMA, sizeof(SharedState), &found);
+	es_shared = ShmemInitStruct(ES_SCHEMA, state_size(), &found);
 	if (!found)
 	{
 		LWLockPadded *locks = GetNamedLWLockTranche(ES_SCHEMA);
 
-		memset(es_shared, 0, sizeof(SharedState));
+		memset(es_shared, 0, state_size());
 		es_shared->lock = &locks[0].lock;
-		pg_atomic_init_u64(&es_shared->reserved_pairs, 0);
-		es_init_launcher_slot(&es_shared->launcher);
-		for (int i = 0; i < ES_MAX_DATABASES; i++)
-			initialise_slot(&es_shared->databases[i], &locks[i + 1].lock);
-		for (int i = 0; i < ES_MAX_REBUILDS; i++)
-			pg_atomic_init_u64(&es_shared->rebuilds[i].done, 0);
+		initialise_slots(locks + 1);
 	}
-	es_in_flight =
-		ShmemInitStruct("event_store positions in flight",
-						mul_size(MaxBackends, sizeof(InFlight)), &found);
-	if (!found)
+	for (ClusterPart *part = cluster_parts; part != NULL; part = part->next)
 	{
-		memset(es_in_flight, 0, mul_size(MaxBackends, sizeof(InFlight)));
-		for (int i = 0; i < MaxBackends; i++)
-			pg_atomic_init_u64(&es_in_flight[i].position, 0);
+		part->memory = ShmemInitStruct(part->name, part->size(), &found);
+		if (!found)
+		{
+			memset(part->memory, 0, part->size());
+			part->initialise(part->memory);
+		}
 	}
-	es_head_cache =
-		ShmemInitStruct("event_store heads", es_head_cache_size(), &found);
-	if (!found)
-		es_head_cache_init(es_head_cache);
-	es_metrics =
-		ShmemInitStruct("event_store metrics", es_metrics_size(), &found);
-	if (!found)
-		es_metrics_init(es_metrics);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -144,35 +164,8 @@ assign_slot(SharedDatabase *db, Oid database)
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	db->database = database;
 	db->claimed = false;
-	SpinLockAcquire(&db->position_mutex);
-	db->position_sequence = InvalidOid;
-	db->next_position = 0;
-	db->position_limit = 0;
-	db->position_recheck = false;
-	SpinLockRelease(&db->position_mutex);
-	pg_atomic_write_u32(&db->position_unstored, 0);
-	pg_atomic_fetch_add_u32(&db->head_generation, 1);
-	es_set_staging_state(db, ES_STAGING_UNKNOWN);
-	db->staging_table = InvalidOid;
-	db->staging_epoch = 0;
-	db->active_segment = 0;
-	memset(db->segments, 0, sizeof(db->segments));
-	db->lost_count = 0;
-	db->last_drained = InvalidFullTransactionId;
-	db->rounds = 0;
-	for (int i = 0; i < ES_SEGMENTS; i++)
-		pg_atomic_write_u64(&db->segment_rows[i], 0);
-	pg_atomic_write_u64(&db->next_sid, 1);
-	pg_atomic_write_u64(&db->uncommitted, 0);
-	pg_atomic_write_u64(&db->staged_events, 0);
-	pg_atomic_write_u64(&db->staged_views, 0);
-	db->first_staged_at = 0;
-	db->dead_letters_possible = true;
-	es_clear_drain_progress(db);
-	db->first_due = 0;
-	db->due_count = 0;
-	es_clear_worker_slot(db);
-	es_clear_metrics(db);
+	for (DatabasePart *part = database_parts; part != NULL; part = part->next)
+		part->clear(db);
 	LWLockRelease(db->lock);
 }
 
@@ -183,8 +176,8 @@ slot_of(Oid database)
 	Assert(LWLockHeldByMe(es_shared->lock));
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
 	{
-		if (es_shared->databases[i].database == database)
-			return &es_shared->databases[i];
+		if (es_database_numbered(i)->database == database)
+			return es_database_numbered(i);
 	}
 	return NULL;
 }
@@ -264,37 +257,15 @@ es_make_database(Oid database)
 	return find_or_make(database, false);
 }
 
-/* Gives back the slot of a database that is no more. */
-void
-es_free_database(Oid database)
+SharedDatabase *
+es_give_back_slot(Oid database, bool (*unused)(const SharedDatabase *db))
 {
 	SharedDatabase *db;
 
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
 	db = slot_of(database);
-	if (db != NULL)
+	if (db != NULL && (unused == NULL || unused(db)))
 		assign_slot(db, InvalidOid);
 	LWLockRelease(es_shared->lock);
-	if (db != NULL)
-		es_tell_progress(db);
-}
-
-void
-es_release_database(Oid database)
-{
-	SharedDatabase *db;
-	bool idle;
-
-	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
-	db = slot_of(database);
-	if (db != NULL)
-	{
-		LWLockAcquire(db->lock, LW_SHARED);
-		idle = !db->claimed && db->worker.bars == 0 && db->worker.pid == 0 &&
-			   db->worker.state == ES_WORKER_NONE;
-		LWLockRelease(db->lock);
-		if (idle)
-			assign_slot(db, InvalidOid);
-	}
-	LWLockRelease(es_shared->lock);
+	return db;
 }

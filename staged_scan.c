@@ -64,7 +64,8 @@ es_may_have_staged(void)
 	if (RecoveryInProgress())
 		return false;
 	db = es_my_database();
-	if (!es_staging_known(db) || pg_atomic_read_u64(&db->uncommitted) > 0)
+	if (!es_staging_known(db) ||
+		pg_atomic_read_u64(&es_staging(db)->uncommitted) > 0)
 		return true;
 	pg_memory_barrier();
 	return es_staged_rows(db) > 0;
@@ -84,7 +85,7 @@ segments_in_use(void)
 	pg_memory_barrier();
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
-		if (db->segments[i].used)
+		if (es_staging(db)->segments[i].used)
 			used |= 1 << i;
 	}
 	pg_memory_barrier();
@@ -111,11 +112,11 @@ misses_rows(Snapshot snapshot)
 	LostRange lost[ES_LOST_RANGES];
 	int count;
 
-	if (db == NULL || db->lost_count == 0)
+	if (db == NULL || es_staging(db)->lost_count == 0)
 		return false;
 	LWLockAcquire(db->lock, LW_SHARED);
-	count = db->lost_count;
-	memcpy(lost, db->lost, count * sizeof(LostRange));
+	count = es_staging(db)->lost_count;
+	memcpy(lost, es_staging(db)->lost, count * sizeof(LostRange));
 	LWLockRelease(db->lock);
 	for (int i = 0; i < count; i++)
 	{
@@ -268,7 +269,7 @@ es_refresh_segment(int segment)
 		memset(seen, 0, sizeof(seen));
 		table = es_store()->segments[0].table;
 	}
-	generation = pg_atomic_read_u32(&db->generations[segment]);
+	generation = pg_atomic_read_u32(&es_staging(db)->generations[segment]);
 	if (seen[segment] == generation)
 		return;
 	RelationCacheInvalidateEntry(s.by_key);
@@ -318,7 +319,7 @@ live_segments(void)
 
 	for (int i = 0; i < ES_SEGMENTS && es_staging_known(db); i++)
 	{
-		if (pg_atomic_read_u64(&db->segment_rows[i]) == 0)
+		if (pg_atomic_read_u64(&es_staging(db)->segment_rows[i]) == 0)
 			live &= ~(1 << i);
 	}
 	return live;

@@ -59,14 +59,14 @@ wait_until_open(SharedDatabase *db)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
 	bool open;
 
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 	for (;;)
 	{
 		open = es_staging_open(db);
 		if (open || !es_worker_possible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
+		ConditionVariableTimedSleep(&es_worker_slot(db)->progress, WAIT_SLICE_MS,
 									es_wait_event(&wait_open, "EventStoreOpen"));
 	}
 	ConditionVariableCancelSleep();
@@ -77,12 +77,12 @@ static void
 wait_for_space(SharedDatabase *db)
 {
 	es_begin_blocked();
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 	while (es_staged_rows(db) >= (uint64) es_staging_limit &&
 		   es_staging_limit > 0 && !!es_worker_possible(db))
 	{
 		es_request_drain(db);
-		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
+		ConditionVariableTimedSleep(&es_worker_slot(db)->progress, WAIT_SLICE_MS,
 									es_wait_event(&wait_space, "EventStoreSpace"));
 	}
 	ConditionVariableCancelSleep();
@@ -140,7 +140,7 @@ es_staging_epoch(void)
 {
 	SharedDatabase *db = es_my_database();
 
-	return db == NULL ? 0 : db->staging_epoch;
+	return db == NULL ? 0 : es_staging(db)->epoch;
 }
 
 /* ---------- writing ---------- */
@@ -195,10 +195,10 @@ begin_writing(Writer *writer, int64 rows)
 	announce_rows(writer->db, rows);
 	for (;;)
 	{
-		writer->segment = writer->db->active_segment;
+		writer->segment = es_staging(writer->db)->active_segment;
 		segment = es_store()->segments[writer->segment];
 		writer->table = table_open(segment.table, RowExclusiveLock);
-		if (writer->db->active_segment == writer->segment)
+		if (es_staging(writer->db)->active_segment == writer->segment)
 			break;
 		/* the lock stays until commit, which does no harm */
 		table_close(writer->table, NoLock);
@@ -299,7 +299,7 @@ write_rows(Writer *writer, HeapTuple *tuples, int count)
 static int64
 take_sids(SharedDatabase *db, int64 count)
 {
-	return (int64) pg_atomic_fetch_add_u64(&db->next_sid, count);
+	return (int64) pg_atomic_fetch_add_u64(&es_staging(db)->next_sid, count);
 }
 
 void

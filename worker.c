@@ -136,7 +136,7 @@ stop_draining(int code, Datum arg)
 {
 	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
 
-	if (db->worker.pid == MyProcPid)
+	if (es_worker_slot(db)->pid == MyProcPid)
 		es_set_drain_state(db, ES_DRAIN_STOPPED);
 }
 
@@ -168,9 +168,9 @@ leave_unless_called(Work *work)
 	{
 		LWLockAcquire(db->lock, LW_EXCLUSIVE);
 		es_set_staging_state(db, ES_STAGING_UNKNOWN);
-		db->due_count = 0;
+		es_forget_snapshots_due(db);
 		LWLockRelease(db->lock);
-		pg_atomic_write_u32(&db->position_unstored, 0);
+		pg_atomic_write_u32(&es_positions(db)->unstored, 0);
 	}
 	if (es_retire_worker(db))
 		proc_exit(0);
@@ -266,7 +266,7 @@ step_open(Work *work)
 		return;
 	/* while there was no worker for it, positions may have been taken */
 	if (was_gone)
-		pg_atomic_write_u32(&work->db->position_unstored, 1);
+		pg_atomic_write_u32(&es_positions(work->db)->unstored, 1);
 	es_become_owner();
 	es_my_database();
 	if (!es_staging_known(work->db) ||
@@ -360,7 +360,7 @@ time_until_round(Work *work)
 	if (!requested && staged < (uint64) es_write_batch_size && !work->failed)
 	{
 		LWLockAcquire(db->lock, LW_SHARED);
-		due = db->first_staged_at;
+		due = es_staging(db)->first_staged_at;
 		LWLockRelease(db->lock);
 		if (due == 0)
 			due = work->last_round_at;
@@ -411,7 +411,7 @@ note_round(Work *work)
 static long
 time_until_position(const Work *work)
 {
-	if (pg_atomic_read_u32(&work->db->position_unstored) == 0)
+	if (pg_atomic_read_u32(&es_positions(work->db)->unstored) == 0)
 		return -1;
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   work->position_due);
@@ -429,12 +429,12 @@ store_position(Work *work)
 	int synchronous = synchronous_commit;
 	bool stored;
 
-	(void) pg_atomic_exchange_u32(&db->position_unstored, 0);
+	(void) pg_atomic_exchange_u32(&es_positions(db)->unstored, 0);
 	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
 	stored = run_step(work, step_position, "store position");
 	synchronous_commit = synchronous;
 	if (!stored)
-		pg_atomic_write_u32(&db->position_unstored, 1);
+		pg_atomic_write_u32(&es_positions(db)->unstored, 1);
 	work->last_work_at = GetCurrentTimestamp();
 	work->position_due =
 		TimestampTzPlusMilliseconds(work->last_work_at,
@@ -539,7 +539,7 @@ open_staging(Work *work, uint32 wait_event)
 	if (work->store_gone)
 		return false;
 	work->last_work_at = GetCurrentTimestamp();
-	work->failed = work->db->drain.failures > 0;
+	work->failed = es_drain_progress(work->db)->failures > 0;
 	if (!work->failed)
 	{
 		work->pause = 0;
@@ -670,7 +670,7 @@ es_worker_main(Datum arg)
 	uint32 wait_event;
 
 	memset(&work, 0, sizeof(work));
-	work.db = &es_shared->databases[DatumGetInt32(arg)];
+	work.db = es_database_numbered(DatumGetInt32(arg));
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
 	es_enter_process();
 	begin_duty(work.db, database);
@@ -726,24 +726,26 @@ es_worker_state(PG_FUNCTION_ARGS)
 	}
 	if (db != NULL)
 	{
-		SharedDatabase copy;
+		WorkerSlot slot;
+		DrainProgress drain;
 
 		LWLockAcquire(db->lock, LW_SHARED);
-		copy = *db;
+		slot = *es_worker_slot(db);
+		drain = *es_drain_progress(db);
 		LWLockRelease(db->lock);
-		values[0] = Int32GetDatum((int32) copy.worker.pid);
-		nulls[0] = copy.worker.pid == 0;
-		values[1] = CStringGetTextDatum(es_worker_state_name(copy.worker.state));
-		values[2] = TimestampTzGetDatum(copy.worker.started_at);
+		values[0] = Int32GetDatum((int32) slot.pid);
+		nulls[0] = slot.pid == 0;
+		values[1] = CStringGetTextDatum(es_worker_state_name(slot.state));
+		values[2] = TimestampTzGetDatum(slot.started_at);
 		nulls[2] = nulls[0];
-		values[4] = CStringGetTextDatum(es_drain_state_name(copy.drain.state));
+		values[4] = CStringGetTextDatum(es_drain_state_name(drain.state));
 		nulls[4] = false;
-		values[5] = CStringGetTextDatum(copy.drain.last_error);
-		nulls[5] = copy.drain.last_error[0] == '\0';
-		values[6] = Int32GetDatum(copy.drain.failures);
+		values[5] = CStringGetTextDatum(drain.last_error);
+		nulls[5] = drain.last_error[0] == '\0';
+		values[6] = Int32GetDatum(drain.failures);
 		nulls[6] = false;
-		values[7] = TimestampTzGetDatum(copy.drain.last_drain_at);
-		nulls[7] = copy.drain.last_drain_at == 0;
+		values[7] = TimestampTzGetDatum(drain.last_drain_at);
+		nulls[7] = drain.last_drain_at == 0;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

@@ -75,33 +75,33 @@ static void
 set_state(SharedDatabase *db, WorkerState state)
 {
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
-	Assert((states_before[state] & (1 << db->worker.state)) != 0);
-	db->worker.state = state;
+	Assert((states_before[state] & (1 << es_worker_slot(db)->state)) != 0);
+	es_worker_slot(db)->state = state;
 }
 
 static bool
 is_coming_or_there(const SharedDatabase *db)
 {
-	return db->worker.state == ES_WORKER_STARTING ||
-		   db->worker.state == ES_WORKER_RUNNING;
+	return es_worker_slot(db)->state == ES_WORKER_STARTING ||
+		   es_worker_slot(db)->state == ES_WORKER_RUNNING;
 }
 
 bool
 es_worker_possible(const SharedDatabase *db)
 {
-	return db != NULL && db->worker.state != ES_WORKER_UNAVAILABLE;
+	return db != NULL && es_worker_slot(db)->state != ES_WORKER_UNAVAILABLE;
 }
 
-void
-es_init_worker_slot(WorkerSlot *slot)
+static void
+initialise_slot(void *memory)
 {
-	ConditionVariableInit(&slot->progress);
+	ConditionVariableInit(&((WorkerSlot *) memory)->progress);
 }
 
-void
-es_clear_worker_slot(SharedDatabase *db)
+static void
+clear_slot(SharedDatabase *db)
 {
-	WorkerSlot *slot = &db->worker;
+	WorkerSlot *slot = es_worker_slot(db);
 
 	set_state(db, ES_WORKER_NONE);
 	slot->pid = 0;
@@ -113,11 +113,42 @@ es_clear_worker_slot(SharedDatabase *db)
 	slot->bars = 0;
 }
 
+DatabasePart es_worker_part = {sizeof(WorkerSlot), initialise_slot, clear_slot};
+
+/* Whether nobody has shown interest in the database of a slot. */
+static bool
+is_unused(const SharedDatabase *db)
+{
+	const WorkerSlot *slot = es_worker_slot(db);
+	bool unused;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	unused = !db->claimed && slot->bars == 0 && slot->pid == 0 &&
+			 slot->state == ES_WORKER_NONE;
+	LWLockRelease(db->lock);
+	return unused;
+}
+
+void
+es_release_database(Oid database)
+{
+	(void) es_give_back_slot(database, is_unused);
+}
+
+void
+es_free_database(Oid database)
+{
+	SharedDatabase *db = es_give_back_slot(database, NULL);
+
+	if (db != NULL)
+		es_tell_progress(db);
+}
+
 void
 es_tell_progress(SharedDatabase *db)
 {
 	Assert(!LWLockHeldByMe(db->lock));
-	ConditionVariableBroadcast(&db->worker.progress);
+	ConditionVariableBroadcast(&es_worker_slot(db)->progress);
 }
 
 /* Ends a change of the slot. */
@@ -130,17 +161,39 @@ unlock_and_tell(SharedDatabase *db)
 
 /* ---------- the launcher's place ---------- */
 
-void
-es_init_launcher_slot(LauncherSlot *launcher)
+static Size
+launcher_size(void)
+{
+	return sizeof(LauncherSlot);
+}
+
+static void
+initialise_launcher(void *memory)
 {
 	if (max_worker_processes > 0)
-		launcher->gone_at = GetCurrentTimestamp();
+		((LauncherSlot *) memory)->gone_at = GetCurrentTimestamp();
+}
+
+static ClusterPart launcher_part = {"event_store launcher", launcher_size,
+									initialise_launcher};
+
+static LauncherSlot *
+launcher_slot(void)
+{
+	return launcher_part.memory;
+}
+
+void
+es_share_worker_slots(void)
+{
+	es_share_by_database(&es_worker_part);
+	es_share(&launcher_part);
 }
 
 static void
 leave_launcher_slot(int code, Datum arg)
 {
-	LauncherSlot *launcher = &es_shared->launcher;
+	LauncherSlot *launcher = launcher_slot();
 
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
 	if (launcher->pid == MyProcPid)
@@ -156,8 +209,8 @@ void
 es_enter_launcher_slot(void)
 {
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
-	es_shared->launcher.pid = MyProcPid;
-	es_shared->launcher.latch = MyLatch;
+	launcher_slot()->pid = MyProcPid;
+	launcher_slot()->latch = MyLatch;
 	LWLockRelease(es_shared->lock);
 	on_shmem_exit(leave_launcher_slot, (Datum) 0);
 }
@@ -168,7 +221,7 @@ es_launcher_pid(void)
 	pid_t pid;
 
 	LWLockAcquire(es_shared->lock, LW_SHARED);
-	pid = es_shared->launcher.pid;
+	pid = launcher_slot()->pid;
 	LWLockRelease(es_shared->lock);
 	return pid;
 }
@@ -180,8 +233,8 @@ launcher_expected(void)
 	bool expected;
 
 	LWLockAcquire(es_shared->lock, LW_SHARED);
-	expected = es_shared->launcher.pid != 0 ||
-			   !TimestampDifferenceExceeds(es_shared->launcher.gone_at,
+	expected = launcher_slot()->pid != 0 ||
+			   !TimestampDifferenceExceeds(launcher_slot()->gone_at,
 										   GetCurrentTimestamp(),
 										   ES_LAUNCHER_RETURN_MS);
 	LWLockRelease(es_shared->lock);
@@ -192,8 +245,8 @@ void
 es_wake_launcher(void)
 {
 	LWLockAcquire(es_shared->lock, LW_SHARED);
-	if (es_shared->launcher.latch != NULL)
-		SetLatch(es_shared->launcher.latch);
+	if (launcher_slot()->latch != NULL)
+		SetLatch(launcher_slot()->latch);
 	LWLockRelease(es_shared->lock);
 }
 
@@ -208,15 +261,15 @@ rouse_worker(SharedDatabase *db, bool call)
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	if (call)
-		db->worker.called = true;
+		es_worker_slot(db)->called = true;
 	else
-		db->worker.nudged = true;
-	switch (db->worker.state)
+		es_worker_slot(db)->nudged = true;
+	switch (es_worker_slot(db)->state)
 	{
 		case ES_WORKER_STARTING:
 		case ES_WORKER_RUNNING:
-			if (db->worker.latch != NULL)
-				SetLatch(db->worker.latch);
+			if (es_worker_slot(db)->latch != NULL)
+				SetLatch(es_worker_slot(db)->latch);
 			break;
 		case ES_WORKER_NONE:
 		case ES_WORKER_WANTED:
@@ -242,7 +295,8 @@ es_wake_worker(SharedDatabase *db)
 	 * that was counted before we read this.
 	 */
 	pg_memory_barrier();
-	if (!db->worker.called || db->worker.state != ES_WORKER_RUNNING)
+	if (!es_worker_slot(db)->called ||
+		es_worker_slot(db)->state != ES_WORKER_RUNNING)
 		rouse_worker(db, true);
 }
 
@@ -278,10 +332,10 @@ es_worker_wanted(SharedDatabase *db, Oid database)
 	bool wanted;
 
 	LWLockAcquire(db->lock, LW_SHARED);
-	wanted = db->database == database && db->worker.pid == 0 &&
-			 db->worker.bars == 0 &&
-			 (db->worker.state == ES_WORKER_WANTED ||
-			  db->worker.state == ES_WORKER_UNAVAILABLE);
+	wanted = db->database == database && es_worker_slot(db)->pid == 0 &&
+			 es_worker_slot(db)->bars == 0 &&
+			 (es_worker_slot(db)->state == ES_WORKER_WANTED ||
+			  es_worker_slot(db)->state == ES_WORKER_UNAVAILABLE);
 	LWLockRelease(db->lock);
 	return wanted;
 }
@@ -289,14 +343,14 @@ es_worker_wanted(SharedDatabase *db, Oid database)
 bool
 es_worker_starting(SharedDatabase *db)
 {
-	return db->worker.state == ES_WORKER_STARTING;
+	return es_worker_slot(db)->state == ES_WORKER_STARTING;
 }
 
 void
 es_want_worker(SharedDatabase *db, Oid database)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->database == database && db->worker.state == ES_WORKER_NONE)
+	if (db->database == database && es_worker_slot(db)->state == ES_WORKER_NONE)
 		set_state(db, ES_WORKER_WANTED);
 	unlock_and_tell(db);
 }
@@ -307,7 +361,8 @@ es_want_lost_worker(SharedDatabase *db)
 	if (!es_worker_starting(db))
 		return;
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->worker.state == ES_WORKER_STARTING && db->worker.pid == 0)
+	if (es_worker_slot(db)->state == ES_WORKER_STARTING &&
+		es_worker_slot(db)->pid == 0)
 		set_state(db, ES_WORKER_WANTED);
 	unlock_and_tell(db);
 }
@@ -316,8 +371,8 @@ void
 es_begin_start(SharedDatabase *db)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->worker.pid == 0)
-		db->worker.ran = false;
+	if (es_worker_slot(db)->pid == 0)
+		es_worker_slot(db)->ran = false;
 	LWLockRelease(db->lock);
 }
 
@@ -326,9 +381,9 @@ void
 es_mark_starting(SharedDatabase *db, Oid database)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->database == database && db->worker.pid == 0 &&
-		(db->worker.state == ES_WORKER_WANTED ||
-		 db->worker.state == ES_WORKER_UNAVAILABLE))
+	if (db->database == database && es_worker_slot(db)->pid == 0 &&
+		(es_worker_slot(db)->state == ES_WORKER_WANTED ||
+		 es_worker_slot(db)->state == ES_WORKER_UNAVAILABLE))
 		set_state(db, ES_WORKER_STARTING);
 	unlock_and_tell(db);
 }
@@ -339,10 +394,10 @@ es_worker_missed(SharedDatabase *db, Oid database, bool *ran)
 	bool missed;
 
 	LWLockAcquire(db->lock, LW_SHARED);
-	missed = db->database == database && db->worker.pid == 0 &&
-			 (db->worker.state == ES_WORKER_WANTED ||
-			  db->worker.state == ES_WORKER_STARTING);
-	*ran = db->worker.ran;
+	missed = db->database == database && es_worker_slot(db)->pid == 0 &&
+			 (es_worker_slot(db)->state == ES_WORKER_WANTED ||
+			  es_worker_slot(db)->state == ES_WORKER_STARTING);
+	*ran = es_worker_slot(db)->ran;
 	LWLockRelease(db->lock);
 	return missed;
 }
@@ -351,9 +406,9 @@ void
 es_settle_start(SharedDatabase *db, Oid database, bool possible)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->database == database && db->worker.pid == 0 &&
-		(db->worker.state == ES_WORKER_WANTED ||
-		 db->worker.state == ES_WORKER_STARTING))
+	if (db->database == database && es_worker_slot(db)->pid == 0 &&
+		(es_worker_slot(db)->state == ES_WORKER_WANTED ||
+		 es_worker_slot(db)->state == ES_WORKER_STARTING))
 		set_state(db, possible ? ES_WORKER_WANTED : ES_WORKER_UNAVAILABLE);
 	unlock_and_tell(db);
 }
@@ -370,12 +425,12 @@ leave_worker_slot(int code, Datum arg)
 	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->worker.pid == MyProcPid)
+	if (es_worker_slot(db)->pid == MyProcPid)
 	{
-		db->worker.pid = 0;
-		db->worker.latch = NULL;
-		if (is_coming_or_there(db) ||
-			(db->worker.state == ES_WORKER_NONE && db->worker.called))
+		es_worker_slot(db)->pid = 0;
+		es_worker_slot(db)->latch = NULL;
+		if (is_coming_or_there(db) || (es_worker_slot(db)->state == ES_WORKER_NONE &&
+									   es_worker_slot(db)->called))
 			set_state(db, ES_WORKER_WANTED);
 	}
 	unlock_and_tell(db);
@@ -389,20 +444,20 @@ es_enter_worker_slot(SharedDatabase *db, Oid database)
 	bool entered;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	entered =
-		db->database == database && db->worker.pid == 0 && db->worker.bars == 0;
+	entered = db->database == database && es_worker_slot(db)->pid == 0 &&
+			  es_worker_slot(db)->bars == 0;
 	if (entered)
 	{
-		db->worker.pid = MyProcPid;
-		db->worker.latch = MyLatch;
-		db->worker.started_at = GetCurrentTimestamp();
+		es_worker_slot(db)->pid = MyProcPid;
+		es_worker_slot(db)->latch = MyLatch;
+		es_worker_slot(db)->started_at = GetCurrentTimestamp();
 		set_state(db, ES_WORKER_STARTING);
 	}
-	else if (db->database == database && db->worker.pid == 0)
+	else if (db->database == database && es_worker_slot(db)->pid == 0)
 	{
 		/* barred: it is called again afterwards, which is no failure */
 		set_state(db, ES_WORKER_NONE);
-		db->worker.called = true;
+		es_worker_slot(db)->called = true;
 	}
 	unlock_and_tell(db);
 	if (entered)
@@ -417,11 +472,11 @@ es_report_for_duty(SharedDatabase *db)
 	bool starting;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	starting = db->worker.state == ES_WORKER_STARTING;
+	starting = es_worker_slot(db)->state == ES_WORKER_STARTING;
 	if (starting)
 	{
 		set_state(db, ES_WORKER_RUNNING);
-		db->worker.ran = true;
+		es_worker_slot(db)->ran = true;
 	}
 	unlock_and_tell(db);
 	es_wake_launcher();
@@ -434,9 +489,9 @@ es_take_call(SharedDatabase *db)
 	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	called = db->worker.called;
-	db->worker.called = false;
-	db->worker.nudged = false;
+	called = es_worker_slot(db)->called;
+	es_worker_slot(db)->called = false;
+	es_worker_slot(db)->nudged = false;
 	LWLockRelease(db->lock);
 	return called;
 }
@@ -448,11 +503,11 @@ es_retire_worker(SharedDatabase *db)
 	bool retired;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	retired = !db->worker.called && !db->worker.nudged;
+	retired = !es_worker_slot(db)->called && !es_worker_slot(db)->nudged;
 	if (retired)
 	{
-		db->worker.latch = NULL;
-		if (db->worker.state == ES_WORKER_RUNNING)
+		es_worker_slot(db)->latch = NULL;
+		if (es_worker_slot(db)->state == ES_WORKER_RUNNING)
 			set_state(db, ES_WORKER_NONE);
 	}
 	unlock_and_tell(db);
@@ -475,7 +530,7 @@ es_bar_worker(Oid database, bool *has_store)
 		ours = db->database == database;
 		if (ours)
 		{
-			db->worker.bars++;
+			es_worker_slot(db)->bars++;
 			*has_store = db->claimed;
 		}
 		LWLockRelease(db->lock);
@@ -495,12 +550,13 @@ es_unbar_worker(Oid database)
 	if (db == NULL)
 		return;
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	if (db->database == database && db->worker.bars > 0 && --db->worker.bars == 0)
+	if (db->database == database && es_worker_slot(db)->bars > 0 &&
+		--es_worker_slot(db)->bars == 0)
 	{
-		if (db->worker.state == ES_WORKER_NONE &&
-			(db->worker.called || db->worker.nudged))
+		if (es_worker_slot(db)->state == ES_WORKER_NONE &&
+			(es_worker_slot(db)->called || es_worker_slot(db)->nudged))
 			set_state(db, ES_WORKER_WANTED);
-		wake = db->worker.state == ES_WORKER_WANTED;
+		wake = es_worker_slot(db)->state == ES_WORKER_WANTED;
 	}
 	unlock_and_tell(db);
 	if (wake)
@@ -515,18 +571,18 @@ es_dismiss_worker(SharedDatabase *db, Oid database)
 	bool gone;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	gone = db->database != database || db->worker.pid == 0;
+	gone = db->database != database || es_worker_slot(db)->pid == 0;
 	if (!gone)
 	{
 		if (is_coming_or_there(db))
 		{
 			set_state(db, ES_WORKER_NONE);
 			/* another one shall go on with what it leaves */
-			db->worker.nudged = true;
+			es_worker_slot(db)->nudged = true;
 		}
-		db->worker.latch = NULL;
+		es_worker_slot(db)->latch = NULL;
 		/* its exit callback needs the lock, so the process is still there */
-		kill(db->worker.pid, SIGTERM);
+		kill(es_worker_slot(db)->pid, SIGTERM);
 	}
 	LWLockRelease(db->lock);
 	return gone;
