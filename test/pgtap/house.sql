@@ -34,8 +34,12 @@ INSERT INTO levels VALUES
     ('reader', '{reader}'),
     ('writer', '{reader,writer}'),
     ('admin', '{reader,writer,admin}');
-SELECT is(array_agg(DISTINCT format('level %s', level)), NULL, 'this test knows every level')
-  FROM listed WHERE level <> 'owner' AND level NOT IN (SELECT level FROM levels);
+SELECT set_eq($$SELECT level FROM event_store.access_levels() WHERE level <> 'owner'$$, $$SELECT level FROM levels$$,
+              'this test knows every level');
+SELECT is(array_agg(v.level), NULL, 'the COMMENT and the hint of grant_access name every level')
+  FROM levels v, pg_proc p
+ WHERE p.oid = 'event_store.grant_access'::regproc
+   AND (strpos(obj_description(p.oid, 'pg_proc'), v.level || ' (') = 0 OR strpos(p.prosrc, '''''' || v.level || '''''') = 0);
 SELECT format('CREATE ROLE house_%s', level) FROM levels \gexec
 SELECT event_store.grant_access(('house_' || level)::regrole, level) FROM levels \g /dev/null
 CREATE TEMPORARY VIEW granted AS
