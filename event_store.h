@@ -638,6 +638,13 @@ extern const Store *es_store_if_any(void);
  */
 extern const Store *es_lock_store(void);
 /*
+ * Raises 55000 when the extension in this database has another version than the
+ * library.  Comes first in functions whose arguments or columns differ from
+ * those of a released version, and in those that must not take another version
+ * for no store.
+ */
+extern void es_check_version(void);
+/*
  * A worker is a superuser; it becomes the owner of the store for a transaction,
  * its commit included, since the owner's deferred triggers run there.
  */
