@@ -47,7 +47,7 @@ es_wait_event(uint32 *cached, const char *name)
 	return *cached;
 }
 
-#define ES_VERSION "0.1.0"
+#define ES_VERSION "0.2.0"
 #define ES_SCHEMA "event_store"
 
 /* Types, ids and keys are at most this many characters long. */
