@@ -4,18 +4,19 @@
 
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
--- An older library cannot run what is made below, and whoever may create
--- objects in the schema could put traps into it.
+-- An older library, still loaded, cannot run what is made below, and whoever may
+-- create objects in the schema could put traps into it.
 DO $$
 DECLARE
     library CONSTANT text := event_store.extension_version();
+    wanted CONSTANT text := (SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'event_store');
     schema_owner oid;
     intruder name;
 BEGIN
-    IF pg_catalog.string_to_array(library, '.')::int[] < ARRAY[0, 2, 0] THEN
-        RAISE EXCEPTION 'library event_store has version %, but the extension shall have version 0.2.0', library
+    IF pg_catalog.string_to_array(library, '.')::int[] < pg_catalog.string_to_array(wanted, '.')::int[] THEN
+        RAISE EXCEPTION 'library event_store has version %, but the extension shall have version %', library, wanted
             USING ERRCODE = '55000',
-                  HINT = 'Restart the server if the library is preloaded, otherwise connect anew; then update.';
+                  HINT = 'Restart the server if the library is preloaded, otherwise connect anew.';
     END IF;
 
     SELECT n.nspowner INTO schema_owner
