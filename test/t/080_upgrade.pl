@@ -202,12 +202,6 @@ sql('source', 'ALTER TABLE event_store.domain_events DROP CONSTRAINT no_poison')
 stage($node, 'source', 'staged', 3, 4);
 sql('source', q{SELECT event_store.put_view('Orders', 'staged', '{"total": 2}', durability => 'staged')});
 
-my @durable = lines_of('source', q{SELECT relname FROM pg_class
-	 WHERE relnamespace = 'event_store'::regnamespace AND relkind = 'r' AND relpersistence = 'p'});
-foreach my $table (@durable)
-{
-	cmp_ok(sql('source', "SELECT count(*) FROM event_store.$table"), '>', 0, "something is in $table");
-}
 is(sql('source', 'SELECT count(*) FROM event_store.staging'), '13', 'something is staged');
 
 # ---------- the same store as the released version has it
@@ -221,6 +215,8 @@ my %columns = map { split /\|/ } lines_of('old', q{
 	 GROUP BY c.relname});
 foreach my $table (sort keys %columns)
 {
+	cmp_ok(sql('source', "SELECT count(*) FROM event_store.$table"), '>', 0, "something is in $table")
+	  unless $table =~ /^staging_\d$/;
 	sql('source', "COPY (SELECT $columns{$table} FROM event_store.$table) TO '$temp/$table'");
 	sql('old', "DELETE FROM event_store.$table") if $table =~ /^(?:store_state|staging_marker)$/;
 	sql('old', "COPY event_store.$table ($columns{$table}) FROM '$temp/$table'");
