@@ -184,8 +184,8 @@ is_plain(Oid relation, int columns, uint32 defaults, int checks)
 }
 
 /*
- * Looks everything up by name.  Returns false when a part is missing; then
- * *version tells whether the extension was there.
+ * Looks everything up by name.  Returns false when a part is missing, or the
+ * extension has another version than ours; *version tells which, NULL = none.
  */
 static bool
 find_store(Store *s, char **version)
@@ -196,7 +196,8 @@ find_store(Store *s, char **version)
 	memset(s, 0, sizeof(*s));
 	*version = installed_version(&s->extension);
 	s->schema = get_namespace_oid(ES_SCHEMA, true);
-	if (*version == NULL || !OidIsValid(s->schema))
+	if (*version == NULL || strcmp(*version, ES_VERSION) != 0 ||
+		!OidIsValid(s->schema))
 		return false;
 
 	s->events = relation_named(s->schema, "domain_events", -1);
@@ -239,6 +240,37 @@ find_store(Store *s, char **version)
 	return true;
 }
 
+/* Whether a version of the extension came before that of the library. */
+static bool
+is_older(const char *version)
+{
+	int theirs[3] = {0};
+	int ours[3] = {0};
+
+	(void) sscanf(version, "%d.%d.%d", &theirs[0], &theirs[1], &theirs[2]);
+	(void) sscanf(ES_VERSION, "%d.%d.%d", &ours[0], &ours[1], &ours[2]);
+	for (int i = 0; i < 3; i++)
+	{
+		if (theirs[i] != ours[i])
+			return theirs[i] < ours[i];
+	}
+	return false;
+}
+
+/* Another version's functions and tables are not ours to work with. */
+static void
+refuse_version(const char *version)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("library event_store has version %s, but the extension has version %s",
+					ES_VERSION, version),
+			 is_older(version)
+				 ? errhint("Run ALTER EXTENSION event_store UPDATE; SELECT event_store.create_store();")
+				 : errhint("Install the library of version %s; where it is preloaded restart the server, elsewhere connect anew.",
+						   version)));
+}
+
 /*
  * The work of es_store and es_store_if_any.  Looking up may itself process
  * invalidations; then it is done again.
@@ -268,6 +300,8 @@ get_store(bool missing_ok)
 	{
 		if (missing_ok)
 			return NULL;
+		if (version != NULL && strcmp(version, ES_VERSION) != 0)
+			refuse_version(version);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 version == NULL
@@ -276,16 +310,6 @@ get_store(bool missing_ok)
 				 version == NULL
 					 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
 					 : errhint("Run SELECT event_store.create_store();")));
-	}
-	if (strcmp(version, ES_VERSION) != 0)
-	{
-		if (missing_ok)
-			return NULL;
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("library event_store has version %s, but the extension has version %s",
-						ES_VERSION, version),
-				 errhint("Run ALTER EXTENSION event_store UPDATE, and restart the server if the library is preloaded.")));
 	}
 	if (!OidIsValid(store_cache.events))
 		es_raise_head_generation(es_my_database());
@@ -304,6 +328,19 @@ const Store *
 es_store_if_any(void)
 {
 	return get_store(true);
+}
+
+void
+es_check_version(void)
+{
+	Oid extension;
+	char *version;
+
+	if (store_valid)
+		return;
+	version = installed_version(&extension);
+	if (version != NULL && strcmp(version, ES_VERSION) != 0)
+		refuse_version(version);
 }
 
 const Store *

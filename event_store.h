@@ -47,7 +47,7 @@ es_wait_event(uint32 *cached, const char *name)
 	return *cached;
 }
 
-#define ES_VERSION "0.1.0"
+#define ES_VERSION "0.2.0"
 #define ES_SCHEMA "event_store"
 
 /* Types, ids and keys are at most this many characters long. */
@@ -790,6 +790,13 @@ extern const Store *es_store_if_any(void);
  * if it was faster there is no store.
  */
 extern const Store *es_lock_store(void);
+/*
+ * Raises 55000 when the extension in this database has another version than the
+ * library.  Comes first in functions whose arguments or columns differ from
+ * those of a released version, and in those that must not take another version
+ * for no store.
+ */
+extern void es_check_version(void);
 /*
  * A worker is a superuser; it becomes the owner of the store for a transaction,
  * its commit included, since the owner's deferred triggers run there.

@@ -717,6 +717,7 @@ es_rebuild_state(PG_FUNCTION_ARGS)
 	Datum *running;
 	int count;
 
+	es_check_version();
 	InitMaterializedSRF(fcinfo, 0);
 	running = put_running(rsinfo, &count);
 	if (es_store_if_any() == NULL)

@@ -33,12 +33,14 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/heap.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/event_trigger.h"
+#include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -716,8 +718,9 @@ prepare_drop(void)
 static bool
 owns_extension(List *roles)
 {
-	HeapTuple tuple =
-		SearchSysCache1(RELOID, ObjectIdGetDatum(es_store()->segments[0].table));
+	Oid segment =
+		get_relname_relid("staging_0", get_namespace_oid(ES_SCHEMA, true));
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(segment));
 	Oid owner;
 	ListCell *cell;
 
@@ -740,9 +743,12 @@ owns_extension(List *roles)
 static bool
 drops_extension(Node *command)
 {
+	Oid extension = get_extension_oid(ES_SCHEMA, true);
 	DropStmt *drop;
 	ListCell *cell;
 
+	if (!OidIsValid(extension))
+		return false;
 	if (IsA(command, DropOwnedStmt))
 		return owns_extension(((DropOwnedStmt *) command)->roles);
 	if (!IsA(command, DropStmt))
@@ -755,10 +761,11 @@ drops_extension(Node *command)
 	{
 		if (strcmp(strVal(lfirst(cell)), ES_SCHEMA) == 0)
 			return drop->removeType == OBJECT_EXTENSION
-					   ? object_ownercheck(ExtensionRelationId,
-										   es_store()->extension, GetUserId())
+					   ? object_ownercheck(ExtensionRelationId, extension,
+										   GetUserId())
 					   : object_ownercheck(NamespaceRelationId,
-										   es_store()->schema, GetUserId());
+										   get_namespace_oid(ES_SCHEMA, false),
+										   GetUserId());
 	}
 	return false;
 }
@@ -774,7 +781,12 @@ es_guard_drop(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("guard_drop can only be called as an event trigger")));
 	trigger = (EventTriggerData *) fcinfo->context;
-	if (es_store_if_any() != NULL && drops_extension(trigger->parsetree))
-		prepare_drop();
+	if (drops_extension(trigger->parsetree))
+	{
+		/* whether another version has rows staged is not known here */
+		es_check_version();
+		if (es_store_if_any() != NULL)
+			prepare_drop();
+	}
 	PG_RETURN_VOID();
 }

@@ -451,6 +451,8 @@ write_views(const ViewWrite *writes, int count, Durability wanted)
 	Durability durability;
 	uint64 *hashes;
 
+	/* before staging is waited for, which nobody opens without a store */
+	(void) es_store();
 	if (count == 0)
 		return 0;
 	durability = es_admit(wanted, count);

@@ -94,10 +94,30 @@ A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;
 
--- nothing is for everybody
-REVOKE ALL ON ALL ROUTINES IN SCHEMA event_store FROM PUBLIC;
+-- nothing is for everybody; what a store from before has there is its own
+DO $$
+DECLARE
+    routine text;
+BEGIN
+    FOR routine IN
+        SELECT d.objid::pg_catalog.regprocedure::text
+          FROM pg_catalog.pg_depend d
+          JOIN pg_catalog.pg_extension e
+            ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid
+         WHERE e.extname = 'event_store' AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.deptype = 'e'
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+    END LOOP;
+END
+$$;
+
+-- The schema is not a member: pg_dump has to carry what is granted on it, by
+-- whomever, so nothing of it may be noted as the extension's.
+CREATE FUNCTION event_store.outside_script(statement text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_outside_script';
+SELECT event_store.outside_script('GRANT USAGE ON SCHEMA event_store TO pg_monitor');
+DROP FUNCTION event_store.outside_script(text);
 
 -- metrics tell numbers and no data
-GRANT USAGE ON SCHEMA event_store TO pg_monitor;
 GRANT SELECT ON event_store.metrics TO pg_monitor;
 GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics() TO pg_monitor;

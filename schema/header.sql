@@ -4,12 +4,27 @@
 
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
--- Whoever may create objects in the schema could put traps into it.
+CREATE FUNCTION event_store.extension_version() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_extension_version';
+COMMENT ON FUNCTION event_store.extension_version() IS
+$$Returns the version of the loaded library, as major.minor.patch.
+Example: SELECT event_store.extension_version();$$;
+
+-- An older library, still loaded, cannot run what is made below, and whoever may
+-- create objects in the schema could put traps into it.
 DO $$
 DECLARE
+    library CONSTANT text := event_store.extension_version();
+    wanted CONSTANT text := (SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'event_store');
     owner oid;
     intruder name;
 BEGIN
+    IF pg_catalog.string_to_array(library, '.')::int[] < pg_catalog.string_to_array(wanted, '.')::int[] THEN
+        RAISE EXCEPTION 'library event_store has version %, but the extension shall have version %', library, wanted
+            USING ERRCODE = '55000',
+                  HINT = 'Restart the server if the library is preloaded, otherwise connect anew.';
+    END IF;
+
     SELECT n.nspowner INTO owner
       FROM pg_catalog.pg_namespace n
      WHERE n.nspname = 'event_store';

@@ -311,12 +311,6 @@ COMMENT ON FUNCTION event_store.provider_name() IS
 $$Returns the name of the persistence provider: PostgreSQL.
 Example: SELECT event_store.provider_name();$$;
 
-CREATE FUNCTION event_store.extension_version() RETURNS text
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_extension_version';
-COMMENT ON FUNCTION event_store.extension_version() IS
-$$Returns the version of the loaded library, as major.minor.patch.
-Example: SELECT event_store.extension_version();$$;
-
 CREATE FUNCTION event_store.is_available() RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_is_available';
 COMMENT ON FUNCTION event_store.is_available() IS

@@ -240,7 +240,7 @@ find_postgres() {
 copy_tree() {
 	mkdir -p "$1"
 	tar -C "$ROOT" -cf - --exclude=./.git --exclude='*.o' --exclude='*.so' \
-		--exclude='*.bc' --exclude='event_store--*.sql' \
+		--exclude='*.bc' --exclude='./event_store--*.sql' \
 		--exclude=./node_modules . | tar -C "$1" --no-same-owner -xf -
 	if [ -d "$ROOT/../shared/data" ] && [ ! -e "$1/../shared" ]; then
 		mkdir -p "$1/../shared"
@@ -269,7 +269,8 @@ is_installed() {
 
 	cmp -s "$folder/event_store.so" "$("$PG_CONFIG" --pkglibdir)/event_store.so" ||
 		return 1
-	for file in "$folder"/event_store.control "$folder"/event_store--*.sql; do
+	for file in "$folder"/event_store.control "$folder"/event_store--*.sql \
+		"$folder"/schema/released/*.sql; do
 		cmp -s "$file" "$extensions/${file##*/}" || return 1
 	done
 }

@@ -160,5 +160,16 @@ is($node->safe_psql('shop', q{SET ROLE clerk;
 		SELECT first_sequence FROM event_store.append_event('Order', 'o-2', 0, 'Placed')}),
 	'1', 'by grant_access');
 
+# what was granted on the schema before CREATE EXTENSION is not the extension's
+$node->command_ok([ 'pg_dump', '--file', $dump, $node->connstr('shop') ], 'pg_dump after CREATE EXTENSION');
+$node->safe_psql('postgres', 'CREATE DATABASE again');
+$node->command_ok(
+	[ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('again'), '-f', $dump ], 'and restored');
+is($node->safe_psql('again', q{SET ROLE clerk;
+		SELECT first_sequence FROM event_store.append_event('Order', 'o-2', 1, 'Paid')}),
+	'2', 'a writer may write there, too');
+is($node->safe_psql('again', q{SELECT has_function_privilege('auditor', 'event_store.refuse_change()', 'EXECUTE')}),
+	'f', 'and the guard is nobody else\'s');
+
 $node->stop;
 done_testing();

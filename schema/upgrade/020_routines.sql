@@ -1,6 +1,5 @@
--- routines: what an installation of 0.1.0 has otherwise, and how it gets there
+-- routines: the lists of grant_access are data, which tests look at
 
--- the lists of grant_access are data, which tests look at
 CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], OUT relations text[])
     RETURNS SETOF record
     LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
@@ -32,62 +31,6 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION event_store.access_levels() IS
 'Internal: what each level of grant_access adds to those below it, and in row owner what no level has.';
-REVOKE ALL ON ROUTINE event_store.access_levels() FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION event_store.grant_access(role regrole, level text) RETURNS void
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-AS $grant_access$
-DECLARE
-    -- the rows of access_levels() that a level is made of
-    wanted CONSTANT text[] := CASE level
-        WHEN 'reader' THEN ARRAY['reader']
-        WHEN 'writer' THEN ARRAY['reader', 'writer']
-        WHEN 'admin' THEN ARRAY['reader', 'writer', 'admin']
-    END;
-    object_name text;
-BEGIN
-    IF role IS NULL THEN
-        RAISE EXCEPTION 'role must not be null' USING ERRCODE = '22004';
-    END IF;
-    IF level IS NULL THEN
-        RAISE EXCEPTION 'level must not be null' USING ERRCODE = '22004';
-    ELSIF wanted IS NULL THEN
-        RAISE EXCEPTION 'level is not a known word: "%"', level
-            USING ERRCODE = '22023', HINT = 'Use ''reader'', ''writer'' or ''admin''.';
-    END IF;
-
-    IF pg_catalog.to_regclass('event_store.domain_events') IS NULL THEN
-        RAISE EXCEPTION 'there is no event store in this database'
-            USING ERRCODE = '55000', HINT = 'Run SELECT event_store.create_store();';
-    END IF;
-    IF NOT pg_catalog.pg_has_role(
-        (SELECT e.extowner FROM pg_catalog.pg_extension e WHERE e.extname = 'event_store'), 'USAGE')
-    THEN
-        RAISE EXCEPTION 'only the owner of extension event_store can grant access to it'
-            USING ERRCODE = '42501';
-    END IF;
-
-    EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA event_store TO %s', role);
-    FOR object_name IN
-        SELECT pg_catalog.unnest(a.relations)
-          FROM event_store.access_levels() a
-         WHERE a.level = ANY (wanted)
-    LOOP
-        EXECUTE pg_catalog.format('GRANT SELECT ON event_store.%I TO %s', object_name, role);
-    END LOOP;
-    FOR object_name IN
-        SELECT p.oid::pg_catalog.regprocedure::text
-          FROM event_store.access_levels() a
-          JOIN pg_catalog.pg_proc p ON p.proname = ANY (a.routines)
-         WHERE a.level = ANY (wanted)
-           AND p.pronamespace = 'event_store'::pg_catalog.regnamespace
-    LOOP
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s', object_name, role);
-    END LOOP;
-END
-$grant_access$;
-
 COMMENT ON VIEW event_store.metrics IS
 $$What this database's store has done since the server started, a row a number; docs/metrics.md explains each.
 metric; name (events, views, snapshots, staging) and operation where it is counted by them; quantile (0.5, 0.95, 0.99) where kind is histogram; value is in unit, and NULL where nothing is known yet. Read from shared memory, at the same cost whatever the store holds.
