@@ -13,10 +13,10 @@ MODULE_big = event_store
 
 # ground first, verbs last, as in event_store.h
 OBJS = event.o settings.o arguments.o uuid7.o event_input.o shmem.o worker_slot.o head_cache.o metrics.o catalog.o lock.o \
-	transaction.o due_snapshot.o position.o feed.o pair_table.o staged_row.o staging_state.o drain_state.o own_rows.o staged_scan.o staging.o log.o dead_letter.o view_store.o view_load.o \
-	drain_set.o drain.o segment.o flush.o event_store.o event_load.o state.o merge.o path.o operation.o \
+	transaction.o due_snapshot.o position.o feed.o pair_table.o log.o view_table.o staged_row.o staging_state.o drain_state.o own_rows.o staged_scan.o head.o staged_view.o staging.o dead_letter.o view_load.o \
+	drain_set.o drain.o segment.o flush.o append.o view_write.o settle.o event_store.o view_store.o event_load.o state.o merge.o path.o operation.o \
 	rules.o reducer.o fold.o snapshot.o replay.o rebuild.o \
-	gauges.o openmetrics.o database_command.o worker.o launcher.o upgrade.o
+	gauges.o openmetrics.o database_command.o worker.o launcher.o upgrade.o module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/rebuild.sql \

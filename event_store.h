@@ -1017,8 +1017,6 @@ typedef enum LockSpace
 	ES_LOCK_POSITIONS = 0xE504
 } LockSpace;
 
-/* The 64-bit hash that stands for a pair of texts in a lock. */
-extern uint64 es_pair_hash(Datum first, Datum second);
 /*
  * Locks one pair exclusively until the transaction ends, passing the gate of
  * its space.
@@ -1041,6 +1039,8 @@ extern bool es_lock_held(LockSpace space);
 
 typedef struct PairTable PairTable;
 
+/* The 64-bit hash that stands for a pair of texts in a lock. */
+extern uint64 es_pair_hash(Datum first, Datum second);
 extern bool es_same_text(Datum a, Datum b);
 /* Orders keys as the C collation of the tables does. */
 extern int es_compare_keys(Datum a, Datum b);
@@ -1049,6 +1049,72 @@ extern PairTable *es_pair_table(int64 expected_size);
 extern int64 *es_pair_enter(PairTable *table, Datum first, Datum second,
 							bool *found);
 extern void es_pair_table_drop(PairTable *table);
+
+/* ---------- log.c: the table domain_events ---------- */
+
+/*
+ * Inserts rows whose other columns are all set, in statements of bounded size;
+ * takes their positions, one after the other.
+ */
+extern void es_insert_events(EventRow **rows, int count);
+/*
+ * In PG_CATCH around that: the error if a unique key of the store was violated,
+ * in a memory context that is made the current one; passes other errors on.
+ */
+extern ErrorData *es_catch_unique_violation(MemoryContext context);
+
+/*
+ * The sequence of the last durable event of an aggregate, 0 = none; recorded_at
+ * may be NULL, is set if there is one.
+ */
+extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
+							 Snapshot snapshot, TimestampTz *recorded_at);
+extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
+								   EventRow *row);
+
+/* ---------- view_table.c: the table domain_views ---------- */
+
+/* A write of one view key. */
+typedef struct ViewWrite
+{
+	Datum view_name;
+	Datum view_key;
+	Datum view_data; /* (Datum) 0 = delete */
+	bool has_version;
+	int64 version;
+	TimestampTz updated_at; /* when it was staged; 0 = now */
+} ViewWrite;
+
+/*
+ * Writes one value per (view_name, view_key) by the version rule; rows with
+ * data (Datum) 0 are deletes.  Keys are distinct and in key order.  Returns
+ * rows changed.
+ *
+ * "accepted" says that the rule was applied before, when the row was staged
+ * under its key's lock: the last of several staged writes of a key replaces the
+ * durable row even where a delete between them let the version start again.
+ */
+extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
+
+/* What is known of a key before it is written. */
+typedef struct KnownView
+{
+	bool found;
+	bool has_version;
+	int64 version;
+	TimestampTz updated_at;
+} KnownView;
+
+/*
+ * Reads the durable rows of up to ES_CHUNK_ROWS keys of one view under the active
+ * snapshot.
+ */
+extern void es_find_durable_views(const ViewWrite *writes, int count,
+								  KnownView *known);
+/* Deletes all rows of a view; returns how many there were. */
+extern int64 es_clear_durable_view(Datum view_name);
+/* 40001: what is to be written has changed after the transaction's snapshot. */
+extern void es_refuse_unseen_view(void);
 
 /* ---------- staged_row.c: the shape of a staged row ---------- */
 
@@ -1104,17 +1170,6 @@ typedef struct StagedRow
 	ItemPointerData tid;
 	void *memory; /* what the Datums point into; see es_staged_free */
 } StagedRow;
-
-/* A write of one view key; see view_store.c. */
-typedef struct ViewWrite
-{
-	Datum view_name;
-	Datum view_key;
-	Datum view_data; /* (Datum) 0 = delete */
-	bool has_version;
-	int64 version;
-	TimestampTz updated_at; /* when it was staged; 0 = now */
-} ViewWrite;
 
 /*
  * Packs the events of a window into rows, result[0 ..], and returns how many.
@@ -1215,6 +1270,27 @@ extern StagedScan *es_staged_scan_live(Snapshot snapshot, LOCKMODE lockmode);
 /* Whole rows instead of single events. */
 extern bool es_staged_next_row(StagedScan *scan, StagedRow *row);
 
+/* ---------- head.c: the last event of an aggregate ---------- */
+
+/* The last event of an aggregate, as of a snapshot. */
+typedef struct Head
+{
+	int64 sequence;			 /* staged and durable together; 0 = none */
+	TimestampTz recorded_at; /* -infinity when there is none */
+	bool staged;			 /* staged rows are visible */
+} Head;
+
+extern void es_read_head(Datum aggregate_type, Datum aggregate_id,
+						 Snapshot snapshot, bool look_in_staging, Head *head);
+/* ---------- staged_view.c: the staged writes of a view key ---------- */
+
+/*
+ * The newest, or the oldest, staged row of a key under the active snapshot, in
+ * the current memory context.
+ */
+extern bool es_find_staged_view(Datum view_name, Datum view_key, bool newest,
+								StagedRow *row);
+
 /* ---------- staging.c: admitting and writing ---------- */
 
 /*
@@ -1233,35 +1309,6 @@ extern void es_stage_events(EventRow **rows, const int *groups, int ngroups,
 extern void es_stage_views(const ViewWrite *writes, int count);
 extern int64 es_staging_epoch(void);
 
-/* ---------- log.c: the table domain_events ---------- */
-
-/*
- * Inserts rows whose other columns are all set, in statements of bounded size;
- * takes their positions, one after the other.
- */
-extern void es_insert_events(EventRow **rows, int count);
-/*
- * In PG_CATCH around that: the error if a unique key of the store was violated,
- * in a memory context that is made the current one; passes other errors on.
- */
-extern ErrorData *es_catch_unique_violation(MemoryContext context);
-
-/* The last event of an aggregate, as of a snapshot. */
-typedef struct Head
-{
-	int64 sequence;			 /* staged and durable together; 0 = none */
-	TimestampTz recorded_at; /* -infinity when there is none */
-	bool staged;			 /* staged rows are visible */
-} Head;
-
-extern void es_read_head(Datum aggregate_type, Datum aggregate_id,
-						 Snapshot snapshot, bool look_in_staging, Head *head);
-/* The durable part alone; recorded_at may be NULL, is set if there is one. */
-extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
-							 Snapshot snapshot, TimestampTz *recorded_at);
-extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
-								   EventRow *row);
-
 /* ---------- dead_letter.c: staged rows that could not be drained ---------- */
 
 /* False if no aggregate can have any. */
@@ -1272,26 +1319,6 @@ extern bool es_has_dead_letters(Datum aggregate_type, Datum aggregate_id,
 /* Writes one dead letter.  For a view, the aggregate that took it along. */
 extern void es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 					int sqlstate, const char *message, int attempts);
-
-/* ---------- view_store.c: durable views ---------- */
-
-/*
- * Writes one value per (view_name, view_key) by the version rule; rows with
- * data (Datum) 0 are deletes.  Keys are distinct and in key order.  Used by
- * put_view, put_views, delete_view and the drain.  Returns rows changed.
- *
- * "accepted" says that the rule was applied before, when the row was staged
- * under its key's lock: the last of several staged writes of a key replaces the
- * durable row even where a delete between them let the version start again.
- */
-extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
-
-/*
- * The newest, or the oldest, staged row of a key under the active snapshot, in
- * the current memory context.
- */
-extern bool es_find_staged_view(Datum view_name, Datum view_key, bool newest,
-								StagedRow *row);
 
 /* ---------- drain_set.c: which rows a round moves ---------- */
 
@@ -1701,6 +1728,58 @@ extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
  * the reducer is logged, once, and its aggregate type rests for a while.
  */
 extern void es_take_due_snapshot(SharedDatabase *db);
+
+/* ---------- append.c: appending to the log ---------- */
+
+/* What became of the events of an aggregate. */
+typedef enum Outcome
+{
+	OUTCOME_APPENDED,
+	OUTCOME_DUPLICATE,
+	OUTCOME_CONFLICT
+} Outcome;
+
+/* One aggregate that an append writes to. */
+typedef struct Aggregate
+{
+	Datum type;
+	Datum id;
+	uint64 hash;
+	int count;	  /* of its events in the list */
+	int repeated; /* of these, how many are in the store */
+	Head head;
+	int64 sequence;			 /* of the last event seen or assigned */
+	TimestampTz recorded_at; /* of the events assigned */
+	Outcome outcome;
+} Aggregate;
+
+typedef struct AppendCall
+{
+	const char *function; /* its name, for messages */
+	NewEvents list;
+	Aggregate *aggregates;
+	int naggregates;
+	bool report;		   /* on_conflict => 'report' */
+	Durability durability; /* as it is really done */
+	bool any_given_ids;
+	int to_write; /* events of aggregates to be appended */
+} AppendCall;
+
+extern const char *const es_outcome_names[];
+
+/*
+ * Appends events whose list has been checked, all of one aggregate if "single".
+ * Refusals are errors, but for conflicts with "report"; the list has the results.
+ */
+extern void es_append(AppendCall *append, Durability wanted, bool single);
+
+/* ---------- view_write.c: writing views ---------- */
+
+/* Puts and deletes distinct keys, in key order.  Returns how many changed. */
+extern int64 es_put_view_writes(const ViewWrite *writes, int count,
+								Durability wanted);
+/* Removes all rows of a view, staged ones too; returns how many there were. */
+extern int64 es_clear_view_writes(Datum view_name);
 
 /* ---------- gauges.c: what stands at this moment ---------- */
 

@@ -30,22 +30,9 @@
 #include "event_store.h"
 
 #include "access/twophase.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
-
-uint64
-es_pair_hash(Datum first, Datum second)
-{
-	text *a = DatumGetTextPP(first);
-	text *b = DatumGetTextPP(second);
-	uint64 hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(a),
-									  VARSIZE_ANY_EXHDR(a), 0);
-
-	return hash_bytes_extended((unsigned char *) VARDATA_ANY(b),
-							   VARSIZE_ANY_EXHDR(b), hash);
-}
 
 static void
 make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)

@@ -263,30 +263,6 @@ es_insert_events(EventRow **rows, int count)
 	es_end(&scope);
 }
 
-void
-es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
-			 bool look_in_staging, Head *head)
-{
-	StagedScan *scan;
-	StagedRow row;
-
-	memset(head, 0, sizeof(*head));
-	head->recorded_at = DT_NOBEGIN;
-	head->sequence = es_durable_head(aggregate_type, aggregate_id, snapshot,
-									 &head->recorded_at);
-	if (!look_in_staging)
-		return;
-	scan = es_staged_begin(ES_KIND_EVENT, aggregate_type, aggregate_id,
-						   snapshot, true);
-	if (es_staged_next_row(scan, &row))
-	{
-		head->sequence = row.ordinal + row.count - 1;
-		head->recorded_at = row.staged_at;
-		head->staged = true;
-	}
-	es_staged_end(scan);
-}
-
 /*
  * Rows written around the API may be what was met: neither heads nor positions
  * are believed then before they were looked up again.

@@ -11,6 +11,7 @@
 #include "event_store.h"
 
 #include "catalog/pg_collation.h"
+#include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -54,6 +55,18 @@ es_compare_keys(Datum a, Datum b)
 	int order = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), Min(xlen, ylen));
 
 	return order != 0 ? order : xlen < ylen ? -1 : xlen > ylen ? 1 : 0;
+}
+
+uint64
+es_pair_hash(Datum first, Datum second)
+{
+	text *a = DatumGetTextPP(first);
+	text *b = DatumGetTextPP(second);
+	uint64 hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(a),
+									  VARSIZE_ANY_EXHDR(a), 0);
+
+	return hash_bytes_extended((unsigned char *) VARDATA_ANY(b),
+							   VARSIZE_ANY_EXHDR(b), hash);
 }
 
 static uint32

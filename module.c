@@ -1,0 +1,49 @@
+/*
+ * module.c
+ *		The library as PostgreSQL loads it: its entry, and what it says of itself.
+ */
+#include "event_store.h"
+
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(es_is_available);
+PG_FUNCTION_INFO_V1(es_extension_version);
+
+void _PG_init(void);
+
+/* Everybody who has a part of shared memory. */
+static void (*const share_parts[])(void) =
+	{es_share_worker_slots, es_share_metrics,		 es_share_heads,
+	 es_share_locks,		es_share_positions,		 es_share_due_snapshots,
+	 es_share_staging,		es_share_drain_progress, es_share_rebuilds};
+
+void
+_PG_init(void)
+{
+	if (IsBinaryUpgrade)
+		return;
+	es_define_settings();
+	if (process_shared_preload_libraries_in_progress)
+	{
+		for (int i = 0; i < (int) lengthof(share_parts); i++)
+			share_parts[i]();
+		es_shmem_define();
+		es_register_launcher();
+		es_utility_hook_install();
+	}
+}
+
+Datum
+es_is_available(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(es_store_if_any() != NULL);
+}
+
+Datum
+es_extension_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(ES_VERSION));
+}
