@@ -16,7 +16,7 @@ DECLARE
     admin CONSTANT text[] := ARRAY[
         'drain', 'retry_dead_letters', 'discard_dead_letters', 'set_reducer', 'set_reducer_rules', 'take_snapshot',
         'rebuild_view', 'rebuild_view_step', 'rebuild_state',
-        'clear_view', 'staged_rows', 'staging_state', 'worker_state', 'feed_state'];
+        'clear_view', 'staged_rows', 'staging_state', 'worker_state', 'worker_jobs_state', 'feed_state'];
     wanted text[];
     function_name text;
 BEGIN
@@ -59,7 +59,7 @@ BEGIN
     END LOOP;
     IF level = 'admin' THEN
         EXECUTE pg_catalog.format(
-            'GRANT SELECT ON event_store.staging_status, event_store.worker_status, event_store.feed_status, event_store.rebuild_status,'
+            'GRANT SELECT ON event_store.staging_status, event_store.worker_status, event_store.worker_jobs, event_store.feed_status, event_store.rebuild_status,'
             ' event_store.staging, event_store.dead_letters, event_store.snapshots,'
             ' event_store.reducers, event_store.store_state TO %s', role);
     END IF;
