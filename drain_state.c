@@ -20,8 +20,6 @@
  */
 #include "event_store.h"
 
-#include "mb/pg_wchar.h"
-
 static const char *const state_names[] = {[ES_DRAIN_IDLE] = "idle",
 										  [ES_DRAIN_DRAINING] = "draining",
 										  [ES_DRAIN_BACKING_OFF] = "backing_off",
@@ -103,12 +101,10 @@ es_set_drain_state(SharedDatabase *db, DrainState state)
 int
 es_note_drain_failure(SharedDatabase *db, const char *message)
 {
-	int length = pg_mbcliplen(message, strlen(message), ES_ERROR_CHARS - 1);
 	int failures;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	memcpy(es_drain_progress(db)->last_error, message, length);
-	es_drain_progress(db)->last_error[length] = '\0';
+	es_copy_error(es_drain_progress(db)->last_error, message);
 	failures = ++es_drain_progress(db)->failures;
 	set_state(db, ES_DRAIN_BACKING_OFF);
 	LWLockRelease(db->lock);

@@ -315,6 +315,11 @@ extern int es_number_of_database(const SharedDatabase *db);
 
 /* ---------- worker_slot.c: a database's worker, and the launcher ---------- */
 
+/* Of the message of an error so much is shown. */
+#define ES_ERROR_CHARS 256
+/* A worker has at most so many kinds of work; worker.c has their table. */
+#define ES_MAX_JOBS 16
+
 typedef enum WorkerState
 {
 	ES_WORKER_NONE,
@@ -323,6 +328,15 @@ typedef enum WorkerState
 	ES_WORKER_RUNNING,
 	ES_WORKER_UNAVAILABLE /* could not be started; tried again later */
 } WorkerState;
+
+/* How a job of the worker goes; it outlives the worker. */
+typedef struct JobStatus
+{
+	bool running;
+	int failures; /* in a row */
+	TimestampTz last_run_at;
+	char last_error[ES_ERROR_CHARS];
+} JobStatus;
 
 /*
  * The place of a database's worker.  SharedDatabase.lock protects all of it but
@@ -340,6 +354,7 @@ typedef struct WorkerSlot
 	bool nudged; /* es_nudge_worker(), or it was dismissed */
 	int bars;	 /* commands that need the database to themselves; no
 				  * worker starts meanwhile */
+	JobStatus jobs[ES_MAX_JOBS]; /* in the order of worker.c's table */
 	/* after every change of state, every round and every opening of staging */
 	ConditionVariable progress;
 } WorkerSlot;
@@ -415,6 +430,15 @@ extern bool es_report_for_duty(SharedDatabase *db);
 extern bool es_take_call(SharedDatabase *db);
 /* Lets it go, unless it was called or nudged since then. */
 extern bool es_retire_worker(SharedDatabase *db);
+/*
+ * Around a run of one of its jobs.  An error, or NULL, is shown also where the
+ * job as a whole did not fail.  Returns its failures in a row.
+ */
+extern void es_begin_job(SharedDatabase *db, int job);
+extern int es_end_job(SharedDatabase *db, int job, bool succeeded,
+					  const char *error);
+/* Copies as much of a message as is shown. */
+extern void es_copy_error(char *error, const char *message);
 
 /*
  * Keeps workers out of a database that a command needs for itself; NULL when
@@ -426,9 +450,6 @@ extern void es_unbar_worker(Oid database);
 extern bool es_dismiss_worker(SharedDatabase *db, Oid database);
 
 /* ---------- drain_state.c: how the drain goes, and who waits for it ---------- */
-
-/* Of the message of an error so much is shown. */
-#define ES_ERROR_CHARS 256
 
 typedef enum DrainState
 {
@@ -1725,9 +1746,10 @@ extern void es_start_from_snapshot(Fold *fold, text *aggregate_type,
 extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
 /*
  * Takes the next of those snapshots, in a transaction of its own.  An error of
- * the reducer is logged, once, and its aggregate type rests for a while.
+ * the reducer is logged, once, and its aggregate type rests for a while; then
+ * what went wrong is returned, else NULL.
  */
-extern void es_take_due_snapshot(SharedDatabase *db);
+extern const char *es_take_due_snapshot(SharedDatabase *db);
 
 /* ---------- append.c: appending to the log ---------- */
 

@@ -105,7 +105,7 @@ static const Metric shown[] =
 	 {"persistence.drain.age", "gauge", "seconds", NULL, FROM_GAUGE,
 	  ES_GAUGE_DRAIN_AGE, "Time since a round last moved rows"},
 	 {"persistence.drain.failures", "gauge", "rounds", NULL, FROM_GAUGE,
-	  ES_GAUGE_DRAIN_FAILURES, "Failures of the worker since its last success"},
+	  ES_GAUGE_DRAIN_FAILURES, "Failures of the drain since its last success"},
 	 {"persistence.dead_letters", "gauge", "rows", NULL, FROM_GAUGE,
 	  ES_GAUGE_DEAD_LETTERS, "Rows in dead_letters"},
 	 {"persistence.lost_epochs", "counter", "losses", NULL, FROM_GAUGE,

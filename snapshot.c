@@ -267,8 +267,11 @@ forget_failure(FailedType *failed)
 	pfree(failed);
 }
 
-/* Remembers the failure of what was started then, and logs the first one. */
-static void
+/*
+ * Remembers the failure of what was started then, and logs the first one.
+ * Returns what went wrong.
+ */
+static const char *
 note_snapshot_failure(FailedType *failed, const char *aggregate_type,
 					  const char *aggregate_id, const ErrorData *error,
 					  TimestampTz started)
@@ -276,6 +279,8 @@ note_snapshot_failure(FailedType *failed, const char *aggregate_type,
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz longest = TimestampTzPlusMilliseconds(now, LONGEST_REST_MS);
 	int64 rest = REST * Max(now - started, 1);
+	const char *message = psprintf("could not take a snapshot of %s/%s: %s",
+								   aggregate_type, aggregate_id, error->message);
 
 	if (failed == NULL)
 	{
@@ -287,9 +292,7 @@ note_snapshot_failure(FailedType *failed, const char *aggregate_type,
 		failed_types = lappend(failed_types, failed);
 		MemoryContextSwitchTo(caller);
 		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not take a snapshot of %s/%s: %s",
-						aggregate_type, aggregate_id, error->message),
+				(errcode(error->sqlerrcode), errmsg_internal("%s", message),
 				 error->detail != NULL ? errdetail_internal("%s", error->detail)
 									   : 0,
 				 error->context != NULL ? errcontext("%s", error->context) : 0));
@@ -298,9 +301,10 @@ note_snapshot_failure(FailedType *failed, const char *aggregate_type,
 		rest *= 2;
 	failed->failures++;
 	failed->until = Min(now + rest, longest);
+	return message;
 }
 
-void
+const char *
 es_take_due_snapshot(SharedDatabase *db)
 {
 	int64 position = es_next_snapshot_due(db);
@@ -309,14 +313,15 @@ es_take_due_snapshot(SharedDatabase *db)
 	text *aggregate_type;
 	text *aggregate_id;
 	FailedType *volatile failed;
+	const char *volatile message = NULL;
 	TimestampTz started;
 
 	if (position == 0 || es_snapshot_every == 0 ||
 		!find_due_aggregate(position, &aggregate_type, &aggregate_id))
-		return;
+		return NULL;
 	failed = find_failed(text_to_cstring(aggregate_type));
 	if (failed != NULL && failed->until > GetCurrentTimestamp())
-		return;
+		return NULL;
 
 	started = GetCurrentTimestamp();
 	BeginInternalSubTransaction(NULL);
@@ -337,12 +342,14 @@ es_take_due_snapshot(SharedDatabase *db)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		note_snapshot_failure(failed, text_to_cstring(aggregate_type),
-							  text_to_cstring(aggregate_id), error, started);
+		message = note_snapshot_failure(failed, text_to_cstring(aggregate_type),
+										text_to_cstring(aggregate_id), error,
+										started);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+	return message;
 }
 
 /* ---------- an application's ---------- */

@@ -1,24 +1,30 @@
 /*
  * worker.c
- *		The database worker: when the steps that keep staging in motion run.
+ *		The database worker: when its jobs run.
  *
  * A worker serves one database.  The launcher starts it (launcher.c); it finds
- * out whether there is a store, else it leaves at once.  It runs one step at a
- * time, each in a transaction of its own: it opens staging, drains a round,
- * reclaims space, takes a snapshot of an aggregate, closes staging.  What a step
- * does stands in drain.c, segment.c and snapshot.c, and every step can also be
- * run in the foreground by a function.
+ * out whether there is a store, else it leaves at once.
  *
- * Between steps it sleeps on its latch: until the oldest staged row has waited
- * for write_delay, until a pause after a failure is over, or, when nothing is
- * staged, until it has been idle for long enough to leave.  A commit that
- * stages the first row or fills a batch, and whoever asks for a drain, wakes
- * it; so an idle store runs no queries.
+ * What it does is a table of jobs: opening staging, the drain, giving space
+ * back, storing the safe position for standbys, snapshots of aggregates,
+ * closing staging.  A job says when it is due, and does a bounded
+ * piece of work in steps, each in a transaction of its own.  What a step does
+ * stands in drain.c, segment.c, feed.c and snapshot.c, and every step can also
+ * be run in the foreground by a function.
  *
- * Beside that it stores the safe position for standbys (feed.c) and takes
- * snapshots that are due (snapshot.c), which is no reason to open staging or to
- * keep it open.  A snapshot that takes long is given up, since a reducer is
- * somebody else's code.
+ * A job that fails is tried again after a pause that doubles.  Its failure is
+ * its own: the other jobs go on, and only the drain's, and that of opening
+ * staging, which comes before it, makes the drain back off.
+ * Jobs take turns, so that none is kept waiting by one that is always due; some
+ * give way to rounds of draining under sustained load.
+ *
+ * Nothing that a job runs may wait for this worker, since it would wait for
+ * itself; and its steps but the drain give up soon what they wait for, since
+ * who holds it may wait for the drain.
+ *
+ * Between turns it sleeps on its latch: until a job is due, or, when nothing is
+ * staged, until it has been idle for long enough to leave.  Whoever makes work
+ * wakes it; so an idle store runs no queries.
  *
  * SIGTERM makes it exit at once: the step is rolled back, staged rows stay, and
  * its exit callback asks for the next worker.  It leaves of its own accord only
@@ -51,8 +57,8 @@
 #define ES_IDLE_EXIT_MS 60000
 /* The first pause after a round that was due and found nothing to move. */
 #define ES_EMPTY_ROUND_PAUSE_MS 10
-/* Space is looked after once in so many rounds, and when they end. */
-#define ES_ROUNDS_PER_RECLAIM 16
+/* Under sustained load jobs that give way get a turn after so many rounds. */
+#define ES_ROUNDS_PER_TURN 16
 /*
  * A snapshot is followed by a rest of so many times the time it took, up to so
  * long: a slow aggregate type shall not keep the others waiting.
@@ -107,25 +113,34 @@ es_heed_signals(void)
 
 /* ---------- database worker ---------- */
 
+/* When a job may run again. */
+typedef struct JobTurn
+{
+	TimestampTz not_before; /* it rests, or pauses after a failure */
+	TimestampTz failed_at;
+} JobTurn;
+
 typedef struct Work
 {
 	SharedDatabase *db;
-	int64 moved;	 /* by the last round */
-	bool more;		 /* was left by it */
 	bool store_gone; /* as far as we know */
 	bool called;	 /* staging shall be open, and open for this very store */
-	bool closed;
-	bool rotated; /* writers go to another segment now */
+
+	/* what the last step told */
+	int64 moved;				/* by the last round */
+	bool more;					/* was left by it */
+	bool rotated;				/* writers go to another segment now */
+	bool closed;				/* staging is */
+	char error[ES_ERROR_CHARS]; /* "" = none */
 
 	/* the pace */
-	TimestampTz last_work_at;  /* end of the last step that did something */
+	TimestampTz last_work_at;  /* end of the last job to stay for */
 	TimestampTz last_round_at; /* end of the last round */
-	long pause;				   /* ms before the next round; 0 = none */
-	bool failed;			   /* the last step did */
 	int empty_rounds;		   /* due, yet without effect, in a row */
-	int rounds;				   /* since space was looked after */
-	TimestampTz position_due;  /* not before this time */
-	TimestampTz snapshot_due;  /* nor the next snapshot */
+	int rounds;				   /* since others had a turn */
+	bool space_drained;		   /* since it was looked after */
+	int last_job;
+	JobTurn turns[ES_MAX_JOBS];
 } Work;
 
 typedef void (*WorkerStep)(Work *work);
@@ -176,31 +191,11 @@ leave_unless_called(Work *work)
 		proc_exit(0);
 }
 
-/* The pause after so many failures in a row: doubled each time, and jittered. */
-static long
-failure_pause(int failures)
-{
-	double pause = es_retry_initial;
-	double longest = Max(es_retry_initial, es_retry_max);
-
-	for (int i = 1; i < failures && pause < longest; i++)
-		pause *= 2;
-	pause = Min(pause, longest);
-	return (long) (pause * (1.0 + 0.25 * pg_prng_double(&pg_global_prng_state)));
-}
-
-static void
-note_failure(Work *work, const char *message)
-{
-	work->failed = true;
-	work->pause = failure_pause(es_note_drain_failure(work->db, message));
-	es_count_in(work->db, ES_COUNT_WORKER_FAILURES);
-	work->last_round_at = GetCurrentTimestamp();
-}
-
 static void step_drain(Work *work);
 
-/* Runs one step in its own transaction; an error is noted and waited out. */
+/* ---------- steps ---------- */
+
+/* Runs one step in its own transaction; of an error the message is left. */
 static bool
 run_step(Work *work, WorkerStep step, const char *activity)
 {
@@ -210,6 +205,8 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	int security;
 	int level;
 
+	/* what the log names as the statement */
+	debug_query_string = activity;
 	pgstat_report_activity(STATE_RUNNING, activity);
 	PG_TRY();
 	{
@@ -244,7 +241,8 @@ run_step(Work *work, WorkerStep step, const char *activity)
 		EmitErrorReport();
 		AbortCurrentTransaction();
 		FlushErrorState();
-		note_failure(work, error->message != NULL ? error->message : "");
+		es_copy_error(work->error, error->message != NULL ? error->message : "");
+		es_count_in(work->db, ES_COUNT_WORKER_FAILURES);
 		FreeErrorData(error);
 		RESUME_INTERRUPTS();
 	}
@@ -252,6 +250,23 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	MemoryContextSwitchTo(context);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
+	debug_query_string = NULL;
+	return succeeded;
+}
+
+/*
+ * The same for what nobody waits for, and what a later run makes up for if it is
+ * lost in a crash: its commit is not flushed.
+ */
+static bool
+run_unflushed(Work *work, WorkerStep step, const char *activity)
+{
+	int synchronous = synchronous_commit;
+	bool succeeded;
+
+	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+	succeeded = run_step(work, step, activity);
+	synchronous_commit = synchronous;
 	return succeeded;
 }
 
@@ -297,19 +312,6 @@ step_reclaim(Work *work)
 	work->rotated = !work->store_gone && es_reclaim_segments();
 }
 
-/* Gives space back; what writers have just left may be drained already. */
-static bool
-reclaim(Work *work)
-{
-	bool done;
-
-	work->rounds = 0;
-	do
-		done = run_step(work, step_reclaim, "reclaim");
-	while (done && work->rotated);
-	return done;
-}
-
 static void
 step_close(Work *work)
 {
@@ -332,312 +334,416 @@ step_position(Work *work)
 static void
 step_snapshot(Work *work)
 {
+	const char *error;
+
 	work->store_gone = es_lock_store() == NULL;
 	if (work->store_gone)
 		return;
 	es_become_owner();
 	enable_timeout_after(STATEMENT_TIMEOUT, ES_SNAPSHOT_MS);
-	es_take_due_snapshot(work->db);
+	error = es_take_due_snapshot(work->db);
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	if (error != NULL)
+		es_copy_error(work->error, error);
+}
+
+/* ---------- jobs: when they are due, and what they do ---------- */
+
+static long
+milliseconds_until(TimestampTz at)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
 }
 
 /*
- * When is the next round due?  In milliseconds; 0 = now, -1 = there is nothing
- * to drain.  A request ends a pause after failures early, but not before
- * retry_initial.
- */
-static long
-time_until_round(Work *work)
-{
-	SharedDatabase *db = work->db;
-	bool requested = es_drain_requested(db);
-	uint64 staged = es_staged_rows(db);
-	TimestampTz due = 0;
-	long pause = work->pause;
-
-	if (staged == 0 && !requested && !work->failed)
-		return -1;
-	if (!requested && staged < (uint64) es_write_batch_size && !work->failed)
-	{
-		LWLockAcquire(db->lock, LW_SHARED);
-		due = es_staging(db)->first_staged_at;
-		LWLockRelease(db->lock);
-		if (due == 0)
-			due = work->last_round_at;
-		due = TimestampTzPlusMilliseconds(due, es_write_delay);
-	}
-	if (requested && work->failed)
-		pause = Min(pause, es_retry_initial);
-	if (pause > 0)
-		due = Max(due, TimestampTzPlusMilliseconds(work->last_round_at, pause));
-	return due == 0
-			   ? 0
-			   : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
-}
-
-/* What failed before works again. */
-static void
-note_success(Work *work)
-{
-	work->last_work_at = GetCurrentTimestamp();
-	work->failed = false;
-	work->pause = 0;
-	es_note_drain_success(work->db);
-}
-
-/* After a round that went through. */
-static void
-note_round(Work *work)
-{
-	note_success(work);
-	work->last_round_at = work->last_work_at;
-	if (work->moved > 0)
-		work->rounds++;
-	if (work->moved > 0 ||
-		(es_staged_rows(work->db) == 0 && !es_drain_requested(work->db)))
-		work->empty_rounds = 0;
-	else
-	{
-		/* due, yet nothing could be moved: somebody else is at it */
-		work->pause = ES_EMPTY_ROUND_PAUSE_MS;
-		for (int i = 0;
-			 i < work->empty_rounds && work->pause < es_retry_initial; i++)
-			work->pause *= 2;
-		work->empty_rounds++;
-	}
-}
-
-/* The same for the safe position. */
-static long
-time_until_position(const Work *work)
-{
-	if (pg_atomic_read_u32(&es_positions(work->db)->unstored) == 0)
-		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   work->position_due);
-}
-
-/*
- * Lets standbys read on.  Nobody waits for it, and a later one makes up for one
- * that is lost in a crash, so its commit is not flushed.  The flag goes down
- * first: what ends from now on raises it again.
+ * Is it to be found out whether there is a store, or staging to be opened?  For
+ * a call that is so unless rows are staged there, which are looked at anyway.
  */
 static bool
-store_position(Work *work)
+needs_opening(const Work *work)
 {
-	SharedDatabase *db = work->db;
-	int synchronous = synchronous_commit;
-	bool stored;
-
-	(void) pg_atomic_exchange_u32(&es_positions(db)->unstored, 0);
-	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
-	stored = run_step(work, step_position, "store position");
-	synchronous_commit = synchronous;
-	if (!stored)
-		pg_atomic_write_u32(&es_positions(db)->unstored, 1);
-	work->last_work_at = GetCurrentTimestamp();
-	work->position_due =
-		TimestampTzPlusMilliseconds(work->last_work_at,
-									stored ? ES_POSITION_PAUSE_MS
-										   : ES_POSITION_RETRY_MS);
-	return stored;
+	return work->store_gone || es_staging_is(work->db, ES_STAGING_UNKNOWN) ||
+		   work->called;
 }
 
-/* When a snapshot can be taken: in milliseconds, 0 = now, -1 = none is wanted. */
 static long
-time_until_snapshot(const Work *work)
+time_until_open(const Work *work)
 {
-	if (work->failed || !es_snapshots_due(work->db))
-		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   work->snapshot_due);
+	return needs_opening(work) ? 0 : -1;
 }
 
 /*
- * Takes one snapshot, then rests several times as long, so that appends go on
- * at their speed.  One that is lost in a crash only makes replay slower, so its
- * commit is not flushed either.
- */
-static bool
-take_snapshot(Work *work)
-{
-	TimestampTz started = GetCurrentTimestamp();
-	int synchronous = synchronous_commit;
-	bool taken;
-
-	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
-	taken = run_step(work, step_snapshot, "snapshot");
-	synchronous_commit = synchronous;
-	if (taken)
-	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		work->last_work_at = now;
-		work->snapshot_due =
-			Min(now + ES_SNAPSHOT_REST * (now - started),
-				TimestampTzPlusMilliseconds(now, ES_SNAPSHOT_REST_MS));
-	}
-	return taken;
-}
-
-/* Drains while rounds are due, and looks after space. */
-static void
-drain_due(Work *work)
-{
-	bool due = true;
-
-	es_set_drain_state(work->db, ES_DRAIN_DRAINING);
-	while (due)
-	{
-		es_heed_signals();
-		if (!run_step(work, step_drain, "drain"))
-			return;
-		if (work->store_gone)
-			break;
-		note_round(work);
-		/* what one round left has waited as long as what it took */
-		due = (work->more && work->moved > 0) || time_until_round(work) == 0;
-		if (work->rounds >= (due ? ES_ROUNDS_PER_RECLAIM : 1) && !reclaim(work))
-			return;
-		if (time_until_position(work) == 0 && !store_position(work))
-			return;
-		/* under sustained staging they get a turn now and then */
-		if (work->rounds == 0 && time_until_snapshot(work) == 0 &&
-			!take_snapshot(work))
-			return;
-	}
-	es_set_drain_state(work->db, ES_DRAIN_IDLE);
-}
-
-/* Sleeps until the pause after a failure is over, however often it is woken. */
-static void
-sleep_out_pause(const Work *work, uint32 wait_event)
-{
-	long left;
-
-	while ((left = TimestampDifferenceMilliseconds(
-				GetCurrentTimestamp(),
-				TimestampTzPlusMilliseconds(work->last_round_at, work->pause))) > 0)
-	{
-		es_sleep_on_latch(left, wait_event);
-		es_heed_signals();
-	}
-}
-
-/*
- * Opens staging if that is wanted and still to be done, trying until it
- * succeeds.  Returns false when the database has no store.
+ * Opens staging if that is wanted, and leaves where there is no store.
  *
  * What failed before, in this process or the one before it, is not over
  * because staging could be opened: a round has to show that.
  */
 static bool
-open_staging(Work *work, uint32 wait_event)
+run_open(Work *work, JobTurn *turn)
 {
-	while (!run_step(work, step_open, "open staging"))
-		sleep_out_pause(work, wait_event);
-	if (work->store_gone)
+	if (!run_step(work, step_open, "open staging"))
 		return false;
-	work->last_work_at = GetCurrentTimestamp();
-	work->failed = es_drain_progress(work->db)->failures > 0;
-	if (!work->failed)
-	{
-		work->pause = 0;
-		work->last_round_at = work->last_work_at;
-	}
+	work->called = false;
+	if (work->store_gone)
+		leave_unless_called(work);
+	else if (es_drain_progress(work->db)->failures == 0)
+		work->last_round_at = GetCurrentTimestamp();
 	return true;
 }
 
-/* How long until staging, or then this process, is of no use any more. */
+/* The next round, by what is staged and asked for. */
 static long
-time_until_idle(const Work *work)
+time_until_drain(const Work *work)
 {
-	TimestampTz since = es_staging_is(work->db, ES_STAGING_OPEN)
-							? work->last_round_at
-							: work->last_work_at;
+	SharedDatabase *db = work->db;
+	uint64 staged = es_staged_rows(db);
+	TimestampTz since;
 
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(since,
-																	   ES_IDLE_EXIT_MS));
+	if (needs_opening(work))
+		return -1;
+	/* what a round left has waited as long as what it took */
+	if (work->more && work->moved > 0)
+		return 0;
+	if (es_drain_requested(db) || es_drain_progress(db)->failures > 0 ||
+		staged >= (uint64) es_write_batch_size)
+		return 0;
+	if (staged == 0)
+		return -1;
+	LWLockAcquire(db->lock, LW_SHARED);
+	since = es_staging(db)->first_staged_at;
+	LWLockRelease(db->lock);
+	if (since == 0)
+		since = work->last_round_at;
+	return milliseconds_until(TimestampTzPlusMilliseconds(since, es_write_delay));
+}
+
+/* After a round that went through. */
+static void
+note_round(Work *work, JobTurn *turn)
+{
+	long pause = ES_EMPTY_ROUND_PAUSE_MS;
+
+	es_note_drain_success(work->db);
+	work->last_round_at = GetCurrentTimestamp();
+	if (work->moved > 0)
+	{
+		work->rounds++;
+		work->space_drained = true;
+	}
+	if (work->moved > 0 ||
+		(es_staged_rows(work->db) == 0 && !es_drain_requested(work->db)))
+	{
+		work->empty_rounds = 0;
+		return;
+	}
+	/* due, yet nothing could be moved: somebody else is at it */
+	for (int i = 0; i < work->empty_rounds && pause < es_retry_initial; i++)
+		pause *= 2;
+	work->empty_rounds++;
+	turn->not_before = TimestampTzPlusMilliseconds(work->last_round_at, pause);
+}
+
+/* One round. */
+static bool
+run_drain(Work *work, JobTurn *turn)
+{
+	if (es_drain_progress(work->db)->state != ES_DRAIN_DRAINING)
+		es_set_drain_state(work->db, ES_DRAIN_DRAINING);
+	if (work->rounds >= ES_ROUNDS_PER_TURN)
+		work->rounds = 0;
+	if (!run_step(work, step_drain, "drain"))
+		return false;
+	if (!work->store_gone)
+		note_round(work, turn);
+	return true;
+}
+
+static void
+drain_failed(Work *work)
+{
+	work->last_round_at = GetCurrentTimestamp();
+	(void) es_note_drain_failure(work->db, work->error);
+}
+
+static long
+time_until_reclaim(const Work *work)
+{
+	return work->space_drained ? 0 : -1;
+}
+
+/* What writers have just left may be drained already. */
+static bool
+run_reclaim(Work *work, JobTurn *turn)
+{
+	do
+	{
+		if (!run_step(work, step_reclaim, "reclaim"))
+			return false;
+	} while (work->rotated);
+	work->space_drained = false;
+	return true;
+}
+
+static long
+time_until_position(const Work *work)
+{
+	return pg_atomic_read_u32(&es_positions(work->db)->unstored) != 0 ? 0 : -1;
 }
 
 /*
- * Open staging is closed whatever is waited for; nobody leaves who has a position
- * to store or a snapshot to take.
+ * Lets standbys read on.  The flag goes down first: what ends from now on raises
+ * it again.
  */
 static bool
-may_retire(const Work *work, long position, long snapshot)
+run_position(Work *work, JobTurn *turn)
 {
-	return es_staging_is(work->db, ES_STAGING_OPEN) ||
-		   (position < 0 && snapshot < 0);
-}
-
-/* Closes staging; leaves when that was done before. */
-static void
-retire(Work *work)
-{
-	if (!es_staging_is(work->db, ES_STAGING_OPEN))
-		leave_unless_called(work);
-	else if (!run_step(work, step_close, "close staging") || !work->closed)
-		work->last_round_at = GetCurrentTimestamp();
-}
-
-/* One turn: does what is due, or sleeps. */
-static void
-take_turn(Work *work, uint32 wait_event)
-{
-	SharedDatabase *db = work->db;
-	long timeout;
-	long position;
-	long snapshot;
-
-	es_heed_signals();
-	work->called = es_take_call(db);
-	if (work->store_gone || es_staging_is(db, ES_STAGING_UNKNOWN) ||
-		(work->called &&
-		 (es_staged_rows(db) == 0 || !es_staging_is(db, ES_STAGING_OPEN))))
+	(void) pg_atomic_exchange_u32(&es_positions(work->db)->unstored, 0);
+	if (!run_unflushed(work, step_position, "store position"))
 	{
-		if (!open_staging(work, wait_event))
+		pg_atomic_write_u32(&es_positions(work->db)->unstored, 1);
+		return false;
+	}
+	turn->not_before =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ES_POSITION_PAUSE_MS);
+	return true;
+}
+
+static long
+time_until_snapshot(const Work *work)
+{
+	return es_snapshots_due(work->db) ? 0 : -1;
+}
+
+/* Takes one, then rests several times as long, so that appends go on. */
+static bool
+run_snapshot(Work *work, JobTurn *turn)
+{
+	TimestampTz started = GetCurrentTimestamp();
+	TimestampTz now;
+
+	if (!run_unflushed(work, step_snapshot, "snapshot"))
+		return false;
+	now = GetCurrentTimestamp();
+	turn->not_before = Min(now + ES_SNAPSHOT_REST * (now - started),
+						   TimestampTzPlusMilliseconds(now, ES_SNAPSHOT_REST_MS));
+	return true;
+}
+
+/* Staging is closed, whatever else goes on, a minute after the last round. */
+static long
+time_until_close(const Work *work)
+{
+	if (!es_staging_is(work->db, ES_STAGING_OPEN) || needs_opening(work) ||
+		time_until_drain(work) >= 0)
+		return -1;
+	return milliseconds_until(TimestampTzPlusMilliseconds(work->last_round_at,
+														  ES_IDLE_EXIT_MS));
+}
+
+static bool
+run_close(Work *work, JobTurn *turn)
+{
+	if (!run_step(work, step_close, "close staging"))
+		return false;
+	/* there is a writer: in another minute */
+	if (!work->closed)
+		work->last_round_at = GetCurrentTimestamp();
+	return true;
+}
+
+/* ---------- the table of jobs ---------- */
+
+typedef struct Job
+{
+	const char *name;
+	/* in milliseconds: 0 = now, -1 = there is nothing to do */
+	long (*time_until_due)(const Work *work);
+	/* does a bounded piece; may set when it is to run again at the earliest */
+	bool (*run)(Work *work, JobTurn *turn);
+	bool keeps_worker; /* who has this to do stays, and for a minute longer */
+	bool gives_way;	   /* to rounds of draining under sustained load */
+	int first_pause;   /* after a failure, in ms; 0 = retry_initial */
+	/* whether somebody waits: then it pauses for no longer than that */
+	bool (*hurried)(SharedDatabase *db);
+	void (*failed)(Work *work);
+} Job;
+
+/* Those that the others depend on. */
+enum
+{
+	OPEN,
+	DRAIN
+};
+
+static const Job jobs[] =
+	{[OPEN] = {"open staging", time_until_open, run_open, .keeps_worker = true,
+			   .failed = drain_failed},
+	 [DRAIN] = {"drain", time_until_drain, run_drain, .keeps_worker = true,
+				.hurried = es_drain_requested, .failed = drain_failed},
+	 {"reclaim", time_until_reclaim, run_reclaim, .gives_way = true},
+	 {"store position", time_until_position, run_position, .keeps_worker = true,
+	  .first_pause = ES_POSITION_RETRY_MS},
+	 {"snapshot", time_until_snapshot, run_snapshot, .keeps_worker = true,
+	  .gives_way = true},
+	 {"close staging", time_until_close, run_close}};
+
+#define JOBS ((int) lengthof(jobs))
+
+StaticAssertDecl(lengthof(jobs) <= ES_MAX_JOBS,
+				 "shared memory has room for each job");
+
+/* ---------- turns ---------- */
+
+static int
+first_pause(const Job *job)
+{
+	return job->first_pause > 0 ? job->first_pause : es_retry_initial;
+}
+
+/* The pause after so many failures in a row: doubled each time, and jittered. */
+static long
+failure_pause(const Job *job, int failures)
+{
+	double pause = first_pause(job);
+	double longest = Max(pause, es_retry_max);
+
+	for (int i = 1; i < failures && pause < longest; i++)
+		pause *= 2;
+	pause = Min(pause, longest);
+	return (long) (pause * (1.0 + 0.25 * pg_prng_double(&pg_global_prng_state)));
+}
+
+/*
+ * When a job runs next: in milliseconds, 0 = now, -1 = not at all.  But for the
+ * one that finds out, there is nothing to do without a store.
+ */
+static long
+time_until(Work *work, int number)
+{
+	const Job *job = &jobs[number];
+	JobTurn *turn = &work->turns[number];
+	TimestampTz not_before = turn->not_before;
+	long due;
+
+	if (work->store_gone && number != OPEN)
+		return -1;
+	due = job->time_until_due(work);
+	if (due < 0)
+		return -1;
+	if (es_worker_slot(work->db)->jobs[number].failures > 0 &&
+		job->hurried != NULL && job->hurried(work->db))
+		not_before =
+			Min(not_before,
+				TimestampTzPlusMilliseconds(turn->failed_at, first_pause(job)));
+	return Max(due, milliseconds_until(not_before));
+}
+
+/* The next job in turn that is due; -1 = none. */
+static int
+next_job(Work *work, const long *times)
+{
+	bool sustained = times[DRAIN] == 0 && work->rounds < ES_ROUNDS_PER_TURN;
+
+	for (int i = 1; i <= JOBS; i++)
+	{
+		int number = (work->last_job + i) % JOBS;
+
+		if (times[number] == 0 && !(sustained && jobs[number].gives_way))
+			return number;
+	}
+	return -1;
+}
+
+static void
+run_job(Work *work, int number)
+{
+	const Job *job = &jobs[number];
+	JobTurn *turn = &work->turns[number];
+	bool succeeded;
+	int failures;
+
+	work->last_job = number;
+	work->error[0] = '\0';
+	turn->not_before = 0;
+	es_begin_job(work->db, number);
+	succeeded = job->run(work, turn);
+	failures = es_end_job(work->db, number, succeeded,
+						  work->error[0] == '\0' ? NULL : work->error);
+	if (!succeeded)
+	{
+		turn->failed_at = GetCurrentTimestamp();
+		turn->not_before =
+			TimestampTzPlusMilliseconds(turn->failed_at,
+										failure_pause(job, failures));
+		if (job->failed != NULL)
+			job->failed(work);
+	}
+	else if (job->keeps_worker)
+		work->last_work_at = GetCurrentTimestamp();
+}
+
+/*
+ * Nothing is due: sleeps, or leaves when staging is closed and there was nothing
+ * to stay for long enough.
+ */
+static void
+rest(Work *work, const long *times, uint32 wait_event)
+{
+	bool stays = es_staging_is(work->db, ES_STAGING_OPEN);
+	long timeout = -1;
+
+	for (int i = 0; i < JOBS; i++)
+	{
+		if (times[i] < 0)
+			continue;
+		timeout = timeout < 0 ? times[i] : Min(timeout, times[i]);
+		stays = stays || jobs[i].keeps_worker;
+	}
+	if (!stays)
+	{
+		long left =
+			milliseconds_until(TimestampTzPlusMilliseconds(work->last_work_at,
+														   ES_IDLE_EXIT_MS));
+
+		if (left == 0)
 		{
 			leave_unless_called(work);
 			return;
 		}
+		timeout = timeout < 0 ? left : Min(timeout, left);
 	}
-	timeout = time_until_round(work);
-	if (timeout == 0)
-	{
-		drain_due(work);
-		return;
-	}
-	position = time_until_position(work);
-	if (position == 0)
-	{
-		store_position(work);
-		return;
-	}
-	snapshot = time_until_snapshot(work);
-	if (snapshot == 0)
-	{
-		take_snapshot(work);
-		return;
-	}
-	if (timeout < 0)
-	{
-		timeout = time_until_idle(work);
-		if (timeout == 0 && may_retire(work, position, snapshot))
-		{
-			retire(work);
-			return;
-		}
-		/* not at once again, but when what is waited for is due */
-		timeout = timeout == 0 ? ES_IDLE_EXIT_MS : timeout;
-	}
-	if (position > 0)
-		timeout = Min(timeout, position);
-	if (snapshot > 0)
-		timeout = Min(timeout, snapshot);
 	es_sleep_on_latch(timeout, wait_event);
 }
+
+/* One turn: runs a job that is due, or rests. */
+static void
+take_turn(Work *work, uint32 wait_event)
+{
+	SharedDatabase *db = work->db;
+	long times[lengthof(jobs)];
+	int number;
+
+	es_heed_signals();
+	if (es_take_call(db))
+		work->called = true;
+	if (es_staging_is(db, ES_STAGING_OPEN) && es_staged_rows(db) > 0)
+		work->called = false;
+	for (int i = 0; i < JOBS; i++)
+		times[i] = time_until(work, i);
+	if (times[DRAIN] != 0)
+	{
+		work->rounds = 0;
+		if (es_drain_progress(db)->state == ES_DRAIN_DRAINING)
+			es_set_drain_state(db, ES_DRAIN_IDLE);
+	}
+	number = next_job(work, times);
+	if (number >= 0)
+		run_job(work, number);
+	else
+		rest(work, times, wait_event);
+}
+
+/* ---------- the process ---------- */
 
 /* A database's or role's settings must not change how the worker works. */
 static void
@@ -679,6 +785,7 @@ es_worker_main(Datum arg)
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
 
 	work.store_gone = true; /* until it was looked for */
+	work.last_job = JOBS - 1;
 	MemoryContextSwitchTo(TopMemoryContext);
 	for (;;)
 		take_turn(&work, wait_event);
@@ -688,6 +795,7 @@ es_worker_main(Datum arg)
 
 PG_FUNCTION_INFO_V1(es_announce_store);
 PG_FUNCTION_INFO_V1(es_worker_state);
+PG_FUNCTION_INFO_V1(es_worker_jobs_state);
 
 /*
  * announce_store(): has a worker look at this database once the transaction
@@ -726,17 +834,17 @@ es_worker_state(PG_FUNCTION_ARGS)
 	}
 	if (db != NULL)
 	{
-		WorkerSlot slot;
+		WorkerState state;
 		DrainProgress drain;
 
 		LWLockAcquire(db->lock, LW_SHARED);
-		slot = *es_worker_slot(db);
+		values[0] = Int32GetDatum((int32) es_worker_slot(db)->pid);
+		values[2] = TimestampTzGetDatum(es_worker_slot(db)->started_at);
+		state = es_worker_slot(db)->state;
 		drain = *es_drain_progress(db);
 		LWLockRelease(db->lock);
-		values[0] = Int32GetDatum((int32) slot.pid);
-		nulls[0] = slot.pid == 0;
-		values[1] = CStringGetTextDatum(es_worker_state_name(slot.state));
-		values[2] = TimestampTzGetDatum(slot.started_at);
+		nulls[0] = DatumGetInt32(values[0]) == 0;
+		values[1] = CStringGetTextDatum(es_worker_state_name(state));
 		nulls[2] = nulls[0];
 		values[4] = CStringGetTextDatum(es_drain_state_name(drain.state));
 		nulls[4] = false;
@@ -749,4 +857,48 @@ es_worker_state(PG_FUNCTION_ARGS)
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));
+}
+
+#define JOB_COLUMNS 5
+
+/* worker_jobs_state(): the rows of worker_jobs. */
+Datum
+es_worker_jobs_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SharedDatabase *db =
+		es_shared != NULL ? es_find_database(MyDatabaseId) : NULL;
+	JobStatus status[ES_MAX_JOBS] = {0};
+	bool is_there = false;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (es_shared == NULL)
+		return (Datum) 0;
+	if (db != NULL)
+	{
+		LWLockAcquire(db->lock, LW_SHARED);
+		memcpy(status, es_worker_slot(db)->jobs, sizeof(status));
+		is_there = es_worker_slot(db)->pid != 0;
+		LWLockRelease(db->lock);
+	}
+	for (int i = 0; i < JOBS; i++)
+	{
+		const char *state = "idle";
+		Datum values[JOB_COLUMNS];
+		bool nulls[JOB_COLUMNS] = {false};
+
+		if (status[i].running)
+			state = "running";
+		else if (is_there && status[i].failures > 0)
+			state = "backing_off";
+		values[0] = CStringGetTextDatum(jobs[i].name);
+		values[1] = CStringGetTextDatum(state);
+		values[2] = Int32GetDatum(status[i].failures);
+		values[3] = CStringGetTextDatum(status[i].last_error);
+		nulls[3] = status[i].last_error[0] == '\0';
+		values[4] = TimestampTzGetDatum(status[i].last_run_at);
+		nulls[4] = status[i].last_run_at == 0;
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }

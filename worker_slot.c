@@ -31,6 +31,7 @@
 
 #include <signal.h>
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
@@ -111,6 +112,7 @@ clear_slot(SharedDatabase *db)
 	slot->called = false;
 	slot->nudged = false;
 	slot->bars = 0;
+	memset(slot->jobs, 0, sizeof(slot->jobs));
 }
 
 DatabasePart es_worker_part = {sizeof(WorkerSlot), initialise_slot, clear_slot};
@@ -429,6 +431,8 @@ leave_worker_slot(int code, Datum arg)
 	{
 		es_worker_slot(db)->pid = 0;
 		es_worker_slot(db)->latch = NULL;
+		for (int i = 0; i < ES_MAX_JOBS; i++)
+			es_worker_slot(db)->jobs[i].running = false;
 		if (is_coming_or_there(db) || (es_worker_slot(db)->state == ES_WORKER_NONE &&
 									   es_worker_slot(db)->called))
 			set_state(db, ES_WORKER_WANTED);
@@ -512,6 +516,41 @@ es_retire_worker(SharedDatabase *db)
 	}
 	unlock_and_tell(db);
 	return retired;
+}
+
+void
+es_copy_error(char *error, const char *message)
+{
+	int length = pg_mbcliplen(message, strlen(message), ES_ERROR_CHARS - 1);
+
+	memcpy(error, message, length);
+	error[length] = '\0';
+}
+
+void
+es_begin_job(SharedDatabase *db, int job)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	es_worker_slot(db)->jobs[job].running = true;
+	es_worker_slot(db)->jobs[job].last_run_at = now;
+	LWLockRelease(db->lock);
+}
+
+int
+es_end_job(SharedDatabase *db, int job, bool succeeded, const char *error)
+{
+	JobStatus *status = &es_worker_slot(db)->jobs[job];
+	int failures;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	status->running = false;
+	if (error != NULL)
+		es_copy_error(status->last_error, error);
+	failures = status->failures = succeeded ? 0 : status->failures + 1;
+	LWLockRelease(db->lock);
+	return failures;
 }
 
 /* ---------- commands that need the database for themselves ---------- */

@@ -16,8 +16,24 @@ COMMENT ON VIEW event_store.worker_status IS
 $$The background worker of this database, in one row.
 state: none (nothing to do), wanted, starting, running, unavailable (none can be started: calls do its work themselves, it is tried again), not preloaded.
 pid and started_at are NULL unless a worker is there; launcher_pid is NULL while the launcher is not running.
-drain_state: idle, draining, backing_off, stopped. last_error is the last one and remains until the next; it lasts while consecutive_failures is above 0.
+drain_state: idle, draining, backing_off, stopped. consecutive_failures and last_error are those of the drain; worker_jobs has those of all it does. last_error is the last one and remains until the next; it lasts while consecutive_failures is above 0.
 Example: SELECT state, pid FROM event_store.worker_status;$$;
+
+CREATE FUNCTION event_store.worker_jobs_state(
+        OUT job text, OUT state text, OUT failures int, OUT last_error text, OUT last_run_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'es_worker_jobs_state';
+COMMENT ON FUNCTION event_store.worker_jobs_state() IS
+'Internal: the rows of the view worker_jobs.';
+
+CREATE VIEW event_store.worker_jobs AS
+SELECT j.job, j.state, j.failures, j.last_error, j.last_run_at
+  FROM event_store.worker_jobs_state() j;
+COMMENT ON VIEW event_store.worker_jobs IS
+$$What the background worker of this database does, a row for each kind of work; none unless the library is preloaded.
+state: idle, running, backing_off (it failed; it is tried again after a pause that doubles, from retry_initial, for store position from 30 s, to retry_max, and the others go on). failures: in a row.
+last_error is the last one and remains until the next; for snapshot also that of a single aggregate, whose type then rests. last_run_at: when it last began, NULL = not since the server started.
+Example: SELECT job, failures, last_error FROM event_store.worker_jobs WHERE state = 'backing_off';$$;
 
 -- a store that was there before is looked after from now on
 SELECT event_store.announce_store()

@@ -1,0 +1,118 @@
+# The worker's jobs: one that fails is its own failure, shown as such and tried again
+# by itself, and the others go on.
+
+use strict;
+use warnings;
+
+use EventStoreTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# a failure of the drain is not tried again here unless somebody waits
+my $node = new_server('jobs',
+	conf => "event_store.write_delay = '1ms'\nevent_store.snapshot_every = 10\n"
+	  . "event_store.retry_initial = '1h'\nevent_store.retry_max = '1h'\n"
+	  . "wal_level = replica\nmax_wal_senders = 1\nmax_logical_replication_workers = 0\n");
+$node->start;
+create_store_in($node, 'shop');
+my $worker = wait_for_worker($node, 'shop');
+
+sub sql
+{
+	return $node->safe_psql('shop', $_[0]);
+}
+
+sub poll
+{
+	return $node->poll_query_until('shop', $_[0]);
+}
+
+# Appends ten events to a new aggregate, so that a snapshot is due.
+sub append_ten
+{
+	my ($type, $id, $durability) = @_;
+
+	sql(qq{SELECT FROM event_store.append_events('$type', '$id', 0,
+		(SELECT jsonb_agg('{"event_type": "E"}'::jsonb) FROM generate_series(1, 10)), durability => '$durability')});
+	return;
+}
+
+my $taken = q{SELECT count(*) = 1 FROM event_store.snapshots WHERE aggregate_id = '%s' AND source = 'server'};
+my $stored = 'SELECT safe_position = event_store.safe_position() FROM event_store.store_state';
+my $drain = 'SELECT drain_state, consecutive_failures, last_error IS NULL FROM event_store.worker_status';
+
+# What is shown of a job.
+sub job
+{
+	my ($name) = @_;
+
+	return sql("SELECT state, failures, coalesce(last_error, '') FROM event_store.worker_jobs WHERE job = '$name'");
+}
+
+# ---------- all is well
+
+is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
+	'open staging, drain, reclaim, store position, snapshot, close staging', 'the jobs');
+append_ten('T', 'staged', 'staged');
+ok(flush_all($node, 'shop'), 'the drain runs');
+ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');
+ok(poll($stored), 'and the safe position stored');
+ok(poll(q{SELECT bool_and(failures = 0 AND last_error IS NULL AND state = 'idle') AND count(last_run_at) = 5
+            FROM event_store.worker_jobs}), 'all but the closing have run, and none has failed');
+
+# ---------- one job fails: the safe position cannot be stored
+
+my $offset = log_offset($node);
+sql(q{
+	CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN RAISE EXCEPTION 'no space here' USING ERRCODE = 'disk_full'; END$$;
+	CREATE TRIGGER full_disk BEFORE UPDATE OF safe_position ON event_store.store_state
+	    FOR EACH ROW EXECUTE FUNCTION full_disk();
+});
+append_ten('T', 'durable', 'durable');
+ok(poll(q{SELECT state = 'backing_off' FROM event_store.worker_jobs WHERE job = 'store position'}), 'a job fails');
+is(job('store position'), 'backing_off|1|no space here', 'and worker_jobs says why');
+like(slurp_file($node->logfile, $offset), qr/ERROR:  no space here.*STATEMENT:  store position/s, 'the log names the job');
+is(sql($drain), 'idle|0|t', 'it is no failure of the drain');
+is(job('drain'), 'idle|0|', 'nor is it shown there');
+ok(poll(sprintf $taken, 'durable'), 'snapshots go on');
+append_ten('T', 'more', 'staged');
+ok(flush_all($node, 'shop'), 'and so does the drain');
+is(sql(q{SELECT value FROM event_store.metrics WHERE metric = 'worker.failures'}), '1', 'it is not tried again at once');
+is(sql(q{SELECT value FROM event_store.metrics WHERE metric = 'persistence.drain.failures'}), '0', 'for the metrics as well');
+
+# the next worker tries it at once, and counts on
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT failures = 2 FROM event_store.worker_jobs WHERE job = 'store position'}), 'failures outlive a worker');
+sql('DROP TRIGGER full_disk ON event_store.store_state');
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll($stored), 'what comes after the cause is gone makes up for it');
+ok(poll(q{SELECT failures = 0 FROM event_store.worker_jobs WHERE job = 'store position'}), 'and ends them');
+is(job('store position'), 'idle|0|no space here', 'the error stays to be read');
+
+# ---------- the drain fails: other jobs go on
+
+sql(q{
+	CREATE TRIGGER full_disk BEFORE INSERT ON event_store.domain_events
+	    FOR EACH ROW WHEN (NEW.aggregate_id = 'held up') EXECUTE FUNCTION full_disk();
+});
+append_ten('T', 'held up', 'staged');
+ok(poll(q{SELECT drain_state = 'backing_off' FROM event_store.worker_status}), 'the drain backs off');
+is(sql('SELECT consecutive_failures, last_error FROM event_store.worker_status'), '1|no space here', 'and says why');
+is(job('drain'), 'backing_off|1|no space here', 'as does its job');
+append_ten('T', 'beside', 'durable');
+ok(poll(sprintf $taken, 'beside'), 'a snapshot is taken meanwhile');
+ok(poll($stored), 'and the safe position stored');
+is(job('drain'), 'backing_off|1|no space here', 'while it waits');
+sql('DROP TRIGGER full_disk ON event_store.domain_events');
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(flush_all($node, 'shop'), 'when the cause is gone it goes on');
+is(events_in($node, 'shop'), '50', 'with all that was staged');
+ok(poll(q{SELECT failures = 0 AND state = 'idle' FROM event_store.worker_jobs WHERE job = 'drain'}), 'and is well');
+
+$node->stop;
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'nothing crashed');
+done_testing();
