@@ -11,12 +11,16 @@ EXTVERSION = 0.2.0
 RELEASED = 0.1.0
 MODULE_big = event_store
 
-# ground first, verbs last, as in event_store.h
-OBJS = event.o settings.o arguments.o uuid7.o event_input.o shmem.o worker_slot.o head_cache.o metrics.o catalog.o lock.o \
-	transaction.o due_snapshot.o position.o feed.o pair_table.o log.o view_table.o staged_row.o staging_state.o drain_state.o own_rows.o staged_scan.o head.o staged_view.o staging.o dead_letter.o view_load.o \
-	drain_set.o drain.o segment.o flush.o append.o view_write.o settle.o event_store.o view_store.o event_load.o state.o merge.o path.o operation.o \
-	rules.o reducer.o fold.o snapshot.o replay.o rebuild.o \
-	gauges.o openmetrics.o database_command.o worker.o launcher.o upgrade.o module.o
+# by floors, the lowest first: ARCHITECTURE.md
+OBJS = \
+	src/ground/event.o src/ground/settings.o src/ground/arguments.o src/ground/uuid7.o src/ground/pair_table.o src/ground/shmem.o src/ground/worker_slot.o src/ground/head_cache.o src/ground/metrics.o src/ground/catalog.o src/ground/lock.o src/ground/transaction.o src/ground/due_snapshot.o src/ground/position.o src/ground/upgrade.o \
+	src/log/log.o src/log/view_table.o \
+	src/staging/staging_state.o src/staging/drain_state.o src/staging/own_rows.o src/staging/staged_row.o src/staging/staged_scan.o src/staging/head.o src/staging/staged_view.o src/staging/staging.o src/staging/segment.o src/staging/drain_set.o src/staging/dead_letter.o src/staging/drain.o src/staging/flush.o \
+	src/replay/state.o src/replay/merge.o src/replay/path.o src/replay/operation.o src/replay/rules.o src/replay/reducer.o src/replay/fold.o src/replay/snapshot.o src/replay/replay.o src/replay/rebuild.o \
+	src/read/event_load.o src/read/view_load.o src/read/feed.o src/read/gauges.o src/read/openmetrics.o \
+	src/write/event_input.o src/write/append.o src/write/view_write.o src/write/settle.o \
+	src/process/worker.o src/process/launcher.o src/process/database_command.o src/process/process.o \
+	event_store.o view_store.o module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/rebuild.sql \
@@ -34,11 +38,17 @@ REGRESS_OPTS = --inputdir=. --encoding=UTF8 --load-extension=event_store
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=event_store
 
+PG_CPPFLAGS = -I$(srcdir)/src
+override PG_CFLAGS += -MMD -MP
+EXTRA_CLEAN = $(OBJS:.o=.d)
+
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS) $(OBJS:.o=.bc): event_store.h compat.h
+# a changed header rebuilds what includes it
+$(OBJS:.o=.bc): %.bc: %.o
+-include $(OBJS:.o=.d)
 
 event_store--$(EXTVERSION).sql: $(SCHEMA_PARTS)
 	cat $^ > $@

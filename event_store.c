@@ -5,13 +5,24 @@
  * They take arguments apart and make the results; what an append is stands in
  * append.c.
  */
-#include "event_store.h"
+#include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/tupdesc.h"
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/tuplestore.h"
 #include "utils/typcache.h"
+
+#include "ground/arguments.h"
+#include "ground/event.h"
+#include "ground/metrics.h"
+#include "ground/settings.h"
+#include "staging/staging.h"
+#include "write/append.h"
+#include "write/event_input.h"
 
 PG_FUNCTION_INFO_V1(es_append_event);
 PG_FUNCTION_INFO_V1(es_append_events);
@@ -158,7 +169,7 @@ static void
 batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum names[OUTCOME_CONFLICT + 1];
+	Datum names[OUTCOME_CONFLICT + 1] = {0};
 
 	for (int i = 0; i < (int) lengthof(names); i++)
 		names[i] = CStringGetTextDatum(es_outcome_names[i]);

@@ -2,10 +2,27 @@
  * module.c
  *		The library as PostgreSQL loads it: its entry, and what it says of itself.
  */
-#include "event_store.h"
+#include "postgres.h"
 
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/due_snapshot.h"
+#include "ground/head_cache.h"
+#include "ground/lock.h"
+#include "ground/metrics.h"
+#include "ground/position.h"
+#include "ground/settings.h"
+#include "ground/shmem.h"
+#include "ground/worker_slot.h"
+#include "process/database_command.h"
+#include "process/launcher.h"
+#include "replay/rebuild.h"
+#include "staging/drain_state.h"
+#include "staging/staging_state.h"
 
 PG_MODULE_MAGIC;
 

@@ -4,10 +4,19 @@
  *
  * They take arguments apart; what a write is stands in view_write.c.
  */
-#include "event_store.h"
+#include "postgres.h"
 
+#include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
+
+#include "ground/arguments.h"
+#include "ground/metrics.h"
+#include "ground/pair_table.h"
+#include "ground/settings.h"
+#include "log/view_table.h"
+#include "write/view_write.h"
 
 PG_FUNCTION_INFO_V1(es_put_view);
 PG_FUNCTION_INFO_V1(es_put_views);

@@ -1,0 +1,30 @@
+/*
+ * arguments.h
+ *		Checking what callers give.
+ */
+#ifndef ES_ARGUMENTS_H
+#define ES_ARGUMENTS_H
+
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+
+/*
+ * All report the argument by name: 22004 for NULL, 22023 for empty, 22001 for
+ * too long.  "where" is NULL or " of event 3", appended to the name.
+ */
+extern text *es_required_text(FunctionCallInfo fcinfo, int argno,
+							  const char *name);
+extern void es_check_name(Datum value, bool isnull, const char *name,
+						  const char *where, bool required);
+extern int64 es_max_count_argument(FunctionCallInfo fcinfo, int argno);
+extern void es_check_timeout(const Interval *timeout, const char *name,
+							 int64 *milliseconds);
+/*
+ * A one-dimensional array argument without NULL elements where "nullable" is
+ * false, its length equal to *count (or setting *count when that is -1).
+ */
+extern void es_array_argument(FunctionCallInfo fcinfo, int argno,
+							  const char *name, bool nullable, int *count,
+							  Datum **values, bool **nulls);
+
+#endif /* ES_ARGUMENTS_H */

@@ -1,0 +1,535 @@
+/*
+ * catalog.c
+ *		The store of this database: where its tables are, whose they are, and
+ *		how SQL is run on them.
+ *
+ * The extension owns functions and staging; the durable tables belong to the
+ * role that ran create_store().  Both can come and go independently (DROP
+ * EXTENSION keeps the tables), so every entry point asks es_store() first,
+ * which looks both up by name and remembers them until the relation cache
+ * says that something changed.
+ *
+ * All SQL runs as the owner of domain_events: callers need EXECUTE on the
+ * functions and no privilege on the tables, so that nobody can go around the
+ * sequence check.  Statements are prepared once per backend and kept.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup.h"
+#include "access/htup_details.h"
+#include "access/skey.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/tupdesc.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/params.h"
+#include "nodes/primnodes.h"
+#include "storage/lmgr.h"
+#include "storage/lockdefs.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/tuplestore.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/event.h"
+#include "ground/head_cache.h"
+#include "ground/shmem.h"
+
+/* Memory for the rows of a load, in kB. */
+#define RESULT_KB (32 * 1024)
+
+/* Columns of domain_views, and those of them with a default. */
+#define VIEW_COLUMNS 6
+#define VIEW_DEFAULTS ((1 << 4) | (1 << 5))
+
+static Store store_cache;
+static bool store_valid = false;
+static uint64 changes = 0; /* invalidations heard of */
+static bool callback_registered = false;
+
+/* Forgets the store when one of its relations changed. */
+static void
+store_changed(Datum arg, Oid relid)
+{
+	const Store *s = &store_cache;
+
+	/* store_cache.events stays known while the rest is looked up anew */
+	changes++;
+	if (OidIsValid(s->events) && (relid == InvalidOid || relid == s->events))
+		es_raise_head_generation(es_my_database_if_any());
+	if (!store_valid)
+		return;
+	if (relid == InvalidOid || relid == s->events || relid == s->views ||
+		relid == s->positions || relid == s->dead_letters)
+		store_valid = false;
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		if (relid == s->segments[i].table)
+			store_valid = false;
+	}
+}
+
+/* Reads the installed version of the extension; NULL when there is none. */
+static char *
+installed_version(Oid *extension)
+{
+	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	char *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(ES_SCHEMA));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+		Datum d = heap_getattr(tuple, Anum_pg_extension_extversion,
+							   RelationGetDescr(rel), &isnull);
+
+		*extension = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		if (!isnull)
+			version = TextDatumGetCString(d);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return version;
+}
+
+static Oid
+relation_named(Oid schema, const char *format, int n)
+{
+	return get_relname_relid(n < 0 ? format : psprintf(format, n), schema);
+}
+
+/* Whether the columns are ours alone, of core types, and so are the defaults. */
+static bool
+has_plain_columns(TupleDesc desc, int columns, uint32 defaults)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+
+		if (column->attisdropped)
+			continue;
+		columns--;
+		if (column->atttypid >= FirstNormalObjectId ||
+			(column->atthasdef && !(defaults & (1 << i))))
+			return false;
+	}
+	return columns == 0;
+}
+
+/* Whether an index computes nothing: no expressions, and at most IS NOT NULL. */
+static bool
+is_plain_index(Oid oid)
+{
+	Relation index = index_open(oid, AccessShareLock);
+	bool plain = RelationGetIndexExpressions(index) == NIL;
+	ListCell *cell;
+
+	foreach (cell, RelationGetIndexPredicate(index))
+	{
+		NullTest *test = lfirst(cell);
+
+		if (!IsA(test, NullTest) || !IsA(test->arg, Var))
+			plain = false;
+	}
+	index_close(index, AccessShareLock);
+	return plain;
+}
+
+/*
+ * Whether writing to a table runs nothing but what create_store() put there:
+ * no triggers but the guard, which only fires for what we never do, no rules,
+ * no columns, defaults or CHECK constraints beyond our own, no indexes that
+ * compute something.  "defaults" has a bit for each column that has one.
+ */
+static bool
+is_plain(Oid relation, int columns, uint32 defaults, int checks)
+{
+	Relation table = table_open(relation, AccessShareLock);
+	TupleConstr *constr = RelationGetDescr(table)->constr;
+	TriggerDesc *triggers = table->trigdesc;
+	bool plain = table->rd_rules == NULL && !table->rd_rel->relrowsecurity &&
+				 has_plain_columns(RelationGetDescr(table), columns, defaults);
+	List *indexes = RelationGetIndexList(table);
+	ListCell *cell;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		if (strcmp(triggers->triggers[i].tgname, "domain_events_append_only") != 0)
+			plain = false;
+	}
+	if (constr != NULL &&
+		(constr->num_check > checks || constr->has_generated_stored))
+		plain = false;
+	foreach (cell, indexes)
+	{
+		if (!is_plain_index(lfirst_oid(cell)))
+			plain = false;
+	}
+	list_free(indexes);
+	table_close(table, AccessShareLock);
+	return plain;
+}
+
+/*
+ * Looks everything up by name.  Returns false when a part is missing, or the
+ * extension has another version than ours; *version tells which, NULL = none.
+ */
+static bool
+find_store(Store *s, char **version)
+{
+	HeapTuple tuple;
+	bool complete = true;
+
+	memset(s, 0, sizeof(*s));
+	*version = installed_version(&s->extension);
+	s->schema = get_namespace_oid(ES_SCHEMA, true);
+	if (*version == NULL || strcmp(*version, ES_VERSION) != 0 ||
+		!OidIsValid(s->schema))
+		return false;
+
+	s->events = relation_named(s->schema, "domain_events", -1);
+	s->events_by_aggregate =
+		relation_named(s->schema, "domain_events_aggregate_key", -1);
+	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
+	s->views = relation_named(s->schema, "domain_views", -1);
+	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
+	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
+	s->positions = relation_named(s->schema, "global_position_seq", -1);
+	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
+	s->event_type =
+		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
+						ObjectIdGetDatum(s->schema));
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		StagingSegment *g = &s->segments[i];
+
+		g->table = relation_named(s->schema, "staging_%d", i);
+		g->by_key = relation_named(s->schema, "staging_%d_key_idx", i);
+		g->by_event_id = relation_named(s->schema, "staging_%d_event_id_idx", i);
+		g->by_txn = relation_named(s->schema, "staging_%d_txn_idx", i);
+		complete = complete && OidIsValid(g->table) && OidIsValid(g->by_key) &&
+				   OidIsValid(g->by_event_id) && OidIsValid(g->by_txn);
+	}
+	if (!complete || !OidIsValid(s->events) ||
+		!OidIsValid(s->events_by_aggregate) || !OidIsValid(s->events_by_id) ||
+		!OidIsValid(s->positions) || !OidIsValid(s->views) ||
+		!OidIsValid(s->aggregate_gate) || !OidIsValid(s->view_key_gate) ||
+		!OidIsValid(s->dead_letters))
+		return false;
+
+	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
+			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return true;
+}
+
+/* Whether a version of the extension came before that of the library. */
+static bool
+is_older(const char *version)
+{
+	int theirs[3] = {0};
+	int ours[3] = {0};
+
+	(void) sscanf(version, "%d.%d.%d", &theirs[0], &theirs[1], &theirs[2]);
+	(void) sscanf(ES_VERSION, "%d.%d.%d", &ours[0], &ours[1], &ours[2]);
+	for (int i = 0; i < 3; i++)
+	{
+		if (theirs[i] != ours[i])
+			return theirs[i] < ours[i];
+	}
+	return false;
+}
+
+/* Another version's functions and tables are not ours to work with. */
+static void
+refuse_version(const char *version)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("library event_store has version %s, but the extension has version %s",
+					ES_VERSION, version),
+			 is_older(version)
+				 ? errhint("Run ALTER EXTENSION event_store UPDATE; SELECT event_store.create_store();")
+				 : errhint("Install the library of version %s; where it is preloaded restart the server, elsewhere connect anew.",
+						   version)));
+}
+
+/*
+ * The work of es_store and es_store_if_any.  Looking up may itself process
+ * invalidations; then it is done again.
+ */
+static const Store *
+get_store(bool missing_ok)
+{
+	char *version = NULL;
+	Store found;
+	uint64 seen;
+	bool complete;
+
+	if (store_valid)
+		return &store_cache;
+	if (!callback_registered)
+	{
+		CacheRegisterRelcacheCallback(store_changed, (Datum) 0);
+		callback_registered = true;
+	}
+
+	do
+	{
+		seen = changes;
+		complete = find_store(&found, &version);
+	} while (seen != changes);
+	if (!complete)
+	{
+		if (missing_ok)
+			return NULL;
+		if (version != NULL && strcmp(version, ES_VERSION) != 0)
+			refuse_version(version);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 version == NULL
+					 ? errmsg("extension event_store is not installed in this database")
+					 : errmsg("there is no event store in this database, or parts of it are missing"),
+				 version == NULL
+					 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
+					 : errhint("Run SELECT event_store.create_store();")));
+	}
+	if (!OidIsValid(store_cache.events))
+		es_raise_head_generation(es_my_database());
+	store_cache = found;
+	store_valid = true;
+	return &store_cache;
+}
+
+const Store *
+es_store(void)
+{
+	return get_store(false);
+}
+
+const Store *
+es_store_if_any(void)
+{
+	return get_store(true);
+}
+
+void
+es_check_version(void)
+{
+	Oid extension;
+	char *version;
+
+	if (store_valid)
+		return;
+	version = installed_version(&extension);
+	if (version != NULL && strcmp(version, ES_VERSION) != 0)
+		refuse_version(version);
+}
+
+const Store *
+es_lock_store(void)
+{
+	const Store *store = es_store_if_any();
+	Oid extension;
+
+	if (store == NULL)
+		return NULL;
+	extension = store->extension;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	/* what was dropped while we waited has been invalidated by now */
+	store = es_store_if_any();
+	return store != NULL && store->extension == extension ? store : NULL;
+}
+
+void
+es_become_owner(void)
+{
+	Oid user;
+	int security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(es_store()->owner,
+						   security | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+static void
+begin(OwnerScope *scope, bool pin_path)
+{
+	const Store *store = es_store();
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	GetUserIdAndSecContext(&scope->user, &scope->security);
+	SetUserIdAndSecContext(store->owner,
+						   scope->security | SECURITY_LOCAL_USERID_CHANGE);
+	scope->guc_level = 0;
+	if (pin_path)
+	{
+		scope->guc_level = NewGUCNestLevel();
+		(void) set_config_option("search_path", "pg_catalog, pg_temp",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+	}
+}
+
+void
+es_begin(OwnerScope *scope)
+{
+	begin(scope, true);
+}
+
+void
+es_begin_write(OwnerScope *scope)
+{
+	begin(scope, !es_store()->plain);
+}
+
+void
+es_begin_read(OwnerScope *scope)
+{
+	begin(scope, false);
+}
+
+void
+es_end(const OwnerScope *scope)
+{
+	if (scope->guc_level != 0)
+		AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->user, scope->security);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+}
+
+SPIPlanPtr
+es_prepare(const KeptPlan *statement)
+{
+	char *sql = es_event_sql(statement->sql);
+	SPIPlanPtr plan =
+		SPI_prepare_cursor(sql, statement->nargs, (Oid *) statement->argtypes,
+						   CURSOR_OPT_GENERIC_PLAN);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql,
+			 SPI_result_code_string(SPI_result));
+	pfree(sql);
+	return plan;
+}
+
+/* The plan of a statement, prepared when this backend first needs it. */
+SPIPlanPtr
+es_plan(KeptPlan *kept)
+{
+	if (kept->plan == NULL)
+	{
+		SPIPlanPtr plan = es_prepare(kept);
+
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "SPI_keepplan failed");
+		kept->plan = plan;
+	}
+	return kept->plan;
+}
+
+uint64
+es_execute(KeptPlan *kept, Datum *values, const char *nulls, bool read_only,
+		   int expected_result)
+{
+	int result = SPI_execute_plan(es_plan(kept), values, nulls, read_only, 0);
+
+	if (result != expected_result)
+		elog(ERROR, "\"%s\" returned %s", kept->sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+uint64
+es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
+			  DestReceiver *receiver)
+{
+	SPIExecuteOptions options;
+	ParamListInfo params = makeParamList(kept->nargs);
+	int result;
+
+	for (int i = 0; i < kept->nargs; i++)
+	{
+		params->params[i].value = values[i];
+		params->params[i].isnull = nulls != NULL && nulls[i] == 'n';
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = kept->argtypes[i];
+	}
+	memset(&options, 0, sizeof(options));
+	options.params = params;
+	options.read_only = true;
+	options.dest = receiver;
+	result = SPI_execute_plan_extended(es_plan(kept), &options);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "\"%s\" returned %s", kept->sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+uint64
+es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
+				Tuplestorestate *into)
+{
+	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
+	uint64 rows;
+
+	SetTuplestoreDestReceiverParams(receiver, into, CurrentMemoryContext, false,
+									NULL, NULL);
+	rows = es_execute_to(kept, values, nulls, receiver);
+	receiver->rDestroy(receiver);
+	return rows;
+}
+
+/*
+ * Loads are mostly read once and thrown away, and are far slower through a
+ * temporary file; what a page of a few ten thousand events takes stays in
+ * memory even where work_mem is smaller.  The rows are freed in the order in
+ * which they came, which a generation context does at less cost.
+ */
+void
+es_begin_result(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext rows;
+	MemoryContext caller;
+
+	InitMaterializedSRF(fcinfo, 0);
+	tuplestore_end(rsinfo->setResult);
+	rows = GenerationContextCreate(rsinfo->econtext->ecxt_per_query_memory,
+								   "event_store result", ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(rows);
+	rsinfo->setResult = tuplestore_begin_heap((rsinfo->allowedModes &
+											   SFRM_Materialize_Random) != 0,
+											  false, Max(work_mem, RESULT_KB));
+	MemoryContextSwitchTo(caller);
+}

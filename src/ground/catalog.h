@@ -1,0 +1,129 @@
+/*
+ * catalog.h
+ *		The store of this database.
+ */
+#ifndef ES_CATALOG_H
+#define ES_CATALOG_H
+
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "tcop/dest.h"
+#include "utils/tuplestore.h"
+
+
+/* Number of staging segments. */
+#define ES_SEGMENTS 8
+
+typedef struct StagingSegment
+{
+	Oid table;
+	Oid by_key;		 /* (kind, name, key, ordinal) */
+	Oid by_event_id; /* (event_id) */
+	Oid by_txn;		 /* (txn, sid) */
+} StagingSegment;
+
+/*
+ * What this database's store is made of.  Valid until the next command that
+ * may process invalidations; never keep a pointer over one.
+ */
+typedef struct Store
+{
+	Oid schema;
+	Oid owner; /* owner of domain_events, runs all SQL */
+	Oid extension;
+	Oid events;				 /* domain_events */
+	Oid events_by_aggregate; /* its unique index on
+										 * (aggregate_type, aggregate_id,
+										 * sequence) */
+	Oid events_by_id;		 /* its unique index on (event_id) */
+	Oid views;				 /* domain_views */
+	bool plain;				 /* nothing is attached to these two */
+	Oid aggregate_gate;		 /* see lock.c */
+	Oid view_key_gate;
+	Oid positions; /* the sequence of global positions */
+	Oid dead_letters;
+	StagingSegment segments[ES_SEGMENTS];
+	Oid event_type; /* composite type event */
+} Store;
+
+/* The store, or 55000 with a hint saying what to run. */
+extern const Store *es_store(void);
+/* The store, or NULL when there is none (never raises for that). */
+extern const Store *es_store_if_any(void);
+/*
+ * The same for a worker: DROP EXTENSION waits until the transaction ends, and
+ * if it was faster there is no store.
+ */
+extern const Store *es_lock_store(void);
+/*
+ * Raises 55000 when the extension in this database has another version than the
+ * library.  Comes first in functions whose arguments or columns differ from
+ * those of a released version, and in those that must not take another version
+ * for no store.
+ */
+extern void es_check_version(void);
+/*
+ * A worker is a superuser; it becomes the owner of the store for a transaction,
+ * its commit included, since the owner's deferred triggers run there.
+ */
+extern void es_become_owner(void);
+
+/*
+ * Runs SQL as the owner of the store, so that callers need EXECUTE only.
+ * es_begin connects to SPI and switches the user, es_end undoes both; an
+ * error in between is cleaned up by the (sub)transaction's abort.
+ */
+typedef struct OwnerScope
+{
+	Oid user;
+	int security;
+	int guc_level; /* 0 = settings are the caller's */
+} OwnerScope;
+
+/*
+ * Code that the owner attached to a table (a trigger, say) must not find the
+ * caller's search_path: es_begin pins it.  es_begin_write does so where
+ * something is attached to domain_events or domain_views, which only such a
+ * scope may write; es_begin_read, for reading alone, never does.
+ */
+extern void es_begin(OwnerScope *scope);
+extern void es_begin_write(OwnerScope *scope);
+extern void es_begin_read(OwnerScope *scope);
+extern void es_end(const OwnerScope *scope);
+
+/*
+ * A statement prepared at first use in a backend and kept.  Give nargs and
+ * argtypes; leave plan NULL.  The SQL is constant and fully qualified; sets of
+ * columns of an event are named as event.c says.
+ */
+#define ES_MAX_PARAMS 32
+
+typedef struct KeptPlan
+{
+	const char *sql;
+	int nargs;
+	Oid argtypes[ES_MAX_PARAMS];
+	SPIPlanPtr plan;
+} KeptPlan;
+
+extern SPIPlanPtr es_plan(KeptPlan *kept);
+/* A plan of it that ends with the SPI connection. */
+extern SPIPlanPtr es_prepare(const KeptPlan *statement);
+
+/*
+ * Executes a kept plan under the active snapshot if "read_only", else under a
+ * fresh one, and checks that it did what it is expected to (SPI_OK_*).
+ * Returns SPI_processed.
+ */
+extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
+						 bool read_only, int expected_result);
+/* A SELECT under the active snapshot with every row going to a receiver ... */
+extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
+							DestReceiver *receiver);
+/* ... or straight into a tuplestore. */
+extern uint64 es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
+							  Tuplestorestate *into);
+/* Prepares the result of a function that returns loaded rows. */
+extern void es_begin_result(FunctionCallInfo fcinfo);
+
+#endif /* ES_CATALOG_H */

@@ -1,0 +1,183 @@
+/*
+ * event.c
+ *		An event as a row: the one description of its columns.
+ *
+ * Whatever handles all columns of an event takes them from here: the keys of
+ * a JSON list and the arguments of the append functions, the statements on
+ * domain_events and dead_letters, the packed form in staging, what rules may
+ * name.  So a column is added by a value of EventColumn and a row of this
+ * table; test/pgtap/event.sql then takes it through the whole store.
+ *
+ * Statements name sets of columns in braces (catalog.c puts them in place when
+ * it prepares one): {SET FORM}.  A set is "event", all columns; "common", those
+ * that most events have; "letter", all but the position.  The form is missing,
+ * names; an alias, names of that table; $N, parameters from that number on;
+ * or unnest, the same as arrays in a FROM clause.
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "access/detoast.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+
+#include "ground/event.h"
+
+const EventColumnInfo es_event_columns[] = {
+	[EV_GLOBAL_POSITION] = {"global_position", INT8OID},
+	[EV_AGGREGATE_TYPE] = {"aggregate_type", TEXTOID, .limit = ES_NAME_REQUIRED,
+						   .key = 1, .array = "aggregate_types",
+						   .array_argument = 0, .content = true},
+	[EV_AGGREGATE_ID] = {"aggregate_id", TEXTOID, .limit = ES_NAME_REQUIRED,
+						 .key = 2, .array = "aggregate_ids",
+						 .array_argument = 1, .content = true},
+	[EV_SEQUENCE] = {"sequence", INT8OID},
+	[EV_EVENT_ID] = {"event_id", UUIDOID, .key = 7, .argument = 6,
+					 .array = "event_ids", .array_argument = 6, .packed = true},
+	[EV_EVENT_TYPE] = {"event_type", TEXTOID, .limit = ES_NAME_REQUIRED,
+					   .key = 4, .argument = 3, .array = "event_types",
+					   .array_argument = 2, .packed = true, .content = true},
+	[EV_SCHEMA_VERSION] = {"schema_version", INT4OID, .key = 12, .argument = 12,
+						   .array = "schema_versions", .array_argument = 12,
+						   .packed = true, .content = true},
+	[EV_PAYLOAD] = {"payload", JSONBOID, .key = 5, .argument = 4,
+					.array = "payloads", .array_argument = 3, .packed = true,
+					.content = true},
+	[EV_PAYLOAD_BYTES] = {"payload_bytes", BYTEAOID, .argument = 11,
+						  .array = "payload_bytes", .array_argument = 11,
+						  .packed = true, .rare = true, .content = true},
+	[EV_METADATA] = {"metadata", JSONBOID, .key = 6, .argument = 5,
+					 .array = "metadata", .array_argument = 5, .packed = true,
+					 .rare = true},
+	[EV_CORRELATION_ID] = {"correlation_id", TEXTOID, .limit = ES_NAME_OPTIONAL,
+						   .key = 8, .argument = 7, .array = "correlation_ids",
+						   .array_argument = 7, .packed = true, .rare = true},
+	[EV_CAUSATION_ID] = {"causation_id", TEXTOID, .limit = ES_NAME_OPTIONAL,
+						 .key = 9, .argument = 8, .array = "causation_ids",
+						 .array_argument = 8, .packed = true, .rare = true},
+	[EV_SAGA_ID] = {"saga_id", TEXTOID, .limit = ES_NAME_OPTIONAL, .key = 10,
+					.argument = 9, .array = "saga_ids", .array_argument = 9,
+					.packed = true, .rare = true},
+	[EV_OCCURRED_AT] = {"occurred_at", TIMESTAMPTZOID, .key = 11,
+						.argument = 10, .array = "occurred_at",
+						.array_argument = 10, .packed = true},
+	[EV_RECORDED_AT] = {"recorded_at", TIMESTAMPTZOID},
+};
+
+StaticAssertDecl(lengthof(es_event_columns) == EV_COLUMNS,
+				 "every column of an event is described");
+
+/* Whether values of a type can be long, and stored out of line. */
+bool
+es_is_varlena(Oid type)
+{
+	return type != INT8OID && type != INT4OID && type != UUIDOID &&
+		   type != TIMESTAMPTZOID;
+}
+
+Size
+es_event_size(const EventRow *row)
+{
+	Size size = 0;
+
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		Oid type = es_event_columns[i].type;
+
+		if ((type == JSONBOID || type == BYTEAOID) && !row->nulls[i])
+			size += toast_raw_datum_size(row->values[i]);
+	}
+	return size;
+}
+
+/* ---------- in statements ---------- */
+
+typedef enum ColumnSet
+{
+	SET_EVENT,
+	SET_COMMON,
+	SET_LETTER
+} ColumnSet;
+
+static const char *const set_names[] = {"{event", "{common", "{letter"};
+
+StaticAssertDecl(lengthof(set_names) == SET_LETTER + 1, "every set has a name");
+
+static bool
+is_in_set(ColumnSet set, int column)
+{
+	return set == SET_EVENT ||
+		   (set == SET_COMMON && !es_event_columns[column].rare) ||
+		   (set == SET_LETTER && column != EV_GLOBAL_POSITION);
+}
+
+/* Writes the columns of a set, in a form of so many characters. */
+static void
+put_columns(StringInfo out, ColumnSet set, const char *form, int length)
+{
+	bool unnest = length == 6 && strncmp(form, "unnest", 6) == 0;
+	int parameter = unnest						   ? 1
+					: length > 0 && form[0] == '$' ? atoi(form + 1)
+												   : 0;
+	const char *separator = "";
+
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		if (!is_in_set(set, i))
+			continue;
+		appendStringInfoString(out, separator);
+		if (unnest)
+			appendStringInfo(out, "pg_catalog.unnest($%d)", parameter++);
+		else if (parameter > 0)
+			appendStringInfo(out, "$%d", parameter++);
+		else if (length > 0)
+			appendStringInfo(out, "%.*s.%s", length, form,
+							 es_event_columns[i].name);
+		else
+			appendStringInfoString(out, es_event_columns[i].name);
+		separator = ", ";
+	}
+}
+
+/* Which set is named here, if any; sets where its name ends. */
+static int
+set_named(const char *text, const char **end)
+{
+	for (int i = 0; i < (int) lengthof(set_names); i++)
+	{
+		size_t length = strlen(set_names[i]);
+
+		*end = text + length;
+		if (strncmp(text, set_names[i], length) == 0 &&
+			(**end == ' ' || **end == '}'))
+			return i;
+	}
+	return -1;
+}
+
+char *
+es_event_sql(const char *sql)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	while (*sql != '\0')
+	{
+		const char *form;
+		const char *end;
+		int set = set_named(sql, &form);
+
+		if (set < 0)
+		{
+			appendStringInfoChar(&out, *sql++);
+			continue;
+		}
+		while (isspace((unsigned char) *form))
+			form++;
+		end = strchr(form, '}');
+		put_columns(&out, (ColumnSet) set, form, (int) (end - form));
+		sql = end + 1;
+	}
+	return out.data;
+}

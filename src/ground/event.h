@@ -1,0 +1,73 @@
+/*
+ * event.h
+ *		The columns of an event.
+ */
+#ifndef ES_EVENT_H
+#define ES_EVENT_H
+
+/*
+ * The columns of domain_events and of the type event, in table order,
+ * counted from 0.  A row on its way in or out is a Datum array in this order.
+ */
+typedef enum EventColumn
+{
+	EV_GLOBAL_POSITION,
+	EV_AGGREGATE_TYPE,
+	EV_AGGREGATE_ID,
+	EV_SEQUENCE,
+	EV_EVENT_ID,
+	EV_EVENT_TYPE,
+	EV_SCHEMA_VERSION,
+	EV_PAYLOAD,
+	EV_PAYLOAD_BYTES,
+	EV_METADATA,
+	EV_CORRELATION_ID,
+	EV_CAUSATION_ID,
+	EV_SAGA_ID,
+	EV_OCCURRED_AT,
+	EV_RECORDED_AT,
+	EV_COLUMNS
+} EventColumn;
+
+/* Selects the columns of an event, in that order, from domain_events as e. */
+#define ES_EVENT_SELECT "SELECT {event e} FROM event_store.domain_events e"
+
+typedef struct EventRow
+{
+	Datum values[EV_COLUMNS];
+	bool nulls[EV_COLUMNS];
+} EventRow;
+
+
+/* Names are at most ES_MAX_NAME_CHARS long. */
+typedef enum NameLimit
+{
+	ES_NOT_A_NAME,
+	ES_NAME_OPTIONAL,
+	ES_NAME_REQUIRED
+} NameLimit;
+
+typedef struct EventColumnInfo
+{
+	const char *name;
+	Oid type;
+	NameLimit limit;
+	int key;			/* its place among the keys of a JSON list; 0 = none */
+	int argument;		/* of append_event; 0 = none */
+	const char *array;	/* the argument of append_batch, NULL = none ... */
+	int array_argument; /* ... and its number */
+	bool packed; /* stands in the packed form of a staged event, not beside it */
+	bool rare;	 /* most events leave it NULL */
+	bool content; /* a repeated event must have the same */
+} EventColumnInfo;
+
+extern const EventColumnInfo es_event_columns[];
+
+/* Whether values of the type of a column can be long, and stored out of line. */
+extern bool es_is_varlena(Oid type);
+/* About the bytes of an event's large values. */
+extern Size es_event_size(const EventRow *row);
+/* A statement with the sets of columns put in that it names in braces. */
+extern char *es_event_sql(const char *sql);
+
+#endif /* ES_EVENT_H */

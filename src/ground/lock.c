@@ -1,0 +1,237 @@
+/*
+ * lock.c
+ *		The locks of aggregates and view keys.
+ *
+ * A pair of texts is locked through a 64-bit hash of it, in lock spaces of our
+ * own: tags of PostgreSQL's advisory locks, whose fourth field is neither 1
+ * nor 2, so that they never meet what an application locks with
+ * pg_advisory_lock.  Two pairs of equal hash share a lock, which costs
+ * waiting and nothing else.
+ *
+ * Lock order, for all of event_store:
+ *	 1. the gate of the lock space: RowExclusive on a relation
+ *	 2. aggregates, then view keys: each sorted by hash within one call
+ *	 3. the tables, as PostgreSQL does it
+ *	 4. staging segments
+ *	 5. the drain lock, held to commit by whoever moves rows; others only
+ *		touch it in share mode for a moment, to wait where the deadlock
+ *		detector sees it
+ *	 6. the positions lock, released at once
+ *
+ * The lock table of the server is small, and shared with everybody.  Calls that
+ * lock many pairs therefore share a budget, counted in shared memory; one that
+ * would exceed it closes the gate against other writers instead of locking
+ * pair by pair.  The gate is the relation of an empty composite type, which
+ * nothing else ever locks: so a writer passes it at the price of a fast-path
+ * lock, and the drain, which takes no locks of pairs, does not pass it at all.
+ */
+#include "postgres.h"
+
+#include "access/twophase.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/lockdefs.h"
+
+#include "ground/catalog.h"
+#include "ground/compat.h"
+#include "ground/lock.h"
+#include "ground/shmem.h"
+#include "ground/transaction.h"
+
+static void
+make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32),
+						 (uint32) hash, space);
+}
+
+static Oid
+gate_of(LockSpace space)
+{
+	return space == ES_LOCK_AGGREGATE ? es_store()->aggregate_gate
+									  : es_store()->view_key_gate;
+}
+
+/* How many pairs calls with many have locked, in the whole cluster. */
+static Size
+budget_size(void)
+{
+	return sizeof(pg_atomic_uint64);
+}
+
+static void
+initialise_budget(void *memory)
+{
+	pg_atomic_init_u64(memory, 0);
+}
+
+static ClusterPart budget = {"event_store locks", budget_size, initialise_budget};
+
+void
+es_share_locks(void)
+{
+	es_share(&budget);
+}
+
+/* Of this transaction: whether it holds a lock of a pair, and its reservation. */
+static bool holds_locks = false;
+static int64 reserved = 0;
+
+static void
+end_locks(SharedDatabase *db, bool committed)
+{
+	if (reserved > 0)
+		pg_atomic_fetch_sub_u64(budget.memory, reserved);
+	reserved = 0;
+	holds_locks = false;
+}
+
+/* Calls that lock so few pairs are not counted. */
+#define FEW_PAIRS 16
+
+/* The entries of the server's lock table, roughly. */
+static int64
+lock_table_size(void)
+{
+	return (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts);
+}
+
+/*
+ * Whether a call may lock so many more pairs one by one: at most a quarter of
+ * the lock table, and half of it together with all others.  What it reserves is
+ * given back at the end of the transaction.
+ *
+ * A transaction that has passed the gate keeps to single pairs while they are
+ * not very many: closing the gate then could deadlock with a single call.
+ */
+static bool
+reserve_pairs(LockSpace space, int count)
+{
+	LOCKTAG gate;
+
+	if (count <= FEW_PAIRS)
+		return true;
+	if (count > lock_table_size() / 4)
+		return false;
+	SET_LOCKTAG_RELATION(gate, MyDatabaseId, gate_of(space));
+	if (LockHeldByMe(&gate, RowExclusiveLock, false))
+		return true;
+	/* without preload nobody counts */
+	if (es_shared == NULL)
+		return count <= 4 * max_locks_per_xact;
+	if (pg_atomic_add_fetch_u64(budget.memory, count) >
+		(uint64) lock_table_size() / 2)
+	{
+		pg_atomic_fetch_sub_u64(budget.memory, count);
+		return false;
+	}
+	reserved += count;
+	return true;
+}
+
+static void
+note_lock(void)
+{
+	es_at_end(ES_END_LOCKS, end_locks, NULL);
+	es_note_write();
+	holds_locks = true;
+}
+
+bool
+es_holds_locks(void)
+{
+	return holds_locks;
+}
+
+static void
+lock_one(LockSpace space, uint64 hash)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, hash);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+void
+es_lock_pair(LockSpace space, uint64 hash)
+{
+	note_lock();
+	LockRelationOid(gate_of(space), RowExclusiveLock);
+	lock_one(space, hash);
+}
+
+static int
+compare_hashes(const void *a, const void *b)
+{
+	uint64 x = *(const uint64 *) a;
+	uint64 y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/* How many of them this transaction has not locked before. */
+static int
+new_pairs(LockSpace space, const uint64 *hashes, int count)
+{
+	int n = 0;
+
+	if (count <= FEW_PAIRS)
+		return count;
+	for (int i = 0; i < count; i++)
+	{
+		LOCKTAG tag;
+
+		make_tag(&tag, space, hashes[i]);
+		if (!LockHeldByMe(&tag, ExclusiveLock, false))
+			n++;
+	}
+	return n;
+}
+
+void
+es_lock_pairs(LockSpace space, uint64 *hashes, int count)
+{
+	note_lock();
+	if (!reserve_pairs(space, new_pairs(space, hashes, count)))
+	{
+		LockRelationOid(gate_of(space), ShareRowExclusiveLock);
+		return;
+	}
+	LockRelationOid(gate_of(space), RowExclusiveLock);
+	if (count > 1)
+		qsort(hashes, count, sizeof(uint64), compare_hashes);
+	for (int i = 0; i < count; i++)
+	{
+		if (i == 0 || hashes[i] != hashes[i - 1])
+			lock_one(space, hashes[i]);
+	}
+}
+
+void
+es_lock_acquire(LockSpace space, LOCKMODE mode)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, 0);
+	(void) LockAcquire(&tag, mode, false, false);
+}
+
+void
+es_lock_release(LockSpace space, LOCKMODE mode)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, 0);
+	(void) LockRelease(&tag, mode, false);
+}
+
+bool
+es_lock_held(LockSpace space)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, 0);
+	return LockHeldByMe(&tag, ExclusiveLock, false);
+}

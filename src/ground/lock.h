@@ -1,0 +1,38 @@
+/*
+ * lock.h
+ *		The locks of aggregates and view keys.
+ */
+#ifndef ES_LOCK_H
+#define ES_LOCK_H
+
+#include "storage/lockdefs.h"
+
+extern void es_share_locks(void);
+
+typedef enum LockSpace
+{
+	ES_LOCK_AGGREGATE = 0xE501,
+	ES_LOCK_VIEW_KEY = 0xE502,
+	ES_LOCK_DRAIN = 0xE503,
+	ES_LOCK_POSITIONS = 0xE504
+} LockSpace;
+
+/*
+ * Locks one pair exclusively until the transaction ends, passing the gate of
+ * its space.
+ */
+extern void es_lock_pair(LockSpace space, uint64 hash);
+/*
+ * Locks many, each once, in the order of their hashes; if they are very many,
+ * closes the gate instead.  Sorts the array.
+ */
+extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
+/* Whether this transaction has locked any pair: then it must not wait for space. */
+extern bool es_holds_locks(void);
+/* The one lock of a space that has one: drain, positions. */
+extern void es_lock_acquire(LockSpace space, LOCKMODE mode);
+extern void es_lock_release(LockSpace space, LOCKMODE mode);
+/* Whether this transaction holds it exclusively. */
+extern bool es_lock_held(LockSpace space);
+
+#endif /* ES_LOCK_H */

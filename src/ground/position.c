@@ -1,0 +1,446 @@
+/*
+ * position.c
+ *		Global positions: the order over all events, and how far it is safe to
+ *		read in it.
+ *
+ * A position must never be given twice, not even after a crash that lost the
+ * transaction it was given to, since a client may have seen it.  Positions
+ * therefore come from blocks: a durable sequence holds the end of the last
+ * block reserved, its WAL is flushed before the first position of a block is
+ * used, and within a block taking positions is a spinlock and an addition in
+ * shared memory.  What is left of a block is skipped after a restart.
+ *
+ * Without preload there is no shared memory: every call moves the sequence
+ * itself, under a lock that is released at once.
+ *
+ * In both ways an appender takes its positions while it holds the lock of the
+ * aggregate, so within an aggregate they rise with the sequence.
+ *
+ * Positions become visible in another order than they are taken.  A reader
+ * must not pass one that may still appear.  So every backend publishes the
+ * lowest position it has taken in its transaction, in the same critical section
+ * as it takes it, and clears it when the transaction has ended and what it
+ * wrote is visible or never will be.  Whoever reads the next position first
+ * and the published ones after it knows the safe position: everything below
+ * it is decided.  No lock is held to commit, no clock and no transaction id
+ * plays a part, and a transaction that takes no position is never waited for.
+ * A snapshot taken afterwards sees every event up to the safe position.
+ *
+ * A standby has none of this in its memory.  It reads up to the position that
+ * the primary's worker stores in store_state, at most once a second and only
+ * after positions were taken: the first transaction to end since the worker
+ * last looked raises a flag and nudges it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "replication/walsender.h"
+#include "storage/condition_variable.h"
+#include "storage/lockdefs.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "ground/catalog.h"
+#include "ground/compat.h"
+#include "ground/lock.h"
+#include "ground/position.h"
+#include "ground/shmem.h"
+#include "ground/transaction.h"
+#include "ground/worker_slot.h"
+
+/*
+ * The lowest global position that a backend has taken in its transaction, one
+ * entry a backend, at its MyProcNumber.  Only its backend writes it: database,
+ * pid and since first, then the position; 0 = nothing in flight.
+ */
+typedef struct InFlight
+{
+	pg_atomic_uint64 position;
+	Oid database;
+	int pid;
+	TimestampTz since;
+	char padding[40]; /* one cache line */
+} InFlight;
+
+static Size
+in_flight_size(void)
+{
+	return mul_size(MaxBackends, sizeof(InFlight));
+}
+
+static void
+initialise_in_flight(void *memory)
+{
+	InFlight *entries = memory;
+
+	for (int i = 0; i < MaxBackends; i++)
+		pg_atomic_init_u64(&entries[i].position, 0);
+}
+
+static void
+initialise_share(void *memory)
+{
+	PositionShare *share = memory;
+
+	SpinLockInit(&share->mutex);
+	ConditionVariableInit(&share->ended);
+	pg_atomic_init_u32(&share->unstored, 0);
+}
+
+static void
+clear_share(SharedDatabase *db)
+{
+	PositionShare *share = es_positions(db);
+
+	SpinLockAcquire(&share->mutex);
+	share->sequence = InvalidOid;
+	share->next = 0;
+	share->limit = 0;
+	share->recheck = false;
+	SpinLockRelease(&share->mutex);
+	pg_atomic_write_u32(&share->unstored, 0);
+}
+
+DatabasePart es_position_part = {sizeof(PositionShare), initialise_share,
+								 clear_share};
+static ClusterPart in_flight_part = {"event_store positions in flight",
+									 in_flight_size, initialise_in_flight};
+
+void
+es_share_positions(void)
+{
+	es_share_by_database(&es_position_part);
+	es_share(&in_flight_part);
+}
+
+/* The entry of a backend. */
+static InFlight *
+in_flight(int proc_number)
+{
+	return (InFlight *) in_flight_part.memory + proc_number;
+}
+
+/* Positions reserved at once; each block costs one flush of the WAL. */
+#define POSITION_BLOCK 8192
+
+/* The highest position in the log, for a sequence that lags behind it. */
+static int64
+last_logged_position(void)
+{
+	static KeptPlan plan = {"SELECT coalesce(pg_catalog.max(e.global_position), 0)"
+							" FROM event_store.domain_events e"};
+	bool isnull;
+
+	es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT);
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+									   SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* Makes the sequence stand at "last" and the WAL of that durable. */
+static void
+advance_sequence(Oid sequence, int64 last)
+{
+	DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
+						Int64GetDatum(last));
+	XLogFlush(XactLastRecEnd);
+}
+
+/*
+ * Reserves a block that has room for "count"; the positions lock is held.  It
+ * goes on where the last one ended, unless the sequence was moved by somebody
+ * else, and beyond what is in the log, as after a restart or when events were
+ * restored.
+ */
+static void
+reserve_block(SharedDatabase *db, Oid sequence, int64 count)
+{
+	int64 reserved = nextval_internal(sequence, false) - 1;
+	int64 logged = last_logged_position();
+	bool goes_on = es_positions(db)->sequence == sequence &&
+				   es_positions(db)->limit >= reserved;
+	int64 last = Max(goes_on ? es_positions(db)->limit : reserved, logged);
+
+	advance_sequence(sequence, last + count + POSITION_BLOCK);
+
+	SpinLockAcquire(&es_positions(db)->mutex);
+	if (!goes_on)
+		es_positions(db)->next = last + 1;
+	else
+		es_positions(db)->next = Max(es_positions(db)->next, logged + 1);
+	es_positions(db)->sequence = sequence;
+	es_positions(db)->limit = last + count + POSITION_BLOCK;
+	es_positions(db)->recheck = false;
+	SpinLockRelease(&es_positions(db)->mutex);
+}
+
+/* Has the log looked at before positions are taken again. */
+void
+es_recheck_positions(void)
+{
+	SharedDatabase *db = es_my_database();
+
+	if (db == NULL)
+		return;
+	SpinLockAcquire(&es_positions(db)->mutex);
+	es_positions(db)->recheck = true;
+	SpinLockRelease(&es_positions(db)->mutex);
+}
+
+/* Whether what is written here can reach a standby. */
+static bool
+standby_possible(void)
+{
+	return XLogIsNeeded() && (max_wal_senders > 0 || XLogArchivingActive());
+}
+
+static bool took_positions = false;
+
+static void
+end_positions(SharedDatabase *db, bool committed)
+{
+	if (!took_positions)
+		return;
+	took_positions = false;
+	pg_atomic_write_u64(&in_flight(MyProcNumber)->position, 0);
+	pg_memory_barrier();
+	ConditionVariableBroadcast(&es_positions(db)->ended);
+
+	/* the first one since the worker looked tells it that it may look again */
+	if (standby_possible() &&
+		pg_atomic_read_u32(&es_positions(db)->unstored) == 0 &&
+		pg_atomic_exchange_u32(&es_positions(db)->unstored, 1) == 0)
+		es_nudge_worker(db);
+}
+
+/*
+ * Takes positions from the block in shared memory and publishes them as in
+ * flight; 0 = not enough left.
+ */
+static int64
+take_from_block(SharedDatabase *db, Oid sequence, int64 count)
+{
+	InFlight *mine = in_flight(MyProcNumber);
+	int64 first = 0;
+
+	/* from here on the end of the transaction clears what is published */
+	es_at_end(ES_END_POSITIONS, end_positions, NULL);
+	took_positions = true;
+	if (pg_atomic_read_u64(&mine->position) == 0)
+	{
+		mine->database = MyDatabaseId;
+		mine->pid = MyProcPid;
+		mine->since = GetCurrentStatementStartTimestamp();
+	}
+	SpinLockAcquire(&es_positions(db)->mutex);
+	if (es_positions(db)->sequence == sequence && !es_positions(db)->recheck &&
+		es_positions(db)->limit - es_positions(db)->next + 1 >= count)
+	{
+		first = es_positions(db)->next;
+		es_positions(db)->next += count;
+		/* later ones of the transaction are higher */
+		if (pg_atomic_read_u64(&mine->position) == 0)
+		{
+			pg_write_barrier();
+			pg_atomic_write_u64(&mine->position, first);
+		}
+	}
+	SpinLockRelease(&es_positions(db)->mutex);
+	return first;
+}
+
+/* Takes positions from the sequence itself; the positions lock is held. */
+static int64
+take_from_sequence(Oid sequence, int64 count)
+{
+	static Oid checked = InvalidOid;
+	XLogRecPtr logged = XactLastRecEnd;
+	int64 first = nextval_internal(sequence, false);
+
+	if (checked != sequence)
+	{
+		first = Max(first, last_logged_position() + 1);
+		checked = sequence;
+		count = Max(count, 1);
+		advance_sequence(sequence, first + count - 1);
+	}
+	else if (count > 1)
+		advance_sequence(sequence, first + count - 1);
+	else if (XactLastRecEnd != logged)
+		XLogFlush(XactLastRecEnd);
+	return first;
+}
+
+int64
+es_take_positions(int64 count)
+{
+	Oid sequence = es_store()->positions;
+	SharedDatabase *db = es_my_database();
+	OwnerScope scope;
+	int64 first = 0;
+
+	if (db != NULL)
+		first = take_from_block(db, sequence, count);
+	if (first != 0)
+		return first;
+
+	es_begin(&scope);
+	es_lock_acquire(ES_LOCK_POSITIONS, ExclusiveLock);
+	if (db == NULL)
+		first = take_from_sequence(sequence, count);
+	else
+	{
+		while ((first = take_from_block(db, sequence, count)) == 0)
+			reserve_block(db, sequence, count);
+	}
+	es_lock_release(ES_LOCK_POSITIONS, ExclusiveLock);
+	es_end(&scope);
+	return first;
+}
+
+/* ---------- the safe position ---------- */
+
+/* The last position taken; -1 when none was since the server started. */
+static int64
+last_taken_position(SharedDatabase *db, Oid sequence)
+{
+	int64 last = -1;
+
+	SpinLockAcquire(&es_positions(db)->mutex);
+	if (es_positions(db)->sequence == sequence)
+		last = es_positions(db)->next - 1;
+	SpinLockRelease(&es_positions(db)->mutex);
+	return last;
+}
+
+/*
+ * As long as no position was taken since the server started, nothing is in
+ * flight, and the log itself says how far it goes.
+ */
+static int64
+last_position_at_rest(void)
+{
+	OwnerScope scope;
+	int64 last;
+
+	es_begin_read(&scope);
+	last = last_logged_position();
+	es_end(&scope);
+	return last;
+}
+
+/* Looks at what is in flight; "last" was read before. */
+static void
+find_safe(FeedState *state)
+{
+	state->safe = state->last;
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		InFlight *other = in_flight(i);
+		int64 position = (int64) pg_atomic_read_u64(&other->position);
+
+		if (position == 0)
+			continue;
+		pg_read_barrier();
+		if (other->database != MyDatabaseId)
+			continue;
+		state->in_flight++;
+		if (position > state->safe)
+			continue;
+		state->safe = position - 1;
+		state->blocker_pid = other->pid;
+		state->blocked_since = other->since;
+	}
+}
+
+void
+es_read_feed_state(SharedDatabase *db, FeedState *state)
+{
+	Oid sequence = es_store()->positions;
+
+	memset(state, 0, sizeof(*state));
+	state->last = last_taken_position(db, sequence);
+	if (state->last < 0)
+	{
+		int64 at_rest = last_position_at_rest();
+
+		/* what was taken meanwhile may have been seen out of its order */
+		state->last = last_taken_position(db, sequence);
+		if (state->last < 0)
+		{
+			state->safe = state->last = at_rest;
+			return;
+		}
+	}
+	find_safe(state);
+}
+
+void
+es_read_in_flight(SharedDatabase *db, FeedState *state)
+{
+	PositionShare *share = es_positions(db);
+
+	memset(state, 0, sizeof(*state));
+	SpinLockAcquire(&share->mutex);
+	state->last = share->next - 1;
+	SpinLockRelease(&share->mutex);
+	find_safe(state);
+}
+
+/*
+ * What was safe when this looked stays safe.  The record of this commit follows
+ * those of all transactions that ended before, so a standby which sees the
+ * position sees their events.  Positions may also fall, to the end of the log,
+ * when a restart has forgotten that the last ones were taken.
+ */
+void
+es_store_safe_position(void)
+{
+	static KeptPlan plan = {"UPDATE event_store.store_state SET safe_position = $1"
+							" WHERE safe_position OPERATOR(pg_catalog.<>) $1",
+							1,
+							{INT8OID}};
+	OwnerScope scope;
+	FeedState state;
+	Datum position;
+
+	es_read_feed_state(es_my_database(), &state);
+	position = Int64GetDatum(state.safe);
+	es_begin(&scope);
+	es_execute(&plan, &position, NULL, false, SPI_OK_UPDATE);
+	es_end(&scope);
+}
+
+/*
+ * What a standby can read up to: the primary's worker stores it.  It is read
+ * under the latest snapshot at every isolation level, as the events are.
+ */
+int64
+es_stored_safe_position(void)
+{
+	static KeptPlan plan = {
+		"SELECT s.safe_position FROM event_store.store_state s"};
+	OwnerScope scope;
+	int64 position = 0;
+	bool isnull;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_begin_read(&scope);
+	if (es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT) > 0)
+		position =
+			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+										SPI_tuptable->tupdesc, 1, &isnull));
+	es_end(&scope);
+	PopActiveSnapshot();
+	return position;
+}

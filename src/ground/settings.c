@@ -1,0 +1,151 @@
+/*
+ * settings.c
+ *		Every setting of event_store, and the one argument that overrides one.
+ *
+ * Owns the variables behind event_store.*.  All of them are of level user or
+ * sighup, never postmaster: they can be defined by any backend that loads the
+ * library, so an installation without shared_preload_libraries has the same
+ * settings as one with it.  Code that acts on a setting reads its variable
+ * each time, so a reload takes effect with the next write or round.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "ground/settings.h"
+
+#define DEFAULT_RETRY_INITIAL_MS 1000
+#define DEFAULT_RETRY_MAX_MS (60 * 1000)
+#define MIN_RETRY_MS 1
+#define MAX_RETRY_MS (60 * 60 * 1000)
+
+#define DEFAULT_SNAPSHOT_EVERY 100
+#define MIN_SNAPSHOT_EVERY 0
+#define MAX_SNAPSHOT_EVERY INT_MAX
+
+#define DEFAULT_STAGING_LIMIT 1000000
+#define MIN_STAGING_LIMIT 0
+#define MAX_STAGING_LIMIT INT_MAX
+
+#define DEFAULT_WRITE_BATCH_SIZE 1000
+#define MIN_WRITE_BATCH_SIZE 1
+#define MAX_WRITE_BATCH_SIZE 1000000
+
+#define DEFAULT_WRITE_DELAY_MS 1000
+#define MIN_WRITE_DELAY_MS 0
+#define MAX_WRITE_DELAY_MS (60 * 60 * 1000)
+
+int es_durability = ES_DURABLE;
+int es_on_staging_full = ES_FULL_DURABLE;
+int es_retry_initial = DEFAULT_RETRY_INITIAL_MS;
+int es_retry_max = DEFAULT_RETRY_MAX_MS;
+int es_snapshot_every = DEFAULT_SNAPSHOT_EVERY;
+int es_staging_limit = DEFAULT_STAGING_LIMIT;
+int es_write_batch_size = DEFAULT_WRITE_BATCH_SIZE;
+int es_write_delay = DEFAULT_WRITE_DELAY_MS;
+
+static const struct config_enum_entry durability_options[] = {
+	{"durable", ES_DURABLE, false},
+	{"staged", ES_STAGED, false},
+	{NULL, 0, false},
+};
+
+static const struct config_enum_entry on_staging_full_options[] = {
+	{"durable", ES_FULL_DURABLE, false},
+	{"block", ES_FULL_BLOCK, false},
+	{"error", ES_FULL_ERROR, false},
+	{NULL, 0, false},
+};
+
+/*
+ * Defines all settings, in alphabetical order, and reserves their prefix, so
+ * that a misspelt event_store.* setting is reported.
+ */
+void
+es_define_settings(void)
+{
+	DefineCustomEnumVariable("event_store.durability",
+							 "Durability of appends and puts that do not name one.",
+							 "durable: committed like any row. "
+							 "staged: written to unlogged staging and made durable soon after.",
+							 &es_durability, ES_DURABLE, durability_options,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("event_store.on_staging_full",
+							 "What a staged write does once staging_limit is reached.",
+							 "durable: it is written durably. "
+							 "block: it waits for space. "
+							 "error: it is refused with VS004.",
+							 &es_on_staging_full, ES_FULL_DURABLE,
+							 on_staging_full_options, PGC_USERSET, 0, NULL,
+							 NULL, NULL);
+	DefineCustomIntVariable("event_store.retry_initial",
+							"Time before a failed drain is first tried again.",
+							"It doubles with every further failure, up to retry_max. "
+							"A number without unit is in milliseconds.",
+							&es_retry_initial, DEFAULT_RETRY_INITIAL_MS,
+							MIN_RETRY_MS, MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.retry_max",
+							"Longest time before a failed drain is tried again.",
+							"A number without unit is in milliseconds.",
+							&es_retry_max, DEFAULT_RETRY_MAX_MS, MIN_RETRY_MS,
+							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL,
+							NULL);
+	DefineCustomIntVariable("event_store.snapshot_every",
+							"Number of events of an aggregate after which the worker saves a new snapshot.",
+							"Counted in events; 0 saves no snapshots.",
+							&es_snapshot_every, DEFAULT_SNAPSHOT_EVERY,
+							MIN_SNAPSHOT_EVERY, MAX_SNAPSHOT_EVERY, PGC_SIGHUP,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.staging_limit",
+							"Number of committed rows that staging holds before on_staging_full applies.",
+							"Counted in rows; 0 turns staging off.",
+							&es_staging_limit, DEFAULT_STAGING_LIMIT,
+							MIN_STAGING_LIMIT, MAX_STAGING_LIMIT, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"event_store.write_batch_size",
+		"Number of staged rows that one drain transaction makes durable.",
+		"Counted in rows; a transaction's rows are never split over two batches.",
+		&es_write_batch_size, DEFAULT_WRITE_BATCH_SIZE, MIN_WRITE_BATCH_SIZE,
+		MAX_WRITE_BATCH_SIZE, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"event_store.write_delay",
+		"Longest time that staged rows are gathered before they are made durable.",
+		"A number without unit is in milliseconds; 0 writes staged rows through at once.",
+		&es_write_delay, DEFAULT_WRITE_DELAY_MS, MIN_WRITE_DELAY_MS,
+		MAX_WRITE_DELAY_MS, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("event_store");
+}
+
+/*
+ * Returns the durability that argument "argno" asks for, or the setting's if
+ * it is NULL.
+ */
+Durability
+es_durability_argument(FunctionCallInfo fcinfo, int argno)
+{
+	text *word;
+	const struct config_enum_entry *option;
+
+	if (PG_ARGISNULL(argno))
+		return (Durability) es_durability;
+
+	word = PG_GETARG_TEXT_PP(argno);
+	for (option = durability_options; option->name != NULL; option++)
+	{
+		if (strlen(option->name) == VARSIZE_ANY_EXHDR(word) &&
+			memcmp(option->name, VARDATA_ANY(word), VARSIZE_ANY_EXHDR(word)) == 0)
+			return (Durability) option->val;
+	}
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid durability: \"%s\"", text_to_cstring(word)),
+			 errhint("Give 'durable', 'staged', or NULL for the setting event_store.durability.")));
+}

@@ -1,0 +1,37 @@
+/*
+ * settings.h
+ *		Every setting.
+ */
+#ifndef ES_SETTINGS_H
+#define ES_SETTINGS_H
+
+#include "fmgr.h"
+
+typedef enum Durability
+{
+	ES_DURABLE,
+	ES_STAGED
+} Durability;
+
+typedef enum OnStagingFull
+{
+	ES_FULL_DURABLE,
+	ES_FULL_BLOCK,
+	ES_FULL_ERROR
+} OnStagingFull;
+
+extern int es_durability;		/* Durability */
+extern int es_on_staging_full;	/* OnStagingFull */
+extern int es_write_delay;		/* ms */
+extern int es_write_batch_size; /* rows */
+extern int es_staging_limit;	/* rows; 0 = staging off */
+extern int es_retry_initial;	/* ms */
+extern int es_retry_max;		/* ms */
+extern int es_snapshot_every;	/* events; 0 = never */
+
+extern void es_define_settings(void);
+
+/* The durability a call asks for; NULL = the setting.  22023 on other words. */
+extern Durability es_durability_argument(FunctionCallInfo fcinfo, int argno);
+
+#endif /* ES_SETTINGS_H */

@@ -1,0 +1,92 @@
+/*
+ * shmem.h
+ *		Everything in shared memory.
+ */
+#ifndef ES_SHMEM_H
+#define ES_SHMEM_H
+
+#include "storage/lwlock.h"
+
+/*
+ * As many databases of one cluster can hold a store at once.  A slot takes about
+ * 35 kB, most of it metrics, and is given back when its database is dropped.
+ */
+#define ES_MAX_DATABASES 128
+
+/*
+ * What the processes that work in one database share: this, and behind it the
+ * part of every owner.  "lock" protects the plain fields of all of it, but for
+ * what an owner protects otherwise; atomics are read and written without it.
+ * Never hold it over anything that can block or raise.
+ */
+typedef struct SharedDatabase
+{
+	LWLock *lock;
+	Oid database; /* InvalidOid = free slot */
+	bool claimed; /* a process of that database keeps a pointer */
+} SharedDatabase;
+
+typedef struct SharedState
+{
+	LWLock *lock; /* protects the assignment of slots */
+	char slots[FLEXIBLE_ARRAY_MEMBER];
+} SharedState;
+
+/* NULL unless shared_preload_libraries names us. */
+extern SharedState *es_shared;
+
+/*
+ * An owner's part of every slot.  "initialise" makes it ready once, zeroed
+ * before, and may be NULL; "clear" readies it for another database, with the
+ * locks of the state and of the slot held.
+ */
+typedef struct DatabasePart
+{
+	Size size;
+	void (*initialise)(void *memory);
+	void (*clear)(SharedDatabase *db);
+	Size offset; /* in the slot */
+	struct DatabasePart *next;
+} DatabasePart;
+
+/* An owner's part of the memory of the cluster; zeroed before it is made ready. */
+typedef struct ClusterPart
+{
+	const char *name;
+	Size (*size)(void);
+	void (*initialise)(void *memory);
+	void *memory; /* NULL without preload */
+	struct ClusterPart *next;
+} ClusterPart;
+
+/* Register parts, while the library is preloaded. */
+extern void es_share_by_database(DatabasePart *part);
+extern void es_share(ClusterPart *part);
+
+static inline void *
+es_part(const SharedDatabase *db, const DatabasePart *part)
+{
+	return (char *) db + part->offset;
+}
+
+extern void es_shmem_define(void); /* installs the hooks, while preloading */
+/* The slot of this database, made if missing; NULL without preload. */
+extern SharedDatabase *es_my_database(void);
+/* The same, NULL when there is no slot yet; never raises. */
+extern SharedDatabase *es_my_database_if_any(void);
+/* The slot, made if missing; NULL also when all are taken. */
+extern SharedDatabase *es_claim_database(void);
+/* The slot of any database, or NULL; made if missing, NULL when all are taken. */
+extern SharedDatabase *es_find_database(Oid database);
+extern SharedDatabase *es_make_database(Oid database);
+/*
+ * Gives the slot of a database back, which it returns, unless "unused" says no;
+ * NULL = in any case.
+ */
+extern SharedDatabase *es_give_back_slot(Oid database,
+										 bool (*unused)(const SharedDatabase *db));
+/* Slots by number, from 0 to ES_MAX_DATABASES - 1. */
+extern SharedDatabase *es_database_numbered(int number);
+extern int es_number_of_database(const SharedDatabase *db);
+
+#endif /* ES_SHMEM_H */

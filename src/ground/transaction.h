@@ -1,0 +1,36 @@
+/*
+ * transaction.h
+ *		The end of transactions.
+ */
+#ifndef ES_TRANSACTION_H
+#define ES_TRANSACTION_H
+
+#include "ground/shmem.h"
+
+/* What is done at the end, in this order. */
+typedef enum EndPhase
+{
+	ES_END_HEADS,
+	ES_END_POSITIONS, /* before rows count as drained: a flush that has waited
+					   * for them finds them in the feed */
+	ES_END_STAGING,
+	ES_END_DUE,
+	ES_END_WAKE, /* after all that makes work for the worker */
+	ES_END_LOCKS,
+	ES_END_PHASES
+} EndPhase;
+
+/* db is NULL without preload. */
+typedef void (*EndFunction)(SharedDatabase *db, bool committed);
+/* For aborted subtransactions. */
+typedef void (*AbortFunction)(SubTransactionId subtransaction);
+
+/*
+ * Has both called at the end of this transaction and all later ones of this
+ * backend; "subabort" may be NULL.  Call it as often as you like.
+ */
+extern void es_at_end(EndPhase phase, EndFunction end, AbortFunction subabort);
+/* Remembers that the transaction wrote: PREPARE TRANSACTION will be refused. */
+extern void es_note_write(void);
+
+#endif /* ES_TRANSACTION_H */

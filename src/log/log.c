@@ -1,0 +1,303 @@
+/*
+ * log.c
+ *		The table domain_events: look-ups by key and inserts.
+ *
+ * Inserts go through SPI with kept plans, so that triggers, further indexes
+ * and replication see ordinary INSERTs.  The look-ups that every append
+ * needs, an aggregate's last event and an event by its id, read the index
+ * directly: they need a snapshot of the caller's choice (the latest, at any
+ * isolation level), and are the most frequent reads of all.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/sdir.h"
+#include "access/skey.h"
+#include "access/table.h"
+#include "access/tupdesc.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "storage/lockdefs.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/due_snapshot.h"
+#include "ground/event.h"
+#include "ground/head_cache.h"
+#include "ground/pair_table.h"
+#include "ground/position.h"
+#include "ground/settings.h"
+#include "ground/shmem.h"
+#include "log/log.h"
+
+/* Takes a row of domain_events apart; by-reference values point into it. */
+static void
+deform(HeapTuple tuple, TupleDesc desc, EventRow *row)
+{
+	for (int i = 0; i < EV_COLUMNS; i++)
+		row->values[i] = heap_getattr(tuple, i + 1, desc, &row->nulls[i]);
+}
+
+int64
+es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
+				TimestampTz *recorded_at)
+{
+	const Store *store = es_store();
+	Relation table = table_open(store->events, AccessShareLock);
+	Relation index = index_open(es_store()->events_by_aggregate, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple tuple;
+	int64 sequence = 0;
+
+	ScanKeyInit(&keys[0], EV_AGGREGATE_TYPE + 1, BTEqualStrategyNumber,
+				F_TEXTEQ, aggregate_type);
+	ScanKeyInit(&keys[1], EV_AGGREGATE_ID + 1, BTEqualStrategyNumber, F_TEXTEQ,
+				aggregate_id);
+	scan = systable_beginscan_ordered(table, index, snapshot, 2, keys);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		TupleDesc desc = RelationGetDescr(table);
+		bool isnull;
+
+		sequence =
+			DatumGetInt64(heap_getattr(tuple, EV_SEQUENCE + 1, desc, &isnull));
+		if (recorded_at != NULL)
+			*recorded_at =
+				DatumGetTimestampTz(heap_getattr(tuple, EV_RECORDED_AT + 1,
+												 desc, &isnull));
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	return sequence;
+}
+
+bool
+es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *row)
+{
+	const Store *store = es_store();
+	Relation table = table_open(store->events, AccessShareLock);
+	Relation index = index_open(es_store()->events_by_id, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	bool found;
+
+	ScanKeyInit(&key, EV_EVENT_ID + 1, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(event_id));
+	scan = systable_beginscan_ordered(table, index, snapshot, 1, &key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+		deform(heap_copytuple(tuple), RelationGetDescr(table), row);
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	return found;
+}
+
+/*
+ * Executes an INSERT of "count" events.  A row that a trigger suppressed would
+ * be a hole in its aggregate.
+ */
+static void
+insert_all(KeptPlan *plan, Datum *values, const char *nulls, int count)
+{
+	if (es_execute(plan, values, nulls, false, SPI_OK_INSERT) != (uint64) count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION),
+				 errmsg("an event was suppressed by a trigger on domain_events"),
+				 errhint("A trigger that refuses an event must raise an error.")));
+}
+
+/* Inserts one row. */
+static void
+insert_one(EventRow *row)
+{
+	static KeptPlan plan =
+		{"INSERT INTO event_store.domain_events ({event}) VALUES ({event $1})",
+		 EV_COLUMNS};
+	char nulls[EV_COLUMNS];
+
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		plan.argtypes[i] = es_event_columns[i].type;
+		nulls[i] = row->nulls[i] ? 'n' : ' ';
+	}
+	insert_all(&plan, row->values, nulls, 1);
+}
+
+/* One column of many rows as an array. */
+static Datum
+column_array(EventRow **rows, int count, int column)
+{
+	Datum *values = palloc(count * sizeof(Datum));
+	bool *nulls = palloc(count * sizeof(bool));
+	Oid type = es_event_columns[column].type;
+	int lower = 1;
+	int16 length;
+	bool byval;
+	char align;
+
+	get_typlenbyvalalign(type, &length, &byval, &align);
+	for (int i = 0; i < count; i++)
+	{
+		values[i] = rows[i]->values[column];
+		nulls[i] = rows[i]->nulls[column];
+	}
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower,
+											  type, length, byval, align));
+}
+
+/* Whether a statement with the common columns alone would lose something. */
+static bool
+any_rare(EventRow **rows, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		for (int c = 0; c < EV_COLUMNS; c++)
+		{
+			if (es_event_columns[c].rare && !rows[i]->nulls[c])
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Inserts many rows in one statement.  Each array costs as much per row as a
+ * good part of an index entry, so there is a statement without the rare ones.
+ */
+static void
+insert_many(EventRow **rows, int count)
+{
+	static KeptPlan whole = {"INSERT INTO event_store.domain_events ({event})"
+							 " SELECT * FROM ROWS FROM ({event unnest})"};
+	static KeptPlan common = {"INSERT INTO event_store.domain_events ({common})"
+							  " SELECT * FROM ROWS FROM ({common unnest})"};
+	KeptPlan *plan = any_rare(rows, count) ? &whole : &common;
+	Datum arrays[EV_COLUMNS];
+	int n = 0;
+
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		if (plan == &common && es_event_columns[i].rare)
+			continue;
+		plan->argtypes[n] = get_array_type(es_event_columns[i].type);
+		arrays[n++] = column_array(rows, count, i);
+	}
+	plan->nargs = n;
+	insert_all(plan, arrays, NULL, count);
+}
+
+/*
+ * Asks for a snapshot where an aggregate passes a multiple of snapshot_every;
+ * for one of several such events in a row.
+ */
+static void
+note_due_snapshots(EventRow **rows, int count)
+{
+	EventRow *due = NULL;
+
+	if (es_snapshot_every == 0 || es_shared == NULL)
+		return;
+	for (int i = 0; i < count; i++)
+	{
+		EventRow *row = rows[i];
+
+		if (DatumGetInt64(row->values[EV_SEQUENCE]) % es_snapshot_every != 0)
+			continue;
+		if (due != NULL && !(es_same_text(due->values[EV_AGGREGATE_ID],
+										  row->values[EV_AGGREGATE_ID]) &&
+							 es_same_text(due->values[EV_AGGREGATE_TYPE],
+										  row->values[EV_AGGREGATE_TYPE])))
+			es_note_snapshot_due(DatumGetInt64(due->values[EV_GLOBAL_POSITION]));
+		due = row;
+	}
+	if (due != NULL)
+		es_note_snapshot_due(DatumGetInt64(due->values[EV_GLOBAL_POSITION]));
+}
+
+void
+es_insert_events(EventRow **rows, int count)
+{
+	OwnerScope scope;
+	MemoryContext chunk_context;
+	MemoryContext old;
+	int64 position = es_take_positions(count);
+
+	for (int i = 0; i < count; i++)
+	{
+		rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
+		rows[i]->nulls[EV_GLOBAL_POSITION] = false;
+	}
+	note_due_snapshots(rows, count);
+	es_begin_write(&scope);
+	if (count == 1)
+	{
+		insert_one(rows[0]);
+		es_end(&scope);
+		return;
+	}
+	chunk_context =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store insert",
+							  ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(chunk_context);
+	for (int start = 0, end; start < count; start = end)
+	{
+		Size size = 0;
+
+		for (end = start; end < count && end - start < ES_CHUNK_ROWS &&
+						  (size < ES_CHUNK_BYTES || end == start);
+			 end++)
+			size += es_event_size(rows[end]);
+		if (end - start > 1 && size >= ES_CHUNK_BYTES)
+			end--;
+		if (end - start == 1)
+			insert_one(rows[start]);
+		else
+			insert_many(rows + start, end - start);
+		MemoryContextReset(chunk_context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(chunk_context);
+	es_end(&scope);
+}
+
+/*
+ * Rows written around the API may be what was met: neither heads nor positions
+ * are believed then before they were looked up again.
+ */
+ErrorData *
+es_catch_unique_violation(MemoryContext context)
+{
+	ErrorData *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+		error->schema_name == NULL || strcmp(error->schema_name, ES_SCHEMA) != 0)
+		PG_RE_THROW();
+	FlushErrorState();
+	es_raise_head_generation(es_my_database());
+	es_recheck_positions();
+	return error;
+}

@@ -1,0 +1,294 @@
+/*
+ * view_table.c
+ *		The table domain_views: writes by key and look-ups.
+ *
+ * es_write_views is the only place that changes domain_views by key.  It works
+ * on sets and in key order, for put_views as for the drain.
+ *
+ * At REPEATABLE READ and above, a writer must not overwrite what its snapshot
+ * cannot see.  ON CONFLICT raises 40001 by itself; for deletes, which would
+ * just miss such a row, the same is done here.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/htup.h"
+#include "access/htup_details.h"
+#include "access/tupdesc.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "log/view_table.h"
+
+void
+es_refuse_unseen_view(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update")));
+}
+
+/* One column of a set of rows, on its way into a statement. */
+typedef struct Column
+{
+	Datum *values;
+	bool *nulls;
+} Column;
+
+static Column *
+make_columns(int columns, int rows)
+{
+	Column *made = palloc_array(Column, columns);
+
+	for (int i = 0; i < columns; i++)
+	{
+		made[i].values = palloc_array(Datum, rows);
+		made[i].nulls = palloc0_array(bool, rows);
+	}
+	return made;
+}
+
+/* The column as an array of a type that is either as long as int8 or as text. */
+static Datum
+column_array(Column *column, int count, Oid type)
+{
+	bool wide = type == INT8OID || type == TIMESTAMPTZOID;
+	int dimension = count;
+	int first = 1;
+
+	return PointerGetDatum(construct_md_array(column->values, column->nulls, 1,
+											  &dimension, &first, type,
+											  wide ? (int) sizeof(int64) : -1,
+											  wide && FLOAT8PASSBYVAL,
+											  wide ? TYPALIGN_DOUBLE
+												   : TYPALIGN_INT));
+}
+
+/* The end of a chunk that starts at "start". */
+static int
+chunk_end(const ViewWrite *writes, int start, int count)
+{
+	Size bytes = 0;
+	int end = start;
+
+	while (end < count && end - start < ES_CHUNK_ROWS)
+	{
+		if (writes[end].view_data != (Datum) 0)
+			bytes += toast_raw_datum_size(writes[end].view_data);
+		if (bytes > ES_CHUNK_BYTES && end > start)
+			break;
+		end++;
+	}
+	return end;
+}
+
+/* Upserts the rows of a chunk that have data. */
+static int64
+put_chunk(const ViewWrite *writes, int count, bool accepted)
+{
+	static KeptPlan upsert =
+		{.sql = "INSERT INTO event_store.domain_views AS v"
+				" (view_name, view_key, view_data, version, created_at, updated_at)"
+				" SELECT w.view_name, w.view_key, w.view_data, w.version,"
+				" w.updated_at, w.updated_at"
+				" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+				" pg_catalog.unnest($3), pg_catalog.unnest($4),"
+				" pg_catalog.unnest($5))"
+				" AS w (view_name, view_key, view_data, version, updated_at)"
+				" ON CONFLICT (view_name, view_key) DO UPDATE"
+				" SET view_data = excluded.view_data, version = excluded.version,"
+				" updated_at = excluded.updated_at"
+				" WHERE $6 OR excluded.version IS NULL OR v.version IS NULL"
+				" OR excluded.version OPERATOR(pg_catalog.>) v.version",
+		 .nargs = 6,
+		 .argtypes = {TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, INT8ARRAYOID,
+					  TIMESTAMPTZARRAYOID, BOOLOID}};
+	Column *columns = make_columns(5, count);
+	Datum arguments[6];
+	TimestampTz now = GetCurrentTimestamp();
+	int n = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		const ViewWrite *w = &writes[i];
+
+		if (w->view_data == (Datum) 0)
+			continue;
+		columns[0].values[n] = w->view_name;
+		columns[1].values[n] = w->view_key;
+		columns[2].values[n] = w->view_data;
+		columns[3].values[n] = Int64GetDatum(w->version);
+		columns[3].nulls[n] = !w->has_version;
+		columns[4].values[n] =
+			TimestampTzGetDatum(w->updated_at != 0 ? w->updated_at : now);
+		n++;
+	}
+	if (n == 0)
+		return 0;
+	arguments[0] = column_array(&columns[0], n, TEXTOID);
+	arguments[1] = column_array(&columns[1], n, TEXTOID);
+	arguments[2] = column_array(&columns[2], n, JSONBOID);
+	arguments[3] = column_array(&columns[3], n, INT8OID);
+	arguments[4] = column_array(&columns[4], n, TIMESTAMPTZOID);
+	arguments[5] = BoolGetDatum(accepted);
+	return es_execute(&upsert, arguments, NULL, false, SPI_OK_INSERT);
+}
+
+/*
+ * Deletes the rows of a chunk that have no data.  A row that the transaction's
+ * own snapshot does not show would survive unnoticed, so it is looked for.
+ */
+static int64
+delete_chunk(const ViewWrite *writes, int count)
+{
+	static KeptPlan delete =
+		{.sql = "DELETE FROM event_store.domain_views AS v"
+				" USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
+				" AS w (view_name, view_key)"
+				" WHERE v.view_name OPERATOR(pg_catalog.=) w.view_name"
+				" AND v.view_key OPERATOR(pg_catalog.=) w.view_key",
+		 .nargs = 2,
+		 .argtypes = {TEXTARRAYOID, TEXTARRAYOID}};
+	static KeptPlan left =
+		{.sql = "SELECT 1 FROM event_store.domain_views AS v,"
+				" ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
+				" AS w (view_name, view_key)"
+				" WHERE v.view_name OPERATOR(pg_catalog.=) w.view_name"
+				" AND v.view_key OPERATOR(pg_catalog.=) w.view_key LIMIT 1",
+		 .nargs = 2,
+		 .argtypes = {TEXTARRAYOID, TEXTARRAYOID}};
+	Column *columns = make_columns(2, count);
+	Datum arguments[2];
+	int64 deleted;
+	int n = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (writes[i].view_data != (Datum) 0)
+			continue;
+		columns[0].values[n] = writes[i].view_name;
+		columns[1].values[n] = writes[i].view_key;
+		n++;
+	}
+	if (n == 0)
+		return 0;
+	arguments[0] = column_array(&columns[0], n, TEXTOID);
+	arguments[1] = column_array(&columns[1], n, TEXTOID);
+	deleted = es_execute(&delete, arguments, NULL, false, SPI_OK_DELETE);
+	if (deleted < n && IsolationUsesXactSnapshot())
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		if (es_execute(&left, arguments, NULL, true, SPI_OK_SELECT) > 0)
+			es_refuse_unseen_view();
+		PopActiveSnapshot();
+	}
+	return deleted;
+}
+
+int64
+es_write_views(const ViewWrite *writes, int count, bool accepted)
+{
+	int64 changed = 0;
+	int start = 0;
+
+	while (start < count)
+	{
+		int end = chunk_end(writes, start, count);
+		OwnerScope scope;
+
+		CHECK_FOR_INTERRUPTS();
+		es_begin_write(&scope);
+		changed += delete_chunk(writes + start, end - start);
+		changed += put_chunk(writes + start, end - start, accepted);
+		es_end(&scope);
+		start = end;
+	}
+	return changed;
+}
+
+/* Reads the durable rows of up to ES_CHUNK_ROWS keys under the active snapshot. */
+void
+es_find_durable_views(const ViewWrite *writes, int count, KnownView *known)
+{
+	static KeptPlan find = {.sql =
+								"SELECT w.ordinal, v.version, v.updated_at"
+								" FROM ROWS FROM (pg_catalog.unnest($2)) WITH ORDINALITY"
+								" AS w (view_key, ordinal)"
+								" JOIN event_store.domain_views AS v"
+								" ON v.view_name OPERATOR(pg_catalog.=) $1"
+								" AND v.view_key OPERATOR(pg_catalog.=) w.view_key",
+							.nargs = 2,
+							.argtypes = {TEXTOID, TEXTARRAYOID}};
+	Column *keys;
+	Datum arguments[2];
+	OwnerScope scope;
+	uint64 rows;
+
+	es_begin_read(&scope);
+	keys = make_columns(1, count);
+	for (int i = 0; i < count; i++)
+		keys->values[i] = writes[i].view_key;
+	arguments[0] = writes[0].view_name;
+	arguments[1] = column_array(keys, count, TEXTOID);
+	rows = es_execute(&find, arguments, NULL, true, SPI_OK_SELECT);
+	for (uint64 i = 0; i < rows; i++)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool isnull;
+		KnownView *k;
+
+		k = &known[DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)) - 1];
+		k->found = true;
+		k->version = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+		k->has_version = !isnull;
+		k->updated_at =
+			DatumGetTimestampTz(SPI_getbinval(tuple, desc, 3, &isnull));
+	}
+	es_end(&scope);
+}
+
+int64
+es_clear_durable_view(Datum view_name)
+{
+	static KeptPlan clear =
+		{.sql = "WITH doomed AS (SELECT d.view_key"
+				" FROM event_store.domain_views AS d"
+				" WHERE d.view_name OPERATOR(pg_catalog.=) $1"
+				" ORDER BY d.view_key FOR UPDATE)"
+				" DELETE FROM event_store.domain_views AS v USING doomed"
+				" WHERE v.view_name OPERATOR(pg_catalog.=) $1"
+				" AND v.view_key OPERATOR(pg_catalog.=) doomed.view_key",
+		 .nargs = 1,
+		 .argtypes = {TEXTOID}};
+	static KeptPlan left = {.sql =
+								"SELECT 1 FROM event_store.domain_views AS v"
+								" WHERE v.view_name OPERATOR(pg_catalog.=) $1 LIMIT 1",
+							.nargs = 1,
+							.argtypes = {TEXTOID}};
+	OwnerScope scope;
+	int64 removed;
+
+	es_begin_write(&scope);
+	removed = es_execute(&clear, &view_name, NULL, false, SPI_OK_DELETE);
+	if (IsolationUsesXactSnapshot())
+	{
+		/* also rows that it showed in staging and that have moved since */
+		PushActiveSnapshot(GetLatestSnapshot());
+		if (es_execute(&left, &view_name, NULL, true, SPI_OK_SELECT) > 0)
+			es_refuse_unseen_view();
+		PopActiveSnapshot();
+	}
+	es_end(&scope);
+	return removed;
+}

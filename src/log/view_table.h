@@ -1,0 +1,52 @@
+/*
+ * view_table.h
+ *		The table domain_views.
+ */
+#ifndef ES_VIEW_TABLE_H
+#define ES_VIEW_TABLE_H
+
+#include "datatype/timestamp.h"
+
+/* A write of one view key. */
+typedef struct ViewWrite
+{
+	Datum view_name;
+	Datum view_key;
+	Datum view_data; /* (Datum) 0 = delete */
+	bool has_version;
+	int64 version;
+	TimestampTz updated_at; /* when it was staged; 0 = now */
+} ViewWrite;
+
+/*
+ * Writes one value per (view_name, view_key) by the version rule; rows with
+ * data (Datum) 0 are deletes.  Keys are distinct and in key order.  Returns
+ * rows changed.
+ *
+ * "accepted" says that the rule was applied before, when the row was staged
+ * under its key's lock: the last of several staged writes of a key replaces the
+ * durable row even where a delete between them let the version start again.
+ */
+extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
+
+/* What is known of a key before it is written. */
+typedef struct KnownView
+{
+	bool found;
+	bool has_version;
+	int64 version;
+	TimestampTz updated_at;
+} KnownView;
+
+/*
+ * Reads the durable rows of up to ES_CHUNK_ROWS keys of one view under the active
+ * snapshot.
+ */
+extern void es_find_durable_views(const ViewWrite *writes, int count,
+								  KnownView *known);
+/* Deletes all rows of a view; returns how many there were. */
+extern int64 es_clear_durable_view(Datum view_name);
+/* 40001: what is to be written has changed after the transaction's snapshot. */
+extern void es_refuse_unseen_view(void);
+
+#endif /* ES_VIEW_TABLE_H */

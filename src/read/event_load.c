@@ -1,0 +1,302 @@
+/*
+ * event_load.c
+ *		Loading events of an aggregate.
+ *
+ * What is staged of an aggregate always follows what is durable of it, and one
+ * snapshot, the statement's, sees each event once.  So the two are read one
+ * after the other and never merged.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+#include "utils/uuid.h"
+
+#include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "ground/event.h"
+#include "ground/metrics.h"
+#include "ground/pair_table.h"
+#include "staging/head.h"
+#include "staging/staged_row.h"
+#include "staging/staged_scan.h"
+
+PG_FUNCTION_INFO_V1(es_load_events);
+PG_FUNCTION_INFO_V1(es_load_event);
+PG_FUNCTION_INFO_V1(es_aggregate_sequence);
+PG_FUNCTION_INFO_V1(es_load_aggregate_ids);
+
+static int64
+sequence_argument(FunctionCallInfo fcinfo, int argno, const char *name,
+				  int64 otherwise)
+{
+	if (PG_ARGISNULL(argno))
+		return otherwise;
+	if (PG_GETARG_INT64(argno) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must not be negative", name)));
+	return PG_GETARG_INT64(argno);
+}
+
+typedef struct LoadRange
+{
+	Datum type;
+	Datum id;
+	int64 after; /* exclusive */
+	int64 up_to; /* inclusive */
+	int64 max_count;
+	bool backward;
+} LoadRange;
+
+#define LOAD_RANGE                                                      \
+	ES_EVENT_SELECT " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1" \
+					" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"     \
+					" AND e.sequence OPERATOR(pg_catalog.>) $3"         \
+					" AND e.sequence OPERATOR(pg_catalog.<=) $4"
+
+/* Loads the durable events of a range; returns how many. */
+static int64
+load_durable(const LoadRange *range, int64 max_count, Tuplestorestate *into)
+{
+	static KeptPlan forward = {LOAD_RANGE " ORDER BY e.sequence LIMIT $5",
+							   5,
+							   {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}};
+	static KeptPlan backward = {LOAD_RANGE " ORDER BY e.sequence DESC LIMIT $5",
+								5,
+								{TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID}};
+	Datum values[5] = {range->type, range->id, Int64GetDatum(range->after),
+					   Int64GetDatum(range->up_to), Int64GetDatum(max_count)};
+	OwnerScope scope;
+	int64 count;
+
+	if (max_count <= 0)
+		return 0;
+	es_begin_read(&scope);
+	count = es_execute_into(range->backward ? &backward : &forward, values,
+							NULL, into);
+	es_end(&scope);
+	return count;
+}
+
+/* Loads the staged events of a range; returns how many. */
+static int64
+load_staged(const LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
+{
+	StagedScan *scan;
+	StagedRow row;
+	int64 count = 0;
+
+	scan = es_staged_begin(ES_KIND_EVENT, range->type, range->id,
+						   GetActiveSnapshot(), range->backward);
+	while (count < max_count && es_staged_next(scan, &row))
+	{
+		int64 sequence = DatumGetInt64(row.event.values[EV_SEQUENCE]);
+
+		CHECK_FOR_INTERRUPTS();
+		if (sequence > range->after && sequence <= range->up_to)
+		{
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+								 row.event.values, row.event.nulls);
+			count++;
+		}
+		es_staged_free(&row);
+	}
+	es_staged_end(scan);
+	return count;
+}
+
+Datum
+es_load_events(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LoadRange range;
+	StagedRead read;
+	int64 count;
+
+	es_begin_call(ES_CALL_LOAD_EVENTS);
+	range.type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	range.after = sequence_argument(fcinfo, 2, "after_sequence", 0);
+	range.up_to = sequence_argument(fcinfo, 3, "up_to_sequence", PG_INT64_MAX);
+	range.max_count = es_max_count_argument(fcinfo, 4);
+	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
+	(void) es_store();
+	es_begin_result(fcinfo);
+
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	if (range.backward)
+	{
+		count = load_staged(&range, range.max_count, rsinfo);
+		count += load_durable(&range, range.max_count - count, rsinfo->setResult);
+	}
+	else
+	{
+		count = load_durable(&range, range.max_count, rsinfo->setResult);
+		count += load_staged(&range, range.max_count - count, rsinfo);
+	}
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_EVENTS, count);
+	return (Datum) 0;
+}
+
+Datum
+es_load_event(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {ES_EVENT_SELECT
+							" WHERE e.event_id OPERATOR(pg_catalog.=) $1",
+							1,
+							{UUIDOID}};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum value;
+	OwnerScope scope;
+	StagedRead read;
+	StagedRow row;
+	int64 found;
+
+	es_begin_call(ES_CALL_LOAD_EVENT);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("event_id must not be null")));
+	value = PG_GETARG_DATUM(0);
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, 0);
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	es_begin_read(&scope);
+	found = es_execute_into(&plan, &value, NULL, rsinfo->setResult);
+	es_end(&scope);
+	if (found == 0 &&
+		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row))
+	{
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 row.event.values, row.event.nulls);
+		found = 1;
+	}
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_EVENT, found);
+	return (Datum) 0;
+}
+
+Datum
+es_aggregate_sequence(PG_FUNCTION_ARGS)
+{
+	text *type;
+	text *id;
+	StagedRead read;
+	Head head;
+
+	es_begin_call(ES_CALL_AGGREGATE_SEQUENCE);
+	type = es_required_text(fcinfo, 0, "aggregate_type");
+	id = es_required_text(fcinfo, 1, "aggregate_id");
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	es_read_head(PointerGetDatum(type), PointerGetDatum(id),
+				 GetActiveSnapshot(), true, &head);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_AGGREGATE_SEQUENCE, head.sequence);
+	PG_RETURN_INT64(head.sequence);
+}
+
+static int
+compare_texts(const void *a, const void *b)
+{
+	return es_compare_keys(*(const Datum *) a, *(const Datum *) b);
+}
+
+/* The aggregates whose first event is still staged, in order. */
+static int
+staged_aggregate_ids(Datum type, Datum after, Datum **ids)
+{
+	StagedScan *scan = es_staged_begin(ES_KIND_EVENT, type, (Datum) 0,
+									   GetActiveSnapshot(), false);
+	StagedRow row;
+	int count = 0;
+	int room = 64;
+
+	*ids = palloc(room * sizeof(Datum));
+	while (es_staged_next_row(scan, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (row.ordinal == 1 && compare_texts(&row.key, &after) > 0)
+		{
+			if (count == room)
+			{
+				room *= 2;
+				*ids = repalloc_huge(*ids, room * sizeof(Datum));
+			}
+			(*ids)[count++] = PointerGetDatum(PG_DETOAST_DATUM_COPY(row.key));
+		}
+		es_staged_free(&row);
+	}
+	es_staged_end(scan);
+	qsort(*ids, count, sizeof(Datum), compare_texts);
+	return count;
+}
+
+/*
+ * Every aggregate has one event of sequence 1, so the index alone lists them.
+ */
+Datum
+es_load_aggregate_ids(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {"SELECT e.aggregate_id FROM event_store.domain_events e"
+							" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND e.aggregate_id OPERATOR(pg_catalog.>) $2"
+							" AND e.sequence OPERATOR(pg_catalog.=) 1"
+							" ORDER BY e.aggregate_id LIMIT $3",
+							3,
+							{TEXTOID, TEXTOID, INT8OID}};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum type;
+	Datum after;
+	int64 max_count;
+	Datum values[3];
+	Datum *staged;
+	int nstaged;
+	int s = 0;
+	uint64 d = 0;
+	OwnerScope scope;
+	StagedRead read;
+	bool isnull = false;
+
+	es_begin_call(ES_CALL_LOAD_AGGREGATE_IDS);
+	type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
+	max_count = es_max_count_argument(fcinfo, 2);
+	values[0] = type;
+	values[1] = after;
+	values[2] = Int64GetDatum(max_count);
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	nstaged = staged_aggregate_ids(type, after, &staged);
+	es_begin_read(&scope);
+	es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	for (int64 n = 0; n < max_count && (s < nstaged || d < SPI_processed); n++)
+	{
+		Datum durable = d < SPI_processed
+							? SPI_getbinval(SPI_tuptable->vals[d],
+											SPI_tuptable->tupdesc, 1, &isnull)
+							: (Datum) 0;
+		bool take_staged =
+			s < nstaged &&
+			(d >= SPI_processed || compare_texts(&staged[s], &durable) < 0);
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 take_staged ? &staged[s] : &durable, &isnull);
+		if (take_staged)
+			s++;
+		else
+			d++;
+	}
+	es_end(&scope);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_AGGREGATE_IDS, s + (int64) d);
+	return (Datum) 0;
+}

@@ -1,0 +1,304 @@
+/*
+ * feed.c
+ *		Reading all events in their order, and waiting for more.
+ *
+ * A reader asks how far it is safe to read (position.c), takes its snapshot
+ * after that, and reads up to there: so no event can appear below what it has
+ * read, at every isolation level.
+ *
+ * Whoever waits sleeps until a transaction with positions ends.  A standby
+ * reads up to the position that the primary's worker stores; it comes in with
+ * replay, which wakes nobody.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/tupdesc.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "ground/event.h"
+#include "ground/metrics.h"
+#include "ground/position.h"
+#include "ground/shmem.h"
+#include "ground/wait_event.h"
+
+/* On a standby a waiter looks again this often, in milliseconds. */
+#define STANDBY_SLICE_MS 100
+/* A session's waits end at least this far apart, in milliseconds. */
+#define REST_MS 10
+
+PG_FUNCTION_INFO_V1(es_safe_position);
+PG_FUNCTION_INFO_V1(es_wait_for_events);
+PG_FUNCTION_INFO_V1(es_feed_state);
+PG_FUNCTION_INFO_V1(es_read_events);
+PG_FUNCTION_INFO_V1(es_aggregate_member);
+
+static SharedDatabase *
+feed_database(void)
+{
+	SharedDatabase *db;
+
+	(void) es_store();
+	db = es_my_database();
+	if (db == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the feed needs the library event_store to be preloaded"),
+				 errhint("Set shared_preload_libraries = 'event_store' and restart the server.")));
+	return db;
+}
+
+static int64
+safe_position(void)
+{
+	SharedDatabase *db = feed_database();
+	FeedState state;
+
+	if (RecoveryInProgress())
+		return es_stored_safe_position();
+	es_read_feed_state(db, &state);
+	return state.safe;
+}
+
+Datum
+es_safe_position(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(safe_position());
+}
+
+/* The row of feed_status. */
+Datum
+es_feed_state(PG_FUNCTION_ARGS)
+{
+	SharedDatabase *db = feed_database();
+	FeedState state = {0};
+	TupleDesc desc;
+	Datum values[5];
+	bool nulls[5] = {false};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (RecoveryInProgress())
+		state.safe = state.last = es_stored_safe_position();
+	else
+		es_read_feed_state(db, &state);
+	values[0] = Int64GetDatum(state.safe);
+	values[1] = Int64GetDatum(state.last);
+	values[2] = Int32GetDatum(state.in_flight);
+	values[3] = Int32GetDatum(state.blocker_pid);
+	values[4] = TimestampTzGetDatum(state.blocked_since);
+	nulls[3] = nulls[4] = state.blocker_pid == 0;
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+static int64
+after_position_argument(FunctionCallInfo fcinfo, int argno, int64 otherwise)
+{
+	if (PG_ARGISNULL(argno))
+		return otherwise;
+	if (PG_GETARG_INT64(argno) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("after_position must not be negative")));
+	return PG_GETARG_INT64(argno);
+}
+
+/*
+ * Sleeps until a session that waits again and again has rested for a moment.
+ * Under load a new event is always there; without this rest a consumer would
+ * ask for it at once, and read a few events at a time at the writers' cost.
+ */
+static void
+rest(TimestampTz since, TimestampTz end)
+{
+	static uint32 wait_event;
+	TimestampTz until = Min(end, TimestampTzPlusMilliseconds(since, REST_MS));
+
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long left = TimestampDifferenceMilliseconds(now, until);
+
+		CHECK_FOR_INTERRUPTS();
+		/* a clock that was set back must not make it longer */
+		if (left <= 0 || now < since)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, es_wait_event(&wait_event, "EventStoreRest"));
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * Waits on a condition variable that every transaction with positions
+ * broadcasts at its end.  On a standby the worker's mark comes in with
+ * replay, which wakes nobody: there the wait is in slices.
+ */
+Datum
+es_wait_for_events(PG_FUNCTION_ARGS)
+{
+	static uint32 wait_event;
+	static TimestampTz last_return = 0;
+	SharedDatabase *db;
+	int64 after;
+	int64 timeout = 5000;
+	int64 position;
+	TimestampTz end;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("after_position must not be null")));
+	after = after_position_argument(fcinfo, 0, 0);
+	if (!PG_ARGISNULL(1))
+		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
+	db = feed_database();
+	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+
+	rest(last_return, end);
+	ConditionVariablePrepareToSleep(&es_positions(db)->ended);
+	for (;;)
+	{
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+
+		position = safe_position();
+		if (position > after || left <= 0)
+			break;
+		ConditionVariableTimedSleep(&es_positions(db)->ended,
+									RecoveryInProgress()
+										? Min(left, STANDBY_SLICE_MS)
+										: left,
+									es_wait_event(&wait_event, "EventStoreFeed"));
+	}
+	ConditionVariableCancelSleep();
+	last_return = GetCurrentTimestamp();
+	PG_RETURN_INT64(position);
+}
+
+/* ---------- ordered reads ---------- */
+
+/*
+ * Which of "members" consumers an aggregate belongs to.  Consumers keep their
+ * place by it, so it must never change: FNV-1a over type, a zero byte and id,
+ * then the last step of MurmurHash3.  Without that step the last characters
+ * hardly reach the bits that decide, and ids that count up share a member.
+ */
+Datum
+es_aggregate_member(PG_FUNCTION_ARGS)
+{
+	text *parts[2] = {PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)};
+	int members = PG_GETARG_INT32(2);
+	uint64 hash = UINT64CONST(14695981039346656037);
+
+	if (members < 1)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("members must be positive")));
+	for (int p = 0; p < 2; p++)
+	{
+		const unsigned char *bytes =
+			(const unsigned char *) VARDATA_ANY(parts[p]);
+		int length = VARSIZE_ANY_EXHDR(parts[p]);
+
+		for (int i = 0; i < length; i++)
+			hash = (hash ^ bytes[i]) * UINT64CONST(1099511628211);
+		if (p == 0)
+			hash = (hash ^ 0) * UINT64CONST(1099511628211);
+	}
+	hash = (hash ^ (hash >> 33)) * UINT64CONST(0xff51afd7ed558ccd);
+	hash = (hash ^ (hash >> 33)) * UINT64CONST(0xc4ceb9fe1a85ec53);
+	hash ^= hash >> 33;
+	PG_RETURN_INT32((int32) (hash % (uint64) members));
+}
+
+#define FEED_BASE                                                        \
+	ES_EVENT_SELECT " WHERE e.global_position OPERATOR(pg_catalog.>) $1" \
+					" AND e.global_position OPERATOR(pg_catalog.<=) $2"
+#define FEED_AGGREGATE_TYPES \
+	" AND e.aggregate_type OPERATOR(pg_catalog.=) ANY ($4)"
+#define FEED_EVENT_TYPES " AND e.event_type OPERATOR(pg_catalog.=) ANY ($5)"
+#define FEED_MEMBER                                                           \
+	" AND event_store.aggregate_member(e.aggregate_type, e.aggregate_id, $7)" \
+	" OPERATOR(pg_catalog.=) $6"
+#define FEED_END " ORDER BY e.global_position LIMIT $3"
+#define FEED_PARAMETERS                                                         \
+	7,                                                                          \
+	{                                                                           \
+		INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID \
+	}
+
+/* One plan for each set of filters, so that each uses the index it can. */
+static KeptPlan feed_plans[8] =
+	{{FEED_BASE FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_MEMBER FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_EVENT_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
+	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_MEMBER FEED_END,
+	  FEED_PARAMETERS}};
+
+static void
+check_members(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(4) != PG_ARGISNULL(5))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("member and members must be given together")));
+	if (PG_ARGISNULL(4))
+		return;
+	if (PG_GETARG_INT32(5) < 1)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("members must be positive")));
+	if (PG_GETARG_INT32(4) < 0 || PG_GETARG_INT32(4) >= PG_GETARG_INT32(5))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("member must be from 0 to members - 1")));
+}
+
+/*
+ * The safe position first, then the snapshot: at every isolation level, and
+ * without regard to the transaction's own snapshot.
+ */
+Datum
+es_read_events(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum values[7] = {0};
+	char nulls[7] = {' ', ' ', ' ', 'n', 'n', 'n', 'n'};
+	int plan = 0;
+	OwnerScope scope;
+	uint64 count;
+
+	es_begin_call(ES_CALL_READ_EVENTS);
+	values[0] = Int64GetDatum(after_position_argument(fcinfo, 0, 0));
+	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
+	check_members(fcinfo);
+	for (int i = 2; i < 6; i++)
+	{
+		if (PG_ARGISNULL(i))
+			continue;
+		values[i + 1] = PG_GETARG_DATUM(i);
+		nulls[i + 1] = ' ';
+	}
+	plan = (PG_ARGISNULL(2) ? 0 : 1) + (PG_ARGISNULL(3) ? 0 : 2) +
+		   (PG_ARGISNULL(4) ? 0 : 4);
+
+	values[1] = Int64GetDatum(safe_position());
+	es_begin_result(fcinfo);
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_begin_read(&scope);
+	count = es_execute_into(&feed_plans[plan], values, nulls, rsinfo->setResult);
+	es_end(&scope);
+	PopActiveSnapshot();
+	es_end_call(ES_CALL_READ_EVENTS, (int64) count);
+	return (Datum) 0;
+}

@@ -1,0 +1,478 @@
+/*
+ * openmetrics.c
+ *		Metrics as they are shown: the view metrics, and the text format that
+ *		Prometheus reads.
+ *
+ * One table says which metrics there are, where each comes from and what it is
+ * called; both forms are made from it, and docs/metrics.md has its lines.
+ *
+ * In the text a metric with labels is there from the start, with the value 0:
+ * a rate needs a first value, and a dashboard must not ask for what does not
+ * exist.  Only what is not known is left out.  Counters are declared under the
+ * full name of their samples, with _total, as the text format, promtool and the
+ * second version of OpenMetrics have it.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/tuplestore.h"
+
+#include "ground/arguments.h"
+#include "ground/common.h"
+#include "ground/metrics.h"
+#include "read/gauges.h"
+
+PG_FUNCTION_INFO_V1(es_metrics_state);
+PG_FUNCTION_INFO_V1(es_openmetrics);
+PG_FUNCTION_INFO_V1(es_histogram_quantiles);
+
+/* ---------- metrics as they are shown ---------- */
+
+typedef enum Source
+{
+	FROM_COUNT, /* of the calls of a group ... */
+	FROM_DURATION,
+	FROM_ROWS,
+	FROM_MISSES,
+	FROM_ERRORS,	/* of all real calls */
+	FROM_CONFLICTS, /* of all appends */
+	FROM_COUNTER,	/* one number ... */
+	FROM_GAUGE,
+	FROM_HISTOGRAM /* the distribution of numbers */
+} Source;
+
+typedef struct Metric
+{
+	const char *metric;
+	const char *kind;
+	const char *unit;
+	const char *name; /* a label, where there are no calls; or NULL */
+	Source source;
+	int of; /* CallGroup, Counter, Gauge or Histogram */
+	const char *help;
+} Metric;
+
+/* Those of one name follow each other. */
+static const Metric shown[] =
+	{{"persistence.store.count", "counter", "calls", NULL, FROM_COUNT,
+	  ES_GROUP_STORE, "Calls that stored one thing"},
+	 {"persistence.store.duration", "histogram", "seconds", NULL, FROM_DURATION,
+	  ES_GROUP_STORE, "Time taken by calls that stored one thing"},
+	 {"persistence.store.batch.count", "counter", "calls", NULL, FROM_COUNT,
+	  ES_GROUP_BATCH, "Calls that stored a list, and rounds of draining"},
+	 {"persistence.store.batch.entries", "counter", "rows", NULL, FROM_ROWS,
+	  ES_GROUP_BATCH,
+	  "Rows written by batches, and taken out of staging by the drain"},
+	 {"persistence.store.batch.duration", "histogram", "seconds", NULL,
+	  FROM_DURATION, ES_GROUP_BATCH,
+	  "Time taken by batches, with the commit for rounds of draining"},
+	 {"persistence.load.count", "counter", "calls", NULL, FROM_COUNT,
+	  ES_GROUP_LOAD, "Calls that read"},
+	 {"persistence.load.miss", "counter", "calls", NULL, FROM_MISSES,
+	  ES_GROUP_LOAD, "Calls that read and found nothing"},
+	 {"persistence.load.duration", "histogram", "seconds", NULL, FROM_DURATION,
+	  ES_GROUP_LOAD, "Time taken by calls that read"},
+	 {"persistence.delete.count", "counter", "calls", NULL, FROM_COUNT,
+	  ES_GROUP_DELETE, "Calls that deleted or cleared views"},
+	 {"persistence.delete.duration", "histogram", "seconds", NULL, FROM_DURATION,
+	  ES_GROUP_DELETE, "Time taken by calls that deleted or cleared views"},
+	 {"persistence.errors", "counter", "calls", NULL, FROM_ERRORS, 0,
+	  "Calls that ended with an error or were cancelled"},
+	 {"persistence.conflicts", "counter", "conflicts", NULL, FROM_CONFLICTS, 0,
+	  "Appends refused by their expected sequence"},
+	 {"persistence.queue.depth", "gauge", "rows", "events", FROM_GAUGE,
+	  ES_GAUGE_STAGED_EVENTS, "Committed rows in staging"},
+	 {"persistence.queue.depth", "gauge", "rows", "views", FROM_GAUGE,
+	  ES_GAUGE_STAGED_VIEWS, "Committed rows in staging"},
+	 {"persistence.queue.age", "gauge", "seconds", NULL, FROM_GAUGE,
+	  ES_GAUGE_OLDEST_AGE, "For how long the oldest row has been in staging"},
+	 {"persistence.queue.blocked", "counter", "calls", NULL, FROM_COUNTER,
+	  ES_COUNT_BLOCKED, "Writes that waited for space in staging"},
+	 {"persistence.queue.waiting", "gauge", "calls", NULL, FROM_GAUGE,
+	  ES_GAUGE_WAITING, "Writes that are waiting for space in staging"},
+	 {"persistence.queue.refused", "counter", "calls", NULL, FROM_COUNTER,
+	  ES_COUNT_REFUSED, "Writes refused because staging was full"},
+	 {"persistence.queue.bypassed", "counter", "calls", NULL, FROM_COUNTER,
+	  ES_COUNT_BYPASSED, "Writes made durable at once because staging was full"},
+	 {"persistence.drain.rounds", "counter", "rounds", NULL, FROM_COUNTER,
+	  ES_COUNT_ROUNDS, "Rounds of draining that committed"},
+	 {"persistence.drain.rows", "histogram", "rows", NULL, FROM_HISTOGRAM,
+	  ES_HISTOGRAM_DRAINED_ROWS, "Rows moved by the rounds that moved any"},
+	 {"persistence.drain.rate", "gauge", "rows per second", NULL, FROM_GAUGE,
+	  ES_GAUGE_DRAIN_RATE, "Rows drained a second in the last ten seconds"},
+	 {"persistence.drain.age", "gauge", "seconds", NULL, FROM_GAUGE,
+	  ES_GAUGE_DRAIN_AGE, "Time since a round last moved rows"},
+	 {"persistence.drain.failures", "gauge", "rounds", NULL, FROM_GAUGE,
+	  ES_GAUGE_DRAIN_FAILURES, "Failures of the drain since its last success"},
+	 {"persistence.dead_letters", "gauge", "rows", NULL, FROM_GAUGE,
+	  ES_GAUGE_DEAD_LETTERS, "Rows in dead_letters"},
+	 {"persistence.lost_epochs", "counter", "losses", NULL, FROM_GAUGE,
+	  ES_GAUGE_LOST_EPOCHS,
+	  "Times that staging was lost in the life of the store"},
+	 {"persistence.snapshots", "counter", "rows", NULL, FROM_COUNTER,
+	  ES_COUNT_SNAPSHOTS, "Snapshots taken by the server"},
+	 {"worker.starts", "counter", "workers", NULL, FROM_COUNTER,
+	  ES_COUNT_WORKER_STARTS, "Workers of this database that came up"},
+	 {"worker.failures", "counter", "failures", NULL, FROM_COUNTER,
+	  ES_COUNT_WORKER_FAILURES, "Steps of the worker that failed"},
+	 {"worker.running", "gauge", "workers", NULL, FROM_GAUGE,
+	  ES_GAUGE_WORKER_RUNNING, "Whether the worker is running"},
+	 {"feed.in_flight", "gauge", "transactions", NULL, FROM_GAUGE,
+	  ES_GAUGE_FEED_IN_FLIGHT, "Open transactions that have appended"},
+	 {"feed.lag", "gauge", "positions", NULL, FROM_GAUGE, ES_GAUGE_FEED_LAG,
+	  "Positions taken that the feed does not show yet"}};
+
+/* Everything at about one moment. */
+typedef struct Reading
+{
+	MetricsReading *metrics;
+	double gauges[ES_GAUGES];
+} Reading;
+
+static Reading *
+read_all(void)
+{
+	Reading *reading = palloc(sizeof(Reading));
+
+	reading->metrics = es_read_metrics();
+	es_read_gauges(reading->metrics, reading->gauges);
+	return reading;
+}
+
+static bool
+is_append(Call call)
+{
+	return call == ES_CALL_APPEND_EVENT || call == ES_CALL_APPEND_EVENTS ||
+		   call == ES_CALL_APPEND_BATCH;
+}
+
+/* Whether a metric has a value for a call. */
+static bool
+applies(const Metric *metric, Call call)
+{
+	switch (metric->source)
+	{
+		case FROM_ERRORS:
+			return call != ES_CALL_DRAINED_EVENTS && call != ES_CALL_DRAINED_VIEWS;
+		case FROM_CONFLICTS:
+			return is_append(call);
+		case FROM_COUNTER:
+		case FROM_GAUGE:
+		case FROM_HISTOGRAM:
+			return false;
+		default:
+			return es_call_kinds[call].group == (CallGroup) metric->of;
+	}
+}
+
+/* A metric's number for a call. */
+static double
+call_value(const Metric *metric, const CallReading *call)
+{
+	switch (metric->source)
+	{
+		case FROM_COUNT:
+			return (double) call->durations.count;
+		case FROM_ROWS:
+			return (double) call->rows;
+		case FROM_MISSES:
+			return (double) call->misses;
+		case FROM_ERRORS:
+			return (double) call->errors;
+		case FROM_CONFLICTS:
+			return (double) call->conflicts;
+		default:
+			elog(ERROR, "metric %s has no number for a call", metric->metric);
+	}
+}
+
+static double
+single_value(const Metric *metric, const Reading *reading)
+{
+	return metric->source == FROM_COUNTER
+			   ? (double) reading->metrics->counters[metric->of]
+			   : reading->gauges[metric->of];
+}
+
+/* How the values of a histogram are shown. */
+typedef struct Scale
+{
+	uint64 first_limit; /* of the buckets in the text; doubled up to ... */
+	uint64 last_limit;
+	double value; /* one in the unit of the metric */
+	double sum;	  /* and one of the sum */
+	bool whole;
+} Scale;
+
+/* from 8 us to 34 s */
+static const Scale durations = {32, 32 << 22, ES_TICK_NS / 1e9, 1e-9, false};
+static const Scale numbers = {2, 1 << 24, 1, 1, true};
+
+/* ---------- the view metrics ---------- */
+
+#define STATE_COLUMNS 7
+
+/* One row; quantile 0 = none, a value that is NaN is NULL. */
+static void
+put_row(ReturnSetInfo *result, const Metric *metric, const char *name,
+		const char *operation, double quantile, double value)
+{
+	Datum values[STATE_COLUMNS] = {0};
+	bool nulls[STATE_COLUMNS] = {false};
+
+	values[0] = CStringGetTextDatum(metric->metric);
+	nulls[1] = name == NULL;
+	values[1] = nulls[1] ? (Datum) 0 : CStringGetTextDatum(name);
+	nulls[2] = operation == NULL;
+	values[2] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(operation);
+	nulls[3] = quantile == 0;
+	values[3] = Float8GetDatum(quantile);
+	nulls[4] = isnan(value);
+	values[4] = Float8GetDatum(value);
+	values[5] = CStringGetTextDatum(metric->kind);
+	values[6] = CStringGetTextDatum(metric->unit);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* The rows of one histogram. */
+static void
+put_quantiles(ReturnSetInfo *result, const Metric *metric, const char *name,
+			  const char *operation, const HistogramReading *histogram,
+			  const Scale *scale)
+{
+	static const double quantiles[] = {0.5, 0.95, 0.99};
+
+	for (int q = 0; q < (int) lengthof(quantiles); q++)
+		put_row(result, metric, name, operation, quantiles[q],
+				histogram->count == 0
+					? NAN
+					: es_quantile_of(histogram->buckets, quantiles[q],
+									 scale->whole) *
+						  scale->value);
+}
+
+/* metrics_state(): the rows of the view metrics. */
+Datum
+es_metrics_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Reading *reading = read_all();
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int m = 0; m < (int) lengthof(shown); m++)
+	{
+		const Metric *metric = &shown[m];
+
+		if (metric->source == FROM_COUNTER || metric->source == FROM_GAUGE)
+			put_row(result, metric, metric->name, NULL, 0,
+					single_value(metric, reading));
+		if (metric->source == FROM_HISTOGRAM)
+			put_quantiles(result, metric, metric->name, NULL,
+						  &reading->metrics->histograms[metric->of], &numbers);
+		for (int c = 0; c < ES_CALLS; c++)
+		{
+			const CallKind *kind = &es_call_kinds[c];
+			const CallReading *call = &reading->metrics->calls[c];
+
+			if (!applies(metric, c))
+				continue;
+			if (metric->source == FROM_DURATION)
+				put_quantiles(result, metric, kind->name, kind->operation,
+							  &call->durations, &durations);
+			else
+				put_row(result, metric, kind->name, kind->operation, 0,
+						call_value(metric, call));
+		}
+	}
+	pfree(reading);
+	return (Datum) 0;
+}
+
+/* ---------- openmetrics ---------- */
+
+/* event_store_, the name with underscores, the unit, _total. */
+static char *
+exposed_name(const Metric *metric)
+{
+	StringInfoData name;
+	bool counter = strcmp(metric->kind, "counter") == 0;
+
+	initStringInfo(&name);
+	appendStringInfo(&name, "%s_%s%s%s", ES_SCHEMA, metric->metric,
+					 strcmp(metric->unit, "seconds") == 0 ? "_seconds" : "",
+					 counter ? "_total" : "");
+	for (char *c = name.data; *c != '\0'; c++)
+	{
+		if (*c == '.')
+			*c = '_';
+	}
+	return name.data;
+}
+
+static void
+put_header(StringInfo out, const Metric *metric, const char *name)
+{
+	appendStringInfo(out, "# TYPE %s %s\n", name, metric->kind);
+	if (strcmp(metric->unit, "seconds") == 0)
+		appendStringInfo(out, "# UNIT %s seconds\n", name);
+	appendStringInfo(out, "# HELP %s %s.\n", name, metric->help);
+}
+
+/* The labels of a call, or of what has one name or none. */
+static char *
+labels_of(const char *name, const char *operation)
+{
+	if (operation != NULL)
+		return psprintf("name=\"%s\",operation=\"%s\"", name, operation);
+	return name != NULL ? psprintf("name=\"%s\"", name) : "";
+}
+
+/* The name of a sample with its labels. */
+static void
+put_name(StringInfo out, const char *name, const char *labels)
+{
+	appendStringInfoString(out, name);
+	if (labels[0] != '\0')
+		appendStringInfo(out, "{%s}", labels);
+}
+
+/* A bucket has what is at most "limit". */
+static void
+put_bucket(StringInfo out, const char *name, const char *labels,
+		   const char *limit, uint64 count)
+{
+	appendStringInfo(out, "%s_bucket{%s%sle=\"%s\"} " UINT64_FORMAT "\n", name,
+					 labels, labels[0] != '\0' ? "," : "", limit, count);
+}
+
+/* The sample lines of one histogram. */
+static void
+put_histogram(StringInfo out, const char *name, const char *labels,
+			  const HistogramReading *histogram, const Scale *scale)
+{
+	int decimals = scale->whole ? 0 : 6;
+	uint64 seen = 0;
+	int bucket = 0;
+
+	for (uint64 limit = scale->first_limit; limit <= scale->last_limit; limit *= 2)
+	{
+		uint64 last = scale->whole ? limit - 1 : limit;
+
+		while (bucket < es_bucket_of(limit))
+			seen += histogram->buckets[bucket++];
+		put_bucket(out, name, labels,
+				   psprintf("%.*f", decimals, (double) last * scale->value),
+				   seen);
+	}
+	put_bucket(out, name, labels, "+Inf", histogram->count);
+	put_name(out, psprintf("%s_count", name), labels);
+	appendStringInfo(out, " " UINT64_FORMAT "\n", histogram->count);
+	put_name(out, psprintf("%s_sum", name), labels);
+	appendStringInfo(out, " %.*f\n", scale->whole ? 0 : 9,
+					 (double) histogram->sum * scale->sum);
+}
+
+static void
+put_number(StringInfo out, double value)
+{
+	if (value == rint(value) && fabs(value) < 1e15)
+		appendStringInfo(out, " %.0f\n", value);
+	else
+		appendStringInfo(out, " %.6f\n", value);
+}
+
+static void
+put_samples(StringInfo out, const Metric *metric, const char *name,
+			const Reading *reading)
+{
+	if (metric->source == FROM_COUNTER || metric->source == FROM_GAUGE)
+	{
+		double value = single_value(metric, reading);
+
+		if (isnan(value))
+			return;
+		put_name(out, name, labels_of(metric->name, NULL));
+		put_number(out, value);
+		return;
+	}
+	if (metric->source == FROM_HISTOGRAM)
+		put_histogram(out, name, labels_of(metric->name, NULL),
+					  &reading->metrics->histograms[metric->of], &numbers);
+	for (int c = 0; c < ES_CALLS; c++)
+	{
+		const CallKind *kind = &es_call_kinds[c];
+		char *labels;
+
+		if (!applies(metric, c))
+			continue;
+		labels = labels_of(kind->name, kind->operation);
+		if (metric->source == FROM_DURATION)
+		{
+			put_histogram(out, name, labels,
+						  &reading->metrics->calls[c].durations, &durations);
+			continue;
+		}
+		put_name(out, name, labels);
+		put_number(out, call_value(metric, &reading->metrics->calls[c]));
+	}
+}
+
+/* openmetrics(): all metrics in the text format of Prometheus. */
+Datum
+es_openmetrics(PG_FUNCTION_ARGS)
+{
+	Reading *reading = read_all();
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (int m = 0; m < (int) lengthof(shown); m++)
+	{
+		const Metric *metric = &shown[m];
+		char *name = exposed_name(metric);
+
+		if (m == 0 || strcmp(shown[m - 1].metric, metric->metric) != 0)
+			put_header(&out, metric, name);
+		put_samples(&out, metric, name, reading);
+		pfree(name);
+	}
+	/* psql ends its output with the line's end; a second one would be too many */
+	appendStringInfoString(&out, "# EOF");
+	pfree(reading);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));
+}
+
+/*
+ * histogram_quantiles(durations, quantiles): what a histogram of these
+ * durations, in seconds, says its quantiles are.
+ */
+Datum
+es_histogram_quantiles(PG_FUNCTION_ARGS)
+{
+	uint64 buckets[ES_BUCKETS] = {0};
+	Datum *values;
+	Datum *quantiles;
+	int ndurations = -1;
+	int nquantiles = -1;
+
+	es_array_argument(fcinfo, 0, "durations", false, &ndurations, &values, NULL);
+	es_array_argument(fcinfo, 1, "quantiles", false, &nquantiles, &quantiles,
+					  NULL);
+	for (int i = 0; i < ndurations; i++)
+		buckets[es_bucket_of((uint64) (DatumGetFloat8(values[i]) * 1e9) / ES_TICK_NS)]++;
+	for (int i = 0; i < nquantiles && ndurations > 0; i++)
+		quantiles[i] =
+			Float8GetDatum(es_quantile_of(buckets, DatumGetFloat8(quantiles[i]),
+										  durations.whole) *
+						   durations.value);
+	PG_RETURN_ARRAYTYPE_P(construct_array(quantiles,
+										  ndurations > 0 ? nquantiles : 0,
+										  FLOAT8OID, sizeof(float8),
+										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}

@@ -1,0 +1,26 @@
+/*
+ * segment.h
+ *		The life of the segments.
+ */
+#ifndef ES_SEGMENT_H
+#define ES_SEGMENT_H
+
+/*
+ * Opens staging: tells a clean restart from a loss (a new epoch), finds what is
+ * left over, marks store_state dirty.  Needs a transaction of its own, and
+ * staging is open once that committed.  Only the worker calls it.
+ */
+extern void es_open_staging(void);
+/*
+ * Marks staging closed and store_state clean if it is empty and nobody is
+ * writing; returns whether it did.  Needs a transaction of its own.
+ */
+extern bool es_close_staging(void);
+/*
+ * Starts a new segment when the active one is large, once the transaction has
+ * committed (then true); truncates those that are drained.  Needs a transaction
+ * of its own.  Never waits.
+ */
+extern bool es_reclaim_segments(void);
+
+#endif /* ES_SEGMENT_H */

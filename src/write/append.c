@@ -1,0 +1,608 @@
+/*
+ * append.c
+ *		Appending to the event log, one event or many.
+ *
+ * Every append, single, list or batch, durable or staged, is one AppendCall:
+ * events grouped by aggregate.  It runs in this order, and the order is what
+ * makes it right:
+ *
+ *	1. Check all input, and wait for space in staging if asked to, holding
+ *	   nothing.
+ *	2. Lock the aggregates, in the order of lock.c, to the end of the
+ *	   transaction.
+ *	3. Take the latest snapshot, whatever the isolation level says, and read
+ *	   under it alone: repeated event ids, staged and durable heads, dead
+ *	   letters.  Nobody can append to these aggregates any more, and what was
+ *	   appended before is visible.  The drain takes no aggregate lock; but it
+ *	   moves rows in one transaction, so one snapshot sees each row once.
+ *	4. Decide: refuse, report, or go on.  Nothing was written so far and no
+ *	   position taken.
+ *	5. A durable append that met staged rows of its aggregates waits until
+ *	   those are durable, and starts again at 3.
+ *	6. Take positions and insert, or stage.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+#include "utils/uuid.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/event.h"
+#include "ground/head_cache.h"
+#include "ground/lock.h"
+#include "ground/metrics.h"
+#include "ground/pair_table.h"
+#include "ground/settings.h"
+#include "ground/shmem.h"
+#include "ground/transaction.h"
+#include "log/log.h"
+#include "staging/dead_letter.h"
+#include "staging/flush.h"
+#include "staging/head.h"
+#include "staging/staged_row.h"
+#include "staging/staged_scan.h"
+#include "staging/staging.h"
+#include "write/append.h"
+#include "write/event_input.h"
+
+const char *const es_outcome_names[] = {"appended", "duplicate", "conflict"};
+
+StaticAssertDecl(lengthof(es_outcome_names) == OUTCOME_CONFLICT + 1,
+				 "a name for each outcome");
+
+/* ---------- grouping ---------- */
+
+/*
+ * Finds the aggregates of the list.  All of append_events and append_event
+ * belong to one; for a batch a hash table finds them.
+ */
+static void
+group_by_aggregate(AppendCall *append, bool single)
+{
+	int count = append->list.count;
+	PairTable *table = single || count == 1 ? NULL : es_pair_table(count);
+	int room = table == NULL ? 1 : 64;
+
+	append->aggregates =
+		palloc_extended(room * sizeof(Aggregate), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+	{
+		NewEvent *event = &append->list.events[i];
+		Datum type = event->row.values[EV_AGGREGATE_TYPE];
+		Datum id = event->row.values[EV_AGGREGATE_ID];
+		bool found = i > 0;
+		int64 only = 0;
+		int64 *index =
+			table == NULL ? &only : es_pair_enter(table, type, id, &found);
+		Aggregate *aggregate;
+
+		if (!found)
+		{
+			if (append->naggregates == room)
+			{
+				room *= 2;
+				append->aggregates =
+					repalloc_huge(append->aggregates, room * sizeof(Aggregate));
+			}
+			*index = append->naggregates++;
+			aggregate = &append->aggregates[*index];
+			memset(aggregate, 0, sizeof(*aggregate));
+			aggregate->type = type;
+			aggregate->id = id;
+			aggregate->hash = es_pair_hash(type, id);
+		}
+		aggregate = &append->aggregates[*index];
+		event->aggregate = (int) *index;
+		aggregate->count++;
+		append->any_given_ids = append->any_given_ids || event->id_given;
+	}
+	if (table != NULL)
+		es_pair_table_drop(table);
+}
+
+/* Refuses a list that names one event_id twice. */
+static void
+check_ids_distinct(const AppendCall *append)
+{
+	HASHCTL ctl;
+	HTAB *table;
+
+	if (!append->any_given_ids || append->list.count == 1)
+		return;
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(pg_uuid_t);
+	ctl.entrysize = sizeof(pg_uuid_t);
+	ctl.hcxt = CurrentMemoryContext;
+	table = hash_create("event_store ids", Min(append->list.count, 1024), &ctl,
+						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < append->list.count; i++)
+	{
+		const NewEvent *event = &append->list.events[i];
+		bool found;
+
+		if (!event->id_given)
+			continue;
+		hash_search(table, DatumGetUUIDP(event->row.values[EV_EVENT_ID]),
+					HASH_ENTER, &found);
+		if (found)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+					 errmsg("event_id %s appears twice in one call",
+							DatumGetCString(DirectFunctionCall1(
+								uuid_out, event->row.values[EV_EVENT_ID])))));
+	}
+	hash_destroy(table);
+}
+
+/* ---------- repeated events ---------- */
+
+static bool
+same_column(const EventRow *a, const EventRow *b, EventColumn column)
+{
+	Datum x = a->values[column];
+	Datum y = b->values[column];
+
+	if (a->nulls[column] || b->nulls[column])
+		return a->nulls[column] && b->nulls[column];
+	switch (es_event_columns[column].type)
+	{
+		case INT4OID:
+			return DatumGetInt32(x) == DatumGetInt32(y);
+		case JSONBOID:
+			return compareJsonbContainers(&DatumGetJsonbP(x)->root,
+										  &DatumGetJsonbP(y)->root) == 0;
+		default:
+			return es_same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
+								PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
+	}
+}
+
+static bool
+same_content(const EventRow *a, const EventRow *b)
+{
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		if (es_event_columns[i].content && !same_column(a, b, i))
+			return false;
+	}
+	return true;
+}
+
+static void
+refuse_event_id(const EventRow *row, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+			 errmsg("event_id %s was used before",
+					DatumGetCString(DirectFunctionCall1(uuid_out,
+														row->values[EV_EVENT_ID]))),
+			 errdetail("%s", detail)));
+}
+
+/*
+ * Looks an event up by the id its caller gave.  If it is in the store with the
+ * same content, its sequence and position are taken over and true returned.
+ */
+static bool
+find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
+{
+	pg_uuid_t *id = DatumGetUUIDP(event->row.values[EV_EVENT_ID]);
+	StagedRow staged;
+	EventRow durable;
+	EventRow *original;
+
+	if (es_durable_by_event_id(id, snapshot, &durable))
+		original = &durable;
+	else if (look_in_staging && es_staged_by_event_id(id, snapshot, &staged))
+		original = &staged.event;
+	else
+		return false;
+	if (!same_content(&event->row, original))
+		refuse_event_id(&event->row,
+						"The event stored under it has other content.");
+	event->row.values[EV_SEQUENCE] = original->values[EV_SEQUENCE];
+	event->row.nulls[EV_SEQUENCE] = false;
+	event->row.values[EV_GLOBAL_POSITION] = original->values[EV_GLOBAL_POSITION];
+	event->row.nulls[EV_GLOBAL_POSITION] = original->nulls[EV_GLOBAL_POSITION];
+	return true;
+}
+
+/*
+ * Finds repeated events.  An aggregate's events are repeated all or none; and
+ * without "report" so are all of the call, which is written all or none.
+ */
+static void
+find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
+{
+	const NewEvent *repeated = NULL;
+	bool any_new = false;
+
+	if (!append->any_given_ids)
+		return;
+	for (int i = 0; i < append->list.count; i++)
+	{
+		NewEvent *event = &append->list.events[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (event->id_given && find_original(event, snapshot, look_in_staging))
+		{
+			append->aggregates[event->aggregate].repeated++;
+			repeated = event;
+		}
+	}
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+
+		if (aggregate->repeated == aggregate->count)
+			aggregate->outcome = OUTCOME_DUPLICATE;
+		else if (aggregate->repeated > 0)
+			refuse_event_id(&repeated->row,
+							"Only a part of the events in this call is in the store already.");
+		else
+			any_new = true;
+	}
+	if (any_new && repeated != NULL && !append->report)
+		refuse_event_id(&repeated->row,
+						"Only a part of the events in this call is in the store already.");
+}
+
+/* ---------- expectations ---------- */
+
+static bool
+expectation_met(const NewEvent *event, int64 actual)
+{
+	if (!event->expects)
+		return true;
+	if (event->expected == ES_EXPECT_EXISTS)
+		return actual > 0;
+	return event->expected == actual;
+}
+
+/* Raises VS001; actual < 0 = not known. */
+static void
+raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
+{
+	char *type = TextDatumGetCString(aggregate->type);
+	char *id = TextDatumGetCString(aggregate->id);
+	char *expected =
+		event->expects ? psprintf(INT64_FORMAT, event->expected) : "null";
+	char *found = actual >= 0 ? psprintf(INT64_FORMAT, actual) : "null";
+	StringInfoData detail;
+
+	es_count_conflict();
+	initStringInfo(&detail);
+	appendStringInfoString(&detail, "{\"aggregate_type\": ");
+	escape_json(&detail, type);
+	appendStringInfoString(&detail, ", \"aggregate_id\": ");
+	escape_json(&detail, id);
+	appendStringInfo(&detail, ", \"expected\": %s, \"actual\": %s}", expected,
+					 found);
+	ereport(ERROR, (errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
+					errmsg("sequence conflict on %s/%s: expected %s, actual %s",
+						   type, id, event->expects ? expected : "any",
+						   actual >= 0 ? found : "unknown"),
+					errdetail_internal("%s", detail.data)));
+}
+
+/*
+ * Checks every expectation against the aggregate as it is just before that
+ * event.  Raises VS001, or with "report" marks the aggregate.
+ */
+static void
+check_expectations(AppendCall *append)
+{
+	for (int i = 0; i < append->list.count; i++)
+	{
+		NewEvent *event = &append->list.events[i];
+		Aggregate *aggregate = &append->aggregates[event->aggregate];
+
+		if (aggregate->outcome != OUTCOME_APPENDED)
+			continue;
+		if (expectation_met(event, aggregate->sequence))
+			aggregate->sequence++;
+		else if (append->report)
+		{
+			es_count_conflict();
+			aggregate->outcome = OUTCOME_CONFLICT;
+		}
+		else
+			raise_conflict(aggregate, event, aggregate->sequence);
+	}
+	append->to_write = 0;
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		if (append->aggregates[i].outcome == OUTCOME_APPENDED)
+			append->to_write += append->aggregates[i].count;
+	}
+}
+
+/*
+ * In a SERIALIZABLE transaction everything must look as its own snapshot
+ * says: a last event that is newer than that ends it with 40001.  What that
+ * snapshot sees staged may have been drained since.
+ */
+static void
+check_serializable(const Aggregate *aggregate)
+{
+	StagedRead read;
+	Head seen;
+
+	es_begin_staged_read(&read, GetTransactionSnapshot());
+	es_read_head(aggregate->type, aggregate->id, GetActiveSnapshot(), true, &seen);
+	es_end_staged_read(&read);
+	if (seen.sequence != aggregate->head.sequence)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent append to %s/%s",
+						TextDatumGetCString(aggregate->type),
+						TextDatumGetCString(aggregate->id))));
+}
+
+/* ---------- append ---------- */
+
+/*
+ * Reads the heads under one snapshot.  Returns false if a durable append met
+ * staged rows, which have to become durable first.
+ */
+static bool
+read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
+{
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+
+		CHECK_FOR_INTERRUPTS();
+		aggregate->repeated = 0;
+		aggregate->outcome = OUTCOME_APPENDED;
+		es_read_head(aggregate->type, aggregate->id, snapshot, look_in_staging,
+					 &aggregate->head);
+		aggregate->sequence = aggregate->head.sequence;
+		if (append->durability == ES_DURABLE && aggregate->head.staged)
+			return false;
+		if (IsolationIsSerializable())
+			check_serializable(aggregate);
+		if (es_has_dead_letters(aggregate->type, aggregate->id, snapshot))
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_DEAD_LETTERS),
+					 errmsg("aggregate %s/%s has dead letters",
+							TextDatumGetCString(aggregate->type),
+							TextDatumGetCString(aggregate->id)),
+					 errhint("Settle them with retry_dead_letters or discard_dead_letters.")));
+	}
+	return true;
+}
+
+/*
+ * The same without looking, if shared memory remembers all the heads and they
+ * are all that has to be known.
+ */
+static bool
+heads_from_cache(AppendCall *append)
+{
+	SharedDatabase *db = es_my_database();
+	bool staged = es_may_have_staged();
+
+	if (append->any_given_ids || IsolationIsSerializable() ||
+		es_dead_letters_possible())
+		return false;
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+		Head *head = &aggregate->head;
+
+		if (!es_cached_head(db, aggregate->type, aggregate->id, &head->sequence,
+							&head->recorded_at, &head->staged))
+			return false;
+		/* what was staged last may be durable by now */
+		if (append->durability == ES_DURABLE && head->staged && staged)
+			return false;
+		aggregate->sequence = head->sequence;
+	}
+	return true;
+}
+
+/* Step 3 to 5: everything that is read and decided under one snapshot. */
+static void
+decide(AppendCall *append)
+{
+	for (;;)
+	{
+		StagedRead read;
+		bool staged;
+		bool ready;
+
+		if (heads_from_cache(append))
+			break;
+		staged = es_begin_latest_read(&read);
+		ready = read_heads(append, GetActiveSnapshot(), staged);
+		if (ready)
+			find_originals(append, GetActiveSnapshot(), staged);
+		es_end_staged_read(&read);
+		if (ready)
+			break;
+		es_settle();
+		/* a trigger may have staged in this very transaction */
+		es_move_own_rows();
+	}
+	check_expectations(append);
+}
+
+/*
+ * Sets what is known only now: sequence and times.  Returns the rows to be
+ * written, in the order of the call.
+ */
+static EventRow **
+assign(AppendCall *append)
+{
+	EventRow **rows =
+		palloc_extended(append->to_write * sizeof(EventRow *), MCXT_ALLOC_HUGE);
+	TimestampTz now = GetCurrentTimestamp();
+	int n = 0;
+
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+
+		aggregate->sequence = aggregate->head.sequence;
+		aggregate->recorded_at = Max(now, aggregate->head.recorded_at);
+	}
+	for (int i = 0; i < append->list.count; i++)
+	{
+		EventRow *row = &append->list.events[i].row;
+		Aggregate *aggregate =
+			&append->aggregates[append->list.events[i].aggregate];
+
+		if (aggregate->outcome != OUTCOME_APPENDED)
+			continue;
+		row->values[EV_SEQUENCE] = Int64GetDatum(++aggregate->sequence);
+		row->nulls[EV_SEQUENCE] = false;
+		row->values[EV_RECORDED_AT] = TimestampTzGetDatum(aggregate->recorded_at);
+		row->nulls[EV_RECORDED_AT] = false;
+		if (row->nulls[EV_OCCURRED_AT])
+		{
+			row->values[EV_OCCURRED_AT] = row->values[EV_RECORDED_AT];
+			row->nulls[EV_OCCURRED_AT] = false;
+		}
+		row->nulls[EV_GLOBAL_POSITION] = true;
+		rows[n++] = row;
+	}
+	return rows;
+}
+
+/*
+ * Inserts into the log.  With the aggregates locked a unique key can only be
+ * violated by an event_id that another aggregate takes at this moment, or by
+ * rows written around the API; the error says which, and the transaction ends
+ * with it as with any other error.
+ */
+static void
+insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		es_insert_events(rows, count);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error = es_catch_unique_violation(context);
+
+		if (append->any_given_ids)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+					 errmsg("an event_id of this call was used at the same time by another append"),
+					 error->detail ? errdetail_internal("%s", error->detail) : 0));
+		raise_conflict(&append->aggregates[0], &append->list.events[0], -1);
+	}
+	PG_END_TRY();
+}
+
+/* Lets others know the heads once the transaction has committed. */
+static void
+note_heads(const AppendCall *append)
+{
+	SharedDatabase *db = es_my_database();
+
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		const Aggregate *aggregate = &append->aggregates[i];
+
+		if (aggregate->outcome == OUTCOME_APPENDED)
+			es_note_head(db, aggregate->type, aggregate->id, aggregate->sequence,
+						 aggregate->recorded_at, append->durability == ES_STAGED);
+	}
+}
+
+/* Stages the rows, each numbered by its aggregate. */
+static void
+stage(const AppendCall *append, EventRow **rows, int count)
+{
+	int *groups = NULL;
+	int n = 0;
+
+	if (append->naggregates > 1)
+	{
+		groups = palloc_extended(count * sizeof(int), MCXT_ALLOC_HUGE);
+		for (int i = 0; i < append->list.count; i++)
+		{
+			int aggregate = append->list.events[i].aggregate;
+
+			if (append->aggregates[aggregate].outcome == OUTCOME_APPENDED)
+				groups[n++] = aggregate;
+		}
+	}
+	es_stage_events(rows, groups, append->naggregates, count);
+	if (groups != NULL)
+		pfree(groups);
+}
+
+/* Step 6. */
+static void
+write_events(AppendCall *append)
+{
+	EventRow **rows = assign(append);
+	int count = append->to_write;
+
+	/* before a trigger can append on top of it; an error takes it back */
+	note_heads(append);
+
+	if (append->durability == ES_DURABLE)
+		insert_or_refuse(append, rows, count);
+	else
+	{
+		stage(append, rows, count);
+		CommandCounterIncrement();
+	}
+	es_note_write();
+	pfree(rows);
+}
+
+static void
+lock_aggregates(const AppendCall *append)
+{
+	uint64 *hashes =
+		palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < append->naggregates; i++)
+		hashes[i] = append->aggregates[i].hash;
+	es_lock_pairs(ES_LOCK_AGGREGATE, hashes, append->naggregates);
+	pfree(hashes);
+}
+
+/* Runs an append whose list has been checked. */
+void
+es_append(AppendCall *append, Durability wanted, bool single)
+{
+	PreventCommandIfReadOnly(append->function);
+	PreventCommandIfParallelMode(append->function);
+	(void) es_store();
+	group_by_aggregate(append, single);
+	check_ids_distinct(append);
+	append->durability = es_admit(wanted, append->list.count);
+	if (append->durability == ES_DURABLE)
+		es_move_own_rows();
+	lock_aggregates(append);
+	decide(append);
+	if (append->to_write > 0)
+		write_events(append);
+}

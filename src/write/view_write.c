@@ -1,0 +1,254 @@
+/*
+ * view_write.c
+ *		Writing views: the last value of every (view_name, view_key).
+ *
+ * A view is a read model that projections or applications put together.  Only
+ * its last value counts, so writes are upserts under one version rule: a value
+ * whose version is not newer than the known one changes nothing, and a value
+ * without a version always wins.  The known value is the newest staged row of
+ * the key, else its durable row.
+ *
+ * Every writer of a key first takes the lock of that key, to the end of its
+ * transaction, and then looks under a snapshot taken afterwards.  So whatever
+ * is staged for one key was accepted in the order in which it stands there,
+ * and the drain need not judge it again: the last row is the value.  A durable
+ * write of a key that others have staged makes those rows durable first; else
+ * the drain would put the older value over the newer one.
+ *
+ * At REPEATABLE READ and above, a staged write must not overwrite what its
+ * snapshot cannot see either, and raises 40001 as view_table.c does.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/lock.h"
+#include "ground/pair_table.h"
+#include "ground/settings.h"
+#include "ground/transaction.h"
+#include "log/view_table.h"
+#include "staging/flush.h"
+#include "staging/staged_row.h"
+#include "staging/staged_scan.h"
+#include "staging/staged_view.h"
+#include "staging/staging.h"
+#include "write/view_write.h"
+
+/* ---------- staged writes ---------- */
+
+/* What the active snapshot knows of all keys of a call, which share one view. */
+static KnownView *
+find_known(const ViewWrite *writes, int count, bool staged)
+{
+	KnownView *known = palloc0_array(KnownView, count);
+	MemoryContext scratch;
+
+	for (int start = 0; start < count; start += ES_CHUNK_ROWS)
+		es_find_durable_views(writes + start, Min(ES_CHUNK_ROWS, count - start),
+							  known + start);
+
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store views",
+									ALLOCSET_DEFAULT_SIZES);
+	for (int i = 0; staged && i < count; i++)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(scratch);
+		StagedRow row;
+
+		CHECK_FOR_INTERRUPTS();
+		if (es_find_staged_view(writes[i].view_name, writes[i].view_key, true,
+								&row))
+		{
+			known[i].found = row.view_data != (Datum) 0;
+			known[i].has_version = row.has_version;
+			known[i].version = row.version;
+			known[i].updated_at = row.staged_at;
+		}
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(scratch);
+	}
+	MemoryContextDelete(scratch);
+	return known;
+}
+
+/*
+ * Whether two snapshots know the same of a key.  The time of the last write
+ * stays the same when a row moves from staging into the table.
+ */
+static bool
+same_known(const KnownView *a, const KnownView *b)
+{
+	if (!a->found || !b->found)
+		return a->found == b->found;
+	return a->updated_at == b->updated_at && a->has_version == b->has_version &&
+		   (!a->has_version || a->version == b->version);
+}
+
+/* The version rule; delete_view has nothing to do where nothing is. */
+static bool
+is_accepted(const ViewWrite *write, const KnownView *known)
+{
+	if (write->view_data == (Datum) 0)
+		return known->found;
+	return !known->found || !known->has_version || !write->has_version ||
+		   write->version > known->version;
+}
+
+/* Whether the version rule accepts all of them whatever is known. */
+static bool
+always_accepted(const ViewWrite *writes, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (writes[i].has_version || writes[i].view_data == (Datum) 0)
+			return false;
+	}
+	return true;
+}
+
+/* Stages what the version rule accepts.  The keys are locked. */
+static int64
+stage_views(const ViewWrite *writes, int count)
+{
+	KnownView *known = NULL;
+	ViewWrite *accepted = palloc_array(ViewWrite, count);
+	StagedRead read;
+	int changed = 0;
+
+	if (IsolationUsesXactSnapshot() || !always_accepted(writes, count))
+	{
+		known = find_known(writes, count, es_begin_latest_read(&read));
+		es_end_staged_read(&read);
+	}
+
+	if (IsolationUsesXactSnapshot())
+	{
+		KnownView *seen;
+
+		es_begin_staged_read(&read, GetTransactionSnapshot());
+		seen = find_known(writes, count, true);
+		es_end_staged_read(&read);
+
+		for (int i = 0; i < count; i++)
+		{
+			if (!same_known(&known[i], &seen[i]))
+				es_refuse_unseen_view();
+		}
+		pfree(seen);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		if (known == NULL || is_accepted(&writes[i], &known[i]))
+			accepted[changed++] = writes[i];
+	}
+	/* the next call of the same command looks at these rows */
+	if (changed > 0)
+	{
+		es_stage_views(accepted, changed);
+		CommandCounterIncrement();
+	}
+	pfree(accepted);
+	return changed;
+}
+
+/* ---------- put and delete ---------- */
+
+/*
+ * Makes durable what others have staged for these locked keys.  Where the
+ * oldest row of a key is this transaction's own, all others are too.
+ */
+static void
+settle_others(const ViewWrite *writes, int count)
+{
+	MemoryContext scratch =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store views",
+							  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(scratch);
+	StagedRead read;
+	bool others = false;
+
+	es_begin_staged_read(&read, NULL);
+	for (int i = 0; !others && i < count; i++)
+	{
+		StagedRow row;
+
+		CHECK_FOR_INTERRUPTS();
+		others = es_find_staged_view(writes[i].view_name, writes[i].view_key,
+									 false, &row) &&
+				 !row.own;
+		MemoryContextReset(scratch);
+	}
+	es_end_staged_read(&read);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(scratch);
+
+	/* waits without a snapshot, which would hold back what it waits for */
+	if (others)
+		es_settle();
+}
+
+/* Puts and deletes distinct keys, in key order.  Returns how many changed. */
+int64
+es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
+{
+	Durability durability;
+	uint64 *hashes;
+
+	/* before staging is waited for, which nobody opens without a store */
+	(void) es_store();
+	if (count == 0)
+		return 0;
+	durability = es_admit(wanted, count);
+
+	es_note_write();
+	hashes = palloc_array(uint64, count);
+	for (int i = 0; i < count; i++)
+		hashes[i] = es_pair_hash(writes[i].view_name, writes[i].view_key);
+	es_lock_pairs(ES_LOCK_VIEW_KEY, hashes, count);
+	pfree(hashes);
+
+	if (durability == ES_STAGED)
+		return stage_views(writes, count);
+	if (es_may_have_staged())
+		settle_others(writes, count);
+	es_move_own_rows();
+	return es_write_views(writes, count, false);
+}
+
+/* Whether others have staged rows of any key of a view. */
+static bool
+others_staged(Datum view_name)
+{
+	StagedRead read;
+	StagedScan *scan;
+	StagedRow row;
+	bool others = false;
+
+	es_begin_staged_read(&read, NULL);
+	scan = es_staged_begin(ES_KIND_VIEW, view_name, (Datum) 0,
+						   GetActiveSnapshot(), false);
+	while (!others && es_staged_next(scan, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		others = !row.own;
+		es_staged_free(&row);
+	}
+	es_staged_end(scan);
+	es_end_staged_read(&read);
+	return others;
+}
+
+int64
+es_clear_view_writes(Datum view_name)
+{
+	es_note_write();
+	if (es_may_have_staged() && others_staged(view_name))
+		es_settle();
+	es_move_own_rows();
+	return es_clear_durable_view(view_name);
+}
