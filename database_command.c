@@ -56,11 +56,10 @@ await_departure(SharedDatabase *db, Oid database)
 
 	if (wait_event == 0)
 		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	es_begin_wait(db);
 	while (!es_dismiss_worker(db, database))
-		ConditionVariableTimedSleep(&db->worker.progress, ES_SIGNAL_AGAIN_MS,
-									wait_event);
-	ConditionVariableCancelSleep();
+		es_wait(db, ES_SIGNAL_AGAIN_MS, wait_event);
+	es_end_wait();
 }
 
 /* The value of an option of CREATE or ALTER DATABASE, or NULL. */

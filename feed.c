@@ -473,6 +473,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
 	db = feed_database();
+	es_refuse_in_worker(db);
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
 	rest(last_return, end);

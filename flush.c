@@ -58,26 +58,25 @@ es_settle(void)
 		drain_here(false);
 		return;
 	}
+	es_begin_wait(db);
 	request = es_request_drain(db);
-	ConditionVariablePrepareToSleep(&db->worker.progress);
 	while (!es_drain_done(db, request))
 	{
 		if (!es_worker_possible(db))
 			break;
 		if (db->drain.state == ES_DRAIN_DRAINING)
 		{
-			ConditionVariableCancelSleep();
+			es_end_wait();
 			es_lock_acquire(ES_LOCK_DRAIN, ShareLock);
 			es_lock_release(ES_LOCK_DRAIN, ShareLock);
-			ConditionVariablePrepareToSleep(&db->worker.progress);
+			es_begin_wait(db);
 			if (es_drain_done(db, request))
 				break;
 		}
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
-									es_wait_event(&wait_drain, "EventStoreDrain"));
+		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	if (!es_drain_done(db, request))
 		drain_here(false);
 }
@@ -100,14 +99,16 @@ es_move_own_rows(void)
 	}
 }
 
-/* Waits for a request until the time is over; returns whether it was done. */
+/* Requests a drain, and returns whether it was done within the time. */
 static bool
-wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
+wait_for_drain(SharedDatabase *db, int64 timeout)
 {
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	uint64 request;
 	bool done;
 
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	es_begin_wait(db);
+	request = es_request_drain(db);
 	for (;;)
 	{
 		int64 left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
@@ -116,11 +117,10 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 		if (done || left <= 0 || !es_worker_possible(db))
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->worker.progress,
-									Min(left, WAIT_SLICE_MS),
-									es_wait_event(&wait_drain, "EventStoreDrain"));
+		es_wait(db, Min(left, WAIT_SLICE_MS),
+				es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	return done;
 }
 
@@ -146,8 +146,7 @@ flush_within(int64 timeout)
 	if (RecoveryInProgress() || !es_may_have_staged())
 		return true;
 	db = es_my_database();
-	if (es_worker_possible(db) &&
-		wait_for_request(db, es_request_drain(db), timeout))
+	if (es_worker_possible(db) && wait_for_drain(db, timeout))
 		return true;
 	if (es_worker_possible(db))
 		return false;

@@ -50,7 +50,7 @@ static uint32 wait_space;
 /*
  * Waits until the worker has opened staging.  False when no worker can run, or
  * when the worker found nothing to open: this very transaction may have
- * created the store.
+ * created the store.  The worker itself does not wait.
  */
 static bool
 wait_until_open(SharedDatabase *db)
@@ -59,33 +59,36 @@ wait_until_open(SharedDatabase *db)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
 	bool open;
 
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	if (es_is_worker(db))
+		return es_staging_open(db);
+	es_begin_wait(db);
 	for (;;)
 	{
 		open = es_staging_open(db);
 		if (open || !es_worker_possible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
-									es_wait_event(&wait_open, "EventStoreOpen"));
+		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_open, "EventStoreOpen"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	return open;
 }
 
+/* Waits for space.  The worker, who makes it, does not. */
 static void
 wait_for_space(SharedDatabase *db)
 {
+	if (es_is_worker(db))
+		return;
 	es_begin_blocked();
-	ConditionVariablePrepareToSleep(&db->worker.progress);
+	es_begin_wait(db);
 	while (es_staged_rows(db) >= (uint64) es_staging_limit &&
-		   es_staging_limit > 0 && !!es_worker_possible(db))
+		   es_staging_limit > 0 && es_worker_possible(db))
 	{
 		es_request_drain(db);
-		ConditionVariableTimedSleep(&db->worker.progress, WAIT_SLICE_MS,
-									es_wait_event(&wait_space, "EventStoreSpace"));
+		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_space, "EventStoreSpace"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	es_end_blocked();
 }
 
