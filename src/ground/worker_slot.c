@@ -26,6 +26,8 @@
  *
  * Everybody who waits for something that the worker does sleeps on one
  * condition variable, "progress".  It is broadcast when the lock was released.
+ * Somebody else's code that a job runs, a reducer or a trigger, may come to
+ * such a wait in the worker itself: there it raises an error at once.
  */
 #include "postgres.h"
 
@@ -160,6 +162,46 @@ es_tell_progress(SharedDatabase *db)
 {
 	Assert(!LWLockHeldByMe(db->lock));
 	ConditionVariableBroadcast(&es_worker_slot(db)->progress);
+}
+
+bool
+es_is_worker(const SharedDatabase *db)
+{
+	return db != NULL && es_worker_slot(db)->pid == MyProcPid;
+}
+
+/*
+ * Under the drain this blames the row whose trigger does it, as any error that
+ * a trigger raises of its own accord: trying again would not help.
+ */
+void
+es_refuse_in_worker(const SharedDatabase *db)
+{
+	if (es_is_worker(db))
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("the worker cannot wait for itself"),
+				 errdetail("Code that the worker runs has to do without what is staged becoming durable, which is the worker's own work.")));
+}
+
+void
+es_begin_wait(SharedDatabase *db)
+{
+	es_refuse_in_worker(db);
+	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+}
+
+void
+es_wait(SharedDatabase *db, long timeout, uint32 wait_event)
+{
+	ConditionVariableTimedSleep(&es_worker_slot(db)->progress, timeout,
+								wait_event);
+}
+
+void
+es_end_wait(void)
+{
+	ConditionVariableCancelSleep();
 }
 
 /* Ends a change of the slot. */

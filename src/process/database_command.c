@@ -28,7 +28,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
@@ -63,11 +62,10 @@ await_departure(SharedDatabase *db, Oid database)
 
 	if (wait_event == 0)
 		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
-	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+	es_begin_wait(db);
 	while (!es_dismiss_worker(db, database))
-		ConditionVariableTimedSleep(&es_worker_slot(db)->progress,
-									ES_SIGNAL_AGAIN_MS, wait_event);
-	ConditionVariableCancelSleep();
+		es_wait(db, ES_SIGNAL_AGAIN_MS, wait_event);
+	es_end_wait();
 }
 
 /* The value of an option of CREATE or ALTER DATABASE, or NULL. */

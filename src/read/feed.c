@@ -33,6 +33,7 @@
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/wait_event.h"
+#include "ground/worker_slot.h"
 
 /* On a standby a waiter looks again this often, in milliseconds. */
 #define STANDBY_SLICE_MS 100
@@ -163,6 +164,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
 	db = feed_database();
+	es_refuse_in_worker(db);
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
 	rest(last_return, end);

@@ -18,7 +18,6 @@
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/condition_variable.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -76,26 +75,25 @@ es_settle(void)
 		drain_here(false);
 		return;
 	}
+	es_begin_wait(db);
 	request = es_request_drain(db);
-	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
 	while (!es_drain_done(db, request))
 	{
 		if (!es_worker_possible(db))
 			break;
 		if (es_drain_progress(db)->state == ES_DRAIN_DRAINING)
 		{
-			ConditionVariableCancelSleep();
+			es_end_wait();
 			es_lock_acquire(ES_LOCK_DRAIN, ShareLock);
 			es_lock_release(ES_LOCK_DRAIN, ShareLock);
-			ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+			es_begin_wait(db);
 			if (es_drain_done(db, request))
 				break;
 		}
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&es_worker_slot(db)->progress, WAIT_SLICE_MS,
-									es_wait_event(&wait_drain, "EventStoreDrain"));
+		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	if (!es_drain_done(db, request))
 		drain_here(false);
 }
@@ -118,14 +116,16 @@ es_move_own_rows(void)
 	}
 }
 
-/* Waits for a request until the time is over; returns whether it was done. */
+/* Requests a drain, and returns whether it was done within the time. */
 static bool
-wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
+wait_for_drain(SharedDatabase *db, int64 timeout)
 {
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	uint64 request;
 	bool done;
 
-	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+	es_begin_wait(db);
+	request = es_request_drain(db);
 	for (;;)
 	{
 		int64 left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
@@ -134,11 +134,10 @@ wait_for_request(SharedDatabase *db, uint64 request, int64 timeout)
 		if (done || left <= 0 || !es_worker_possible(db))
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&es_worker_slot(db)->progress,
-									Min(left, WAIT_SLICE_MS),
-									es_wait_event(&wait_drain, "EventStoreDrain"));
+		es_wait(db, Min(left, WAIT_SLICE_MS),
+				es_wait_event(&wait_drain, "EventStoreDrain"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	return done;
 }
 
@@ -164,8 +163,7 @@ flush_within(int64 timeout)
 	if (RecoveryInProgress() || !es_may_have_staged())
 		return true;
 	db = es_my_database();
-	if (es_worker_possible(db) &&
-		wait_for_request(db, es_request_drain(db), timeout))
+	if (es_worker_possible(db) && wait_for_drain(db, timeout))
 		return true;
 	if (es_worker_possible(db))
 		return false;

@@ -31,7 +31,6 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
-#include "storage/condition_variable.h"
 #include "storage/lockdefs.h"
 #include "storage/predicate.h"
 #include "utils/rel.h"
@@ -71,7 +70,7 @@ static uint32 wait_space;
 /*
  * Waits until the worker has opened staging.  False when no worker can run, or
  * when the worker found nothing to open: this very transaction may have
- * created the store.
+ * created the store.  The worker itself does not wait.
  */
 static bool
 wait_until_open(SharedDatabase *db)
@@ -80,33 +79,36 @@ wait_until_open(SharedDatabase *db)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_TIMEOUT_MS);
 	bool open;
 
-	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+	if (es_is_worker(db))
+		return es_staging_open(db);
+	es_begin_wait(db);
 	for (;;)
 	{
 		open = es_staging_open(db);
 		if (open || !es_worker_possible(db) || GetCurrentTimestamp() >= end)
 			break;
 		es_wake_worker(db);
-		ConditionVariableTimedSleep(&es_worker_slot(db)->progress, WAIT_SLICE_MS,
-									es_wait_event(&wait_open, "EventStoreOpen"));
+		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_open, "EventStoreOpen"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	return open;
 }
 
+/* Waits for space.  The worker, who makes it, does not. */
 static void
 wait_for_space(SharedDatabase *db)
 {
+	if (es_is_worker(db))
+		return;
 	es_begin_blocked();
-	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+	es_begin_wait(db);
 	while (es_staged_rows(db) >= (uint64) es_staging_limit &&
-		   es_staging_limit > 0 && !!es_worker_possible(db))
+		   es_staging_limit > 0 && es_worker_possible(db))
 	{
 		es_request_drain(db);
-		ConditionVariableTimedSleep(&es_worker_slot(db)->progress, WAIT_SLICE_MS,
-									es_wait_event(&wait_space, "EventStoreSpace"));
+		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_space, "EventStoreSpace"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	es_end_blocked();
 }
 

@@ -1,5 +1,6 @@
 # The worker's jobs: one that fails is its own failure, shown as such and tried again
-# by itself, and the others go on.
+# by itself, and the others go on.  What a job runs cannot wait for the worker, which
+# would wait for itself.
 
 use strict;
 use warnings;
@@ -112,6 +113,85 @@ $worker = wait_for_worker($node, 'shop', $worker);
 ok(flush_all($node, 'shop'), 'when the cause is gone it goes on');
 is(events_in($node, 'shop'), '50', 'with all that was staged');
 ok(poll(q{SELECT failures = 0 AND state = 'idle' FROM event_store.worker_jobs WHERE job = 'drain'}), 'and is well');
+
+# ---------- a job that would have to wait for the drain is told that it cannot
+
+$node->append_conf('postgresql.conf', "event_store.write_delay = '1h'\n");
+$node->reload;
+ok(poll(q{SELECT current_setting('event_store.write_delay') = '1h'}), 'rows stay staged');
+append_ten('Log', 'l', 'staged');
+# a reducer that writes where something is staged
+sql(q{
+	CREATE FUNCTION writing(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM event_store.append_event('Log', 'l', NULL, 'Seen', durability => 'durable');
+		RETURN event.payload;
+	END $$;
+	SELECT event_store.set_reducer('Writing', 'writing');
+});
+$offset = log_offset($node);
+append_ten('Writing', 'w', 'durable');
+$node->wait_for_log(qr/WARNING: .*could not take a snapshot of Writing/, $offset);
+like(slurp_file($node->logfile, $offset),
+	qr/could not take a snapshot of Writing\/w: the worker cannot wait for itself/, 'a reducer that needs staged rows drained');
+ok(poll(q{SELECT last_error LIKE '%Writing/w: the worker cannot wait for itself%' AND failures = 0 AND state = 'idle'
+            FROM event_store.worker_jobs WHERE job = 'snapshot'}), 'is shown, and its type rests');
+is(sql(q{SELECT count(*) FROM event_store.snapshots WHERE aggregate_id = 'w'}), '0', 'without a snapshot');
+append_ten('T', 'after', 'durable');
+ok(poll(sprintf $taken, 'after'), 'others are taken');
+is(sql($drain), 'idle|0|f', 'the drain has not failed');
+is(sql(q{SELECT last_sequence FROM event_store.append_event('Log', 'l', NULL, 'Seen', durability => 'durable')}),
+	'11', 'and goes on for a session that does the same');
+
+# the same in a trigger, by each way to wait
+sql(q{
+	CREATE TABLE calls (call text);
+	CREATE FUNCTION calling() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$
+	BEGIN
+		IF (SELECT a.backend_type FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()) = 'event_store worker' THEN
+			EXECUTE (SELECT call FROM public.calls);
+		END IF;
+		RETURN NEW;
+	END $$;
+	GRANT SELECT ON calls TO PUBLIC;
+	CREATE TRIGGER calling BEFORE UPDATE OF safe_position ON event_store.store_state
+	    FOR EACH ROW EXECUTE FUNCTION calling();
+});
+foreach my $call (
+	q{SELECT event_store.append_event('Log', 'm', NULL, 'Seen', durability => 'durable')},
+	q{SELECT event_store.put_view('V', 'v', '2', durability => 'durable')},
+	q{SELECT event_store.flush('10min')},
+	q{SELECT event_store.wait_for_events(1000000, '10min')})
+{
+	my ($function) = $call =~ /event_store\.(\w+)/;
+
+	sql(q{SELECT FROM event_store.append_event('Log', 'm', NULL, 'E', durability => 'staged');
+		SELECT event_store.put_view('V', 'v', '1', durability => 'staged');});
+	$offset = log_offset($node);
+	sql('DELETE FROM calls; INSERT INTO calls VALUES ($call$' . $call . '$call$)');
+	# what was left of the last one is the worker's first work
+	sql("SELECT pg_terminate_backend($worker)");
+	$worker = wait_for_worker($node, 'shop', $worker);
+	append_ten('T', $function, 'durable');
+	$node->wait_for_log(qr/ERROR: .*STATEMENT:  store position/s, $offset);
+	like(slurp_file($node->logfile, $offset), qr/ERROR:  the worker cannot wait for itself/, "$function: refused at once");
+}
+is(sql($drain), 'idle|0|f', 'none of it is a failure of the drain');
+
+# staged writes that would wait are durable instead
+$node->append_conf('postgresql.conf', "event_store.staging_limit = 1\nevent_store.on_staging_full = 'block'\n");
+$node->reload;
+ok(poll(q{SELECT current_setting('event_store.on_staging_full') = 'block'}), 'staging is full');
+sql(q{SELECT FROM event_store.append_event('Log', 'm', NULL, 'E', durability => 'staged')})
+  if sql('SELECT staged_events FROM event_store.staging_status') eq '0';
+sql(q{DELETE FROM calls; INSERT INTO calls
+	VALUES ($$SELECT event_store.append_event('Written', 'n', NULL, 'Seen', durability => 'staged')$$)});
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT count(*) > 0 FROM event_store.domain_events WHERE aggregate_type = 'Written'}),
+	'a staged write that would wait for space is written through');
+sql('DROP TRIGGER calling ON event_store.store_state');
+ok(flush_all($node, 'shop'), 'all is drained');
 
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'nothing crashed');
