@@ -31,8 +31,7 @@ def run_client(*words):
 
 
 def run_setup(server, database):
-    command(server.bindir / 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', database,
-            '-f', HERE / 'fold_setup.sql')
+    server.run_file(HERE / 'fold_setup.sql', database)
 
 
 def make_c_reducer(server, database):

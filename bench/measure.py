@@ -3,8 +3,8 @@ import time
 from pathlib import Path
 
 import folds
-from plan import LOG_COUNT, NODE, RAW_COUNT, STORE
-from server import Failed, command, complaint, summary
+from plan import COUNTED, LOG_COUNT, NODE, RAW_COUNT, STORE
+from server import Failed, complaint, summary
 
 READING = 'bench_reading'
 COPY_COLUMNS = ('global_position, aggregate_type, aggregate_id, sequence, event_id, event_type,'
@@ -27,8 +27,7 @@ class Bench:
     def make_store(self):
         self.server.sql(f'CREATE DATABASE {STORE}')
         self.server.sql('CREATE EXTENSION event_store; SELECT event_store.create_store();', STORE)
-        command(self.server.bindir / 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', STORE,
-                '-f', Path(__file__).with_name('setup.sql'))
+        self.server.run_file(Path(__file__).with_name('setup.sql'), STORE)
         for events in (10, 100, 1000, 10000):
             aggregates = {10: 1, 100: 5, 1000: 50, 10000: 500}[events]
             self.server.sql(f'SELECT bench.make_batch({events}, {aggregates}, 200)', STORE)
@@ -209,6 +208,19 @@ class Bench:
         seconds = time.monotonic() - began
         self.expect_rows(series, database, 1)
         return {'calls': 1, 'calls_per_second': 1 / seconds, 'events_per_second': series.events / seconds}
+
+    def measure_instructions(self, series, database, given):
+        """Those of many calls less those of few: neither connecting nor planning is in them."""
+        calls = COUNTED[series.name]
+        few = max(1, calls // 10)
+        counts = []
+        for number in (few, few + calls):
+            # a client that begins anew appends to other aggregates
+            variables = {**given['variables'], 'n': number}
+            counts.append(self.server.instructions(series.script, database,
+                                                   **{**given, 'calls': number, 'variables': variables}))
+        self.expect_rows(series, database, 2 * few + calls)
+        return {'calls': calls, 'instructions': (counts[1] - counts[0]) / calls}
 
     # ---------------------------------------------------------------- cost
 

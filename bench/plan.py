@@ -251,6 +251,17 @@ QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
 EXTRA_ROWS = ('cost', 'growth', 'fold-growth')
+
+# Two builds are compared by what is judged in these rows, and in rows 11 and 12 by what it is judged against;
+# raw PostgreSQL and the peers are the same for both.
+COMPARED_ROWS = [str(row) for row in range(1, 15)]
+COMPARED_UNDER = ('fold_fetch', 'replay_short')
+CONTROL = 'fold_fetch'              # calls nothing of event_store
+
+# The calls over which instructions are counted.  What many clients do is left out: they wait for each other.
+COUNTED = {'append_event 1 on': 1000, 'append_event 1 off': 1000, 'batch_append 1000 on': 10,
+           'staged': 1000, 'batch_append_staged 100 on': 100, 'view_put_staged': 1000, 'load_events': 20,
+           'fold_builtin': 50, 'replay_snapshot': 200, 'read_events': 5, CONTROL: 20}
 FOLD_ROWS = ['11', 'rules', 'folds', 'fold-growth']
 
 
@@ -258,10 +269,29 @@ def rows():
     return list(dict.fromkeys([target.row for target in TARGETS])) + list(EXTRA_ROWS)
 
 
+def targets_of(wanted, quick):
+    return [target for target in TARGETS if target.row in wanted
+            and not (quick and target.over in QUICK_LEAVES_OUT)]
+
+
+def compared(wanted, quick):
+    """The series of event_store in some rows, each with its group, in the order of rows."""
+    names = list(dict.fromkeys(name for target in targets_of(wanted, quick) for name in (target.over, target.under)
+                               if name == target.over or name in COMPARED_UNDER))
+    return sorted(((group, series) for group in GROUPS for series in group.series if series.name in names),
+                  key=lambda found: names.index(found[1].name))
+
+
+def rows_with(name, wanted):
+    """Which of the rows judge a series, or else judge by it."""
+    targets = [target for target in TARGETS if target.row in wanted]
+    return list(dict.fromkeys([target.row for target in targets if target.over == name]
+                              or [target.row for target in targets if target.under == name]))
+
+
 def chosen(wanted, quick):
     """The targets of some rows, and the groups with the series that they need."""
-    targets = [target for target in TARGETS if target.row in wanted
-               and not (quick and target.over in QUICK_LEAVES_OUT)]
+    targets = targets_of(wanted, quick)
     needed = {name for target in targets for name in (target.over, target.under)}
     groups = []
     for group in GROUPS:

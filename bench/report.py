@@ -3,7 +3,7 @@ import csv
 import json
 import subprocess
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 import plan
 
@@ -12,6 +12,7 @@ RESULTS = HERE / 'results'
 RUNS = RESULTS / 'runs.jsonl'
 ENVIRONMENT = RESULTS / 'environment.json'
 RATIOS = RESULTS / 'ratios.csv'
+AGAINST = RESULTS / 'against.jsonl'
 SOAK = RESULTS / 'soak.md'
 NOTES = HERE / 'notes.md'
 PAGE = HERE.parent / 'docs' / 'benchmarks.md'
@@ -160,6 +161,103 @@ def ratio_text(targets, runs, absent):
     return '\n'.join(lines)
 
 
+# ----------------------------------------------------------- before and after
+
+# What is compared may cost so much of its rate.
+NO_WORSE = 0.97
+AGAINST_HEAD = ['row, series', 'clients', 'unit', 'before', 'after', 'of medians', 'ratio', 'spread', 'worse in', 'verdict']
+
+
+class Comparison:
+    """A line of against.jsonl; a ratio above 1 is one where the build after is the better one."""
+
+    def __init__(self, line):
+        self.line = line
+        self.counts = is_count(line)
+        # counts repeat to a thousandth, rates do not
+        self.digits = 3 if self.counts else 2
+        self.before, self.after = median(line['before']), median(line['after'])
+        self.pairs = list(map(self.better, line['before'], line['after']))
+        self.ratio = median(self.pairs)
+        self.of_medians = self.better(self.before, self.after)
+        self.worse = sum(value < 1 for value in self.pairs)
+        self.name = f'{", ".join(line["rows"])}: {line["title"]}'
+        self.judged = line['series'] != plan.CONTROL
+        self.below = self.judged and self.ratio < NO_WORSE
+
+    def better(self, before, after):
+        """Of instructions less is better, of rates more."""
+        return before / after if self.counts else after / before
+
+    def verdict(self):
+        if not self.below:
+            return ''
+        # the chance of so few pairs on the other side is below 4 % for eight and 13 % for four
+        unclear = len(self.pairs) - self.worse > (1 if len(self.pairs) >= 7 else 0)
+        return f'below {NO_WORSE}' + (', unclear' if unclear else '')
+
+    def cells(self):
+        line, digits = self.line, self.digits
+        return [self.name, str(line['clients']), line['unit'], number(self.before), number(self.after),
+                f'{self.of_medians:.{digits}f}', f'{self.ratio:.{digits}f}',
+                f'{min(self.pairs):.{digits}f} … {max(self.pairs):.{digits}f}',
+                f'{self.worse} of {len(self.pairs)}', self.verdict()]
+
+    def below_text(self):
+        return (f'{self.name}, {self.line["clients"]} client{"s" * (self.line["clients"] != 1)}'
+                f' ({self.ratio:.{self.digits}f}{", unclear" * self.verdict().endswith("unclear")})')
+
+
+def is_count(line):
+    return line['unit'].startswith('instructions')
+
+
+def against_summary(lines):
+    """The mean, what is below the limit, and the ratios of rows that are taken within a build."""
+    judged = [one for one in map(Comparison, lines) if one.judged]
+    words = []
+    if judged:
+        words += [f'Geometric mean of {len(judged)} ratios: {geometric_mean([one.ratio for one in judged]):.3f}.'
+                  f' Below {NO_WORSE}: {"; ".join(one.below_text() for one in judged if one.below) or "none"}.']
+    for target in [] if is_count(lines[0]) else plan.TARGETS:
+        both = [line for name in (target.over, target.under) for line in lines if line['series'] == name]
+        if len(both) == 2:
+            before, after = (median(under / over if target.time else over / under
+                                    for over, under in zip(both[0][side], both[1][side])) for side in ('before', 'after'))
+            words.append(f'Row {target.row}, {target.what}: {before:.2f} before, {after:.2f} after.')
+    return words
+
+
+def against_text(lines):
+    cells = [AGAINST_HEAD, *(Comparison(line).cells() for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    rows = ['  '.join(word.ljust(width) if index in (0, 2, len(row) - 1) else word.rjust(width)
+                      for index, (word, width) in enumerate(zip(row, widths))).rstrip() for row in cells]
+    return '\n'.join(rows + against_summary(lines))
+
+
+def keep_against(lines):
+    """Puts a comparison in the place of the last one of its kind."""
+    RESULTS.mkdir(exist_ok=True)
+    kept = [line for line in read_lines(AGAINST) if is_count(line) != is_count(lines[0])]
+    write_lines(AGAINST, kept + lines)
+
+
+def against_section():
+    lines = read_lines(AGAINST)
+    kinds = [line for line in lines if not is_count(line)], [line for line in lines if is_count(line)]
+    parts = [against_part(some) for some in kinds if some]
+    return '\n\n'.join([AGAINST_INTRODUCTION, *parts]) if parts else ''
+
+
+def against_part(lines):
+    first = lines[0]
+    title = (f'{"Instructions" if is_count(first) else "Time"}: before is commit {first["revision"]}, after is commit'
+             f' {first["commit"]}, {first["date"]}; turns: {first["turns"]}.')
+    summary = '\n'.join(f'- {words}' for words in against_summary(lines))
+    return '\n\n'.join([title, table(AGAINST_HEAD, [Comparison(line).cells() for line in lines]), summary])
+
+
 # -------------------------------------------------------------------- results
 
 def keep(runs, about):
@@ -173,19 +271,27 @@ def keep(runs, about):
     for run in runs:
         run['commit'] = about['commit']
         run['date'] = about['date']
-    with open(RUNS, 'w', encoding='utf-8') as file:
-        for run in kept + runs:
-            file.write(json.dumps(run, ensure_ascii=False) + '\n')
+    write_lines(RUNS, kept + runs)
     if ENVIRONMENT.exists():
         about['peers'] = {**json.loads(ENVIRONMENT.read_text(encoding='utf-8'))['peers'], **about['peers']}
     ENVIRONMENT.write_text(json.dumps(about, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 def read_runs():
-    if not RUNS.exists():
+    return read_lines(RUNS)
+
+
+def read_lines(path):
+    if not path.exists():
         return []
-    with open(RUNS, encoding='utf-8') as file:
+    with open(path, encoding='utf-8') as file:
         return [json.loads(line) for line in file]
+
+
+def write_lines(path, lines):
+    with open(path, 'w', encoding='utf-8') as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 
 # ------------------------------------------------------------------- the page
@@ -212,11 +318,22 @@ How it is measured:
 - The peers are the packages of the npm registry as they are, with their own SQL functions called from pgbench.
 '''
 
+AGAINST_INTRODUCTION = '''## Before and after
+
+`scripts/bench --against REVISION` builds a revision and the tree, starts a server for each, and lets them take turns: before, after, after,
+before … Its ratio is the median of the ratios pair by pair, after over before, for instructions before over after: more than 1
+is better. The spread is that of the pairs, and "worse in" counts those in which the build after came off worse: about half of them
+where nothing but noise differs. The ratio of the medians stands beside it; it suffers more from a machine whose speed changes. A ratio
+below 0.97 is unclear where more than one pair of eight (any of fewer than seven) says otherwise; of so many rows one may still come
+out below by chance, and not when it is measured again (`--rows`). "A client that only fetches them" calls nothing of
+event_store; it shows the noise and is not judged. Instructions (`--instructions`) are those that one backend executes for a
+call, outside the kernel; other work on the machine does not change them, and they tell nothing of waiting.'''
+
 
 def write():
     runs = read_runs()
     about = json.loads(ENVIRONMENT.read_text(encoding='utf-8'))
-    parts = [INTRODUCTION, machine_section(about), ratio_section(runs)]
+    parts = [INTRODUCTION, machine_section(about), ratio_section(runs), against_section()]
     if NOTES.exists():
         parts.append(NOTES.read_text(encoding='utf-8').strip())
     plots = draw(runs)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
+import against
 import folds
 import peers
 import plan
@@ -23,12 +24,16 @@ HERE = Path(__file__).resolve().parent
 
 def options():
     parser = argparse.ArgumentParser(prog='scripts/bench', description='Measures event_store against raw'
-                                     ' PostgreSQL and its peers, and writes docs/benchmarks.md.')
+                                     ' PostgreSQL and its peers, and writes docs/benchmarks.md.', allow_abbrev=False)
     parser.add_argument('--quick', action='store_true',
                         help='short turns, under 3 minutes; prints and writes nothing into the tree')
+    parser.add_argument('--against', metavar='REVISION',
+                        help='measures a build of this git revision and one of the tree by turns, rows 1 to 14')
+    parser.add_argument('--instructions', action='store_true',
+                        help='with --against: counts the instructions of a call, instead of measuring time')
     parser.add_argument('--rows', help='only these: ' + ', '.join(plan.rows()))
-    parser.add_argument('--turns', type=int, help='how often each series is measured (5; quick: 3)')
-    parser.add_argument('--seconds', type=int, help='length of a turn (6; quick: 2)')
+    parser.add_argument('--turns', type=int, help='how often each series is measured (5; quick: 3; against: 8)')
+    parser.add_argument('--seconds', type=int, help='length of a turn (6; quick: 2; against: 2)')
     parser.add_argument('--growth', nargs='?', const='1,5,20', metavar='MILLIONS',
                         help='only growth: appends and loads at these sizes of the store (1,5,20)')
     parser.add_argument('--soak', nargs='?', const=30.0, type=float, metavar='MINUTES',
@@ -41,6 +46,14 @@ def options():
                         help='writes docs/benchmarks.md anew from the results that are there')
     given = parser.parse_args()
     given.sizes = [float(size) for size in (given.growth or '1,5,20').split(',')]
+    if given.against:
+        given.before = git('rev-parse', '--verify', '--quiet', '--short=12', f'{given.against}^{{commit}}')
+        if not given.before:
+            parser.error(f'no revision {given.against}')
+        if given.soak or given.growth or given.folds:
+            parser.error('--against measures rows')
+    elif given.instructions:
+        parser.error('--instructions is for --against')
     if given.soak:
         given.wanted = []
     elif given.growth:
@@ -49,14 +62,28 @@ def options():
         given.wanted = plan.FOLD_ROWS
     elif given.rows:
         given.wanted = given.rows.split(',')
+    elif given.against:
+        given.wanted = plan.COMPARED_ROWS
     else:
         given.wanted = plan.QUICK_ROWS if given.quick else [row for row in plan.rows() if row != 'growth']
     for row in given.wanted:
         if row not in plan.rows():
             parser.error(f'no row {row}; there are: {", ".join(plan.rows())}')
-    given.turns = given.turns or (3 if given.quick else 5)
-    given.seconds = given.seconds or (2 if given.quick else 6)
+        if given.against and row in plan.EXTRA_ROWS:
+            parser.error(f'--against does not measure {row}')
+    turns, seconds = defaults(given)
+    given.turns = given.turns or turns
+    given.seconds = given.seconds or seconds
     return given
+
+
+def defaults(given):
+    """Turns and the seconds of one."""
+    if given.instructions:
+        return (1 if given.quick else 3), 1
+    if given.against:
+        return (4, 1) if given.quick else (8, 2)
+    return (3, 2) if given.quick else (5, 6)
 
 
 def say(text=''):
@@ -72,12 +99,15 @@ def output_of(*words):
         return ''
 
 
-def commit():
+def git(*words):
     root = str(HERE.parent)
     # the tree may belong to another user than the one who measures
-    git = ('git', '-c', f'safe.directory={root}', '-C', root)
-    name = output_of(*git, 'rev-parse', '--short=12', 'HEAD') or 'unknown'
-    changed = output_of(*git, 'status', '--porcelain', '--', '*.c', '*.h', 'schema', 'Makefile')
+    return output_of('git', '-c', f'safe.directory={root}', '-C', root, *words)
+
+
+def commit():
+    name = git('rev-parse', '--short=12', 'HEAD') or 'unknown'
+    changed = git('status', '--porcelain', '--', '*.c', '*.h', 'schema', 'Makefile')
     return name + (' with changes' if changed else '')
 
 
@@ -187,6 +217,35 @@ def soaked(bench, given, about):
         return [f'soak: {failure}']
 
 
+def compare(given):
+    """Measures two builds against each other; returns what failed."""
+    series = plan.compared(given.wanted, given.quick and not given.instructions)
+    if given.instructions:
+        series = against.counted(series)
+    benches = against.make_benches()
+    about = environment(benches['after'].server, {}, given)
+    if given.instructions:
+        about['turns'] = f'{given.turns}, each of the same number of calls of one client'
+    say(f'before: {given.before}, after: {about["commit"]}')
+    say(report.environment_text(about))
+    try:
+        against.prepare(benches, series)
+    except Failed as failure:
+        return [f'a store could not be made: {failure}']
+    lines, failures = against.measure(benches, series, given, say)
+    for line in lines:
+        line.update({'revision': given.before, 'commit': about['commit'], 'date': about['date'],
+                     'turns': about['turns']})
+    if lines:
+        say('\n' + report.against_text(lines))
+    # the page shows one run, of all rows
+    if lines and not given.quick and not given.rows:
+        report.keep_against(lines)
+        report.write()
+        say('\nWritten: docs/benchmarks.md and bench/results/')
+    return failures
+
+
 def main():
     given = options()
     if given.report:
@@ -195,7 +254,12 @@ def main():
         report.write()
         return 0
     if not os.environ.get('BINDIR'):
-        return 0                    # the words were right; there is no server yet
+        # the words were right; there is no server yet
+        if given.against:
+            print(given.before)
+        return 0
+    if given.against:
+        return ended(compare(given))
     server = Server()
     bench = Bench(server)
     failures, runs = [], []
@@ -227,6 +291,10 @@ def main():
             report.keep(runs, about)
         report.write()
         say('\nWritten: docs/benchmarks.md and bench/results/')
+    return ended(failures)
+
+
+def ended(failures):
     for failure in failures:
         say(f'FAILED {failure}')
     return 1 if failures else 0

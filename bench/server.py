@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 WARM_UP = 1.0                       # seconds
 PATIENCE = 3600                     # beyond the length of a turn, in seconds
 FEW_CALLS = 20                      # too few to leave some out
+COUNTED_WITHIN = 60                 # seconds, after a client has gone
 
 
 class Failed(Exception):
@@ -37,9 +38,11 @@ def percentile(ordered, share):
 
 
 class Server:
-    """A running server: libpq finds it through the environment."""
+    """A running server: libpq finds it through the environment, unless its folder is given."""
 
-    def __init__(self):
+    def __init__(self, folder=None):
+        self.folder = folder
+        self.env = {'PGHOST': str(folder)} if folder else {}
         self.bindir = Path(os.environ['BINDIR'])
         self.cpus = len(os.sched_getaffinity(0))
         self.logs = Path(tempfile.mkdtemp(prefix='pgbench.', dir=os.environ['WORK']))
@@ -47,8 +50,11 @@ class Server:
     def sql(self, text, database='postgres', env=None):
         """Runs statements, each in a transaction of its own; returns rows of texts."""
         out = command(self.bindir / 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-F', '\t',
-                      '-d', database, '-f', '-', text=text, env=env)
+                      '-d', database, '-f', '-', text=text, env={**self.env, **(env or {})})
         return [line.split('\t') for line in out.splitlines()]
+
+    def run_file(self, file, database):
+        command(self.bindir / 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', database, '-f', file, env=self.env)
 
     def value(self, text, database='postgres'):
         return self.sql(text, database)[0][0]
@@ -94,7 +100,7 @@ class Server:
             words += ['-D', f'{name}={value}']
         return subprocess.Popen([str(word) for word in words] + [database], stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True,
-                                env={**os.environ, 'PGOPTIONS': options})
+                                env={**os.environ, **self.env, 'PGOPTIONS': options})
 
     def pgbench(self, script, database, **given):
         """Runs pgbench and returns what it measured."""
@@ -119,6 +125,26 @@ class Server:
         if process.returncode != 0:
             raise Failed(complaint(err))
         return measured(out, calls)
+
+    def instructions(self, script, database, **given):
+        """What the backends of a run of pgbench execute, on a server under cachegrind."""
+        log = self.folder / 'log'
+        begin = log.stat().st_size
+        self.pgbench(script, database, **given)
+        pids = re.findall(rf'\[(\d+)\] LOG:  connection authorized: .* database={database} application_name=pgbench',
+                          log.read_bytes()[begin:].decode())
+        return sum(self.instructions_of(pid) for pid in pids)
+
+    def instructions_of(self, pid):
+        """cachegrind writes a process's figures when it ends, the sum last."""
+        file = self.folder / f'instructions.{pid}'
+        end = time.monotonic() + COUNTED_WITHIN
+        while not (file.exists() and (found := re.search(r'^summary: (\d+)$', file.read_text('ascii', 'replace'), re.M))):
+            if time.monotonic() > end:
+                raise Failed(f'cachegrind has not written {file}')
+            time.sleep(0.05)
+        file.unlink()
+        return int(found.group(1))
 
 
 def measured(out, calls):

@@ -287,6 +287,28 @@ install_extension() {
 		PG_CONFIG="$PG_CONFIG" PG_CFLAGS="-ffile-prefix-map=$folder=." >"$log" 2>&1
 }
 
+# copy_postgres FOLDER: copies the installation into the folder and goes on with
+# the copy, so that what is installed stays as it is.  PostgreSQL finds its files
+# by their place relative to its programs.
+copy_postgres() {
+	local copy=$1 folder copied=:
+
+	for folder in --bindir --pkglibdir --sharedir --includedir --includedir-server; do
+		folder=$("$PG_CONFIG" $folder)
+		case $copied in *:"$folder":*) continue ;; esac
+		copied=$copied$folder:
+		mkdir -p "$copy$folder"
+		tar -C "$folder" --exclude=./bitcode -cf - . | tar -C "$copy$folder" -xf -
+	done
+	if [ "$(id -u)" = 0 ]; then
+		chown -R postgres: "$copy"
+	fi
+	PG_CONFIG=$copy$("$PG_CONFIG" --bindir)/pg_config
+	BINDIR=$("$PG_CONFIG" --bindir)
+	case $BINDIR in "$copy"/*) ;; *) die "this PostgreSQL cannot be moved" ;; esac
+	export PG_CONFIG BINDIR
+}
+
 # --------------------------------------------------------------------------
 # servers
 
