@@ -268,6 +268,13 @@ es_deform_staged(HeapTuple tuple, TupleDesc desc, int segment, StagedRow *row)
 	row->memory = tuple;
 }
 
+static void
+set_value(EventRow *event, EventColumn column, Datum value)
+{
+	event->values[column] = value;
+	event->nulls[column] = false;
+}
+
 /* Sets the event of a row, which points into the packed one. */
 static void
 set_event(StagedRow *row, MinimalTuple tuple, int64 sequence)
@@ -281,12 +288,12 @@ set_event(StagedRow *row, MinimalTuple tuple, int64 sequence)
 	whole.t_len = tuple->t_len + MINIMAL_TUPLE_OFFSET;
 	whole.t_data = (HeapTupleHeader) ((char *) tuple - MINIMAL_TUPLE_OFFSET);
 	heap_deform_tuple(&whole, packed_desc(), values, nulls);
-	memset(event, 0, sizeof(*event));
-	event->nulls[EV_GLOBAL_POSITION] = true;
-	event->values[EV_AGGREGATE_TYPE] = row->name;
-	event->values[EV_AGGREGATE_ID] = row->key;
-	event->values[EV_SEQUENCE] = Int64GetDatum(sequence);
-	event->values[EV_RECORDED_AT] = TimestampTzGetDatum(row->staged_at);
+	memset(event->values, 0, sizeof(event->values));
+	memset(event->nulls, true, sizeof(event->nulls));
+	set_value(event, EV_AGGREGATE_TYPE, row->name);
+	set_value(event, EV_AGGREGATE_ID, row->key);
+	set_value(event, EV_SEQUENCE, Int64GetDatum(sequence));
+	set_value(event, EV_RECORDED_AT, TimestampTzGetDatum(row->staged_at));
 	for (int i = 0; i < EV_COLUMNS; i++)
 	{
 		if (!es_event_columns[i].packed)

@@ -41,6 +41,13 @@ SELECT c.name, c.type, c.place,
 -- payload and payload_bytes exclude each other: each event leaves one out.
 CREATE TEMPORARY TABLE kinds AS SELECT unnest(ARRAY['payload', 'payload_bytes']) AS left_out;
 
+SELECT results_eq(
+    $$SELECT name, type FROM columns ORDER BY place$$,
+    $$SELECT a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a
+       WHERE a.attrelid = 'event_store.domain_events'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+       ORDER BY a.attnum$$,
+    'type event has the columns of domain_events');
+
 -- The element of a list, with all that a list can give.
 CREATE FUNCTION pg_temp.element(left_out text, id text) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_object_agg(g.name, CASE g.name WHEN 'event_id' THEN to_jsonb(md5(id)::uuid) ELSE g.value END)
@@ -73,22 +80,26 @@ CREATE FUNCTION pg_temp.call(called text, left_out text, id text, in_arrays bool
      WHERE f.pronargs > 3
 $$;
 
+-- Whether the way in that an id names can give a column.
+CREATE FUNCTION pg_temp.is_given(id text, name text, type text) RETURNS boolean LANGUAGE sql AS $$
+    SELECT CASE WHEN id LIKE 'list%' THEN type <> 'bytea'
+                ELSE EXISTS (SELECT FROM pg_proc p
+                              WHERE p.pronamespace = 'event_store'::regnamespace AND p.pronargs > 3
+                                AND p.proname = CASE WHEN id LIKE 'arrays%' THEN 'append_batch' ELSE 'append_event' END
+                                AND p.proargnames && ARRAY[name, CASE WHEN id LIKE 'arrays%' THEN name || 's' ELSE name END]) END
+$$;
+
 -- What a row of an event has of what was given: the columns that differ.
 CREATE FUNCTION pg_temp.differs(event jsonb, left_out text, lost text DEFAULT '') RETURNS text LANGUAGE sql AS $$
     SELECT coalesce(string_agg(format('%s: %s, not %s', g.name, event -> g.name, g.value), '; ' ORDER BY g.place), '')
       FROM given g
      WHERE g.name NOT IN (left_out, lost)
-       AND (CASE g.name
-                WHEN 'event_id' THEN to_jsonb(md5(event ->> 'aggregate_id')::uuid)
-                WHEN 'occurred_at' THEN to_jsonb((g.value #>> '{}')::timestamptz)
+       AND (CASE WHEN NOT pg_temp.is_given(event ->> 'aggregate_id', g.name, g.type) THEN 'null'
+                WHEN g.name = 'event_id' THEN to_jsonb(md5(event ->> 'aggregate_id')::uuid)
+                WHEN g.name = 'occurred_at' THEN to_jsonb((g.value #>> '{}')::timestamptz)
                 ELSE g.value
-            END IS DISTINCT FROM CASE g.name
-                WHEN 'occurred_at' THEN to_jsonb((event ->> g.name)::timestamptz) ELSE event -> g.name END)
-$$;
-
--- A list cannot give bytes: its event has a payload.
-CREATE FUNCTION pg_temp.lost(id text) RETURNS text LANGUAGE sql AS $$
-    SELECT CASE WHEN id LIKE 'list%' THEN 'payload_bytes' ELSE '' END
+            END IS DISTINCT FROM coalesce(CASE g.name
+                WHEN 'occurred_at' THEN to_jsonb((event ->> g.name)::timestamptz) ELSE event -> g.name END, 'null'))
 $$;
 
 SELECT ok(event_store.flush('10s'), 'nothing is staged before');
@@ -175,6 +186,12 @@ ALTER TABLE event_store.domain_events DROP CONSTRAINT not_buried;
 SELECT is(event_store.retry_dead_letters('Column', b.id), 1::bigint, 'retry_dead_letters: ' || b.id) FROM buried b ORDER BY b.id;
 SELECT is(pg_temp.differs(to_jsonb(e), b.left_out), '', 'retried: ' || b.id)
   FROM buried b, event_store.load_events('Column', b.id) e ORDER BY b.id;
+
+-- every text is a name, which has a limit
+SELECT throws_ok(format('SELECT event_store.append_batch(%L)', jsonb_build_array(
+           pg_temp.element('payload_bytes', 'list too long') || jsonb_build_object(c.name, repeat('x', 256)))),
+       '22001', c.name || ' of event 1 is longer than 255 characters', c.name || ' is limited')
+  FROM columns c WHERE c.type = 'text' ORDER BY c.place;
 
 -- repeated events are told from others by the columns of their content
 SELECT is((SELECT outcome FROM event_store.append_events('Column', 'list durable', 0,
