@@ -24,8 +24,8 @@ SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 DATA_built = event_store--$(EXTVERSION).sql
 EXTRA_CLEAN = event_store--*.sql
 
-# the store's own test comes first, the others are in no order
-REGRESS = store $(filter-out store,$(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))))
+# each test makes what it needs: they run alone, and in any order
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 REGRESS_OPTS = --inputdir=. --encoding=UTF8 --load-extension=event_store
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=event_store
