@@ -32,8 +32,8 @@ UPGRADE_PARTS = schema/upgrade/header.sql $(sort $(wildcard schema/upgrade/[0-9]
 DATA = $(sort $(wildcard schema/released/*.sql))
 DATA_built = event_store--$(EXTVERSION).sql event_store--$(RELEASED)--$(EXTVERSION).sql
 
-# the store's own test comes first, the others are in no order
-REGRESS = store $(filter-out store,$(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))))
+# each test makes what it needs: they run alone, and in any order
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 REGRESS_OPTS = --inputdir=. --encoding=UTF8 --load-extension=event_store
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=event_store

@@ -1,7 +1,7 @@
 # What the scripts share: installing what is missing, building, and servers
 # that never outlive the script which started them.
 #
-# Sourced by scripts/demo, scripts/check and test/valgrind, not run by itself.
+# Sourced by the scripts here and by those in test, not run by itself.
 # Everything a script makes lies in one fresh folder, $WORK, with the server's
 # data and socket in it, so that scripts may run side by side.  The one thing
 # they share is the installed extension: a lock orders the installs, and an
@@ -52,7 +52,7 @@ begin_work() {
 	local base=${TMPDIR:-/tmp}
 
 	# a socket's path is at most 107 bytes long
-	if [ ${#base} -gt 60 ] || ! as_server test -w "$base" -a -x "$base"; then
+	if [ ${#base} -gt 55 ] || ! as_server test -w "$base" -a -x "$base"; then
 		base=/tmp
 	fi
 	WORK=$(mktemp -d "$base/event_store-$1.XXXXXX")
@@ -232,6 +232,28 @@ find_postgres() {
 	export PG_CONFIG BINDIR MAJOR
 }
 
+# copy_postgres FOLDER: copies the installation into the folder and goes on with
+# the copy, so that what is installed stays as it is.  PostgreSQL finds its files
+# by their place relative to its programs; so a copy can be copied in turn.
+copy_postgres() {
+	local copy=$1 folder copied=:
+
+	for folder in --bindir --pkglibdir --sharedir --includedir --includedir-server; do
+		folder=$("$PG_CONFIG" $folder)
+		case $copied in *:"$folder":*) continue ;; esac
+		copied=$copied$folder:
+		mkdir -p "$copy$folder"
+		tar -C "$folder" --exclude=./bitcode -cf - . | tar -C "$copy$folder" -xf -
+	done
+	if [ "$(id -u)" = 0 ]; then
+		chown -R postgres: "$copy"
+	fi
+	PG_CONFIG=$copy$("$PG_CONFIG" --bindir)/pg_config
+	BINDIR=$("$PG_CONFIG" --bindir)
+	case $BINDIR in "$copy"/*) ;; *) die "this PostgreSQL cannot be moved" ;; esac
+	export PG_CONFIG BINDIR
+}
+
 # --------------------------------------------------------------------------
 # building
 
@@ -239,7 +261,7 @@ find_postgres() {
 # data that tests look for beside the project's folder.
 copy_tree() {
 	mkdir -p "$1"
-	tar -C "$ROOT" -cf - --exclude=./.git --exclude='*.o' --exclude='*.so' \
+	tar -C "$ROOT" -cf - --exclude=./.git --exclude='*.o' --exclude='*.d' --exclude='*.so' \
 		--exclude='*.bc' --exclude='./event_store--*.sql' \
 		--exclude=./node_modules . | tar -C "$1" --no-same-owner -xf -
 	if [ -d "$ROOT/../shared/data" ] && [ ! -e "$1/../shared" ]; then
@@ -249,6 +271,16 @@ copy_tree() {
 	if [ "$(id -u)" = 0 ]; then
 		chown -R postgres: "$1"
 	fi
+}
+
+# names_in FOLDER ENDING: prints the names of the files of the tree that have this
+# ending, without it.
+names_in() {
+	local file
+
+	for file in "$ROOT/$1"/*"$2"; do
+		[ ! -e "$file" ] || basename "$file" "$2"
+	done
 }
 
 # build FOLDER LOG [MAKE ARGUMENT…]: builds in a copy of the tree.
@@ -275,38 +307,17 @@ is_installed() {
 	done
 }
 
-# install_extension FOLDER LOG: installs what build made there.
+# install_extension FOLDER LOG [MAKE ARGUMENT…]: installs what build made there.
 install_extension() {
 	local folder=$1 log=$2
 	local library installer=()
 
+	shift 2
 	is_installed "$folder" && return 0
 	library=$("$PG_CONFIG" --pkglibdir)
 	[ -w "$library" ] || installer=(as_root)
 	run "${installer[@]}" flock "$library" make -C "$folder" -s install \
-		PG_CONFIG="$PG_CONFIG" PG_CFLAGS="-ffile-prefix-map=$folder=." >"$log" 2>&1
-}
-
-# copy_postgres FOLDER: copies the installation into the folder and goes on with
-# the copy, so that what is installed stays as it is.  PostgreSQL finds its files
-# by their place relative to its programs.
-copy_postgres() {
-	local copy=$1 folder copied=:
-
-	for folder in --bindir --pkglibdir --sharedir --includedir --includedir-server; do
-		folder=$("$PG_CONFIG" $folder)
-		case $copied in *:"$folder":*) continue ;; esac
-		copied=$copied$folder:
-		mkdir -p "$copy$folder"
-		tar -C "$folder" --exclude=./bitcode -cf - . | tar -C "$copy$folder" -xf -
-	done
-	if [ "$(id -u)" = 0 ]; then
-		chown -R postgres: "$copy"
-	fi
-	PG_CONFIG=$copy$("$PG_CONFIG" --bindir)/pg_config
-	BINDIR=$("$PG_CONFIG" --bindir)
-	case $BINDIR in "$copy"/*) ;; *) die "this PostgreSQL cannot be moved" ;; esac
-	export PG_CONFIG BINDIR
+		PG_CONFIG="$PG_CONFIG" PG_CFLAGS="-ffile-prefix-map=$folder=." "$@" >"$log" 2>&1
 }
 
 # --------------------------------------------------------------------------

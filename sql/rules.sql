@@ -44,12 +44,12 @@ BEGIN
     IF state IS NOT NULL THEN
         rules := rules || jsonb_build_object('initial', state);
     END IF;
-    PERFORM event_store.set_reducer_rules('Folded', rules);
-    PERFORM event_store.append_batch(array_fill('Folded'::text, ARRAY[cardinality(payloads)]),
+    PERFORM event_store.set_reducer_rules('Ruled', rules);
+    PERFORM event_store.append_batch(array_fill('Ruled'::text, ARRAY[cardinality(payloads)]),
                                      array_fill(id, ARRAY[cardinality(payloads)]),
                                      array_fill('Made'::text, ARRAY[cardinality(payloads)]), payloads,
                                      metadata => array_fill('{"user": "ada", "roles": ["a", "b"]}'::jsonb, ARRAY[cardinality(payloads)]));
-    RETURN coalesce((event_store.replay_aggregate('Folded', id)).state::text, 'NULL');
+    RETURN coalesce((event_store.replay_aggregate('Ruled', id)).state::text, 'NULL');
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
     RETURN sqlstate || ' ' || sqlerrm || coalesce(E'\n  ' || substring(context FROM '^rule [^\n]*'), '');
@@ -304,7 +304,7 @@ SELECT event_store.replay_aggregate('Typed', 't');
 -- Many events on one state
 --
 -- a map, an array and sums against SQL
-SELECT event_store.set_reducer_rules('Many', '{"events": {
+SELECT event_store.set_reducer_rules('Thousand', '{"events": {
     "Added": [{"op": "put_into", "path": "$.lines", "key": "$.payload.id", "from": "$.payload"},
               {"op": "increment", "path": "$.total", "from": "$.payload.price", "times": "$.payload.quantity"},
               {"op": "increment", "path": "$.by_color", "key": "$.payload.color", "value": 1},
@@ -319,7 +319,7 @@ SELECT n, CASE WHEN n % 5 = 0 THEN 'Dropped' ELSE 'Added' END AS type,
                           'color', (ARRAY['red', 'green', 'blue'])[1 + n % 3]) AS payload
   FROM generate_series(1, 1000) n;
 SELECT max(sequence) FROM (SELECT array_agg(type ORDER BY n) AS types, array_agg(payload ORDER BY n) AS payloads FROM many) m,
-    LATERAL event_store.append_batch(array_fill('Many'::text, ARRAY[1000]), array_fill('m'::text, ARRAY[1000]), types, payloads);
+    LATERAL event_store.append_batch(array_fill('Thousand'::text, ARRAY[1000]), array_fill('m'::text, ARRAY[1000]), types, payloads);
 SELECT state ->> 'total' AS total,
        state ->> 'total' = (SELECT sum((payload ->> 'price')::numeric * (payload ->> 'quantity')::int)::text FROM many) AS total_is_right,
        state -> 'by_color' = (SELECT jsonb_object_agg(color, c) FROM (
@@ -328,17 +328,17 @@ SELECT state ->> 'total' AS total,
            SELECT DISTINCT ON (payload ->> 'id') * FROM many ORDER BY payload ->> 'id', n DESC) l WHERE type = 'Added') AS lines_are_right,
        state -> 'log' = (SELECT jsonb_agg(payload -> 'id' ORDER BY n) FROM many a
            WHERE type = 'Added' AND NOT EXISTS (SELECT FROM many d WHERE d.type = 'Dropped' AND d.n > a.n AND d.payload -> 'id' = a.payload -> 'id')) AS log_is_right
-  FROM event_store.replay_aggregate('Many', 'm');
+  FROM event_store.replay_aggregate('Thousand', 'm');
 -- from a snapshot, of which only a part is taken apart
 -- (the worker may have taken it already)
-SELECT event_store.take_snapshot('Many', 'm') IS NOT NULL AS taken;
-SELECT last_sequence FROM event_store.append_event('Many', 'm', 1000, 'Added', '{"id": "last", "price": "1.00", "quantity": 1, "color": "red"}');
+SELECT event_store.take_snapshot('Thousand', 'm') IS NOT NULL AS taken;
+SELECT last_sequence FROM event_store.append_event('Thousand', 'm', 1000, 'Added', '{"id": "last", "price": "1.00", "quantity": 1, "color": "red"}');
 SELECT r.state = jsonb_set(jsonb_set(jsonb_set(jsonb_set(s.state, '{lines,last}', '{"id": "last", "price": "1.00", "quantity": 1, "color": "red"}'),
            '{total}', to_jsonb(((s.state ->> 'total')::numeric + 1)::text)),
            '{by_color,red}', to_jsonb((s.state #>> '{by_color,red}')::int + 1)),
            '{log}', (s.state -> 'log') || '"last"') AS as_from_snapshot, r.sequence
-  FROM event_store.replay_aggregate('Many', 'm') r, event_store.snapshots s
- WHERE s.aggregate_type = 'Many' AND s.aggregate_id = 'm';
+  FROM event_store.replay_aggregate('Thousand', 'm') r, event_store.snapshots s
+ WHERE s.aggregate_type = 'Thousand' AND s.aggregate_id = 'm';
 -- 32 steps and a key
 SELECT pg_temp.folded(NULL, jsonb_build_object('op', 'increment', 'path', '$' || repeat('.a', 32), 'key', '{"value": "b"}'::jsonb, 'value', 1), '{}', '{}')
      = '{"a": ' || repeat('{"a": ', 31) || '{"b": 2}' || repeat('}', 32) AS deep;
@@ -377,4 +377,4 @@ BEGIN;
 \i :example
 ROLLBACK;
 
-DELETE FROM event_store.reducers WHERE aggregate_type IN ('Checked', 'Folded', 'Columns', 'Typed', 'Many', 'Broken');
+DELETE FROM event_store.reducers WHERE aggregate_type IN ('Checked', 'Ruled', 'Columns', 'Typed', 'Thousand', 'Broken');

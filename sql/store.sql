@@ -2,6 +2,15 @@
 \pset format unaligned
 \pset null null
 
+-- a database that has the extension, but no store, whatever ran in it before
+SET client_min_messages = warning;
+SELECT event_store.create_store();
+SELECT event_store.flush();
+DROP EXTENSION event_store CASCADE;
+DROP SCHEMA event_store CASCADE;
+CREATE EXTENSION event_store;
+RESET client_min_messages;
+
 -- how a statement is refused, or that it is not
 CREATE FUNCTION pg_temp.refused(statement text) RETURNS text
     LANGUAGE plpgsql
@@ -52,15 +61,15 @@ SELECT event_store.provider_name();
 SELECT event_store.extension_version() = extversion FROM pg_catalog.pg_extension WHERE extname = 'event_store';
 SELECT pg_temp.refused('SELECT event_store.' || call), count(*)
   FROM unnest(ARRAY[
-    $$append_event('Order', 'o-1', 0, 'OrderPlaced')$$,
-    $$append_event('Order', 'o-1', 0, 'OrderPlaced', durability => 'staged')$$,
-    $$append_events('Order', 'o-1', 0, '{"event_type": "OrderPlaced"}')$$,
-    $$append_batch('{"aggregate_type": "Order", "aggregate_id": "o-1", "event_type": "OrderPlaced"}')$$,
-    $$append_batch(ARRAY['Order'], ARRAY['o-1'], ARRAY['OrderPlaced'], NULL)$$,
-    $$load_events('Order', 'o-1')$$,
+    $$append_event('Store', 'o-1', 0, 'OrderPlaced')$$,
+    $$append_event('Store', 'o-1', 0, 'OrderPlaced', durability => 'staged')$$,
+    $$append_events('Store', 'o-1', 0, '{"event_type": "OrderPlaced"}')$$,
+    $$append_batch('{"aggregate_type": "Store", "aggregate_id": "o-1", "event_type": "OrderPlaced"}')$$,
+    $$append_batch(ARRAY['Store'], ARRAY['o-1'], ARRAY['OrderPlaced'], NULL)$$,
+    $$load_events('Store', 'o-1')$$,
     $$load_event('018f3b1c-0000-7000-8000-000000000000')$$,
-    $$aggregate_sequence('Order', 'o-1')$$,
-    $$load_aggregate_ids('Order')$$,
+    $$aggregate_sequence('Store', 'o-1')$$,
+    $$load_aggregate_ids('Store')$$,
     $$put_view('Orders', 'o-1', '{}')$$,
     $$put_views('Orders', ARRAY['o-1'], ARRAY['{}']::jsonb[])$$,
     $$load_view('Orders', 'o-1')$$,
@@ -68,12 +77,12 @@ SELECT pg_temp.refused('SELECT event_store.' || call), count(*)
     $$load_view_keys('Orders')$$,
     $$delete_view('Orders', 'o-1')$$,
     $$clear_view('Orders')$$,
-    $$retry_dead_letters('Order', 'o-1')$$,
-    $$discard_dead_letters('Order', 'o-1', 'test')$$,
-    $$set_reducer('Order', NULL)$$,
-    $$replay_aggregate('Order', 'o-1')$$,
-    $$save_snapshot('Order', 'o-1', 1, '{}')$$,
-    $$load_snapshot('Order', 'o-1')$$,
+    $$retry_dead_letters('Store', 'o-1')$$,
+    $$discard_dead_letters('Store', 'o-1', 'test')$$,
+    $$set_reducer('Store', NULL)$$,
+    $$replay_aggregate('Store', 'o-1')$$,
+    $$save_snapshot('Store', 'o-1', 1, '{}')$$,
+    $$load_snapshot('Store', 'o-1')$$,
     $$staging_state()$$]) call
  GROUP BY 1 ORDER BY 1;
 SELECT event_store.flush();
@@ -85,9 +94,9 @@ SELECT event_store.drain();
 SELECT event_store.create_store();
 SELECT event_store.create_store();
 SELECT event_store.is_available();
-SELECT last_sequence FROM event_store.append_event('Order', 'o-1', 0, 'OrderPlaced', '{"total": "19.99"}');
+SELECT last_sequence FROM event_store.append_event('Store', 'o-1', 0, 'OrderPlaced', '{"total": "19.99"}');
 SELECT event_store.create_store();
-SELECT sequence, event_type, payload FROM event_store.load_events('Order', 'o-1');
+SELECT sequence, event_type, payload FROM event_store.load_events('Store', 'o-1');
 \d event_store.domain_events
 \d event_store.domain_views
 \d event_store.snapshots
@@ -144,7 +153,7 @@ SELECT pg_temp.refused($$TRUNCATE event_store.domain_events$$);
 SET session_replication_role = local;
 SELECT pg_temp.refused($$DELETE FROM event_store.domain_events$$);
 RESET session_replication_role;
-SELECT sequence, event_type, payload FROM event_store.load_events('Order', 'o-1');
+SELECT sequence, event_type, payload FROM event_store.load_events('Store', 'o-1');
 
 -- a guard disabled, half disabled, dropped, without its function: repaired
 CREATE FUNCTION pg_temp.guard() RETURNS text
@@ -170,10 +179,10 @@ SELECT pg_temp.guard();
 SELECT pg_temp.refused($$DELETE FROM event_store.domain_events$$);
 -- a part that is missing: what to run, and it is back
 DROP TABLE event_store.dead_letters;
-SELECT pg_temp.refused($$SELECT event_store.append_event('Order', 'o-1', NULL, 'OrderPaid')$$);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Store', 'o-1', NULL, 'OrderPaid')$$);
 SELECT event_store.is_available();
 SELECT event_store.create_store();
-SELECT last_sequence FROM event_store.append_event('Order', 'o-1', 1, 'OrderPaid');
+SELECT last_sequence FROM event_store.append_event('Store', 'o-1', 1, 'OrderPaid');
 
 -- the schema of somebody else, and a schema in which others may create
 CREATE ROLE regress_owner;
@@ -217,17 +226,17 @@ CREATE EXTENSION event_store SCHEMA public;
 -- and brings the API back, with everything that was there
 CREATE EXTENSION event_store;
 SELECT event_store.is_available();
-SELECT sequence, event_type, payload FROM event_store.load_events('Order', 'o-1');
+SELECT sequence, event_type, payload FROM event_store.load_events('Store', 'o-1');
 SELECT event_store.load_view('Orders', 'o-1');
-SELECT last_sequence, outcome FROM event_store.append_event('Order', 'o-1', 2, 'OrderShipped');
+SELECT last_sequence, outcome FROM event_store.append_event('Store', 'o-1', 2, 'OrderShipped');
 SELECT count(*) FROM (TABLE before EXCEPT ALL TABLE event_store.domain_events) lost;
 SELECT count(*) = max(sequence), min(global_position) < max(global_position) FROM event_store.domain_events;
 SELECT event_store.create_store();
 
 -- not while something is staged
-SELECT durable, outcome FROM event_store.append_event('Order', 'o-2', 0, 'OrderPlaced', durability => 'staged');
+SELECT durable, outcome FROM event_store.append_event('Store', 'o-2', 0, 'OrderPlaced', durability => 'staged');
 BEGIN;
-SELECT durable FROM event_store.append_event('Order', 'o-3', 0, 'OrderPlaced', durability => 'staged');
+SELECT durable FROM event_store.append_event('Store', 'o-3', 0, 'OrderPlaced', durability => 'staged');
 DROP EXTENSION event_store;
 \echo :SQLSTATE
 ROLLBACK;
@@ -239,7 +248,7 @@ ROLLBACK;
 SELECT event_store.flush();
 DROP EXTENSION event_store;
 CREATE EXTENSION event_store;
-SELECT sequence, global_position IS NOT NULL AS durable FROM event_store.load_events('Order', 'o-2');
+SELECT sequence, global_position IS NOT NULL AS durable FROM event_store.load_events('Store', 'o-2');
 
 -- functions that use its types go only by CASCADE
 CREATE FUNCTION public.regress_user_function() RETURNS event_store.event LANGUAGE sql AS 'SELECT NULL::event_store.event';
