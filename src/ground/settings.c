@@ -83,14 +83,14 @@ es_define_settings(void)
 							 on_staging_full_options, PGC_USERSET, 0, NULL,
 							 NULL, NULL);
 	DefineCustomIntVariable("event_store.retry_initial",
-							"Time before a failed drain is first tried again.",
+							"Time before a failed job of the worker, the drain above all, is first tried again.",
 							"It doubles with every further failure, up to retry_max. "
 							"A number without unit is in milliseconds.",
 							&es_retry_initial, DEFAULT_RETRY_INITIAL_MS,
 							MIN_RETRY_MS, MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.retry_max",
-							"Longest time before a failed drain is tried again.",
+							"Longest time before a failed job of the worker is tried again.",
 							"A number without unit is in milliseconds.",
 							&es_retry_max, DEFAULT_RETRY_MAX_MS, MIN_RETRY_MS,
 							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL,
