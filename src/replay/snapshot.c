@@ -404,6 +404,7 @@ es_save_snapshot(PG_FUNCTION_ARGS)
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	aggregate_id = es_required_text(fcinfo, 1, "aggregate_id");
 	PreventCommandIfReadOnly("event_store.save_snapshot()");
+	PreventCommandIfParallelMode("event_store.save_snapshot()");
 	if (PG_ARGISNULL(2))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("sequence must not be null")));
@@ -454,6 +455,7 @@ es_take_snapshot(PG_FUNCTION_ARGS)
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	aggregate_id = es_required_text(fcinfo, 1, "aggregate_id");
 	PreventCommandIfReadOnly("event_store.take_snapshot()");
+	PreventCommandIfParallelMode("event_store.take_snapshot()");
 	stored = es_snapshot_aggregate(aggregate_type, aggregate_id);
 	es_end_call(ES_CALL_TAKE_SNAPSHOT, stored);
 	PG_RETURN_BOOL(stored);
