@@ -159,6 +159,14 @@ is_plain_index(Oid oid)
 	return plain;
 }
 
+/* Whether a trigger is one of those that keep the log append-only. */
+static bool
+is_guard(const char *trigger)
+{
+	return strcmp(trigger, "domain_events_append_only") == 0 ||
+		   strcmp(trigger, "domain_events_append_only_row") == 0;
+}
+
 /*
  * Whether writing to a table runs nothing but what create_store() put there:
  * no triggers but the guard, which only fires for what we never do, no rules,
@@ -178,7 +186,7 @@ is_plain(Oid relation, int columns, uint32 defaults, int checks)
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		if (strcmp(triggers->triggers[i].tgname, "domain_events_append_only") != 0)
+		if (!is_guard(triggers->triggers[i].tgname))
 			plain = false;
 	}
 	if (constr != NULL &&

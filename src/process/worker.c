@@ -35,6 +35,8 @@
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
 #include "commands/trigger.h"
 #include "common/pg_prng.h"
 #include "datatype/timestamp.h"
@@ -47,6 +49,8 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
@@ -58,6 +62,7 @@
 #include "utils/tuplestore.h"
 
 #include "ground/catalog.h"
+#include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/due_snapshot.h"
 #include "ground/metrics.h"
@@ -781,11 +786,14 @@ PG_FUNCTION_INFO_V1(es_worker_jobs_state);
 
 /*
  * announce_store(): has a worker look at this database once the transaction
- * has committed.
+ * has committed.  It locks the schema as COMMENT does, which only its owner can:
+ * so two create_store() come one after the other, and nobody else holds one up.
  */
 Datum
 es_announce_store(PG_FUNCTION_ARGS)
 {
+	LockDatabaseObject(NamespaceRelationId, get_namespace_oid(ES_SCHEMA, false),
+					   0, ShareUpdateExclusiveLock);
 	es_recheck_positions();
 	if (es_my_database() != NULL)
 		es_note_wake();
