@@ -36,6 +36,7 @@ es_put_view(PG_FUNCTION_ARGS)
 
 	es_begin_call(ES_CALL_PUT_VIEW);
 	PreventCommandIfReadOnly("put_view()");
+	PreventCommandIfParallelMode("put_view()");
 	write.view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	write.view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
 	if (PG_ARGISNULL(2))
@@ -105,6 +106,7 @@ es_put_views(PG_FUNCTION_ARGS)
 
 	es_begin_call(ES_CALL_PUT_VIEWS);
 	PreventCommandIfReadOnly("put_views()");
+	PreventCommandIfParallelMode("put_views()");
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	es_array_argument(fcinfo, 1, "view_keys", false, &count, &keys, NULL);
 	es_array_argument(fcinfo, 2, "view_data", false, &count, &data, NULL);
@@ -153,6 +155,7 @@ es_delete_view(PG_FUNCTION_ARGS)
 
 	es_begin_call(ES_CALL_DELETE_VIEW);
 	PreventCommandIfReadOnly("delete_view()");
+	PreventCommandIfParallelMode("delete_view()");
 	write.view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	write.view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
 	wanted = es_durability_argument(fcinfo, 2);
@@ -175,6 +178,7 @@ es_clear_view(PG_FUNCTION_ARGS)
 
 	es_begin_call(ES_CALL_CLEAR_VIEW);
 	PreventCommandIfReadOnly("clear_view()");
+	PreventCommandIfParallelMode("clear_view()");
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	removed = es_clear_view_writes(view_name);
 	es_end_call(ES_CALL_CLEAR_VIEW, removed);

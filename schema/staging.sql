@@ -116,7 +116,7 @@ Example: SELECT event_store.discard_dead_letters('Order', 'o-100', reason => 'te
 CREATE FUNCTION event_store.guard_drop() RETURNS event_trigger
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_guard_drop';
 COMMENT ON FUNCTION event_store.guard_drop() IS
-'Internal: event trigger that refuses to drop the extension (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED) with 55000 while undrained rows are staged.';
+'Internal: event trigger that refuses to drop the extension (DROP EXTENSION, DROP SCHEMA ... CASCADE, DROP OWNED) with 55000 while undrained rows are staged.';
 
 CREATE EVENT TRIGGER event_store_guard_drop ON ddl_command_start
     WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')

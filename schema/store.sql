@@ -31,7 +31,7 @@ COMMENT ON TYPE event_store.view_key_gate IS
 CREATE FUNCTION event_store.announce_store() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_announce_store';
 COMMENT ON FUNCTION event_store.announce_store() IS
-'Internal: makes the launcher look at this database once the transaction has committed.';
+'Internal: locks the schema against another create_store() and makes the launcher look at this database once the transaction has committed.';
 
 CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
                                          event_type_index boolean DEFAULT false,
@@ -88,8 +88,8 @@ BEGIN
             USING ERRCODE = '55000', HINT = 'Drop it, or give it to the owner of the store.';
     END IF;
 
-    -- two create_store() at once: the second waits and finds all in place
-    PERFORM pg_catalog.pg_advisory_xact_lock('event_store.event'::pg_catalog.regtype::pg_catalog.oid::bigint);
+    -- two create_store() at once: the second waits here and finds all in place
+    PERFORM event_store.announce_store();
 
     CREATE SEQUENCE IF NOT EXISTS event_store.global_position_seq AS bigint;
 
@@ -248,7 +248,7 @@ BEGIN
               FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a)
            LIKE 'logical replication%worker'
         THEN
-            RETURN NULL;
+            RETURN CASE TG_LEVEL WHEN 'STATEMENT' THEN NULL ELSE COALESCE(NEW, OLD) END;
         END IF;
         RAISE EXCEPTION '% of %.% is not allowed: it is append-only',
                         pg_catalog.lower(TG_OP), TG_TABLE_SCHEMA, TG_TABLE_NAME
@@ -257,7 +257,7 @@ BEGIN
     $refuse_change$;
     REVOKE ALL ON FUNCTION event_store.refuse_change() FROM PUBLIC;
     COMMENT ON FUNCTION event_store.refuse_change() IS
-'Trigger of domain_events: raises VS003 on UPDATE, DELETE and TRUNCATE. Made by create_store(), which also repairs the trigger.';
+'Trigger of domain_events: raises VS003 on UPDATE, DELETE and TRUNCATE. Made by create_store(), which also repairs its two triggers.';
 
     SELECT t.tgenabled INTO guarded
       FROM pg_catalog.pg_trigger t
@@ -270,6 +270,19 @@ BEGIN
     END IF;
     IF guarded IS DISTINCT FROM 'A' THEN
         ALTER TABLE event_store.domain_events ENABLE ALWAYS TRIGGER domain_events_append_only;
+    END IF;
+    -- the rows too: a statement that goes to a parent table fires only its triggers
+    SELECT t.tgenabled INTO guarded
+      FROM pg_catalog.pg_trigger t
+     WHERE t.tgrelid = 'event_store.domain_events'::pg_catalog.regclass
+       AND t.tgname = 'domain_events_append_only_row';
+    IF NOT FOUND THEN
+        CREATE TRIGGER domain_events_append_only_row
+            BEFORE UPDATE OR DELETE ON event_store.domain_events
+            FOR EACH ROW EXECUTE FUNCTION event_store.refuse_change();
+    END IF;
+    IF guarded IS DISTINCT FROM 'A' THEN
+        ALTER TABLE event_store.domain_events ENABLE ALWAYS TRIGGER domain_events_append_only_row;
     END IF;
 
     COMMENT ON TABLE event_store.domain_events IS
@@ -293,8 +306,6 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.aggregate_member(text, text, int) TO %I',
         (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
           WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass));
-
-    PERFORM event_store.announce_store();
 END
 $create_store$;
 COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean) IS

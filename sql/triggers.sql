@@ -106,6 +106,58 @@ DROP TRIGGER careless ON event_store.domain_views;
 DROP SCHEMA trap CASCADE;
 DROP FUNCTION react(), suppress(), careless();
 
+-- nor does a deferred one: it fires within the call, as the owner, on every version
+CREATE ROLE regress_trigger_writer;
+SELECT event_store.grant_access('regress_trigger_writer', 'writer');
+CREATE SCHEMA trap;
+GRANT USAGE ON SCHEMA trap TO PUBLIC;
+CREATE FUNCTION trap.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'trapped as ' || current_user; END $$;
+CREATE TABLE deferred_seen (operation text, as_owner boolean, lowered text);
+CREATE FUNCTION deferred() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.deferred_seen VALUES (TG_TABLE_NAME, current_user OPERATOR(pg_catalog.=)
+        (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID), lower('X'::text));
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER "Deferred" AFTER INSERT ON event_store.domain_events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred();
+CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON event_store.domain_views
+    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION deferred();
+CREATE CONSTRAINT TRIGGER deferred_snapshot AFTER INSERT ON event_store.snapshots
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred();
+-- the caller's own stay deferred, and his
+CREATE TABLE callers_own (who name);
+GRANT INSERT ON callers_own TO regress_trigger_writer;
+CREATE CONSTRAINT TRIGGER own AFTER INSERT ON callers_own
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred();
+SET ROLE regress_trigger_writer;
+SET search_path = trap, pg_catalog;
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+SELECT last_sequence FROM event_store.append_event('Deferred', 'a', 0, 'Made');
+SET CONSTRAINTS ALL DEFERRED;
+SELECT last_sequence FROM event_store.append_event('Deferred', 'a', 1, 'Made');
+SELECT event_store.put_view('deferred', 'a', '{}');
+SELECT event_store.save_snapshot('Deferred', 'a', 1, '{}');
+COMMIT;
+BEGIN;
+INSERT INTO public.callers_own VALUES ('me');
+SELECT last_sequence FROM event_store.append_event('Deferred', 'b', 0, 'Made');
+COMMIT;
+\echo :LAST_ERROR_SQLSTATE
+RESET search_path;
+RESET ROLE;
+SELECT * FROM deferred_seen;
+DROP TRIGGER "Deferred" ON event_store.domain_events;
+DROP TRIGGER deferred ON event_store.domain_views;
+DROP TRIGGER deferred_snapshot ON event_store.snapshots;
+DROP SCHEMA trap CASCADE;
+DROP TABLE callers_own, deferred_seen;
+DROP FUNCTION deferred();
+DROP OWNED BY regress_trigger_writer;
+DROP ROLE regress_trigger_writer;
+
 -- a check deferred to the end of the transaction is the fault of a row, too
 CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

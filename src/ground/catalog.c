@@ -22,6 +22,7 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/tupdesc.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
@@ -32,6 +33,7 @@
 #include "executor/tstoreReceiver.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "nodes/primnodes.h"
@@ -43,7 +45,9 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
@@ -64,6 +68,7 @@ static Store store_cache;
 static bool store_valid = false;
 static uint64 changes = 0; /* invalidations heard of */
 static bool callback_registered = false;
+static char *fire_at_once = NULL; /* see find_deferrable; NULL = none */
 
 /* Forgets the store when one of its relations changed. */
 static void
@@ -80,6 +85,11 @@ store_changed(Datum arg, Oid relid)
 	if (relid == InvalidOid || relid == s->events || relid == s->views ||
 		relid == s->positions || relid == s->dead_letters)
 		store_valid = false;
+	for (int i = 0; i < ES_WRITTEN_TABLES; i++)
+	{
+		if (relid == s->written[i])
+			store_valid = false;
+	}
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		if (relid == s->segments[i].table)
@@ -159,6 +169,14 @@ is_plain_index(Oid oid)
 	return plain;
 }
 
+/* Whether a trigger is one of those that keep the log append-only. */
+static bool
+is_guard(const char *trigger)
+{
+	return strcmp(trigger, "domain_events_append_only") == 0 ||
+		   strcmp(trigger, "domain_events_append_only_row") == 0;
+}
+
 /*
  * Whether writing to a table runs nothing but what create_store() put there:
  * no triggers but the guard, which only fires for what we never do, no rules,
@@ -178,7 +196,7 @@ is_plain(Oid relation, int columns, uint32 defaults, int checks)
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		if (strcmp(triggers->triggers[i].tgname, "domain_events_append_only") != 0)
+		if (!is_guard(triggers->triggers[i].tgname))
 			plain = false;
 	}
 	if (constr != NULL &&
@@ -192,6 +210,60 @@ is_plain(Oid relation, int columns, uint32 defaults, int checks)
 	list_free(indexes);
 	table_close(table, AccessShareLock);
 	return plain;
+}
+
+/* The durable tables that code of an owner may be attached to. */
+static const char *const written_tables[] =
+	{"domain_events", "domain_views",  "snapshots",			"reducers",
+	 "dead_letters",  "view_rebuilds", "view_rebuild_rows", "store_state"};
+
+StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
+				 "the store has a place for each of these tables");
+
+/* Adds the deferrable triggers of a table, but for those of foreign keys. */
+static void
+list_deferrable(StringInfo list, Oid relation)
+{
+	Relation table = table_open(relation, AccessShareLock);
+	TriggerDesc *triggers = table->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger *trigger = &triggers->triggers[i];
+
+		if (trigger->tgdeferrable && !trigger->tgisinternal)
+			appendStringInfo(list, "%s" ES_SCHEMA ".%s", list->len > 0 ? ", " : "",
+							 quote_identifier(trigger->tgname));
+	}
+	table_close(table, AccessShareLock);
+}
+
+/*
+ * The statement that has deferrable triggers of the store fire at the end of each
+ * statement, if there are any.
+ */
+static void
+find_deferrable(Store *s)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < ES_WRITTEN_TABLES; i++)
+	{
+		s->written[i] = relation_named(s->schema, written_tables[i], -1);
+		if (OidIsValid(s->written[i]) &&
+			get_rel_relkind(s->written[i]) == RELKIND_RELATION)
+			list_deferrable(&list, s->written[i]);
+	}
+	if (fire_at_once != NULL)
+		pfree(fire_at_once);
+	fire_at_once = NULL;
+	if (list.len > 0)
+		fire_at_once =
+			MemoryContextStrdup(TopMemoryContext,
+								psprintf("SET CONSTRAINTS %s IMMEDIATE",
+										 list.data));
+	pfree(list.data);
 }
 
 /*
@@ -248,6 +320,7 @@ find_store(Store *s, char **version)
 		return false;
 	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
+	find_deferrable(s);
 	return true;
 }
 
@@ -380,6 +453,25 @@ es_become_owner(void)
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 }
 
+/*
+ * What the owner attached shall run with his rights and the search_path that is
+ * pinned here, and with nobody else's.  At COMMIT there is the caller's path, and
+ * with it, before PostgreSQL 18, the caller's rights, and since then the owner's.
+ */
+static void
+fire_triggers_at_once(void)
+{
+	char *statement;
+
+	if (fire_at_once == NULL || IsInParallelMode())
+		return;
+	/* triggers that are pending may have the store looked up anew */
+	statement = pstrdup(fire_at_once);
+	if (SPI_execute(statement, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "\"%s\" failed", statement);
+	pfree(statement);
+}
+
 static void
 begin(OwnerScope *scope, bool pin_path)
 {
@@ -397,6 +489,7 @@ begin(OwnerScope *scope, bool pin_path)
 		(void) set_config_option("search_path", "pg_catalog, pg_temp",
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 								 true, 0, false);
+		fire_triggers_at_once();
 	}
 }
 

@@ -13,6 +13,8 @@
 
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
+/* Number of durable tables. */
+#define ES_WRITTEN_TABLES 8
 
 typedef struct StagingSegment
 {
@@ -40,7 +42,8 @@ typedef struct Store
 	bool plain;				 /* nothing is attached to these two */
 	Oid aggregate_gate;		 /* see lock.c */
 	Oid view_key_gate;
-	Oid positions; /* the sequence of global positions */
+	Oid written[ES_WRITTEN_TABLES]; /* all tables that calls write to */
+	Oid positions;					/* the sequence of global positions */
 	Oid dead_letters;
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
@@ -84,7 +87,8 @@ typedef struct OwnerScope
  * Code that the owner attached to a table (a trigger, say) must not find the
  * caller's search_path: es_begin pins it.  es_begin_write does so where
  * something is attached to domain_events or domain_views, which only such a
- * scope may write; es_begin_read, for reading alone, never does.
+ * scope may write; es_begin_read, for reading alone, never does.  Where it is
+ * pinned, deferrable triggers of the store's tables fire within the scope.
  */
 extern void es_begin(OwnerScope *scope);
 extern void es_begin_write(OwnerScope *scope);

@@ -49,16 +49,20 @@
 
 /*
  * One function for all kinds of objects since 16; we ask for the owners of
- * functions, extensions and databases and for the privileges on functions.
+ * functions, extensions, schemas and databases and for the privileges on
+ * functions.
  */
 #if PG_VERSION_NUM < 160000
 #include "catalog/pg_extension_d.h"
+#include "catalog/pg_namespace_d.h"
 #include "catalog/pg_proc_d.h"
 
 #define object_ownercheck(classid, objectid, roleid)                         \
 	((classid) == ProcedureRelationId ? pg_proc_ownercheck(objectid, roleid) \
 	 : (classid) == ExtensionRelationId                                      \
 		 ? pg_extension_ownercheck(objectid, roleid)                         \
+	 : (classid) == NamespaceRelationId                                      \
+		 ? pg_namespace_ownercheck(objectid, roleid)                         \
 		 : pg_database_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
 	pg_proc_aclcheck(objectid, roleid, mode)

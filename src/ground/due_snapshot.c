@@ -6,12 +6,16 @@
  * transaction has committed; the worker finds the aggregate by it.  A hint that
  * is lost, for want of room or in a crash, costs nothing but a longer replay
  * until the next one.
+ *
+ * Beside it stand the types whose snapshots failed, which are left alone a while.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "datatype/timestamp.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "ground/due_snapshot.h"
 #include "ground/shmem.h"
@@ -31,12 +35,34 @@ static int ndue = 0;
 /* So many may be due at once; further ones are forgotten. */
 #define HINTS 256
 
+/* So many types whose snapshots failed are known. */
+#define RESTING_TYPES 32
+
+/*
+ * A type whose snapshot failed is left alone for so many times as long as that
+ * took, doubled by every further failure, up to so many milliseconds.
+ */
+#define REST 9
+#define LONGEST_REST_MS 3600000
+
+/*
+ * An aggregate type whose last snapshot failed, by the hash of its name.  It is
+ * kept here since a failure may have been the end of its worker.
+ */
+typedef struct RestingType
+{
+	uint64 type;	   /* 0 = none */
+	int failures;	   /* in a row */
+	TimestampTz until; /* is left alone */
+} RestingType;
+
 /* The ring; SharedDatabase.lock protects it. */
 typedef struct DueShare
 {
 	int64 positions[HINTS]; /* of events */
 	int first;
 	int count;
+	RestingType resting[RESTING_TYPES];
 } DueShare;
 
 static void clear_share(SharedDatabase *db);
@@ -52,8 +78,7 @@ due_of(SharedDatabase *db)
 static void
 clear_share(SharedDatabase *db)
 {
-	due_of(db)->first = 0;
-	due_of(db)->count = 0;
+	memset(due_of(db), 0, sizeof(DueShare));
 }
 
 void
@@ -138,4 +163,86 @@ es_forget_snapshots_due(SharedDatabase *db)
 {
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
 	due_of(db)->count = 0;
+}
+
+/* ---------- types that rest ---------- */
+
+/* Where a type stands; NULL = nowhere. */
+static RestingType *
+find_resting(SharedDatabase *db, uint64 type)
+{
+	for (int i = 0; i < RESTING_TYPES; i++)
+	{
+		if (due_of(db)->resting[i].type == type)
+			return &due_of(db)->resting[i];
+	}
+	return NULL;
+}
+
+/* A place for another type: a free one, or that of the one whose rest ends first. */
+static RestingType *
+place_for_resting(SharedDatabase *db)
+{
+	RestingType *place = &due_of(db)->resting[0];
+
+	for (int i = 0; i < RESTING_TYPES; i++)
+	{
+		RestingType *other = &due_of(db)->resting[i];
+
+		if (other->type == 0)
+			return other;
+		if (other->until < place->until)
+			place = other;
+	}
+	return place;
+}
+
+bool
+es_snapshots_rest(SharedDatabase *db, uint64 type)
+{
+	RestingType *resting;
+	bool rests;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	resting = find_resting(db, type);
+	rests = resting != NULL && resting->until > GetCurrentTimestamp();
+	LWLockRelease(db->lock);
+	return rests;
+}
+
+int
+es_let_snapshots_rest(SharedDatabase *db, uint64 type, TimestampTz started)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz longest = TimestampTzPlusMilliseconds(now, LONGEST_REST_MS);
+	int64 rest = REST * Max(now - started, 1);
+	RestingType *resting;
+	int failures;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	resting = find_resting(db, type);
+	if (resting == NULL)
+	{
+		resting = place_for_resting(db);
+		resting->type = type;
+		resting->failures = 0;
+	}
+	for (int i = 0; i < resting->failures && now + rest < longest; i++)
+		rest *= 2;
+	failures = ++resting->failures;
+	resting->until = Min(now + rest, longest);
+	LWLockRelease(db->lock);
+	return failures;
+}
+
+void
+es_end_snapshots_rest(SharedDatabase *db, uint64 type)
+{
+	RestingType *resting;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	resting = find_resting(db, type);
+	if (resting != NULL)
+		memset(resting, 0, sizeof(RestingType));
+	LWLockRelease(db->lock);
 }

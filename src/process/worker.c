@@ -32,9 +32,13 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
 #include "commands/trigger.h"
 #include "common/pg_prng.h"
 #include "datatype/timestamp.h"
@@ -47,6 +51,10 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
@@ -58,6 +66,7 @@
 #include "utils/tuplestore.h"
 
 #include "ground/catalog.h"
+#include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/due_snapshot.h"
 #include "ground/metrics.h"
@@ -127,14 +136,58 @@ typedef struct Work
 
 typedef void (*WorkerStep)(Work *work);
 
+/*
+ * A step that outlives its time is canceled; code that catches this may go on, and
+ * nothing is raised a second time.  Then the process ends as by SIGTERM, which no
+ * code can catch, and the next one goes on with the other work.
+ */
+static TimeoutId overdue_timeout;
+static volatile sig_atomic_t overdue = false;
+static int running_job = -1;
+
+static void
+end_overdue_process(void)
+{
+	overdue = true;
+	ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* The step has so many milliseconds, and as many again to end when canceled. */
+static void
+limit_step(int ms)
+{
+	enable_timeout_after(STATEMENT_TIMEOUT, ms);
+	enable_timeout_after(overdue_timeout, 2 * ms);
+}
+
+static void
+lift_limit(void)
+{
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	disable_timeout(overdue_timeout, false);
+}
+
 /* Before this process leaves its place. */
 static void
 stop_draining(int code, Datum arg)
 {
 	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
 
-	if (es_worker_slot(db)->pid == MyProcPid)
-		es_set_drain_state(db, ES_DRAIN_STOPPED);
+	if (es_worker_slot(db)->pid != MyProcPid)
+		return;
+	if (overdue && running_job >= 0)
+	{
+		const char *error = es_give_up_snapshot(db);
+
+		ereport(LOG,
+				errmsg_internal("event_store worker ends itself: %s",
+								error == NULL ? "a step did not end" : error));
+		es_count_in(db, ES_COUNT_WORKER_FAILURES);
+		(void) es_end_job(db, running_job, false, error);
+	}
+	es_set_drain_state(db, ES_DRAIN_STOPPED);
 }
 
 /* Comes up in this database, or exits where it is not wanted there. */
@@ -217,7 +270,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 		ErrorData *error;
 
 		HOLD_INTERRUPTS();
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		lift_limit();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		EmitErrorReport();
@@ -230,6 +283,8 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
+	/* an owner's code may have locked something for the session */
+	LockReleaseSession(USER_LOCKMETHOD);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	debug_query_string = NULL;
@@ -322,9 +377,9 @@ step_snapshot(Work *work)
 	if (work->store_gone)
 		return;
 	es_become_owner();
-	enable_timeout_after(STATEMENT_TIMEOUT, ES_SNAPSHOT_MS);
+	limit_step(ES_SNAPSHOT_MS);
 	error = es_take_due_snapshot(work->db);
-	disable_timeout(STATEMENT_TIMEOUT, false);
+	lift_limit();
 	if (error != NULL)
 		es_copy_error(work->error, error);
 }
@@ -647,8 +702,10 @@ run_job(Work *work, int number)
 	work->last_job = number;
 	work->error[0] = '\0';
 	turn->not_before = 0;
+	running_job = number;
 	es_begin_job(work->db, number);
 	succeeded = job->run(work, turn);
+	running_job = -1;
 	failures = es_end_job(work->db, number, succeeded,
 						  work->error[0] == '\0' ? NULL : work->error);
 	if (!succeeded)
@@ -762,6 +819,7 @@ es_worker_main(Datum arg)
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
 	es_enter_process();
 	begin_duty(work.db, database);
+	overdue_timeout = RegisterTimeout(USER_TIMEOUT, end_overdue_process);
 	pin_settings();
 	pgstat_report_appname("event_store worker");
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
@@ -781,11 +839,14 @@ PG_FUNCTION_INFO_V1(es_worker_jobs_state);
 
 /*
  * announce_store(): has a worker look at this database once the transaction
- * has committed.
+ * has committed.  It locks the schema as COMMENT does, which only its owner can:
+ * so two create_store() come one after the other, and nobody else holds one up.
  */
 Datum
 es_announce_store(PG_FUNCTION_ARGS)
 {
+	LockDatabaseObject(NamespaceRelationId, get_namespace_oid(ES_SCHEMA, false),
+					   0, ShareUpdateExclusiveLock);
 	es_recheck_positions();
 	if (es_my_database() != NULL)
 		es_note_wake();

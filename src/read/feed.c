@@ -281,6 +281,8 @@ es_read_events(PG_FUNCTION_ARGS)
 	uint64 count;
 
 	es_begin_call(ES_CALL_READ_EVENTS);
+	/* a parallel worker cannot take the snapshot */
+	PreventCommandIfParallelMode("read_events()");
 	values[0] = Int64GetDatum(after_position_argument(fcinfo, 0, 0));
 	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
 	check_members(fcinfo);

@@ -663,6 +663,7 @@ es_rebuild_view(PG_FUNCTION_ARGS)
 	int64 written = 0;
 
 	PreventCommandIfReadOnly("event_store.rebuild_view()");
+	PreventCommandIfParallelMode("event_store.rebuild_view()");
 	(void) rebuild_view(fcinfo, PG_INT64_MAX, &written);
 	PG_RETURN_INT64(written);
 }
@@ -673,6 +674,7 @@ es_rebuild_view_step(PG_FUNCTION_ARGS)
 	int64 written = 0;
 
 	PreventCommandIfReadOnly("event_store.rebuild_view_step()");
+	PreventCommandIfParallelMode("event_store.rebuild_view_step()");
 	if (PG_ARGISNULL(2))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("max_count must not be null")));

@@ -15,9 +15,10 @@
  * been asked for.
  *
  * A caller who brings the events himself could make a reducer do in its owner's
- * name what no event of the store would.  So for him it runs as himself, unless
- * he has the rights of its owner anyway: then it runs as the owner here too, so
- * that the owner gains nothing by it either.
+ * name what no event of the store would; and ran it as the caller, whoever
+ * registers one would have his code run by everybody who folds that type.  So it
+ * is refused, unless he has the rights of its owner anyway: then it runs as the
+ * owner here too, so that the owner gains nothing by it either.
  */
 #include "postgres.h"
 
@@ -262,10 +263,12 @@ es_reducer_of_given_events(text *aggregate_type, const OwnerScope *scope,
 
 	if (OidIsValid(reducer.function) &&
 		!has_privs_of_role(scope->user, reducer.user))
-	{
-		check_execute(reducer.function, scope, reducer.name);
-		reducer.user = scope->user;
-	}
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to fold given events with reducer %s",
+						reducer.name),
+				 errdetail("It would run with your rights, or with those of its owner on events that you made up."),
+				 errhint("Use event_store.replay_aggregate(), or be a member of the role that owns the function.")));
 	return reducer;
 }
 
@@ -374,6 +377,7 @@ es_set_reducer(PG_FUNCTION_ARGS)
 	Registration wanted = {0};
 
 	PreventCommandIfReadOnly("event_store.set_reducer()");
+	PreventCommandIfParallelMode("event_store.set_reducer()");
 	aggregate_type = check_registration(fcinfo);
 	if (!PG_ARGISNULL(1))
 	{
@@ -404,6 +408,7 @@ es_set_reducer_rules(PG_FUNCTION_ARGS)
 	Registration wanted = {0};
 
 	PreventCommandIfReadOnly("event_store.set_reducer_rules()");
+	PreventCommandIfParallelMode("event_store.set_reducer_rules()");
 	aggregate_type = check_registration(fcinfo);
 	if (!PG_ARGISNULL(1))
 	{

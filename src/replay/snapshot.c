@@ -30,9 +30,11 @@
 #include "ground/catalog.h"
 #include "ground/due_snapshot.h"
 #include "ground/metrics.h"
+#include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "ground/worker_slot.h"
 #include "log/log.h"
 #include "replay/fold.h"
 #include "replay/reducer.h"
@@ -197,22 +199,10 @@ es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
  */
 #define FOLD_MS 5000
 
-/*
- * A type whose snapshot failed is left alone for so many times as long as that
- * took, doubled by every further failure, up to so many milliseconds.
- */
-#define REST 9
-#define LONGEST_REST_MS 3600000
-
-/* An aggregate type whose last snapshot failed. */
-typedef struct FailedType
-{
-	char *aggregate_type;
-	int failures;	   /* in a row */
-	TimestampTz until; /* is left alone */
-} FailedType;
-
-static List *failed_types = NIL;
+/* What the worker is at, for the case that it has to give up for good. */
+static uint64 type_at_work = 0; /* 0 = nothing */
+static TimestampTz started_work;
+static char aggregate_at_work[ES_ERROR_CHARS];
 
 /*
  * The aggregate of a position, unless it has got a snapshot less than $2 events
@@ -259,64 +249,49 @@ find_due_aggregate(int64 position, text **aggregate_type, text **aggregate_id)
 	return found;
 }
 
-static FailedType *
-find_failed(const char *aggregate_type)
-{
-	ListCell *cell;
-
-	foreach (cell, failed_types)
-	{
-		FailedType *failed = lfirst(cell);
-
-		if (strcmp(failed->aggregate_type, aggregate_type) == 0)
-			return failed;
-	}
-	return NULL;
-}
-
-static void
-forget_failure(FailedType *failed)
-{
-	failed_types = list_delete_ptr(failed_types, failed);
-	pfree(failed->aggregate_type);
-	pfree(failed);
-}
-
 /*
- * Remembers the failure of what was started then, and logs the first one.
- * Returns what went wrong.
+ * Has the type rest after an error in what was started then, and logs the first
+ * one.  Returns what went wrong.
  */
 static const char *
-note_snapshot_failure(FailedType *failed, const char *aggregate_type,
-					  const char *aggregate_id, const ErrorData *error,
-					  TimestampTz started)
+note_snapshot_failure(SharedDatabase *db, const ErrorData *error)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz longest = TimestampTzPlusMilliseconds(now, LONGEST_REST_MS);
-	int64 rest = REST * Max(now - started, 1);
-	const char *message = psprintf("could not take a snapshot of %s/%s: %s",
-								   aggregate_type, aggregate_id, error->message);
+	const char *message = psprintf("could not take a snapshot of %s: %s",
+								   aggregate_at_work, error->message);
 
-	if (failed == NULL)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-
-		failed = palloc(sizeof(FailedType));
-		failed->aggregate_type = pstrdup(aggregate_type);
-		failed->failures = 0;
-		failed_types = lappend(failed_types, failed);
-		MemoryContextSwitchTo(caller);
+	if (es_let_snapshots_rest(db, type_at_work, started_work) == 1)
 		ereport(WARNING,
 				(errcode(error->sqlerrcode), errmsg_internal("%s", message),
 				 error->detail != NULL ? errdetail_internal("%s", error->detail)
 									   : 0,
 				 error->context != NULL ? errcontext("%s", error->context) : 0));
-	}
-	for (int i = 0; i < failed->failures && now + rest < longest; i++)
-		rest *= 2;
-	failed->failures++;
-	failed->until = Min(now + rest, longest);
 	return message;
+}
+
+const char *
+es_give_up_snapshot(SharedDatabase *db)
+{
+	static char message[ES_ERROR_CHARS];
+
+	if (type_at_work == 0)
+		return NULL;
+	(void) es_let_snapshots_rest(db, type_at_work, started_work);
+	snprintf(message, sizeof(message),
+			 "could not take a snapshot of %.200s: the reducer went on after it was canceled",
+			 aggregate_at_work);
+	return message;
+}
+
+/* Whose snapshot is begun. */
+static void
+note_work(text *aggregate_type, text *aggregate_id)
+{
+	Datum type = PointerGetDatum(aggregate_type);
+
+	type_at_work = es_pair_hash(type, type) | 1;
+	started_work = GetCurrentTimestamp();
+	snprintf(aggregate_at_work, sizeof(aggregate_at_work), "%s/%s",
+			 text_to_cstring(aggregate_type), text_to_cstring(aggregate_id));
 }
 
 const char *
@@ -327,27 +302,26 @@ es_take_due_snapshot(SharedDatabase *db)
 	ResourceOwner owner = CurrentResourceOwner;
 	text *aggregate_type;
 	text *aggregate_id;
-	FailedType *volatile failed;
 	const char *volatile message = NULL;
-	TimestampTz started;
 
 	if (position == 0 || es_snapshot_every == 0 ||
 		!find_due_aggregate(position, &aggregate_type, &aggregate_id))
 		return NULL;
-	failed = find_failed(text_to_cstring(aggregate_type));
-	if (failed != NULL && failed->until > GetCurrentTimestamp())
+	note_work(aggregate_type, aggregate_id);
+	if (es_snapshots_rest(db, type_at_work))
+	{
+		type_at_work = 0;
 		return NULL;
+	}
 
-	started = GetCurrentTimestamp();
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(caller);
 		snapshot_until(aggregate_type, aggregate_id,
-					   TimestampTzPlusMilliseconds(started, FOLD_MS));
+					   TimestampTzPlusMilliseconds(started_work, FOLD_MS));
 		ReleaseCurrentSubTransaction();
-		if (failed != NULL)
-			forget_failure(failed);
+		es_end_snapshots_rest(db, type_at_work);
 	}
 	PG_CATCH();
 	{
@@ -357,11 +331,10 @@ es_take_due_snapshot(SharedDatabase *db)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		message = note_snapshot_failure(failed, text_to_cstring(aggregate_type),
-										text_to_cstring(aggregate_id), error,
-										started);
+		message = note_snapshot_failure(db, error);
 	}
 	PG_END_TRY();
+	type_at_work = 0;
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
 	return message;
@@ -404,6 +377,7 @@ es_save_snapshot(PG_FUNCTION_ARGS)
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	aggregate_id = es_required_text(fcinfo, 1, "aggregate_id");
 	PreventCommandIfReadOnly("event_store.save_snapshot()");
+	PreventCommandIfParallelMode("event_store.save_snapshot()");
 	if (PG_ARGISNULL(2))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("sequence must not be null")));
@@ -454,6 +428,7 @@ es_take_snapshot(PG_FUNCTION_ARGS)
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	aggregate_id = es_required_text(fcinfo, 1, "aggregate_id");
 	PreventCommandIfReadOnly("event_store.take_snapshot()");
+	PreventCommandIfParallelMode("event_store.take_snapshot()");
 	stored = es_snapshot_aggregate(aggregate_type, aggregate_id);
 	es_end_call(ES_CALL_TAKE_SNAPSHOT, stored);
 	PG_RETURN_BOOL(stored);

@@ -22,5 +22,10 @@ extern bool es_snapshot_aggregate(text *aggregate_type, text *aggregate_id);
  * what went wrong is returned, else NULL.
  */
 extern const char *es_take_due_snapshot(SharedDatabase *db);
+/*
+ * The worker ends in the middle of one that cannot be stopped in another way: its
+ * type rests.  Returns what is to be shown of it; NULL = it is not at one.
+ */
+extern const char *es_give_up_snapshot(SharedDatabase *db);
 
 #endif /* ES_SNAPSHOT_H */

@@ -168,6 +168,7 @@ flush_within(int64 timeout)
 	if (es_worker_possible(db))
 		return false;
 	PreventCommandIfReadOnly("flush()");
+	PreventCommandIfParallelMode("flush()");
 	drain_here(true);
 	return true;
 }
@@ -202,6 +203,7 @@ es_drain(PG_FUNCTION_ARGS)
 						errmsg("max_rows must be positive")));
 	prevent_in_transaction("drain()");
 	PreventCommandIfReadOnly("drain()");
+	PreventCommandIfParallelMode("drain()");
 	(void) es_store();
 	db = es_my_database();
 	/* of what rounds before this one have moved, where no worker does it */

@@ -172,6 +172,7 @@ begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type,
 	*type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	*id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
 	(void) es_store();
 	es_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(*type, *id));
 	if (es_may_have_staged())
