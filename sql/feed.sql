@@ -72,6 +72,22 @@ SELECT aggregate_id, sequence FROM event_store.read_events(:start, 1, '{Feed,Nob
 SELECT count(*) FROM event_store.read_events(:start, aggregate_types => '{}');
 SELECT count(*) FROM event_store.read_events(:start, event_types => '{Nothing,NULL}');
 
+-- up to a position, which may lie beyond what is safe; backward turns the order only
+SELECT aggregate_id, sequence FROM event_store.read_events(:start, up_to_position => :third);
+SELECT count(*) FROM event_store.read_events(:start, up_to_position => :start);
+SELECT count(*) FROM event_store.read_events(:third, up_to_position => :start);
+SELECT count(*) FROM event_store.read_events(:start, up_to_position => 9223372036854775807);
+SELECT aggregate_id, sequence FROM event_store.read_events(:start, up_to_position => :third, backward => true);
+SELECT aggregate_id, sequence FROM event_store.read_events(:start, 2, backward => true);
+SELECT aggregate_id, sequence FROM event_store.read_events(:start, 2, '{Feed}', '{Paid,Placed}', 0, 1, :third, true);
+SELECT count(*) FROM event_store.read_events(:start, up_to_position => NULL, backward => NULL);
+
+-- the rule of a consumer: what comes between its two calls comes once
+SELECT event_store.wait_for_events(:third) AS waited, count(*) AS before FROM event_store.read_events(:third) \gset
+SELECT event_store.append_event('Feed', 'between', 0, 'Placed') \g /dev/null
+SELECT count(*) = :before FROM event_store.read_events(:third, NULL, up_to_position => :waited);
+SELECT pg_temp.read(:waited);
+
 -- members: consumers keep their place by the hash, which is the same for ever
 SELECT t, i, array_agg(event_store.aggregate_member(t, i, m) ORDER BY m)
   FROM (VALUES ('Order', 'o-1'), ('Order', 'o-2'), ('a', 'bc'), ('ab', 'c'), ('Bestellung', 'ö-ß'), ('x', ''),
@@ -106,6 +122,7 @@ SELECT pg_temp.refused($$SELECT event_store.read_events(0, members => 2)$$);
 SELECT pg_temp.refused($$SELECT event_store.read_events(0, member => 0, members => 0)$$);
 SELECT pg_temp.refused($$SELECT event_store.read_events(0, member => 2, members => 2)$$);
 SELECT pg_temp.refused($$SELECT event_store.read_events(0, member => -1, members => 2)$$);
+SELECT pg_temp.refused($$SELECT event_store.read_events(0, up_to_position => -1)$$);
 SELECT pg_temp.refused($$SELECT event_store.wait_for_events(NULL)$$);
 SELECT pg_temp.refused($$SELECT event_store.wait_for_events(-1)$$);
 SELECT pg_temp.refused($$SELECT event_store.wait_for_events(0, '-1s')$$);
