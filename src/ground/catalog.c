@@ -78,7 +78,8 @@ store_changed(Datum arg, Oid relid)
 	if (!store_valid)
 		return;
 	if (relid == InvalidOid || relid == s->events || relid == s->views ||
-		relid == s->positions || relid == s->dead_letters)
+		relid == s->positions || relid == s->log_identity ||
+		relid == s->dead_letters)
 		store_valid = false;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
@@ -219,6 +220,7 @@ find_store(Store *s, char **version)
 	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
+	s->log_identity = relation_named(s->schema, "log_identity", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
@@ -236,9 +238,9 @@ find_store(Store *s, char **version)
 	}
 	if (!complete || !OidIsValid(s->events) ||
 		!OidIsValid(s->events_by_aggregate) || !OidIsValid(s->events_by_id) ||
-		!OidIsValid(s->positions) || !OidIsValid(s->views) ||
-		!OidIsValid(s->aggregate_gate) || !OidIsValid(s->view_key_gate) ||
-		!OidIsValid(s->dead_letters))
+		!OidIsValid(s->positions) || !OidIsValid(s->log_identity) ||
+		!OidIsValid(s->views) || !OidIsValid(s->aggregate_gate) ||
+		!OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
 		return false;
 
 	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&

@@ -40,7 +40,8 @@ typedef struct Store
 	bool plain;				 /* nothing is attached to these two */
 	Oid aggregate_gate;		 /* see lock.c */
 	Oid view_key_gate;
-	Oid positions; /* the sequence of global positions */
+	Oid positions;	  /* the sequence of global positions */
+	Oid log_identity; /* the sequence that says whose they are */
 	Oid dead_letters;
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */

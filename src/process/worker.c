@@ -60,6 +60,7 @@
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/due_snapshot.h"
+#include "ground/log_identity.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/settings.h"
@@ -781,11 +782,13 @@ PG_FUNCTION_INFO_V1(es_worker_jobs_state);
 
 /*
  * announce_store(): has a worker look at this database once the transaction
- * has committed.
+ * has committed.  A store that is new knows from now on which log it is.
  */
 Datum
 es_announce_store(PG_FUNCTION_ARGS)
 {
+	if (es_store_if_any() != NULL)
+		es_note_new_log();
 	es_recheck_positions();
 	if (es_my_database() != NULL)
 		es_note_wake();

@@ -103,6 +103,27 @@ es_feed_state(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
+/*
+ * A consumer whose position was never given here would silently miss all that
+ * follows until positions get there.  A standby may only be behind.
+ */
+static void
+check_position(SharedDatabase *db, int64 after, int64 safe)
+{
+	int64 last;
+
+	if (after <= safe || RecoveryInProgress())
+		return;
+	last = es_last_given_position(db);
+	if (after > last)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after_position %lld is beyond the last position given",
+						(long long) after),
+				 errdetail("No position above %lld was given.", (long long) last),
+				 errhint("The log is another one, or an older state of it: restored, or a standby that was behind when it was promoted.")));
+}
+
 static int64
 position_argument(FunctionCallInfo fcinfo, int argno, const char *name,
 				  int64 otherwise)
@@ -173,6 +194,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
 		position = safe_position();
+		check_position(db, after, position);
 		if (position > after || left <= 0)
 			break;
 		ConditionVariableTimedSleep(&es_positions(db)->ended,
@@ -285,11 +307,13 @@ es_read_events(PG_FUNCTION_ARGS)
 	int plan = 0;
 	OwnerScope scope;
 	uint64 count;
+	int64 after;
 	int64 up_to;
+	int64 safe;
 
 	es_check_version();
 	es_begin_call(ES_CALL_READ_EVENTS);
-	values[0] = Int64GetDatum(position_argument(fcinfo, 0, "after_position", 0));
+	after = position_argument(fcinfo, 0, "after_position", 0);
 	up_to = position_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
 	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
 	check_members(fcinfo);
@@ -304,7 +328,10 @@ es_read_events(PG_FUNCTION_ARGS)
 		   (PG_ARGISNULL(4) ? 0 : 4) +
 		   (!PG_ARGISNULL(7) && PG_GETARG_BOOL(7) ? 8 : 0);
 
-	values[1] = Int64GetDatum(Min(safe_position(), up_to));
+	safe = safe_position();
+	check_position(es_my_database(), after, safe);
+	values[0] = Int64GetDatum(after);
+	values[1] = Int64GetDatum(Min(safe, up_to));
 	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin_read(&scope);
