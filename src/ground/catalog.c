@@ -39,6 +39,7 @@
 #include "storage/lockdefs.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -49,6 +50,7 @@
 
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
 #include "ground/shmem.h"
@@ -86,6 +88,26 @@ store_changed(Datum arg, Oid relid)
 		if (relid == s->segments[i].table)
 			store_valid = false;
 	}
+}
+
+/* Forgets the store when a table has been subscribed, or is no longer. */
+static void
+subscription_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
+{
+	changes++;
+	store_valid = false;
+}
+
+/* Whether a subscription of logical replication writes to a table. */
+static bool
+is_subscribed(Oid relation)
+{
+	CatCList *subscriptions =
+		SearchSysCacheList1(SUBSCRIPTIONRELMAP, ObjectIdGetDatum(relation));
+	bool subscribed = subscriptions->n_members > 0;
+
+	ReleaseSysCacheList(subscriptions);
+	return subscribed;
 }
 
 /* Reads the installed version of the extension; NULL when there is none. */
@@ -245,6 +267,7 @@ find_store(Store *s, char **version)
 
 	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
 			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
+	s->subscribed = is_subscribed(s->events);
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
 	if (!HeapTupleIsValid(tuple))
 		return false;
@@ -301,6 +324,8 @@ get_store(bool missing_ok)
 	if (!callback_registered)
 	{
 		CacheRegisterRelcacheCallback(store_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, subscription_changed,
+									  (Datum) 0);
 		callback_registered = true;
 	}
 
@@ -335,6 +360,19 @@ const Store *
 es_store(void)
 {
 	return get_store(false);
+}
+
+const Store *
+es_own_store(void)
+{
+	const Store *store = es_store();
+
+	if (store->subscribed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("domain_events is fed by a subscription of logical replication"),
+				 errhint("Append and follow the feed at the publisher, or go on here: DROP SUBSCRIPTION, then SELECT event_store.create_store();")));
+	return store;
 }
 
 const Store *

@@ -316,7 +316,7 @@ take_from_sequence(Oid sequence, int64 count)
 int64
 es_take_positions(int64 count)
 {
-	Oid sequence = es_store()->positions;
+	Oid sequence = es_own_store()->positions;
 	SharedDatabase *db = es_my_database();
 	OwnerScope scope;
 	int64 first = 0;

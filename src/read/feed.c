@@ -50,7 +50,7 @@ feed_database(void)
 {
 	SharedDatabase *db;
 
-	(void) es_store();
+	(void) es_own_store();
 	db = es_my_database();
 	if (db == NULL)
 		ereport(ERROR,
