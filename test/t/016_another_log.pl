@@ -47,7 +47,7 @@ sub refused
 {
 	my ($node, $database, $position, $what) = @_;
 
-	foreach my $call ("read_events($position)", "wait_for_events($position, '10min')")
+	foreach my $call ("read_events($position)", "wait_for_events($position, '10s')")
 	{
 		like(error_of($node, $database, "SELECT event_store.$call"),
 			qr/22023.*HINT:  The log is another one/s, "$what: $call is refused");
