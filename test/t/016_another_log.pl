@@ -71,9 +71,16 @@ my $dump = PostgreSQL::Test::Utils::tempdir() . '/shop.sql';
 $primary->command_ok([ 'pg_dump', '--file', $dump, $primary->connstr('shop') ], 'pg_dump');
 my $after_dump = append($primary, 'shop', 40_000);
 refused($primary, 'shop', $after_dump + 1, 'the log itself');
+my $rolled_back = $primary->safe_psql('shop', q{
+	BEGIN;
+	SELECT last_position FROM event_store.append_event('Log', 'l-1', NULL, 'Added');
+	ROLLBACK});
+cmp_ok($rolled_back, '>', $after_dump, 'a position is given to a transaction that is rolled back');
 $primary->restart;
-is($primary->safe_psql('shop', "SELECT count(*) FROM event_store.read_events($after_dump)"),
-	0, 'a position that was given is not refused after a restart');
+is($primary->safe_psql('shop', "SELECT count(*) FROM event_store.read_events($rolled_back)"),
+	0, 'it is not refused after a restart, which makes the safe position fall');
+is($primary->safe_psql('shop', "SELECT event_store.wait_for_events($rolled_back, '10ms')"),
+	$after_dump, 'a waiter waits');
 
 $standby->start;
 is($standby->safe_psql('shop', "SELECT count(*) FROM event_store.read_events($lost)"),
