@@ -92,6 +92,8 @@ BEGIN
     PERFORM event_store.announce_store();
 
     CREATE SEQUENCE IF NOT EXISTS event_store.global_position_seq AS bigint;
+    -- its value says for which log positions were last reserved
+    CREATE SEQUENCE IF NOT EXISTS event_store.log_identity AS bigint;
 
     CREATE TABLE IF NOT EXISTS event_store.domain_events (
         global_position bigint NOT NULL CONSTRAINT domain_events_pkey PRIMARY KEY,
@@ -287,6 +289,8 @@ BEGIN
 
     COMMENT ON TABLE event_store.domain_events IS
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
+    COMMENT ON SEQUENCE event_store.log_identity IS
+'A hash of the timeline, system, database and table that global positions were last reserved for. Where these differ, as after a failover or in a restored dump, positions jump.';
     COMMENT ON TABLE event_store.domain_views IS
 'The durable read models: the last value of every (view_name, view_key). Staged values are only seen by load_view and load_views.';
     COMMENT ON TABLE event_store.snapshots IS

@@ -80,7 +80,7 @@ SELECT event_store.aggregate_sequence('Metrics', 'm-1'), event_store.aggregate_s
 SELECT count(*) FROM event_store.load_aggregate_ids('Metrics', max_count => 2);
 SELECT count(*) FROM event_store.load_aggregate_ids('Metrics', 'm-9');
 SELECT count(*) FROM event_store.read_events(0, 2);
-SELECT count(*) FROM event_store.read_events(1000000000, 2);
+SELECT count(*) FROM event_store.read_events(event_store.safe_position(), 2);
 SELECT sequence FROM event_store.replay_aggregate('Metrics', 'm-1');
 SELECT sequence FROM event_store.replay_aggregate('Metrics', 'nothing');
 SELECT count(*) FROM event_store.replay_aggregates('Metrics', ARRAY['m-1', 'm-2']);

@@ -41,6 +41,7 @@
 #include "storage/lockdefs.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -53,6 +54,7 @@
 
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
 #include "ground/shmem.h"
@@ -83,7 +85,8 @@ store_changed(Datum arg, Oid relid)
 	if (!store_valid)
 		return;
 	if (relid == InvalidOid || relid == s->events || relid == s->views ||
-		relid == s->positions || relid == s->dead_letters)
+		relid == s->positions || relid == s->log_identity ||
+		relid == s->dead_letters)
 		store_valid = false;
 	for (int i = 0; i < ES_WRITTEN_TABLES; i++)
 	{
@@ -95,6 +98,26 @@ store_changed(Datum arg, Oid relid)
 		if (relid == s->segments[i].table)
 			store_valid = false;
 	}
+}
+
+/* Forgets the store when a table has been subscribed, or is no longer. */
+static void
+subscription_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
+{
+	changes++;
+	store_valid = false;
+}
+
+/* Whether a subscription of logical replication writes to a table. */
+static bool
+is_subscribed(Oid relation)
+{
+	CatCList *subscriptions =
+		SearchSysCacheList1(SUBSCRIPTIONRELMAP, ObjectIdGetDatum(relation));
+	bool subscribed = subscriptions->n_members > 0;
+
+	ReleaseSysCacheList(subscriptions);
+	return subscribed;
 }
 
 /* Reads the installed version of the extension; NULL when there is none. */
@@ -291,6 +314,7 @@ find_store(Store *s, char **version)
 	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
+	s->log_identity = relation_named(s->schema, "log_identity", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
@@ -308,13 +332,14 @@ find_store(Store *s, char **version)
 	}
 	if (!complete || !OidIsValid(s->events) ||
 		!OidIsValid(s->events_by_aggregate) || !OidIsValid(s->events_by_id) ||
-		!OidIsValid(s->positions) || !OidIsValid(s->views) ||
-		!OidIsValid(s->aggregate_gate) || !OidIsValid(s->view_key_gate) ||
-		!OidIsValid(s->dead_letters))
+		!OidIsValid(s->positions) || !OidIsValid(s->log_identity) ||
+		!OidIsValid(s->views) || !OidIsValid(s->aggregate_gate) ||
+		!OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
 		return false;
 
 	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
 			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
+	s->subscribed = is_subscribed(s->events);
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
 	if (!HeapTupleIsValid(tuple))
 		return false;
@@ -372,6 +397,8 @@ get_store(bool missing_ok)
 	if (!callback_registered)
 	{
 		CacheRegisterRelcacheCallback(store_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, subscription_changed,
+									  (Datum) 0);
 		callback_registered = true;
 	}
 
@@ -406,6 +433,19 @@ const Store *
 es_store(void)
 {
 	return get_store(false);
+}
+
+const Store *
+es_own_store(void)
+{
+	const Store *store = es_store();
+
+	if (store->subscribed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("domain_events is fed by a subscription of logical replication"),
+				 errhint("Append and follow the feed at the publisher, or go on here: DROP SUBSCRIPTION, then SELECT event_store.create_store();")));
+	return store;
 }
 
 const Store *

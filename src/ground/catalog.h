@@ -40,10 +40,12 @@ typedef struct Store
 	Oid events_by_id;		 /* its unique index on (event_id) */
 	Oid views;				 /* domain_views */
 	bool plain;				 /* nothing is attached to these two */
+	bool subscribed;		 /* a subscription writes domain_events */
 	Oid aggregate_gate;		 /* see lock.c */
 	Oid view_key_gate;
 	Oid written[ES_WRITTEN_TABLES]; /* all tables that calls write to */
 	Oid positions;					/* the sequence of global positions */
+	Oid log_identity;				/* the sequence that says whose they are */
 	Oid dead_letters;
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
@@ -54,7 +56,13 @@ extern const Store *es_store(void);
 /* The store, or NULL when there is none (never raises for that). */
 extern const Store *es_store_if_any(void);
 /*
- * The same for a worker: DROP EXTENSION waits until the transaction ends, and
+ * The store, or 55000, also when domain_events is fed by a subscription of
+ * logical replication: its rows come in the order of their commits and not in
+ * that of their positions, and its publisher gives the positions.
+ */
+extern const Store *es_own_store(void);
+/*
+ * es_store_if_any for a worker: DROP EXTENSION waits until the transaction ends, and
  * if it was faster there is no store.
  */
 extern const Store *es_lock_store(void);

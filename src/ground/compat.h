@@ -36,6 +36,12 @@
 #define TupleDescFinalize(desc) ((void) (desc))
 #endif
 
+/* What a callback is told a cache by has a type since PostgreSQL 19. */
+#if PG_VERSION_NUM < 190000
+#include "utils/syscache.h"
+#define SysCacheIdentifier int
+#endif
+
 /* Whether a stronger mode counts as well can be asked since PostgreSQL 17. */
 #if PG_VERSION_NUM < 170000
 #include "storage/lock.h"

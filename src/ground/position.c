@@ -10,6 +10,11 @@
  * used, and within a block taking positions is a spinlock and an addition in
  * shared memory.  What is left of a block is skipped after a restart.
  *
+ * A log that goes on from an older state of itself (log_identity.c), or holds
+ * more than was reserved here, as one that was fed by logical replication, does
+ * not know which positions were given elsewhere.  It jumps far beyond them
+ * before it gives its first one.
+ *
  * Without preload there is no shared memory: every call moves the sequence
  * itself, under a lock that is released at once.
  *
@@ -54,6 +59,7 @@
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/lock.h"
+#include "ground/log_identity.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
@@ -131,6 +137,9 @@ in_flight(int proc_number)
 	return (InFlight *) in_flight_part.memory + proc_number;
 }
 
+/* How far positions jump where another log may have given some. */
+#define POSITION_JUMP (INT64CONST(1) << 32)
+
 /* Positions reserved at once; each block costs one flush of the WAL. */
 #define POSITION_BLOCK 8192
 
@@ -157,10 +166,24 @@ advance_sequence(Oid sequence, int64 last)
 }
 
 /*
+ * A position beyond all that another log, which has "last" in common with this
+ * one, may have given.  Logs that go on from one and the same state have
+ * different timelines, and must not meet either.
+ */
+static int64
+far_beyond(int64 last)
+{
+	return Max(last + POSITION_JUMP,
+			   (int64) GetWALInsertionTimeLine() * POSITION_JUMP);
+}
+
+/*
  * Reserves a block that has room for "count"; the positions lock is held.  It
  * goes on where the last one ended, unless the sequence was moved by somebody
- * else, and beyond what is in the log, as after a restart or when events were
- * restored.
+ * else, and beyond what is in the log, as after a restart.
+ *
+ * The end of the block is durable before the log is noted: a crash in between
+ * costs another jump.
  */
 static void
 reserve_block(SharedDatabase *db, Oid sequence, int64 count)
@@ -169,9 +192,15 @@ reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 	int64 logged = last_logged_position();
 	bool goes_on = es_positions(db)->sequence == sequence &&
 				   es_positions(db)->limit >= reserved;
-	int64 last = Max(goes_on ? es_positions(db)->limit : reserved, logged);
+	int64 last = goes_on ? es_positions(db)->limit : reserved;
 
+	if (logged > last || es_log_is_another())
+	{
+		last = far_beyond(Max(last, logged));
+		goes_on = false;
+	}
 	advance_sequence(sequence, last + count + POSITION_BLOCK);
+	es_note_log();
 
 	SpinLockAcquire(&es_positions(db)->mutex);
 	if (!goes_on)
@@ -269,10 +298,13 @@ take_from_sequence(Oid sequence, int64 count)
 
 	if (checked != sequence)
 	{
-		first = Max(first, last_logged_position() + 1);
-		checked = sequence;
-		count = Max(count, 1);
+		int64 logged = last_logged_position();
+
+		if (logged >= first || es_log_is_another())
+			first = far_beyond(Max(first, logged)) + 1;
 		advance_sequence(sequence, first + count - 1);
+		es_note_log();
+		checked = sequence;
 	}
 	else if (count > 1)
 		advance_sequence(sequence, first + count - 1);
@@ -284,7 +316,7 @@ take_from_sequence(Oid sequence, int64 count)
 int64
 es_take_positions(int64 count)
 {
-	Oid sequence = es_store()->positions;
+	Oid sequence = es_own_store()->positions;
 	SharedDatabase *db = es_my_database();
 	OwnerScope scope;
 	int64 first = 0;
@@ -337,6 +369,39 @@ last_position_at_rest(void)
 	last = last_logged_position();
 	es_end(&scope);
 	return last;
+}
+
+/* What the sequence says was reserved. */
+static int64
+reserved_at_rest(void)
+{
+	static KeptPlan plan = {"SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END"
+							" FROM event_store.global_position_seq s"};
+	OwnerScope scope;
+	int64 last;
+	bool isnull;
+
+	es_begin_read(&scope);
+	es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT);
+	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+									   SPI_tuptable->tupdesc, 1, &isnull));
+	es_end(&scope);
+	return last;
+}
+
+/*
+ * After a restart the end of the log does not tell: positions of transactions
+ * that were rolled back were given, too.  All that was reserved may have been.
+ */
+int64
+es_last_given_position(SharedDatabase *db)
+{
+	Oid sequence = es_store()->positions;
+	int64 last = last_taken_position(db, sequence);
+
+	return last >= 0
+			   ? last
+			   : Max(reserved_at_rest(), last_taken_position(db, sequence));
 }
 
 /* Looks at what is in flight; "last" was read before. */

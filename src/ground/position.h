@@ -59,6 +59,12 @@ typedef struct FeedState
 extern void es_read_feed_state(SharedDatabase *db, FeedState *state);
 /* The same from shared memory alone: "last" may be behind the log. */
 extern void es_read_in_flight(SharedDatabase *db, FeedState *state);
+/*
+ * No position beyond it was given; after a restart it may itself not have been
+ * given.  Not less than a safe position of this server, unless rows were
+ * written around the API.
+ */
+extern int64 es_last_given_position(SharedDatabase *db);
 /* Stores the safe position, for standbys, if it changed. */
 extern void es_store_safe_position(void);
 /* What a standby can read up to. */

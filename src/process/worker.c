@@ -69,6 +69,7 @@
 #include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/due_snapshot.h"
+#include "ground/log_identity.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/settings.h"
@@ -841,12 +842,15 @@ PG_FUNCTION_INFO_V1(es_worker_jobs_state);
  * announce_store(): has a worker look at this database once the transaction
  * has committed.  It locks the schema as COMMENT does, which only its owner can:
  * so two create_store() come one after the other, and nobody else holds one up.
+ * A store that is new knows from now on which log it is.
  */
 Datum
 es_announce_store(PG_FUNCTION_ARGS)
 {
 	LockDatabaseObject(NamespaceRelationId, get_namespace_oid(ES_SCHEMA, false),
 					   0, ShareUpdateExclusiveLock);
+	if (es_store_if_any() != NULL)
+		es_note_new_log();
 	es_recheck_positions();
 	if (es_my_database() != NULL)
 		es_note_wake();

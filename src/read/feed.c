@@ -51,7 +51,7 @@ feed_database(void)
 {
 	SharedDatabase *db;
 
-	(void) es_store();
+	(void) es_own_store();
 	db = es_my_database();
 	if (db == NULL)
 		ereport(ERROR,
@@ -104,14 +104,36 @@ es_feed_state(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
+/*
+ * A consumer whose position was never given here would silently miss all that
+ * follows until positions get there.  A standby may only be behind.
+ */
+static void
+check_position(SharedDatabase *db, int64 after, int64 safe)
+{
+	int64 last;
+
+	if (after <= safe || RecoveryInProgress())
+		return;
+	last = es_last_given_position(db);
+	if (after > last)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after_position %lld is beyond the last position given",
+						(long long) after),
+				 errdetail("No position above %lld was given.", (long long) last),
+				 errhint("The log is another one, or an older state of it: restored, or a standby that was behind when it was promoted.")));
+}
+
 static int64
-after_position_argument(FunctionCallInfo fcinfo, int argno, int64 otherwise)
+position_argument(FunctionCallInfo fcinfo, int argno, const char *name,
+				  int64 otherwise)
 {
 	if (PG_ARGISNULL(argno))
 		return otherwise;
 	if (PG_GETARG_INT64(argno) < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("after_position must not be negative")));
+						errmsg("%s must not be negative", name)));
 	return PG_GETARG_INT64(argno);
 }
 
@@ -160,7 +182,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("after_position must not be null")));
-	after = after_position_argument(fcinfo, 0, 0);
+	after = position_argument(fcinfo, 0, "after_position", 0);
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
 	db = feed_database();
@@ -174,6 +196,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
 		position = safe_position();
+		check_position(db, after, position);
 		if (position > after || left <= 0)
 			break;
 		ConditionVariableTimedSleep(&es_positions(db)->ended,
@@ -231,24 +254,31 @@ es_aggregate_member(PG_FUNCTION_ARGS)
 #define FEED_MEMBER                                                           \
 	" AND event_store.aggregate_member(e.aggregate_type, e.aggregate_id, $7)" \
 	" OPERATOR(pg_catalog.=) $6"
-#define FEED_END " ORDER BY e.global_position LIMIT $3"
-#define FEED_PARAMETERS                                                         \
-	7,                                                                          \
-	{                                                                           \
-		INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID \
+#define FEED_FORWARD " ORDER BY e.global_position LIMIT $3"
+#define FEED_BACKWARD " ORDER BY e.global_position DESC LIMIT $3"
+#define FEED_PLAN(filters, end)                                             \
+	{                                                                       \
+		FEED_BASE filters end, 7,                                           \
+		{                                                                   \
+			INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, \
+				INT4OID                                                     \
+		}                                                                   \
 	}
+#define FEED_PLANS(end)                                        \
+	FEED_PLAN("", end), FEED_PLAN(FEED_AGGREGATE_TYPES, end),  \
+		FEED_PLAN(FEED_EVENT_TYPES, end),                      \
+		FEED_PLAN(FEED_AGGREGATE_TYPES FEED_EVENT_TYPES, end), \
+		FEED_PLAN(FEED_MEMBER, end),                           \
+		FEED_PLAN(FEED_AGGREGATE_TYPES FEED_MEMBER, end),      \
+		FEED_PLAN(FEED_EVENT_TYPES FEED_MEMBER, end),          \
+		FEED_PLAN(FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_MEMBER, end)
 
-/* One plan for each set of filters, so that each uses the index it can. */
-static KeptPlan feed_plans[8] =
-	{{FEED_BASE FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_MEMBER FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_EVENT_TYPES FEED_MEMBER FEED_END, FEED_PARAMETERS},
-	 {FEED_BASE FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_MEMBER FEED_END,
-	  FEED_PARAMETERS}};
+/*
+ * One plan for each set of filters, so that each uses the index it can, and
+ * for each direction.
+ */
+static KeptPlan feed_plans[16] = {FEED_PLANS(FEED_FORWARD),
+								  FEED_PLANS(FEED_BACKWARD)};
 
 static void
 check_members(FunctionCallInfo fcinfo)
@@ -279,11 +309,16 @@ es_read_events(PG_FUNCTION_ARGS)
 	int plan = 0;
 	OwnerScope scope;
 	uint64 count;
+	int64 after;
+	int64 up_to;
+	int64 safe;
 
+	es_check_version();
 	es_begin_call(ES_CALL_READ_EVENTS);
 	/* a parallel worker cannot take the snapshot */
 	PreventCommandIfParallelMode("read_events()");
-	values[0] = Int64GetDatum(after_position_argument(fcinfo, 0, 0));
+	after = position_argument(fcinfo, 0, "after_position", 0);
+	up_to = position_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
 	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
 	check_members(fcinfo);
 	for (int i = 2; i < 6; i++)
@@ -294,9 +329,13 @@ es_read_events(PG_FUNCTION_ARGS)
 		nulls[i + 1] = ' ';
 	}
 	plan = (PG_ARGISNULL(2) ? 0 : 1) + (PG_ARGISNULL(3) ? 0 : 2) +
-		   (PG_ARGISNULL(4) ? 0 : 4);
+		   (PG_ARGISNULL(4) ? 0 : 4) +
+		   (!PG_ARGISNULL(7) && PG_GETARG_BOOL(7) ? 8 : 0);
 
-	values[1] = Int64GetDatum(safe_position());
+	safe = safe_position();
+	check_position(es_my_database(), after, safe);
+	values[0] = Int64GetDatum(after);
+	values[1] = Int64GetDatum(Min(safe, up_to));
 	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin_read(&scope);

@@ -595,7 +595,7 @@ es_append(AppendCall *append, Durability wanted, bool single)
 {
 	PreventCommandIfReadOnly(append->function);
 	PreventCommandIfParallelMode(append->function);
-	(void) es_store();
+	(void) es_own_store();
 	group_by_aggregate(append, single);
 	check_ids_distinct(append);
 	append->durability = es_admit(wanted, append->list.count);
