@@ -236,8 +236,14 @@ SELECT event_store.flush('600.000001 s');
 \echo :SQLSTATE
 SELECT event_store.flush('1 day -23 hours');
 \echo :SQLSTATE
+SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Refused', 'Refused'], ARRAY['a', 'a'],
+    ARRAY['Added', 'Added'], NULL, payload_bytes => ARRAY['', convert_to(repeat('x', 256 * 1024 * 1024), 'UTF8')])$$);
 SELECT event_store.flush('1 month');
 \echo :SQLSTATE
+SELECT left(pg_temp.refused($$SELECT event_store.append_events('Refused', 'a', NULL,
+    jsonb_build_object('event_type', 'Added', 'payload', repeat('x', 256 * 1024 * 1024)))$$), 5);
+SELECT left(pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Refused'], ARRAY['a'], ARRAY['Added'],
+    ARRAY[to_jsonb(repeat('x', 256 * 1024 * 1024))])$$), 5);
 SELECT event_store.flush('5000000');
 \echo :SQLSTATE
 SELECT event_store.flush('-1 s');

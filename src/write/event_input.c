@@ -161,7 +161,7 @@ complete_payload(EventRow *row, const char *where, int ordinal)
 					 errmsg("payload and payload_bytes%s must not both be given",
 							place(where, ordinal))));
 		if (toast_raw_datum_size(bytes) - VARHDRSZ > ES_MAX_PAYLOAD_BYTES)
-			ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 							errmsg("payload_bytes%s is longer than %d bytes",
 								   place(where, ordinal), ES_MAX_PAYLOAD_BYTES)));
 		row->values[EV_PAYLOAD_BYTES] =
