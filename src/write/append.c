@@ -57,6 +57,7 @@
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
 #include "staging/head.h"
+#include "staging/own_rows.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staging.h"
@@ -608,6 +609,8 @@ static void
 lock_aggregates(const AppendCall *append)
 {
 	uint64 *hashes =
+	{
+		es_note_durable_write();
 		palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
 
 	for (int i = 0; i < append->naggregates; i++)
