@@ -161,8 +161,24 @@ SELECT value, pg_temp.refused(format($$SELECT event_store.append_events('Refused
 SELECT value, pg_temp.refused(format($$SELECT event_store.append_events('Refused', 'a', NULL,
            jsonb_build_object('event_type', 'Added', 'occurred_at', %L::text))$$, value))
   FROM unnest(ARRAY['', 'soon', '2026-02-30', '999999-01-01', '2026-01-01 00:00 Nowhere/Town', 'infinity',
-                    '-infinity']) WITH ORDINALITY v(value, n)
+                    '-infinity', 'now', 'today', 'epoch', 'yesterday', 'allballs',
+                    '2026-01-02', '2026-01-02T03:04:05', '2026-01-02 03:04:05', '2026-01-02T03:04:05 UTC',
+                    '2026-01-02T03:04:05 Z', ' 2026-01-02T03:04:05Z', '2026-01-02T03:04:05Z ', '2026-01-02T03:04:05ZZ',
+                    '01/02/2026 03:04:05Z', '02.01.2026 03:04:05Z', '20260102T030405Z', '2026-1-2T03:04:05Z',
+                    '26-01-02T03:04:05Z', '+2026-01-02T03:04:05Z', '2026-01-02T3:04:05Z', '2026-01-02T03Z',
+                    '2026-01-02T03:04:05,6Z', '2026-01-02T03:04:05.Z', '2026-01-02T03:04:5Z', '2026-W01-2T03:04:05Z',
+                    '2026-01-02T03:04:05Z BC', '2026-01-02T03:04:05+1', '2026-01-02T03:04:05+01:',
+                    '2026-01-02T03:04:05+01:0', '2026-01-02T03:04:05+01:00:00', '2026-01-02T03:04:05+16',
+                    '2026-01-02T03:04:05+01:60', '2026-01-02T03:04:05-', '0000-01-02T03:04:05Z',
+                    '2026-00-02T03:04:05Z', '2026-13-02T03:04:05Z', '2026-01-00T03:04:05Z', '2026-02-29T03:04:05Z',
+                    '1900-02-29T03:04:05Z', '2026-01-02T25:00:00Z', '2026-01-02T24:00:01Z', '2026-01-02T03:60:05Z',
+                    '2026-01-02T03:04:61Z', repeat('2026-01-02T03:04:05Z', 20)]) WITH ORDINALITY v(value, n)
  ORDER BY n;
+SELECT pg_temp.refused($$SELECT event_store.append_batch('[
+    {"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added"},
+    {"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added", "occurred_at": "now"}]')$$);
+SELECT pg_temp.refused($$SELECT event_store.append_events('Refused', 'a', NULL,
+    '{"event_type": "Added", "occurred_at": 1767323045}')$$);
 SELECT pg_temp.refused($$SELECT event_store.append_event('Refused', 'a', NULL, 'Added', occurred_at => 'infinity')$$);
 SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch(ARRAY['Refused', 'Refused'], ARRAY['a', 'a'],
     ARRAY['Added', 'Added'], NULL, occurred_at => ARRAY[NULL, '-infinity']::timestamptz[])$$);
@@ -220,8 +236,14 @@ SELECT pg_temp.refused($$SELECT event_store.put_view('refused', 'k', '"\u0000"')
 -- 256 MB: bytes are refused here, jsonb by its own constructor
 SELECT pg_temp.refused($$SELECT event_store.append_event('Refused', 'a', NULL, 'Added',
     payload_bytes => convert_to(repeat('x', 256 * 1024 * 1024), 'UTF8'))$$);
+SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Refused', 'Refused'], ARRAY['a', 'a'],
+    ARRAY['Added', 'Added'], NULL, payload_bytes => ARRAY['', convert_to(repeat('x', 256 * 1024 * 1024), 'UTF8')])$$);
 SELECT left(pg_temp.refused($$SELECT event_store.append_event('Refused', 'a', NULL, 'Added',
     to_jsonb(repeat('x', 256 * 1024 * 1024)))$$), 5);
+SELECT left(pg_temp.refused($$SELECT event_store.append_events('Refused', 'a', NULL,
+    jsonb_build_object('event_type', 'Added', 'payload', repeat('x', 256 * 1024 * 1024)))$$), 5);
+SELECT left(pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Refused'], ARRAY['a'], ARRAY['Added'],
+    ARRAY[to_jsonb(repeat('x', 256 * 1024 * 1024))])$$), 5);
 
 -- words
 SELECT pg_temp.refused($$SELECT event_store.append_event('Refused', 'a', NULL, 'Added', durability => 'Staged')$$);
@@ -287,6 +309,36 @@ SELECT count(*), count(DISTINCT event_id), payload, payload_bytes, metadata, cor
        occurred_at = recorded_at, schema_version
   FROM event_store.domain_events WHERE aggregate_type = 'Bare'
  GROUP BY 3, 4, 5, 6, 7, 8, 9, 10;
+
+-- times in JSON: ISO 8601 with an offset, the same whatever the session has set
+CREATE TEMP TABLE times (n int GENERATED ALWAYS AS IDENTITY, value text);
+INSERT INTO times (value) VALUES ('2026-01-02T03:04:05Z'), ('2026-01-02t03:04:05z'), ('2026-01-02 03:04:05+00'),
+    ('2026-01-02T03:04Z'), ('2026-01-02T03:04:05.6Z'), ('2026-01-02T03:04:05.123456Z'), ('2026-01-02T03:04:05.1234567Z'),
+    ('2026-01-02T03:04:05.123456499Z'), ('2026-12-31T23:59:59.9999999Z'), ('2026-01-02T03:04:05+02'),
+    ('2026-01-02T03:04:05-0230'), ('2026-01-02T03:04:05+05:45'), ('2026-01-02T03:04:05-00:00'),
+    ('2026-01-02T24:00:00Z'), ('2026-12-31T23:59:60Z'), ('2024-02-29T00:00:00+15:59'), ('0001-01-01T00:00:00Z'),
+    ('9999-12-31T23:59:59-15:59');
+SET timezone = 'Pacific/Chatham';
+SET datestyle = 'SQL, DMY';
+SELECT first_sequence, last_sequence FROM event_store.append_events('Time', 'dmy', 0,
+    (SELECT jsonb_agg(jsonb_build_object('event_type', 'Added', 'occurred_at', value) ORDER BY n) FROM times));
+SELECT first_sequence, last_sequence FROM event_store.append_events('Time', 'to_jsonb', 0,
+    jsonb_build_object('event_type', 'Added', 'occurred_at', timestamptz '2026-01-02 03:04:05.678+00'));
+SET timezone = 'America/Lima';
+SET datestyle = 'German, YMD';
+SELECT count(*), max(sequence) FROM event_store.append_batch(
+    (SELECT jsonb_agg(jsonb_build_object('aggregate_type', 'Time', 'aggregate_id', 'ymd', 'event_type', 'Added',
+                                         'occurred_at', value) ORDER BY n) FROM times));
+SET timezone = 'UTC';
+SET datestyle = 'ISO, MDY';
+SELECT t.value, a.occurred_at, a.occurred_at = b.occurred_at, a.occurred_at = t.value::timestamptz
+  FROM times t
+  JOIN event_store.load_events('Time', 'dmy') a ON a.sequence = t.n
+  JOIN event_store.load_events('Time', 'ymd') b ON b.sequence = t.n
+ ORDER BY t.n;
+SELECT occurred_at FROM event_store.load_events('Time', 'to_jsonb');
+RESET timezone;
+RESET datestyle;
 
 -- payloads of every JSON type, and bytes
 SELECT last_sequence FROM event_store.append_events('Payload', 'json', 0, '[

@@ -188,7 +188,7 @@ SELECT pg_temp.refused(format('SELECT event_store.append_event(%s, event_id => p
 SELECT last_sequence FROM event_store.append_event('Item', 'i-1', 1, 'Added', payload_bytes => '\x0001', event_id => pg_temp.id(2));
 SELECT last_sequence, outcome FROM event_store.append_event('Item', 'i-1', 0, 'Added', payload_bytes => '\x0001', event_id => pg_temp.id(2));
 SELECT pg_temp.refused($$SELECT event_store.append_event('Item', 'i-1', 1, 'Added', payload_bytes => '\x0002', event_id => pg_temp.id(2))$$);
--- a list: all of it again is a duplicate, a part of it VS002, in whatever order
+-- a list: all of it again is a duplicate, a part of it or another order VS002
 SELECT first_sequence, last_sequence, outcome
   FROM unnest(ARRAY[0, 1]) expected, LATERAL event_store.append_events('Item', 'i-3', expected, jsonb_build_array(
     jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(11)),
@@ -201,6 +201,31 @@ SELECT pg_temp.refused($$SELECT event_store.append_events('Item', 'i-3', NULL, j
     jsonb_build_object('event_type', 'Moved', 'event_id', pg_temp.id(12))))$$);
 SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Item', 'Item'], ARRAY['i-3', 'i-4'], ARRAY['Moved', 'Added'], NULL,
     event_ids => ARRAY[pg_temp.id(12), pg_temp.id(14)])$$);
+SELECT pg_temp.refused($$SELECT event_store.append_events('Item', 'i-3', NULL, jsonb_build_array(
+    jsonb_build_object('event_type', 'Moved', 'event_id', pg_temp.id(12)),
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(11))))$$);
+SELECT mode, pg_temp.refused(format($$SELECT event_store.append_batch(ARRAY['Item', 'Item', 'Item'], ARRAY['i-3', 'i-4', 'i-3'],
+    ARRAY['Moved', 'Added', 'Added'], NULL, event_ids => ARRAY[pg_temp.id(12), NULL, pg_temp.id(11)], on_conflict => %L)$$, mode))
+  FROM unnest(ARRAY['error', 'report']) mode;
+-- between them events of others may stand; the aggregates of a batch have no order
+BEGIN;
+SELECT last_sequence FROM event_store.append_event('Item', 'i-3', 2, 'Added', event_id => pg_temp.id(18));
+SELECT last_sequence FROM event_store.append_event('Item', 'i-8', 0, 'Added', event_id => pg_temp.id(19));
+SELECT first_sequence, last_sequence, outcome FROM event_store.append_events('Item', 'i-3', 0, jsonb_build_array(
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(11)),
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(18))));
+SELECT ordinal, sequence, outcome FROM event_store.append_batch(ARRAY['Item', 'Item', 'Item'], ARRAY['i-8', 'i-3', 'i-3'],
+    ARRAY['Added', 'Added', 'Added'], NULL, event_ids => ARRAY[pg_temp.id(19), pg_temp.id(11), pg_temp.id(18)]);
+ROLLBACK;
+-- the same while they are staged
+BEGIN;
+SELECT first_sequence, last_sequence, durable FROM event_store.append_events('Item', 'i-9', 0, jsonb_build_array(
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(20)),
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(21))), durability => 'staged');
+SELECT pg_temp.refused($$SELECT event_store.append_events('Item', 'i-9', 2, jsonb_build_array(
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(21)),
+    jsonb_build_object('event_type', 'Added', 'event_id', pg_temp.id(20))), durability => 'staged')$$);
+ROLLBACK;
 -- with 'report' it is a matter of each aggregate
 SELECT ordinal, sequence, outcome FROM event_store.append_batch(
     ARRAY['Item', 'Item', 'Item', 'Item'], ARRAY['i-3', 'i-4', 'i-1', 'i-3'], ARRAY['Added', 'Added', 'Added', 'Moved'], NULL,

@@ -50,6 +50,96 @@ CREATE FUNCTION pg_temp.staged() RETURNS text
 AS $$ SELECT staged_events || ' ' || staged_views FROM event_store.staging_status $$;
 SELECT staging_epoch AS epoch FROM event_store.staging_status \gset
 
+-- after a durable write of the same transaction nothing is staged any more
+SELECT pg_temp.staged() AS staged \gset
+BEGIN;
+SELECT durable, staging_epoch IS NULL FROM event_store.append_event('Half', 'h-1', 0, 'Added');
+SELECT durable, staging_epoch IS NULL, last_position IS NOT NULL FROM event_store.append_event('Half', 'h-2', 0, 'Added', durability => 'staged');
+SELECT durable FROM event_store.append_events('Half', 'h-1', 1, '{"event_type": "Added"}', durability => 'staged');
+SELECT global_position IS NOT NULL FROM event_store.append_batch(ARRAY['Half'], ARRAY['h-3'], ARRAY['Added'], NULL, durability => 'staged');
+SELECT event_store.put_view('Half', 'k-1', '1', durability => 'staged');
+SELECT event_store.put_views('Half', ARRAY['k-2'], ARRAY['1']::jsonb[], durability => 'staged');
+SELECT event_store.delete_view('Half', 'k-2', durability => 'staged');
+COMMIT;
+SELECT pg_temp.staged() = :'staged', pg_temp.events('Half', 'h-1'), pg_temp.events('Half', 'h-2'), pg_temp.events('Half', 'h-3'),
+       (SELECT view_data FROM event_store.domain_views WHERE view_name = 'Half');
+-- after each kind of durable write: of a view, and of what the transaction staged before
+CREATE FUNCTION pg_temp.is_durable_after(statement text) RETURNS boolean
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    result boolean;
+BEGIN
+    BEGIN
+        EXECUTE statement;
+        SELECT durable INTO result FROM event_store.append_event('Half', 'after', NULL, 'Added', durability => 'staged');
+        RAISE EXCEPTION 'undo';
+    EXCEPTION WHEN raise_exception THEN
+        RETURN result;
+    END;
+END
+$$;
+SELECT statement, pg_temp.is_durable_after(statement)
+  FROM unnest(ARRAY[
+    $$SELECT event_store.append_event('Half', 'h-1', NULL, 'Added')$$,
+    $$SELECT event_store.append_batch(ARRAY['Half'], ARRAY['h-9'], ARRAY['Added'], NULL, ARRAY[7], on_conflict => 'report')$$,
+    $$SELECT event_store.append_event('Half', 'h-1', NULL, 'Added', durability => 'staged')$$,
+    $$SELECT event_store.put_view('Half', 'k-1', '2')$$,
+    $$SELECT event_store.put_view('Half', 'k-1', '2', durability => 'staged')$$,
+    $$SELECT event_store.delete_view('Half', 'k-1')$$,
+    $$SELECT event_store.clear_view('Half')$$,
+    $$SELECT event_store.load_events('Half', 'h-1')$$,
+    $$SELECT event_store.discard_dead_letters('Half', 'h-1', 'none')$$]) WITH ORDINALITY s(statement, n)
+ ORDER BY n;
+-- savepoints: what was rolled back wrote nothing, what was released did
+BEGIN;
+SAVEPOINT a;
+SELECT durable FROM event_store.append_event('Half', 'h-4', 0, 'Added');
+ROLLBACK TO a;
+SELECT durable FROM event_store.append_event('Half', 'h-5', 0, 'Added', durability => 'staged');
+SAVEPOINT b;
+SAVEPOINT c;
+SELECT durable FROM event_store.append_event('Half', 'h-4', 0, 'Added');
+SELECT durable FROM event_store.append_event('Half', 'h-6', 0, 'Added', durability => 'staged');
+RELEASE c;
+SELECT durable FROM event_store.append_event('Half', 'h-6', 1, 'Added', durability => 'staged');
+ROLLBACK TO b;
+SELECT durable FROM event_store.append_event('Half', 'h-6', 0, 'Added', durability => 'staged');
+SAVEPOINT d;
+SELECT durable FROM event_store.append_event('Half', 'h-4', 0, 'Added');
+RELEASE d;
+SAVEPOINT e;
+SELECT durable FROM event_store.append_event('Half', 'h-4', 1, 'Added');
+ROLLBACK TO e;
+SELECT durable FROM event_store.append_event('Half', 'h-6', 1, 'Added', durability => 'staged');
+COMMIT;
+SELECT pg_temp.staged() = :'staged', pg_temp.events('Half', 'h-4'), pg_temp.events('Half', 'h-5'), pg_temp.events('Half', 'h-6');
+-- a retry that only finds its duplicate wrote nothing
+BEGIN;
+SELECT outcome FROM event_store.append_event('Half', 'h-7', 0, 'Added', event_id => pg_temp.id(91));
+COMMIT;
+BEGIN;
+SELECT outcome FROM event_store.append_event('Half', 'h-7', 0, 'Added', event_id => pg_temp.id(91));
+SELECT durable FROM event_store.append_event('Half', 'h-7', 1, 'Added', durability => 'staged');
+ROLLBACK;
+-- what triggers stage within a durable write, and while the rows of this transaction become durable
+CREATE FUNCTION pg_temp.echo() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM event_store.append_event('Echo', 'of-' || NEW.aggregate_id, NULL, 'Heard', durability => 'staged');
+    PERFORM event_store.put_view('Echo', NEW.aggregate_id, '1', durability => 'staged');
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER regress_echo AFTER INSERT ON event_store.domain_events
+    FOR EACH ROW WHEN (NEW.aggregate_type = 'Half') EXECUTE FUNCTION pg_temp.echo();
+BEGIN;
+SELECT durable FROM event_store.append_event('Half', 'h-8', 0, 'Added', durability => 'staged');
+SELECT durable FROM event_store.append_event('Half', 'h-9', 0, 'Added');
+COMMIT;
+SELECT pg_temp.staged() = :'staged', pg_temp.events('Echo', 'of-h-8'), pg_temp.events('Echo', 'of-h-9'),
+       (SELECT count(*) FROM event_store.domain_views WHERE view_name = 'Echo');
+DROP TRIGGER regress_echo ON event_store.domain_events;
+
 -- staged: seen by loading, not by the tables, counted when committed
 SELECT pg_temp.staged();
 SELECT last_sequence, last_position, durable, outcome, staging_epoch = :epoch AS epoch
@@ -370,7 +460,7 @@ SELECT staged_events FROM event_store.staging_status;
 -- never in a transaction that holds a lock of an aggregate: there it is let in
 SELECT durable FROM event_store.append_events('Full', 'f-6', 0, '[{"event_type": "A"}, {"event_type": "B"}]', durability => 'staged');
 BEGIN;
-SELECT durable FROM event_store.append_event('Full', 'f-7', 0, 'A', durability => 'durable');
+SELECT outcome FROM event_store.append_batch(ARRAY['Full'], ARRAY['f-7'], ARRAY['A'], NULL, ARRAY[7], on_conflict => 'report', durability => 'durable');
 SELECT durable FROM event_store.append_event('Full', 'f-8', 0, 'A', durability => 'staged');
 COMMIT;
 RESET event_store.on_staging_full;

@@ -129,8 +129,8 @@ SELECT mode, count(*) FROM results GROUP BY mode ORDER BY mode;
 \pset format aligned
 
 -- staged values are seen by load_view, load_views and load_view_keys alone
-BEGIN;
 SELECT event_store.put_view('seen', 'durable', '1', 1, 'durable');
+BEGIN;
 SELECT event_store.put_views('seen', ARRAY['durable', 'staged'], ARRAY['2', '1']::jsonb[], ARRAY[2, 1], 'staged');
 SELECT event_store.delete_view('seen', 'none', 'staged');
 SELECT event_store.load_view('seen', 'durable'), event_store.load_view('seen', 'staged');

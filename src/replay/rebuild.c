@@ -65,6 +65,7 @@
 #include "replay/rebuild.h"
 #include "replay/reducer.h"
 #include "staging/flush.h"
+#include "staging/own_rows.h"
 #include "staging/staged_scan.h"
 
 PG_FUNCTION_INFO_V1(es_rebuild_view);
@@ -476,6 +477,7 @@ settle_staged(void)
 	if (es_may_have_staged())
 		es_settle();
 	es_move_own_rows();
+	es_note_durable_write();
 }
 
 /* Keeps writers of the view out, and makes durable what they have staged. */

@@ -862,6 +862,7 @@ es_drain_own_rows(void)
 	open_tables(&round);
 	es_note_draining(true);
 	write_own_rows(&piece);
+	es_note_durable_write();
 	es_note_draining(false);
 	close_tables(&round);
 	UnregisterSnapshot(round.snapshot);

@@ -98,21 +98,31 @@ es_settle(void)
 		drain_here(false);
 }
 
-void
-es_move_own_rows(void)
+/* Whether this transaction has rows in staging that it has not moved. */
+static bool
+has_own_staged(void)
 {
 	int count;
 	OwnRow *rows = es_own_rows(&count);
 
-	for (int i = 0; i < count && !es_draining(); i++)
+	for (int i = 0; i < count; i++)
 	{
 		if (rows[i].moved_in == InvalidSubTransactionId)
-		{
-			/* others' rows of the same aggregates come before ours */
-			es_settle();
-			es_drain_own_rows();
-			return;
-		}
+			return true;
+	}
+	return false;
+}
+
+void
+es_move_own_rows(void)
+{
+	/* triggers on what is moved may stage more */
+	while (!es_draining() && has_own_staged())
+	{
+		CHECK_FOR_INTERRUPTS();
+		/* others' rows of the same aggregates come before ours */
+		es_settle();
+		es_drain_own_rows();
 	}
 }
 

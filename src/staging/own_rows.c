@@ -56,6 +56,10 @@ typedef struct Own
 	DrainNote *drains; /* rounds run by this transaction */
 	int ndrains;
 
+	/* the lowest that wrote durably, or invalid; when it ends in an abort, so
+	 * did all others, whose numbers are higher */
+	SubTransactionId durable_in;
+
 	SubTransactionId draining_in; /* that moves rows right now, or invalid */
 	bool opens;					  /* opens staging, with what follows */
 	StagingOpening opening;
@@ -286,6 +290,8 @@ abort_own(SubTransactionId id)
 {
 	if (current.draining_in >= id)
 		current.draining_in = InvalidSubTransactionId;
+	if (current.durable_in >= id)
+		current.durable_in = InvalidSubTransactionId;
 	while (current.nrows > 0 &&
 		   current.rows[current.nrows - 1].subtransaction >= id)
 		forget_row(es_my_database_if_any(), &current.rows[--current.nrows]);
@@ -304,6 +310,22 @@ own(void)
 {
 	es_at_end(ES_END_STAGING, end_own, abort_own);
 	return &current;
+}
+
+void
+es_note_durable_write(void)
+{
+	SubTransactionId id = GetCurrentSubTransactionId();
+	Own *o = own();
+
+	if (o->durable_in == InvalidSubTransactionId || id < o->durable_in)
+		o->durable_in = id;
+}
+
+bool
+es_wrote_durably(void)
+{
+	return current.durable_in != InvalidSubTransactionId;
 }
 
 /* The number that names this transaction in staging: its first sid. */

@@ -23,6 +23,13 @@ typedef struct OwnRow
 	SubTransactionId moved_in;		 /* that made it durable, or invalid */
 } OwnRow;
 
+/*
+ * Says that this transaction writes durably, before it does and triggers run;
+ * and whether it has, in a subtransaction that was not rolled back.
+ */
+extern void es_note_durable_write(void);
+extern bool es_wrote_durably(void);
+
 extern int64 es_own_txn(int64 sid);
 /* Announces rows before they are inserted, or takes that back. */
 extern void es_note_staging(SharedDatabase *db, int64 rows);

@@ -129,6 +129,9 @@ es_admit(Durability wanted, int64 rows)
 				 errhint("Set shared_preload_libraries = 'event_store' and restart the server, or use durability 'durable'.")));
 	if (es_write_delay == 0 || es_staging_limit == 0)
 		return ES_DURABLE;
+	/* a crash must not take the later half of a transaction alone */
+	if (es_wrote_durably())
+		return ES_DURABLE;
 	/* what nobody drains would be lost however old it is */
 	if (!es_worker_possible(db) || !wait_until_open(db))
 		return ES_DURABLE;

@@ -57,6 +57,7 @@
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
 #include "staging/head.h"
+#include "staging/own_rows.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staging.h"
@@ -226,6 +227,30 @@ find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
 }
 
 /*
+/*
+ * Sees that the repeated events of each aggregate stand in the store in the
+ * order of the call.  Events of others may stand between them: who sends again
+ * what is in the store cuts it into other calls.
+ */
+static void
+check_order(AppendCall *append)
+{
+	for (int i = 0; i < append->list.count; i++)
+	{
+		const NewEvent *event = &append->list.events[i];
+		Aggregate *aggregate = &append->aggregates[event->aggregate];
+		int64 sequence;
+
+		if (aggregate->outcome != OUTCOME_DUPLICATE)
+			continue;
+		sequence = DatumGetInt64(event->row.values[EV_SEQUENCE]);
+		if (sequence <= aggregate->last_repeated)
+			refuse_event_id(&event->row,
+							"The events in this call are in the store in another order.");
+		aggregate->last_repeated = sequence;
+	}
+}
+
  * Finds repeated events.  An aggregate's events are repeated all or none; and
  * without "report" so are all of the call, which is written all or none.
  */
@@ -264,6 +289,8 @@ find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 		refuse_event_id(&repeated->row,
 						"Only a part of the events in this call is in the store already.");
 }
+	if (repeated != NULL)
+		check_order(append);
 
 /* ---------- expectations ---------- */
 
@@ -355,6 +382,7 @@ check_serializable(const Aggregate *aggregate)
 				 errmsg("could not serialize access due to concurrent append to %s/%s",
 						TextDatumGetCString(aggregate->type),
 						TextDatumGetCString(aggregate->id))));
+		aggregate->last_repeated = 0;
 }
 
 /* ---------- append ---------- */
@@ -581,6 +609,8 @@ static void
 lock_aggregates(const AppendCall *append)
 {
 	uint64 *hashes =
+	{
+		es_note_durable_write();
 		palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
 
 	for (int i = 0; i < append->naggregates; i++)

@@ -25,8 +25,9 @@ typedef struct Aggregate
 	Datum type;
 	Datum id;
 	uint64 hash;
-	int count;	  /* of its events in the list */
-	int repeated; /* of these, how many are in the store */
+	int count;			 /* of its events in the list */
+	int repeated;		 /* of these, how many are in the store ... */
+	int64 last_repeated; /* ... and the sequence of the last one looked at */
 	Head head;
 	int64 sequence;			 /* of the last event seen or assigned */
 	TimestampTz recorded_at; /* of the events assigned */

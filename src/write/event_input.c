@@ -29,6 +29,7 @@
 #include "ground/arguments.h"
 #include "ground/common.h"
 #include "ground/event.h"
+#include "ground/iso_time.h"
 #include "ground/uuid7.h"
 #include "write/event_input.h"
 
@@ -161,7 +162,7 @@ complete_payload(EventRow *row, const char *where, int ordinal)
 					 errmsg("payload and payload_bytes%s must not both be given",
 							place(where, ordinal))));
 		if (toast_raw_datum_size(bytes) - VARHDRSZ > ES_MAX_PAYLOAD_BYTES)
-			ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 							errmsg("payload_bytes%s is longer than %d bytes",
 								   place(where, ordinal), ES_MAX_PAYLOAD_BYTES)));
 		row->values[EV_PAYLOAD_BYTES] =
@@ -301,6 +302,20 @@ read_json_string(PGFunction input, const char *type, const EventKey *key,
 	return result;
 }
 
+/* Reads a JSON string that is a time with its offset. */
+static Datum
+read_json_time(const EventKey *key, JsonbValue *value, int ordinal)
+{
+	TimestampTz result;
+
+	check_json_type(key, value, jbvString, "string", ordinal);
+	if (!es_read_iso_time(value->val.string.val, value->val.string.len, &result))
+		refuse_json_value(key,
+						  pnstrdup(value->val.string.val, value->val.string.len),
+						  "ISO 8601 time with Z or an offset", ordinal);
+	return TimestampTzGetDatum(result);
+}
+
 /* Reads a JSON number without fraction. */
 static int64
 read_json_integer(int64 min, int64 max, const char *type, const EventKey *key,
@@ -355,8 +370,7 @@ set_json_key(NewEvent *event, const EventKey *key, JsonbValue *value, int ordina
 			datum = read_json_string(uuid_in, "uuid", key, value, ordinal);
 			break;
 		case TIMESTAMPTZOID:
-			datum = read_json_string(timestamptz_in, "timestamptz", key, value,
-									 ordinal);
+			datum = read_json_time(key, value, ordinal);
 			break;
 		case INT4OID:
 			datum =

@@ -37,6 +37,7 @@
 #include "log/view_table.h"
 #include "staging/flush.h"
 #include "staging/staged_scan.h"
+#include "staging/own_rows.h"
 
 PG_FUNCTION_INFO_V1(es_retry_dead_letters);
 PG_FUNCTION_INFO_V1(es_discard_dead_letters);
@@ -179,6 +180,8 @@ begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type,
 		es_settle();
 	es_note_write();
 	es_forget_heads();
+	es_move_own_rows();
+	es_note_durable_write();
 }
 
 Datum

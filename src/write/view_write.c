@@ -34,6 +34,7 @@
 #include "ground/transaction.h"
 #include "log/view_table.h"
 #include "staging/flush.h"
+#include "staging/own_rows.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staged_view.h"
@@ -217,6 +218,7 @@ es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
 	if (es_may_have_staged())
 		settle_others(writes, count);
 	es_move_own_rows();
+	es_note_durable_write();
 	return es_write_views(writes, count, false);
 }
 
@@ -250,5 +252,6 @@ es_clear_view_writes(Datum view_name)
 	if (es_may_have_staged() && others_staged(view_name))
 		es_settle();
 	es_move_own_rows();
+	es_note_durable_write();
 	return es_clear_durable_view(view_name);
 }

@@ -93,6 +93,34 @@ is(sql(qq{SELECT string_agg(outcome || ' ' || sequence, ', ' ORDER BY ordinal)
 	                ARRAY['{}', '{}']::jsonb[], event_ids => (ARRAY[$ids]::uuid[])[1:2])}),
 	'duplicate 1, duplicate 2', 'and may send them again');
 
+# ---------- immediate stop: of a transaction that wrote durably first, nothing goes
+
+my $mixed = q{BEGIN;
+	SELECT durable FROM event_store.append_event('M', 'm-1', 0, 'x', durability => 'durable');
+	SELECT durable FROM event_store.append_event('M', 'm-2', 0, 'x', durability => 'staged');
+	SELECT event_store.put_view('M', 'm-1', '1', durability => 'staged');
+	SAVEPOINT a;
+	SELECT durable FROM event_store.append_event('M', 'm-2', 1, 'x', durability => 'staged');
+	RELEASE a;
+	COMMIT;
+	BEGIN;
+	SAVEPOINT a;
+	SELECT durable FROM event_store.append_event('M', 'm-3', 0, 'x', durability => 'durable');
+	ROLLBACK TO a;
+	SELECT durable FROM event_store.append_event('M', 'm-4', 0, 'x', durability => 'staged');
+	SELECT event_store.put_view('M', 'm-4', '1', durability => 'staged');
+	COMMIT;};
+is(sql($mixed), join("\n", qw(t t t t t f t)), 'what follows a durable write is durable');
+$node->stop('immediate');
+$node->start;
+epoch();
+is(sql(q{SELECT string_agg(a || '=' || event_store.aggregate_sequence('M', a), ' ' ORDER BY a)
+	       FROM unnest(ARRAY['m-1', 'm-2', 'm-3', 'm-4']) a}),
+	'm-1=1 m-2=2 m-3=0 m-4=0', 'whole transactions are lost: all of the staged one, nothing of the other');
+is(sql(q{SELECT event_store.load_view('M', 'm-1'), event_store.load_view('M', 'm-4') IS NULL}),
+	'1|t', 'and their views with them');
+sql(q{SELECT event_store.append_event('T', 't-1', NULL, 'x', durability => 'staged')});
+
 # ---------- clean restart: nothing is lost, nothing is reported
 
 $offset = log_offset($node);
@@ -105,7 +133,7 @@ is(sql(q{SELECT string_agg(l::text, ',' ORDER BY l.sequence)
 	       FROM event_store.load_events('T', 't-1') l}),
 	$before, 'staged events survive a clean restart');
 is(sql(q{SELECT event_store.load_view('V', 'v-3')}), '{"of": 3}', 'and views');
-is(epoch(), '2', 'in the same epoch');
+is(epoch(), '3', 'in the same epoch');
 ok(flush_all($node, 'shop'), 'and become durable');
 sql(q{SELECT event_store.append_event('T', 't-sid', 0, 'x', durability => 'staged')});
 $sids = sql('SELECT max(sid) FROM event_store.staging');
