@@ -227,7 +227,6 @@ find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
 }
 
 /*
-/*
  * Sees that the repeated events of each aggregate stand in the store in the
  * order of the call.  Events of others may stand between them: who sends again
  * what is in the store cuts it into other calls.
@@ -251,6 +250,7 @@ check_order(AppendCall *append)
 	}
 }
 
+/*
  * Finds repeated events.  An aggregate's events are repeated all or none; and
  * without "report" so are all of the call, which is written all or none.
  */
@@ -288,9 +288,9 @@ find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 	if (any_new && repeated != NULL && !append->report)
 		refuse_event_id(&repeated->row,
 						"Only a part of the events in this call is in the store already.");
-}
 	if (repeated != NULL)
 		check_order(append);
+}
 
 /* ---------- expectations ---------- */
 
@@ -382,7 +382,6 @@ check_serializable(const Aggregate *aggregate)
 				 errmsg("could not serialize access due to concurrent append to %s/%s",
 						TextDatumGetCString(aggregate->type),
 						TextDatumGetCString(aggregate->id))));
-		aggregate->last_repeated = 0;
 }
 
 /* ---------- append ---------- */
@@ -400,6 +399,7 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 
 		CHECK_FOR_INTERRUPTS();
 		aggregate->repeated = 0;
+		aggregate->last_repeated = 0;
 		aggregate->outcome = OUTCOME_APPENDED;
 		es_read_head(aggregate->type, aggregate->id, snapshot, look_in_staging,
 					 &aggregate->head);
@@ -595,7 +595,10 @@ write_events(AppendCall *append)
 	note_heads(append);
 
 	if (append->durability == ES_DURABLE)
+	{
+		es_note_durable_write();
 		insert_or_refuse(append, rows, count);
+	}
 	else
 	{
 		stage(append, rows, count);
@@ -609,8 +612,6 @@ static void
 lock_aggregates(const AppendCall *append)
 {
 	uint64 *hashes =
-	{
-		es_note_durable_write();
 		palloc_extended(append->naggregates * sizeof(uint64), MCXT_ALLOC_HUGE);
 
 	for (int i = 0; i < append->naggregates; i++)
