@@ -42,6 +42,9 @@ PG_CPPFLAGS = -I$(srcdir)/src
 override PG_CFLAGS += -MMD -MP
 EXTRA_CLEAN = $(OBJS:.o=.d)
 
+# what could not be made whole is not taken for made
+.DELETE_ON_ERROR:
+
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)

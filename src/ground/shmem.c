@@ -55,9 +55,9 @@ void
 es_share_by_database(DatabasePart *part)
 {
 	if (slot_size == 0)
-		slot_size = MAXALIGN(sizeof(SharedDatabase));
+		slot_size = CACHELINEALIGN(sizeof(SharedDatabase));
 	part->offset = slot_size;
-	slot_size += MAXALIGN(part->size);
+	slot_size += CACHELINEALIGN(part->size);
 	part->next = database_parts;
 	database_parts = part;
 }
@@ -69,22 +69,28 @@ es_share(ClusterPart *part)
 	cluster_parts = part;
 }
 
+static char *
+slots(void)
+{
+	return (char *) es_shared + CACHELINEALIGN(sizeof(SharedState));
+}
+
 SharedDatabase *
 es_database_numbered(int number)
 {
-	return (SharedDatabase *) (es_shared->slots + number * slot_size);
+	return (SharedDatabase *) (slots() + number * slot_size);
 }
 
 int
 es_number_of_database(const SharedDatabase *db)
 {
-	return (int) (((const char *) db - es_shared->slots) / slot_size);
+	return (int) (((const char *) db - slots()) / slot_size);
 }
 
 static Size
 state_size(void)
 {
-	return add_size(MAXALIGN(offsetof(SharedState, slots)),
+	return add_size(CACHELINEALIGN(sizeof(SharedState)),
 					mul_size(ES_MAX_DATABASES, slot_size));
 }
 

@@ -29,7 +29,7 @@ typedef struct SharedDatabase
 typedef struct SharedState
 {
 	LWLock *lock; /* protects the assignment of slots */
-	char slots[FLEXIBLE_ARRAY_MEMBER];
+				  /* slots follow, from the next cache line on */
 } SharedState;
 
 /* NULL unless shared_preload_libraries names us. */

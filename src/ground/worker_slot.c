@@ -544,9 +544,14 @@ es_take_call(SharedDatabase *db)
 	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	called = es_worker_slot(db)->called;
-	es_worker_slot(db)->called = false;
-	es_worker_slot(db)->nudged = false;
+	/* one that was dismissed must not take what calls the next */
+	called = es_worker_slot(db)->state == ES_WORKER_RUNNING &&
+			 es_worker_slot(db)->called;
+	if (es_worker_slot(db)->state == ES_WORKER_RUNNING)
+	{
+		es_worker_slot(db)->called = false;
+		es_worker_slot(db)->nudged = false;
+	}
 	LWLockRelease(db->lock);
 	return called;
 }

@@ -36,8 +36,8 @@
 #include "log/log.h"
 #include "log/view_table.h"
 #include "staging/flush.h"
-#include "staging/staged_scan.h"
 #include "staging/own_rows.h"
+#include "staging/staged_scan.h"
 
 PG_FUNCTION_INFO_V1(es_retry_dead_letters);
 PG_FUNCTION_INFO_V1(es_discard_dead_letters);
