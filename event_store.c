@@ -17,6 +17,7 @@
 #include "utils/typcache.h"
 
 #include "ground/arguments.h"
+#include "ground/catalog.h"
 #include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/settings.h"
@@ -41,10 +42,14 @@ static TupleDesc
 result_descriptor(FunctionCallInfo fcinfo)
 {
 	Oid type;
+	TupleDesc desc;
 
 	if (get_call_result_type(fcinfo, &type, NULL) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	return lookup_rowtype_tupdesc(type, -1);
+	desc = lookup_rowtype_tupdesc(type, -1);
+	/* the type may have been changed while we waited */
+	(void) es_store();
+	return desc;
 }
 
 /* The append_result of an append to one aggregate. */

@@ -378,7 +378,7 @@ SELECT outcome($$SELECT event_store.take_snapshot('Order', 'r-1')$$);
 SELECT event_store.set_reducer('Order', 'regress_replay_schema.who');
 SELECT reducer, reducer_owner, reducer_version FROM event_store.reducers;
 SELECT event_store.replay_aggregate('Order', 'r-1', 1);
--- a store of before does not know the owner, and learns it
+-- a store that lost the owner's column gets it back
 ALTER TABLE event_store.reducers DROP COLUMN reducer_owner;
 SELECT event_store.replay_aggregate('Order', 'r-1', 1);
 SELECT event_store.create_store();

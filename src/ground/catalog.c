@@ -27,6 +27,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -36,6 +37,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
+#include "nodes/pg_list.h"
 #include "nodes/primnodes.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
@@ -47,16 +49,19 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/reltrigger.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
 
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
+#include "ground/shape.h"
 #include "ground/shmem.h"
 
 /* Memory for the rows of a load, in kB. */
@@ -67,6 +72,8 @@
 #define VIEW_DEFAULTS ((1 << 4) | (1 << 5))
 
 static Store store_cache;
+static Oid store_parts[ES_SHAPE_PARTS];
+static int store_part_count = 0;
 static bool store_valid = false;
 static uint64 changes = 0; /* invalidations heard of */
 static bool callback_registered = false;
@@ -84,18 +91,11 @@ store_changed(Datum arg, Oid relid)
 		es_raise_head_generation(es_my_database_if_any());
 	if (!store_valid)
 		return;
-	if (relid == InvalidOid || relid == s->events || relid == s->views ||
-		relid == s->positions || relid == s->log_identity ||
-		relid == s->dead_letters)
+	if (relid == InvalidOid)
 		store_valid = false;
-	for (int i = 0; i < ES_WRITTEN_TABLES; i++)
+	for (int i = 0; i < store_part_count && store_valid; i++)
 	{
-		if (relid == s->written[i])
-			store_valid = false;
-	}
-	for (int i = 0; i < ES_SEGMENTS; i++)
-	{
-		if (relid == s->segments[i].table)
+		if (relid == store_parts[i])
 			store_valid = false;
 	}
 }
@@ -289,23 +289,10 @@ find_deferrable(Store *s)
 	pfree(list.data);
 }
 
-/*
- * Looks everything up by name.  Returns false when a part is missing, or the
- * extension has another version than ours; *version tells which, NULL = none.
- */
-static bool
-find_store(Store *s, char **version)
+/* Looks up what is known to be there, by name. */
+static void
+find_parts(Store *s)
 {
-	HeapTuple tuple;
-	bool complete = true;
-
-	memset(s, 0, sizeof(*s));
-	*version = installed_version(&s->extension);
-	s->schema = get_namespace_oid(ES_SCHEMA, true);
-	if (*version == NULL || strcmp(*version, ES_VERSION) != 0 ||
-		!OidIsValid(s->schema))
-		return false;
-
 	s->events = relation_named(s->schema, "domain_events", -1);
 	s->events_by_aggregate =
 		relation_named(s->schema, "domain_events_aggregate_key", -1);
@@ -327,24 +314,35 @@ find_store(Store *s, char **version)
 		g->by_key = relation_named(s->schema, "staging_%d_key_idx", i);
 		g->by_event_id = relation_named(s->schema, "staging_%d_event_id_idx", i);
 		g->by_txn = relation_named(s->schema, "staging_%d_txn_idx", i);
-		complete = complete && OidIsValid(g->table) && OidIsValid(g->by_key) &&
-				   OidIsValid(g->by_event_id) && OidIsValid(g->by_txn);
 	}
-	if (!complete || !OidIsValid(s->events) ||
-		!OidIsValid(s->events_by_aggregate) || !OidIsValid(s->events_by_id) ||
-		!OidIsValid(s->positions) || !OidIsValid(s->log_identity) ||
-		!OidIsValid(s->views) || !OidIsValid(s->aggregate_gate) ||
-		!OidIsValid(s->view_key_gate) || !OidIsValid(s->dead_letters))
-		return false;
+}
 
-	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
-			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
-	s->subscribed = is_subscribed(s->events);
+/*
+ * Finds the store.  Returns false when a part is missing or differs from ours,
+ * which "shape" tells, or the extension has another version than ours; *version
+ * tells which, NULL = none.
+ */
+static bool
+find_store(Store *s, char **version, Shape *shape)
+{
+	HeapTuple tuple;
+
+	memset(s, 0, sizeof(*s));
+	memset(shape, 0, sizeof(*shape));
+	*version = installed_version(&s->extension);
+	s->schema = get_namespace_oid(ES_SCHEMA, true);
+	if (*version == NULL || strcmp(*version, ES_VERSION) != 0 ||
+		!OidIsValid(s->schema) || !es_compare_shape(s->schema, shape))
+		return false;
+	find_parts(s);
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(s->events));
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
+	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
+			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
+	s->subscribed = is_subscribed(s->events);
 	find_deferrable(s);
 	return true;
 }
@@ -380,6 +378,43 @@ refuse_version(const char *version)
 						   version)));
 }
 
+/* Raises what keeps us from working with this database. */
+static void
+refuse_store(const char *version, const Shape *shape)
+{
+	if (version != NULL && strcmp(version, ES_VERSION) != 0)
+		refuse_version(version);
+	if (shape->difference != NULL && !shape->no_store)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s", shape->difference), errhint("%s", shape->hint)));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 version == NULL
+				 ? errmsg("extension event_store is not installed in this database")
+				 : errmsg("there is no event store in this database"),
+			 version == NULL
+				 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
+				 : errhint("%s", shape->hint != NULL
+									 ? shape->hint
+									 : "Run SELECT event_store.create_store();")));
+}
+
+/* Who takes a store of another shape for none does not raise it: logs it once. */
+static void
+log_difference(const Shape *shape)
+{
+	static char last[256];
+
+	if (shape->difference == NULL || shape->no_store ||
+		strncmp(last, shape->difference, sizeof(last) - 1) == 0)
+		return;
+	strlcpy(last, shape->difference, sizeof(last));
+	ereport(LOG, (errmsg("the event store of database \"%s\" cannot be used: %s",
+						 get_database_name(MyDatabaseId), shape->difference),
+				  errhint("%s", shape->hint)));
+}
+
 /*
  * The work of es_store and es_store_if_any.  Looking up may itself process
  * invalidations; then it is done again.
@@ -389,6 +424,7 @@ get_store(bool missing_ok)
 {
 	char *version = NULL;
 	Store found;
+	Shape shape;
 	uint64 seen;
 	bool complete;
 
@@ -405,26 +441,20 @@ get_store(bool missing_ok)
 	do
 	{
 		seen = changes;
-		complete = find_store(&found, &version);
+		complete = find_store(&found, &version, &shape);
 	} while (seen != changes);
-	if (!complete)
+	if (!complete && missing_ok)
 	{
-		if (missing_ok)
-			return NULL;
-		if (version != NULL && strcmp(version, ES_VERSION) != 0)
-			refuse_version(version);
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 version == NULL
-					 ? errmsg("extension event_store is not installed in this database")
-					 : errmsg("there is no event store in this database, or parts of it are missing"),
-				 version == NULL
-					 ? errhint("Run CREATE EXTENSION event_store; SELECT event_store.create_store();")
-					 : errhint("Run SELECT event_store.create_store();")));
+		log_difference(&shape);
+		return NULL;
 	}
+	if (!complete)
+		refuse_store(version, &shape);
 	if (!OidIsValid(store_cache.events))
 		es_raise_head_generation(es_my_database());
 	store_cache = found;
+	memcpy(store_parts, shape.parts, sizeof(store_parts));
+	store_part_count = shape.count;
 	store_valid = true;
 	return &store_cache;
 }
@@ -452,6 +482,16 @@ const Store *
 es_store_if_any(void)
 {
 	return get_store(true);
+}
+
+TupleDesc
+es_event_desc(void)
+{
+	TupleDesc desc = lookup_rowtype_tupdesc_copy(es_store()->event_type, -1);
+
+	/* looking up locks the type, and heeds what became of it before */
+	(void) es_store();
+	return desc;
 }
 
 void
@@ -569,9 +609,16 @@ es_prepare(const KeptPlan *statement)
 		SPI_prepare_cursor(sql, statement->nargs, (Oid *) statement->argtypes,
 						   CURSOR_OPT_GENERIC_PLAN);
 
+	ListCell *cell;
+
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
+	/* the tables are locked now */
+	(void) es_store();
+	/* nor may a later plan give what its reader does not take it for */
+	foreach (cell, SPI_plan_get_plan_sources(plan))
+		((CachedPlanSource *) lfirst(cell))->fixed_result = true;
 	pfree(sql);
 	return plan;
 }
@@ -657,6 +704,8 @@ es_begin_result(FunctionCallInfo fcinfo)
 	MemoryContext caller;
 
 	InitMaterializedSRF(fcinfo, 0);
+	/* it has the descriptor of a type that may have changed before that */
+	(void) es_store();
 	tuplestore_end(rsinfo->setResult);
 	rows = GenerationContextCreate(rsinfo->econtext->ecxt_per_query_memory,
 								   "event_store result", ALLOCSET_DEFAULT_SIZES);

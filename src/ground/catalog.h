@@ -5,6 +5,7 @@
 #ifndef ES_CATALOG_H
 #define ES_CATALOG_H
 
+#include "access/tupdesc.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "tcop/dest.h"
@@ -51,10 +52,19 @@ typedef struct Store
 	Oid event_type; /* composite type event */
 } Store;
 
-/* The store, or 55000 with a hint saying what to run. */
+/*
+ * The store, or 55000 with a hint saying what to run, also when one of its
+ * relations has another shape than ours (shape.c).  Whoever reads or makes rows
+ * of a table by number calls it again once the table is locked.
+ */
 extern const Store *es_store(void);
-/* The store, or NULL when there is none (never raises for that). */
+/*
+ * The store, or NULL when there is none (never raises for that).  One of another
+ * shape than ours counts as none; the log says what differs.
+ */
 extern const Store *es_store_if_any(void);
+/* A copy of the descriptor of type event. */
+extern TupleDesc es_event_desc(void);
 /*
  * The store, or 55000, also when domain_events is fed by a subscription of
  * logical replication: its rows come in the order of their commits and not in

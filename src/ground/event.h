@@ -58,7 +58,8 @@ typedef struct EventColumnInfo
 	int array_argument; /* ... and its number */
 	bool packed; /* stands in the packed form of a staged event, not beside it */
 	bool rare;	 /* most events leave it NULL */
-	bool content; /* a repeated event must have the same */
+	bool content;  /* a repeated event must have the same */
+	bool required; /* never NULL in the log */
 } EventColumnInfo;
 
 extern const EventColumnInfo es_event_columns[];

@@ -42,7 +42,6 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/typcache.h"
 
 #include "ground/catalog.h"
 #include "ground/event.h"
@@ -139,8 +138,7 @@ es_fold_use(Fold *fold, const Reducer *reducer)
 			AllocSetContextCreate(fold->context, "event_store next state",
 								  ALLOCSET_SMALL_SIZES);
 		fmgr_info_cxt(reducer->function, &fold->call, fold->context);
-		fold->event_desc =
-			lookup_rowtype_tupdesc_copy(es_store()->event_type, -1);
+		fold->event_desc = es_event_desc();
 	}
 	MemoryContextSwitchTo(caller);
 }

@@ -54,12 +54,9 @@ PG_FUNCTION_INFO_V1(es_set_reducer);
 PG_FUNCTION_INFO_V1(es_set_reducer_rules);
 
 static KeptPlan find_reducer =
-	{.sql = "SELECT r.reducer, r.rules, r.reducer_version, r.reducer_owner"
-			" FROM (SELECT NULL::pg_catalog.text AS reducer_owner) missing,"
-			/* a store of before has no such column; then it is the one above */
-			" LATERAL (SELECT t.reducer, t.rules, t.reducer_version, reducer_owner"
+	{.sql = "SELECT t.reducer, t.rules, t.reducer_version, t.reducer_owner"
 			" FROM event_store.reducers t"
-			" WHERE t.aggregate_type OPERATOR(pg_catalog.=) $1) r",
+			" WHERE t.aggregate_type OPERATOR(pg_catalog.=) $1",
 	 .nargs = 1,
 	 .argtypes = {TEXTOID}};
 

@@ -32,7 +32,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
-#include "utils/typcache.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
@@ -388,7 +387,7 @@ fold_call(FmgrInfo *flinfo)
 	call->context = flinfo->fn_mcxt;
 	call->scratch = AllocSetContextCreate(call->context, "event_store event",
 										  ALLOCSET_DEFAULT_SIZES);
-	call->event_desc = lookup_rowtype_tupdesc_copy(es_store()->event_type, -1);
+	call->event_desc = es_event_desc();
 	call->reducers = reducers_create(call->context, 4, NULL);
 	MemoryContextSwitchTo(caller);
 	flinfo->fn_extra = call;
@@ -503,6 +502,8 @@ es_fold_events_add(PG_FUNCTION_ARGS)
 		PG_RETURN_POINTER(state);
 	}
 	call = fold_call(fcinfo->flinfo);
+	/* the event may be of a type that was changed since */
+	(void) es_store();
 	deform_event(PG_GETARG_HEAPTUPLEHEADER(1), call->event_desc, values, nulls);
 
 	aggregate_type = DatumGetTextPP(values[EV_AGGREGATE_TYPE]);

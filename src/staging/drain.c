@@ -725,6 +725,7 @@ open_tables(Round *round)
 			table_open(es_store()->segments[i].table, RowExclusiveLock);
 		round->slots[i] = table_slot_create(round->tables[i], NULL);
 	}
+	(void) es_store();
 }
 
 static void

@@ -141,6 +141,7 @@ marker_carries(int64 epoch, bool set)
 	HeapTuple tuple;
 	bool found = false;
 
+	(void) es_store();
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool isnull;
@@ -737,6 +738,48 @@ prepare_drop(void)
 	es_end(&scope);
 }
 
+/* Whether a segment holds a row, whatever its columns are. */
+static bool
+has_any_row(Oid segment)
+{
+	Relation table = table_open(segment, AccessExclusiveLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan =
+		systable_beginscan(table, InvalidOid, false, snapshot, 0, NULL);
+	bool found = HeapTupleIsValid(systable_getnext(scan));
+
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(table, NoLock);
+	return found;
+}
+
+/*
+ * What is staged in a store of another shape can be made durable once that is
+ * mended, so it must not go by the way.
+ */
+static void
+refuse_unreadable_rows(void)
+{
+	Oid schema = get_namespace_oid(ES_SCHEMA, true);
+
+	if (!OidIsValid(get_relname_relid("domain_events", schema)))
+		return;
+	for (int i = 0; i < ES_SEGMENTS; i++)
+	{
+		Oid segment = get_relname_relid(psprintf("staging_%d", i), schema);
+
+		if (OidIsValid(segment) &&
+			get_rel_relkind(segment) == RELKIND_RELATION && has_any_row(segment))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot drop extension event_store while events or views are staged"),
+					 errdetail("The store has another shape, so they cannot be made durable."),
+					 errhint("Mend the store and run SELECT event_store.flush(); or TRUNCATE the tables event_store.staging_0 to staging_%d, which loses them.",
+							 ES_SEGMENTS - 1)));
+	}
+}
+
 /* Whether one of the roles owns what the extension consists of. */
 static bool
 owns_extension(List *roles)
@@ -810,6 +853,8 @@ es_guard_drop(PG_FUNCTION_ARGS)
 		es_check_version();
 		if (es_store_if_any() != NULL)
 			prepare_drop();
+		else
+			refuse_unreadable_rows();
 	}
 	PG_RETURN_VOID();
 }

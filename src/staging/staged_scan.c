@@ -360,6 +360,7 @@ scan_segments(StagedOrder order, ScanDirection direction, Snapshot snapshot,
 		if (!(used & (1 << i)))
 			continue;
 		table = table_open(segment.table, lockmode);
+		(void) es_store();
 		if (RelationGetNumberOfBlocks(table) == 0)
 		{
 			table_close(table, lockmode);

@@ -229,6 +229,7 @@ begin_writing(Writer *writer, int64 rows)
 		/* the lock stays until commit, which does no harm */
 		table_close(writer->table, NoLock);
 	}
+	(void) es_store();
 	es_refresh_segment(writer->segment);
 	if (IsolationIsSerializable())
 		note_serializable_write();
