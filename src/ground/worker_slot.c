@@ -101,7 +101,8 @@ is_coming_or_there(const SharedDatabase *db)
 bool
 es_worker_possible(const SharedDatabase *db)
 {
-	return db != NULL && es_worker_slot(db)->state != ES_WORKER_UNAVAILABLE;
+	return db != NULL && es_worker_slot(db)->state != ES_WORKER_UNAVAILABLE &&
+		   es_worker_slot(db)->bars == 0;
 }
 
 static void
@@ -628,7 +629,7 @@ es_bar_worker(Oid database, bool *has_store)
 			es_worker_slot(db)->bars++;
 			*has_store = db->claimed;
 		}
-		LWLockRelease(db->lock);
+		unlock_and_tell(db);
 		if (ours)
 			break;
 	}

@@ -79,7 +79,7 @@ extern void es_free_database(Oid database);
 extern void es_release_database(Oid database);
 
 extern const char *es_worker_state_name(WorkerState state);
-/* Whether there is a worker, or can be one. */
+/* Whether there is a worker, or can be one: not while it is barred. */
 extern bool es_worker_possible(const SharedDatabase *db);
 /*
  * Wakes the worker of a slot, or asks the launcher for one.  It makes sure that

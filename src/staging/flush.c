@@ -192,6 +192,7 @@ es_flush(PG_FUNCTION_ARGS)
 	es_begin_call(ES_CALL_FLUSH);
 	if (!PG_ARGISNULL(0))
 		es_check_timeout(PG_GETARG_INTERVAL_P(0), "timeout", &timeout);
+	es_refuse_in_worker(es_my_database_if_any());
 	prevent_in_transaction("flush()");
 	(void) es_store();
 	flushed = flush_within(timeout);
@@ -211,6 +212,7 @@ es_drain(PG_FUNCTION_ARGS)
 	if (max_rows <= 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("max_rows must be positive")));
+	es_refuse_in_worker(es_my_database_if_any());
 	prevent_in_transaction("drain()");
 	PreventCommandIfReadOnly("drain()");
 	PreventCommandIfParallelMode("drain()");
