@@ -261,7 +261,7 @@ copy_postgres() {
 # data that tests look for beside the project's folder.
 copy_tree() {
 	mkdir -p "$1"
-	tar -C "$ROOT" -cf - --exclude=./.git --exclude='*.o' --exclude='*.d' --exclude='*.so' \
+	tar -C "$ROOT" -cf - --exclude=./.git --exclude='*.o' --exclude='*.d' --exclude='*.tmp' --exclude='*.so' \
 		--exclude='*.bc' --exclude='./event_store--*.sql' \
 		--exclude=./node_modules . | tar -C "$1" --no-same-owner -xf -
 	if [ -d "$ROOT/../shared/data" ] && [ ! -e "$1/../shared" ]; then

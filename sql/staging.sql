@@ -456,7 +456,8 @@ SELECT durable FROM event_store.append_event('Full', 'f-4', 0, 'A', durability =
 -- block: the call asks for a drain and waits until there is room
 SET event_store.on_staging_full = 'block';
 SELECT durable FROM event_store.append_event('Full', 'f-5', 0, 'A', durability => 'staged');
-SELECT staged_events FROM event_store.staging_status;
+-- what it waited for is gone; a round asked for twice may have taken its own as well
+SELECT staged_events <= 1 FROM event_store.staging_status;
 -- never in a transaction that holds a lock of an aggregate: there it is let in
 SELECT durable FROM event_store.append_events('Full', 'f-6', 0, '[{"event_type": "A"}, {"event_type": "B"}]', durability => 'staged');
 BEGIN;
