@@ -310,6 +310,9 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.aggregate_member(text, text, int) TO %I',
         (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
           WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass));
+
+    -- it is there now, and knows from here on which log it is
+    PERFORM event_store.announce_store();
 END
 $create_store$;
 COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean) IS

@@ -166,10 +166,10 @@ is(sql(q{SET lock_timeout = '1ms'; SET event_store.on_staging_full = 'block'; SE
 
 my $holder = $node->background_psql('shop');
 like($holder->query_safe(q{SET event_store.on_staging_full = 'block'; BEGIN;
-	SELECT last_sequence FROM event_store.append_event('T', 'held', NULL, 'x', durability => 'durable');
+	SELECT outcome FROM event_store.append_batch(ARRAY['T'], ARRAY['held'], ARRAY['x'], NULL, ARRAY[7], on_conflict => 'report', durability => 'durable');
 	SELECT durable FROM event_store.append_event('T', 'other', NULL, 'x', durability => 'staged');
 	SELECT event_store.put_view('V', 'other', '1', durability => 'staged');}),
-	qr/^1\s+f\s+t$/, 'who holds a lock is let in');
+	qr/^conflict\s+f\s+t$/, 'who holds a lock is let in');
 $holder->query_safe('COMMIT');
 is(staged(), '102', 'above the limit');
 is($holder->query_safe(q{SET event_store.on_staging_full = 'error'; BEGIN;
