@@ -174,7 +174,8 @@ $holder->query_safe('COMMIT');
 is(staged(), '102', 'above the limit');
 is($holder->query_safe(q{SET event_store.on_staging_full = 'error'; BEGIN;
 	SELECT event_store.put_view('V', 'held', '1', durability => 'durable');
-	SELECT event_store.put_view('V', 'other', '2', durability => 'staged'); COMMIT}), "t\nt", 'a key of a view counts as well');
+	SELECT event_store.put_view('V', 'another', '2', durability => 'staged'); COMMIT}), "t\nt", 'what follows a durable write is durable, however full staging is');
+is(staged(), '102', 'and not staged');
 $holder->quit;
 
 # ---------- when there is space they go on
