@@ -104,12 +104,8 @@ es_append_event(PG_FUNCTION_ARGS)
 				column_or_null(fcinfo, argument, &event.row.nulls[i]);
 	}
 	event.id_given = !PG_ARGISNULL(6);
-	event.expects = !PG_ARGISNULL(2);
-	if (event.expects)
-	{
-		event.expected = PG_GETARG_INT64(2);
-		es_check_expected(event.expected, NULL);
-	}
+	event.expected = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+	event.expects = es_is_expected(!PG_ARGISNULL(2), event.expected);
 	durability = es_durability_argument(fcinfo, 13);
 	es_complete_event(&event, NULL);
 
@@ -128,13 +124,15 @@ es_append_events(PG_FUNCTION_ARGS)
 	text *id;
 	AppendCall append = {"append_events()"};
 	Durability durability;
+	int64 expected;
+	bool expects;
 	Datum result;
 
 	es_begin_call(ES_CALL_APPEND_EVENTS);
 	type = es_required_text(fcinfo, 0, "aggregate_type");
 	id = es_required_text(fcinfo, 1, "aggregate_id");
-	if (!PG_ARGISNULL(2))
-		es_check_expected(PG_GETARG_INT64(2), NULL);
+	expected = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+	expects = es_is_expected(!PG_ARGISNULL(2), expected);
 	if (PG_ARGISNULL(3))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("events must not be null")));
@@ -143,11 +141,8 @@ es_append_events(PG_FUNCTION_ARGS)
 	if (append.list.count == 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("events must not be empty")));
-	if (!PG_ARGISNULL(2))
-	{
-		append.list.events[0].expects = true;
-		append.list.events[0].expected = PG_GETARG_INT64(2);
-	}
+	append.list.events[0].expects = expects;
+	append.list.events[0].expected = expected;
 	es_append(&append, durability, true);
 	result = append_result(fcinfo, &append);
 	es_end_call(ES_CALL_APPEND_EVENTS, append.to_write);

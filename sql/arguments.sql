@@ -185,13 +185,26 @@ SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch(ARRAY['Refused',
 
 -- expected_sequence
 SELECT n, pg_temp.refused(format($$SELECT event_store.append_event('Refused', 'a', %s, 'Added')$$, n))
-  FROM unnest(ARRAY[-1, -2, -3, -5, -9223372036854775807]) n;
+  FROM unnest(ARRAY[-1, -3, -5, -9223372036854775807]) n;
 SELECT pg_temp.refused($$SELECT event_store.append_events('Refused', 'a', -1, '{"event_type": "Added"}')$$);
 SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch('[
     {"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added", "expected_sequence": 0},
     {"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added", "expected_sequence": -1}]')$$);
 SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch(ARRAY['Refused', 'Refused'], ARRAY['a', 'a'],
-    ARRAY['Added', 'Added'], NULL, ARRAY[NULL, -2])$$);
+    ARRAY['Added', 'Added'], NULL, ARRAY[NULL, -3])$$);
+-- NULL is any, unless the setting says that one is given; then any is -2
+SET event_store.require_expected_sequence = on;
+SELECT pg_temp.refused($$SELECT event_store.append_event('Refused', 'a', NULL, 'Added')$$);
+SELECT pg_temp.refused($$SELECT event_store.append_events('Refused', 'a', NULL, '{"event_type": "Added"}')$$);
+SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch('[
+    {"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added", "expected_sequence": -2},
+    {"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added", "expected_sequence": null}]')$$);
+SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch('{"aggregate_type": "Refused", "aggregate_id": "a", "event_type": "Added"}')$$);
+SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch(ARRAY['Refused'], ARRAY['a'], ARRAY['Added'], NULL)$$);
+SELECT pg_temp.refused($$SELECT * FROM event_store.append_batch(ARRAY['Refused', 'Refused'], ARRAY['a', 'a'],
+    ARRAY['Added', 'Added'], NULL, ARRAY[0, NULL])$$);
+SELECT event_store.aggregate_sequence('Refused', 'a');
+RESET event_store.require_expected_sequence;
 
 -- arrays: lengths, NULL, dimensions
 SELECT name, pg_temp.refused(format($$SELECT * FROM event_store.append_batch(ARRAY['Refused'], %s

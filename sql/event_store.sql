@@ -52,6 +52,14 @@ SELECT pg_temp.refused($$SELECT event_store.append_event('Order', 'o-1', 1, 'Ord
 SELECT pg_temp.refused($$SELECT event_store.append_event('Order', 'o-1', 3, 'OrderPaid')$$);
 SELECT last_sequence FROM event_store.append_event('Order', 'o-1', NULL, 'OrderPacked');
 SELECT last_sequence FROM event_store.append_event('Order', 'o-1', -4, 'OrderShipped');
+-- -2 is any, too, whatever the setting says
+SET event_store.require_expected_sequence = on;
+SELECT last_sequence FROM event_store.append_event('Any', 'a-1', -2, 'Added');
+SELECT last_sequence FROM event_store.append_event('Any', 'a-1', -2, 'Added', durability => 'staged');
+SELECT last_sequence FROM event_store.append_events('Any', 'a-1', -2, '[{"event_type": "Added"}, {"event_type": "Added"}]');
+SELECT sequence FROM event_store.append_batch(ARRAY['Any', 'Any'], ARRAY['a-1', 'a-1'], ARRAY['Added', 'Added'], NULL, ARRAY[-2, 5]);
+SELECT sequence FROM event_store.append_batch('{"aggregate_type": "Any", "aggregate_id": "a-1", "event_type": "Added", "expected_sequence": -2}');
+RESET event_store.require_expected_sequence;
 SELECT pg_temp.refused($$SELECT event_store.append_event('Order', 'o-2', -4, 'OrderShipped')$$);
 SELECT pg_temp.refused($$SELECT event_store.append_event('Order', 'o-2', 1, 'OrderShipped')$$);
 SELECT pg_temp.refused($$SELECT event_store.append_event('Order', 'o-2', -1, 'OrderPlaced')$$);

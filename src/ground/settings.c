@@ -41,6 +41,7 @@
 
 int es_durability = ES_DURABLE;
 int es_on_staging_full = ES_FULL_DURABLE;
+bool es_require_expected_sequence = false;
 int es_retry_initial = DEFAULT_RETRY_INITIAL_MS;
 int es_retry_max = DEFAULT_RETRY_MAX_MS;
 int es_snapshot_every = DEFAULT_SNAPSHOT_EVERY;
@@ -82,6 +83,11 @@ es_define_settings(void)
 							 &es_on_staging_full, ES_FULL_DURABLE,
 							 on_staging_full_options, PGC_USERSET, 0, NULL,
 							 NULL, NULL);
+	DefineCustomBoolVariable("event_store.require_expected_sequence",
+							 "Refuses appends whose expected_sequence is NULL.",
+							 "Any sequence is then expected with -2.",
+							 &es_require_expected_sequence, false, PGC_USERSET,
+							 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.retry_initial",
 							"Time before a failed job of the worker, the drain above all, is first tried again.",
 							"It doubles with every further failure, up to retry_max. "

@@ -30,6 +30,7 @@
 #include "ground/common.h"
 #include "ground/event.h"
 #include "ground/iso_time.h"
+#include "ground/settings.h"
 #include "ground/uuid7.h"
 #include "write/event_input.h"
 
@@ -104,17 +105,36 @@ place(const char *where, int ordinal)
 	return ordinal > 0 ? psprintf(" of event %d", ordinal) : "";
 }
 
-/* Refuses an expected sequence that means nothing here. */
-void
-es_check_expected(int64 expected, const char *where)
+/*
+ * Whether an expectation is one.  What a driver makes of a variable that was never
+ * set is NULL, and that would turn the check off; hence a number that says any, and
+ * the setting.
+ */
+static bool
+is_expected(bool given, int64 expected, const char *where, int ordinal)
 {
-	if (expected >= 0 || expected == ES_EXPECT_EXISTS)
-		return;
-	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("invalid expected_sequence%s: " INT64_FORMAT,
-						   where == NULL ? "" : where, expected),
-					errhint("A new aggregate is expected with 0 (where message-db and Eventuous say -1), "
-							"an existing one with -4, any with NULL.")));
+	if (!given && es_require_expected_sequence)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("expected_sequence%s must not be null",
+							   place(where, ordinal)),
+						errdetail("event_store.require_expected_sequence is on."),
+						errhint("Any sequence is expected with -2.")));
+	if (!given || expected == ES_EXPECT_ANY)
+		return false;
+	if (expected < 0 && expected != ES_EXPECT_EXISTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid expected_sequence%s: " INT64_FORMAT,
+						place(where, ordinal), expected),
+				 errhint("A new aggregate is expected with 0 (where message-db and Eventuous say -1), "
+						 "an existing one with -4, any with -2 or NULL.")));
+	return true;
+}
+
+bool
+es_is_expected(bool given, int64 expected)
+{
+	return is_expected(given, expected, NULL, 0);
 }
 
 /* Checks the names of an event. */
@@ -187,10 +207,6 @@ complete_event(NewEvent *event, const char *where, int ordinal)
 	EventRow *row = &event->row;
 
 	check_names(row, where, ordinal);
-	if (event->expects && event->expected < 0 &&
-		event->expected != ES_EXPECT_EXISTS)
-		es_check_expected(event->expected, place(where, ordinal));
-
 	complete_payload(row, where, ordinal);
 	if (!row->nulls[EV_METADATA])
 		row->values[EV_METADATA] =
@@ -475,6 +491,9 @@ es_events_from_json(Jsonb *events, text *aggregate_type, text *aggregate_id)
 		}
 		read_json_event(&iterator, skipped, event, i + 1);
 		complete_event(event, NULL, i + 1);
+		if (aggregate_type == NULL)
+			event->expects =
+				is_expected(event->expects, event->expected, NULL, i + 1);
 	}
 	return list;
 }
@@ -524,8 +543,12 @@ es_events_from_arrays(FunctionCallInfo fcinfo)
 
 	for (int i = 0; i < list.count; i++)
 	{
+		NewEvent *event = &list.events[i];
+
 		CHECK_FOR_INTERRUPTS();
-		complete_event(&list.events[i], NULL, i + 1);
+		complete_event(event, NULL, i + 1);
+		event->expects =
+			is_expected(event->expects, event->expected, NULL, i + 1);
 	}
 	return list;
 }

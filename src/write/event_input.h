@@ -27,16 +27,21 @@ typedef struct NewEvents
 } NewEvents;
 
 #define ES_EXPECT_EXISTS (-4)
+#define ES_EXPECT_ANY (-2)
 
 /*
  * Checks one event's columns as far as they do not depend on the store and
  * fills in what was not given: payload {}, a UUIDv7 event_id, schema_version
- * 1; occurred_at stays NULL until recorded_at is known.  Sets id_given, and
- * checks "expected" if "expects" is set.  "where" as above.  Once per event.
+ * 1; occurred_at stays NULL until recorded_at is known.  Sets id_given.
+ * "where" as above.  Once per event.
  */
 extern void es_complete_event(NewEvent *event, const char *where);
-/* 22023 with the hint about -1 unless -4, 0 or positive. */
-extern void es_check_expected(int64 expected, const char *where);
+/*
+ * Whether the last sequence has to be what a caller gives, rather than any: 22004
+ * where one must be given, 22023 with the hint about -1 unless it is -4, -2, 0 or
+ * positive.
+ */
+extern bool es_is_expected(bool given, int64 expected);
 
 /*
  * The list of append_events and append_batch(jsonb).  Where the aggregate is
