@@ -149,19 +149,21 @@ es_append_events(PG_FUNCTION_ARGS)
 	return result;
 }
 
-static bool
-report_argument(FunctionCallInfo fcinfo, int argno)
+static OnConflict
+conflict_argument(FunctionCallInfo fcinfo, int argno)
 {
 	char *word = PG_ARGISNULL(argno) ? "error"
 									 : text_to_cstring(PG_GETARG_TEXT_PP(argno));
 
 	if (strcmp(word, "report") == 0)
-		return true;
+		return ES_CONFLICT_REPORT;
+	if (strcmp(word, "report_all") == 0)
+		return ES_CONFLICT_REPORT_ALL;
 	if (strcmp(word, "error") != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("on_conflict is not a known word: \"%s\"", word),
-						errhint("Use 'error' or 'report'.")));
-	return false;
+						errhint("Use 'error', 'report' or 'report_all'.")));
+	return ES_CONFLICT_ERROR;
 }
 
 /* The result table of a batch, a row an event in the order of the call. */
@@ -195,13 +197,13 @@ batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 }
 
 static Datum
-run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report,
+run_batch(FunctionCallInfo fcinfo, NewEvents list, OnConflict on_conflict,
 		  Durability durability)
 {
 	AppendCall append = {"append_batch()"};
 
 	append.list = list;
-	append.report = report;
+	append.on_conflict = on_conflict;
 	if (list.count > 0)
 		es_append(&append, durability, false);
 	else
@@ -214,28 +216,29 @@ run_batch(FunctionCallInfo fcinfo, NewEvents list, bool report,
 Datum
 es_append_batch(PG_FUNCTION_ARGS)
 {
-	bool report;
+	OnConflict on_conflict;
 	Durability durability;
 
 	es_begin_call(ES_CALL_APPEND_BATCH);
-	report = report_argument(fcinfo, 13);
+	on_conflict = conflict_argument(fcinfo, 13);
 	durability = es_durability_argument(fcinfo, 14);
-	return run_batch(fcinfo, es_events_from_arrays(fcinfo), report, durability);
+	return run_batch(fcinfo, es_events_from_arrays(fcinfo), on_conflict,
+					 durability);
 }
 
 Datum
 es_append_batch_json(PG_FUNCTION_ARGS)
 {
-	bool report;
+	OnConflict on_conflict;
 	Durability durability;
 
 	es_begin_call(ES_CALL_APPEND_BATCH);
-	report = report_argument(fcinfo, 1);
+	on_conflict = conflict_argument(fcinfo, 1);
 	durability = es_durability_argument(fcinfo, 2);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("events must not be null")));
 	return run_batch(fcinfo,
 					 es_events_from_json(PG_GETARG_JSONB_P(0), NULL, NULL),
-					 report, durability);
+					 on_conflict, durability);
 }

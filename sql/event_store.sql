@@ -146,6 +146,35 @@ SELECT ordinal, sequence, outcome
 SELECT event_store.aggregate_sequence('Order', 'o-9'), event_store.aggregate_sequence('Order', 'o-10'),
        event_store.aggregate_sequence('Order', 'o-11'), event_store.aggregate_sequence('Order', 'o-12');
 
+-- on_conflict => 'report_all': a transfer between two accounts is written whole or not at all, durable or staged
+CREATE FUNCTION pg_temp.transfer(expected bigint[], ids int[] DEFAULT NULL, durability text DEFAULT 'durable')
+    RETURNS TABLE (ordinal int, sequence bigint, nothing boolean, outcome text)
+    LANGUAGE sql
+AS $$
+    SELECT b.ordinal, b.sequence, b.global_position IS NULL, b.outcome
+      FROM event_store.append_batch(
+        ARRAY['Account', 'Account', 'Account'], ARRAY['a-1', 'a-2', 'a-1'],
+        ARRAY['MoneyWithdrawn', 'MoneyDeposited', 'FeePaid'], NULL, expected,
+        event_ids => (SELECT array_agg(pg_temp.id(n)) FROM unnest(ids) n),
+        on_conflict => 'report_all', durability => durability) b
+$$;
+SELECT pg_temp.next_position() AS position \gset
+SELECT * FROM pg_temp.transfer(ARRAY[0, 1, 1]);
+SELECT * FROM pg_temp.transfer(ARRAY[0, 0, 2], durability => 'staged');
+SELECT event_store.aggregate_sequence('Account', 'a-1'), event_store.aggregate_sequence('Account', 'a-2'),
+       pg_temp.next_position() - :position;
+SELECT * FROM pg_temp.transfer(ARRAY[0, 0, 1], ARRAY[60, 61, 62]);
+SELECT * FROM pg_temp.transfer(ARRAY[2, 0, 3]);
+SELECT * FROM pg_temp.transfer(ARRAY[2, 1, 3], ARRAY[63, 64, 65], 'staged');
+SELECT * FROM pg_temp.transfer(ARRAY[4, 0, 5], durability => 'staged');
+-- again: duplicates, whatever is expected; in part: VS002
+SELECT * FROM pg_temp.transfer(ARRAY[0, 0, 0], ARRAY[60, 61, 62]);
+SELECT * FROM pg_temp.transfer(ARRAY[0, 0, 0], ARRAY[63, 64, 65], 'staged');
+SELECT pg_temp.refused('SELECT pg_temp.transfer(ARRAY[4, 2, 5], ARRAY[66, 64, 67])');
+SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Account', 'Account'], ARRAY['a-1', 'a-2'],
+    ARRAY['Seen', 'MoneyDeposited'], NULL, ARRAY[0, 1], event_ids => ARRAY[NULL, pg_temp.id(64)], on_conflict => 'report_all')$$);
+SELECT event_store.aggregate_sequence('Account', 'a-1'), event_store.aggregate_sequence('Account', 'a-2');
+
 -- what is refused takes no position and leaves nothing
 SELECT pg_temp.next_position() AS position \gset
 SELECT count(*) AS events FROM event_store.domain_events \gset

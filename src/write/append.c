@@ -252,7 +252,7 @@ check_order(AppendCall *append)
 
 /*
  * Finds repeated events.  An aggregate's events are repeated all or none; and
- * without "report" so are all of the call, which is written all or none.
+ * so are all of a call that is written all or none.
  */
 static void
 find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
@@ -285,7 +285,7 @@ find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 		else
 			any_new = true;
 	}
-	if (any_new && repeated != NULL && !append->report)
+	if (any_new && repeated != NULL && append->on_conflict != ES_CONFLICT_REPORT)
 		refuse_event_id(&repeated->row,
 						"Only a part of the events in this call is in the store already.");
 	if (repeated != NULL)
@@ -332,11 +332,13 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 
 /*
  * Checks every expectation against the aggregate as it is just before that
- * event.  Raises VS001, or with "report" marks the aggregate.
+ * event.  Raises VS001, or where it is to be reported marks the aggregate, or all.
  */
 static void
 check_expectations(AppendCall *append)
 {
+	bool conflict = false;
+
 	for (int i = 0; i < append->list.count; i++)
 	{
 		NewEvent *event = &append->list.events[i];
@@ -346,19 +348,25 @@ check_expectations(AppendCall *append)
 			continue;
 		if (expectation_met(event, aggregate->sequence))
 			aggregate->sequence++;
-		else if (append->report)
+		else if (append->on_conflict == ES_CONFLICT_ERROR)
+			raise_conflict(aggregate, event, aggregate->sequence);
+		else
 		{
 			es_count_conflict();
 			aggregate->outcome = OUTCOME_CONFLICT;
+			conflict = true;
 		}
-		else
-			raise_conflict(aggregate, event, aggregate->sequence);
 	}
 	append->to_write = 0;
 	for (int i = 0; i < append->naggregates; i++)
 	{
-		if (append->aggregates[i].outcome == OUTCOME_APPENDED)
-			append->to_write += append->aggregates[i].count;
+		Aggregate *aggregate = &append->aggregates[i];
+
+		/* nothing of the call is in the store then: see find_originals */
+		if (conflict && append->on_conflict == ES_CONFLICT_REPORT_ALL)
+			aggregate->outcome = OUTCOME_CONFLICT;
+		if (aggregate->outcome == OUTCOME_APPENDED)
+			append->to_write += aggregate->count;
 	}
 }
 

@@ -19,6 +19,14 @@ typedef enum Outcome
 	OUTCOME_CONFLICT
 } Outcome;
 
+/* What conflicts of a batch come to. */
+typedef enum OnConflict
+{
+	ES_CONFLICT_ERROR,
+	ES_CONFLICT_REPORT,	   /* the other aggregates are written */
+	ES_CONFLICT_REPORT_ALL /* nothing is */
+} OnConflict;
+
 /* One aggregate that an append writes to. */
 typedef struct Aggregate
 {
@@ -40,7 +48,7 @@ typedef struct AppendCall
 	NewEvents list;
 	Aggregate *aggregates;
 	int naggregates;
-	bool report;		   /* on_conflict => 'report' */
+	OnConflict on_conflict;
 	Durability durability; /* as it is really done */
 	bool any_given_ids;
 	int to_write; /* events of aggregates to be appended */
@@ -50,7 +58,7 @@ extern const char *const es_outcome_names[];
 
 /*
  * Appends events whose list has been checked, all of one aggregate if "single".
- * Refusals are errors, but for conflicts with "report"; the list has the results.
+ * Refusals are errors, but for conflicts that are reported; the list has the results.
  */
 extern void es_append(AppendCall *append, Durability wanted, bool single);
 
