@@ -83,7 +83,7 @@ COMMENT ON FUNCTION event_store.staging_state() IS
 
 CREATE VIEW event_store.staging_status AS SELECT * FROM event_store.staging_state();
 COMMENT ON VIEW event_store.staging_status IS
-'One row: committed rows in staging (staged_events, staged_views), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened).';
+'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened).';
 
 CREATE FUNCTION event_store.flush(timeout interval DEFAULT '5s') RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_flush';

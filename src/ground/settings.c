@@ -18,6 +18,10 @@
 
 #include "ground/settings.h"
 
+#define DEFAULT_DRAIN_AT_SHUTDOWN_MS (5 * 1000)
+#define MIN_DRAIN_AT_SHUTDOWN_MS 0
+#define MAX_DRAIN_AT_SHUTDOWN_MS (60 * 60 * 1000)
+
 #define DEFAULT_RETRY_INITIAL_MS 1000
 #define DEFAULT_RETRY_MAX_MS (60 * 1000)
 #define MIN_RETRY_MS 1
@@ -39,6 +43,7 @@
 #define MIN_WRITE_DELAY_MS 0
 #define MAX_WRITE_DELAY_MS (60 * 60 * 1000)
 
+int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_durability = ES_DURABLE;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
@@ -69,6 +74,13 @@ static const struct config_enum_entry on_staging_full_options[] = {
 void
 es_define_settings(void)
 {
+	DefineCustomIntVariable(
+		"event_store.drain_at_shutdown",
+		"Longest time that the server takes at a fast or smart stop to make staged rows durable.",
+		"A number without unit is in milliseconds; 0 leaves them staged for the next start.",
+		&es_drain_at_shutdown, DEFAULT_DRAIN_AT_SHUTDOWN_MS,
+		MIN_DRAIN_AT_SHUTDOWN_MS, MAX_DRAIN_AT_SHUTDOWN_MS, PGC_SIGHUP,
+		GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomEnumVariable("event_store.durability",
 							 "Durability of appends and puts that do not name one.",
 							 "durable: committed like any row. "

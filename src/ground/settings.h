@@ -20,11 +20,12 @@ typedef enum OnStagingFull
 	ES_FULL_ERROR
 } OnStagingFull;
 
-extern int es_durability;		/* Durability */
-extern int es_on_staging_full;	/* OnStagingFull */
-extern int es_write_delay;		/* ms */
-extern int es_write_batch_size; /* rows */
-extern int es_staging_limit;	/* rows; 0 = staging off */
+extern int es_drain_at_shutdown; /* ms; 0 = off */
+extern int es_durability;		 /* Durability */
+extern int es_on_staging_full;	 /* OnStagingFull */
+extern int es_write_delay;		 /* ms */
+extern int es_write_batch_size;	 /* rows */
+extern int es_staging_limit;	 /* rows; 0 = staging off */
 extern bool es_require_expected_sequence;
 extern int es_retry_initial;  /* ms */
 extern int es_retry_max;	  /* ms */

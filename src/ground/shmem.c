@@ -170,12 +170,11 @@ static void
 assign_slot(SharedDatabase *db, Oid database)
 {
 	Assert(LWLockHeldByMeInMode(es_shared->lock, LW_EXCLUSIVE));
-	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
 	db->database = database;
 	db->claimed = false;
 	for (DatabasePart *part = database_parts; part != NULL; part = part->next)
 		part->clear(db);
-	LWLockRelease(db->lock);
 }
 
 /* Finds the slot of a database; SharedState.lock is held. */
@@ -203,7 +202,11 @@ find_or_make(Oid database, bool claim)
 	{
 		db = slot_of(InvalidOid);
 		if (db != NULL)
+		{
+			LWLockAcquire(db->lock, LW_EXCLUSIVE);
 			assign_slot(db, database);
+			LWLockRelease(db->lock);
+		}
 	}
 	if (db != NULL && claim)
 		db->claimed = true;
@@ -273,8 +276,14 @@ es_give_back_slot(Oid database, bool (*unused)(const SharedDatabase *db))
 
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
 	db = slot_of(database);
-	if (db != NULL && (unused == NULL || unused(db)))
-		assign_slot(db, InvalidOid);
+	if (db != NULL)
+	{
+		/* who wants it looks under this lock whether it still has it */
+		LWLockAcquire(db->lock, LW_EXCLUSIVE);
+		if (unused == NULL || unused(db))
+			assign_slot(db, InvalidOid);
+		LWLockRelease(db->lock);
+	}
 	LWLockRelease(es_shared->lock);
 	return db;
 }

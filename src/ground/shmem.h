@@ -80,8 +80,8 @@ extern SharedDatabase *es_claim_database(void);
 extern SharedDatabase *es_find_database(Oid database);
 extern SharedDatabase *es_make_database(Oid database);
 /*
- * Gives the slot of a database back, which it returns, unless "unused" says no;
- * NULL = in any case.
+ * Gives the slot of a database back, which it returns, unless "unused", called
+ * with both locks held, says no; NULL = in any case.
  */
 extern SharedDatabase *es_give_back_slot(Oid database,
 										 bool (*unused)(const SharedDatabase *db));

@@ -134,13 +134,9 @@ static bool
 is_unused(const SharedDatabase *db)
 {
 	const WorkerSlot *slot = es_worker_slot(db);
-	bool unused;
 
-	LWLockAcquire(db->lock, LW_SHARED);
-	unused = !db->claimed && slot->bars == 0 && slot->pid == 0 &&
-			 slot->state == ES_WORKER_NONE;
-	LWLockRelease(db->lock);
-	return unused;
+	return !db->claimed && slot->bars == 0 && slot->pid == 0 &&
+		   slot->state == ES_WORKER_NONE;
 }
 
 void
@@ -540,11 +536,13 @@ es_report_for_duty(SharedDatabase *db)
 }
 
 bool
-es_take_call(SharedDatabase *db)
+es_take_call(SharedDatabase *db, bool *needed)
 {
 	bool called;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (es_worker_slot(db)->called || es_worker_slot(db)->nudged)
+		*needed = true;
 	/* one that was dismissed must not take what calls the next */
 	called = es_worker_slot(db)->state == ES_WORKER_RUNNING &&
 			 es_worker_slot(db)->called;
@@ -592,6 +590,17 @@ es_begin_job(SharedDatabase *db, int job)
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	es_worker_slot(db)->jobs[job].running = true;
 	es_worker_slot(db)->jobs[job].last_run_at = now;
+	LWLockRelease(db->lock);
+}
+
+/* A failure counts until what failed went through, or there is nothing to do. */
+void
+es_forget_job_failures(SharedDatabase *db, int job)
+{
+	if (es_worker_slot(db)->jobs[job].failures == 0)
+		return;
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	es_worker_slot(db)->jobs[job].failures = 0;
 	LWLockRelease(db->lock);
 }
 

@@ -132,8 +132,11 @@ extern void es_settle_start(SharedDatabase *db, Oid database, bool possible);
  */
 extern bool es_enter_worker_slot(SharedDatabase *db, Oid database);
 extern bool es_report_for_duty(SharedDatabase *db);
-/* Whether it was called since the last time that this was asked. */
-extern bool es_take_call(SharedDatabase *db);
+/*
+ * Whether it was called since the last time that this was asked; sets "needed"
+ * if it was that or nudged.
+ */
+extern bool es_take_call(SharedDatabase *db, bool *needed);
 /* Lets it go, unless it was called or nudged since then. */
 extern bool es_retire_worker(SharedDatabase *db);
 /*
@@ -141,6 +144,7 @@ extern bool es_retire_worker(SharedDatabase *db);
  * job as a whole did not fail.  Returns its failures in a row.
  */
 extern void es_begin_job(SharedDatabase *db, int job);
+extern void es_forget_job_failures(SharedDatabase *db, int job);
 extern int es_end_job(SharedDatabase *db, int job, bool succeeded,
 					  const char *error);
 /* Copies as much of a message as is shown. */

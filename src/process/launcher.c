@@ -30,6 +30,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "storage/ipc.h"
 #include "storage/lockdefs.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -124,8 +125,13 @@ list_databases(MemoryContext context, bool all)
 static bool
 forget_if_dropped(Oid database)
 {
-	List *databases = list_databases(CurrentMemoryContext, true);
-	bool dropped = !list_member_oid(databases, database);
+	List *databases;
+	bool dropped;
+
+	es_begin_busy(false);
+	databases = list_databases(CurrentMemoryContext, true);
+	es_end_busy();
+	dropped = !list_member_oid(databases, database);
 
 	list_free(databases);
 	if (dropped)
@@ -336,16 +342,19 @@ es_launcher_main(Datum arg)
 {
 	uint32 wait_event;
 
-	es_enter_process();
+	es_enter_process(NULL);
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	wait_event = WaitEventExtensionNew("EventStoreLauncherMain");
 
 	es_enter_launcher_slot();
 	unprobed = list_databases(TopMemoryContext, false);
 	MemoryContextSwitchTo(TopMemoryContext);
-	for (;;)
+	es_end_busy();
+	while (!es_asked_to_leave())
 	{
 		es_heed_signals();
 		es_sleep_on_latch(tend_workers(), wait_event);
 	}
+	/* another one is started after a failure only */
+	proc_exit(es_server_stops() ? 0 : 1);
 }

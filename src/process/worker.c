@@ -26,9 +26,10 @@
  * staged, until it has been idle for long enough to leave.  Whoever makes work
  * wakes it; so an idle store runs no queries.
  *
- * SIGTERM makes it exit at once: the step is rolled back, staged rows stay, and
- * its exit callback asks for the next worker.  It leaves of its own accord only
- * if nobody called it meanwhile (worker_slot.c).
+ * SIGTERM makes it exit at once (process.c): the step is rolled back, staged rows
+ * stay, and its exit callback asks for the next worker.  When the server stops
+ * it first drains what is staged, in bounded time.  It leaves of its own accord
+ * only if nobody called it meanwhile (worker_slot.c).
  */
 #include "postgres.h"
 
@@ -39,23 +40,23 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_namespace.h"
+#include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "common/pg_prng.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/lockdefs.h"
 #include "storage/lwlock.h"
+#include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -84,6 +85,9 @@
 
 /* A worker with nothing to do leaves after this long. */
 #define ES_IDLE_EXIT_MS 60000
+/* At a stop of the server: who may stage is looked for so often, and so long. */
+#define ES_LAST_LOOK_MS 10
+#define ES_LAST_CLIENTS_MS 500
 /* The first pause after a round that was due and found nothing to move. */
 #define ES_EMPTY_ROUND_PAUSE_MS 10
 /* Under sustained load jobs that give way get a turn after so many rounds. */
@@ -115,8 +119,10 @@ typedef struct JobTurn
 typedef struct Work
 {
 	SharedDatabase *db;
+	char database[NAMEDATALEN];
 	bool store_gone; /* as far as we know */
 	bool called;	 /* staging shall be open, and open for this very store */
+	bool needed;	 /* by anybody since it came up, so that it stays a while */
 
 	/* what the last step told */
 	int64 moved;				/* by the last round */
@@ -227,7 +233,9 @@ leave_unless_called(Work *work)
 		proc_exit(0);
 }
 
+static void step_open(Work *work);
 static void step_drain(Work *work);
+static void step_close(Work *work);
 
 /* ---------- steps ---------- */
 
@@ -241,6 +249,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	int security;
 	int level;
 
+	es_begin_busy(step == step_open || step == step_drain || step == step_close);
 	/* what the log names as the statement */
 	debug_query_string = activity;
 	pgstat_report_activity(STATE_RUNNING, activity);
@@ -274,7 +283,9 @@ run_step(Work *work, WorkerStep step, const char *activity)
 		lift_limit();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		EmitErrorReport();
+		/* what a stop of the server cuts short is no fault */
+		if (es_grace_end() == 0 || error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+			EmitErrorReport();
 		AbortCurrentTransaction();
 		FlushErrorState();
 		es_copy_error(work->error, error->message != NULL ? error->message : "");
@@ -289,6 +300,7 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	debug_query_string = NULL;
+	es_end_busy();
 	return succeeded;
 }
 
@@ -467,6 +479,7 @@ note_round(Work *work, JobTurn *turn)
 	{
 		work->rounds++;
 		work->space_drained = true;
+		work->needed = true;
 	}
 	if (work->moved > 0 ||
 		(es_staged_rows(work->db) == 0 && !es_drain_requested(work->db)))
@@ -567,13 +580,18 @@ run_snapshot(Work *work, JobTurn *turn)
 	return true;
 }
 
-/* Staging is closed, whatever else goes on, a minute after the last round. */
+/*
+ * Staging is closed, whatever else goes on, a minute after the last round, or at
+ * once when it was opened only to find out what was left there.
+ */
 static long
 time_until_close(const Work *work)
 {
 	if (!es_staging_is(work->db, ES_STAGING_OPEN) || needs_opening(work) ||
 		time_until_drain(work) >= 0)
 		return -1;
+	if (!work->needed)
+		return 0;
 	return milliseconds_until(TimestampTzPlusMilliseconds(work->last_round_at,
 														  ES_IDLE_EXIT_MS));
 }
@@ -585,7 +603,10 @@ run_close(Work *work, JobTurn *turn)
 		return false;
 	/* there is a writer: in another minute */
 	if (!work->closed)
+	{
+		work->needed = true;
 		work->last_round_at = GetCurrentTimestamp();
+	}
 	return true;
 }
 
@@ -724,7 +745,8 @@ run_job(Work *work, int number)
 
 /*
  * Nothing is due: sleeps, or leaves when staging is closed and there was nothing
- * to stay for long enough.
+ * to stay for long enough.  Who was started to have a look, and found nothing,
+ * leaves at once: others may be waiting for the process.
  */
 static void
 rest(Work *work, const long *times, uint32 wait_event)
@@ -745,7 +767,7 @@ rest(Work *work, const long *times, uint32 wait_event)
 			milliseconds_until(TimestampTzPlusMilliseconds(work->last_work_at,
 														   ES_IDLE_EXIT_MS));
 
-		if (left == 0)
+		if (left == 0 || !work->needed)
 		{
 			leave_unless_called(work);
 			return;
@@ -754,6 +776,96 @@ rest(Work *work, const long *times, uint32 wait_event)
 	}
 	es_sleep_on_latch(timeout, wait_event);
 }
+
+/* ---------- the end ---------- */
+
+/*
+ * Whether anybody may still stage something.  Who is connected is being
+ * terminated, and may be in the middle of a commit; a client of another kind, as
+ * one that reads the log, stays.
+ */
+static bool
+may_be_staged(SharedDatabase *db)
+{
+	TimestampTz asked_at =
+		TimestampTzPlusMilliseconds(es_grace_end(), -es_drain_at_shutdown);
+
+	if (pg_atomic_read_u64(&es_staging(db)->uncommitted) > 0)
+		return true;
+	return CountDBConnections(MyDatabaseId) > 0 &&
+		   !TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(),
+									   ES_LAST_CLIENTS_MS);
+}
+
+/* Runs a step that has to end with the grace; returns whether it went through. */
+static bool
+run_last_step(Work *work, WorkerStep step, const char *activity)
+{
+	long left = milliseconds_until(es_grace_end());
+	bool succeeded;
+
+	if (left == 0)
+		return false;
+	enable_timeout_after(STATEMENT_TIMEOUT, left);
+	succeeded = run_step(work, step, activity);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	return succeeded && !work->store_gone;
+}
+
+/*
+ * The server stops: what is staged would be there again after the start, but is
+ * not on a standby, which may take over now.  Who stages is being terminated,
+ * and streaming goes on to the very end.
+ */
+static void
+drain_at_stop(Work *work, uint32 wait_event)
+{
+	SharedDatabase *db = work->db;
+
+	while (milliseconds_until(es_grace_end()) > 0)
+	{
+		bool staged = es_staged_rows(db) > 0;
+		bool waits = !staged && may_be_staged(db);
+
+		if (staged)
+		{
+			if (!run_last_step(work, step_drain, "drain"))
+				break;
+			waits = work->moved == 0;
+		}
+		else if (!waits)
+		{
+			if (!run_last_step(work, step_close, "close staging") || work->closed)
+				break;
+			waits = true;
+		}
+		if (waits)
+			es_sleep_on_latch(ES_LAST_LOOK_MS, wait_event);
+		es_heed_signals();
+	}
+	if (es_staged_rows(db) > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event_store leaves " UINT64_FORMAT
+						" rows staged in database \"%s\" at this stop",
+						es_staged_rows(db), work->database),
+				 errdetail("They are drained after the next start. A standby that takes over does not have them."),
+				 errhint("You might need to increase %s.",
+						 "event_store.drain_at_shutdown")));
+}
+
+/* SIGTERM: a command needs the database, or the server stops. */
+static void
+leave_for_good(Work *work, uint32 wait_event)
+{
+	if (es_grace_end() != 0 && es_drain_at_shutdown > 0 && !work->store_gone &&
+		es_worker_slot(work->db)->state == ES_WORKER_RUNNING &&
+		es_staging_is(work->db, ES_STAGING_OPEN))
+		drain_at_stop(work, wait_event);
+	proc_exit(0);
+}
+
+/* ---------- a turn ---------- */
 
 /* One turn: runs a job that is due, or rests. */
 static void
@@ -764,12 +876,18 @@ take_turn(Work *work, uint32 wait_event)
 	int number;
 
 	es_heed_signals();
-	if (es_take_call(db))
+	if (es_asked_to_leave())
+		leave_for_good(work, wait_event);
+	if (es_take_call(db, &work->needed))
 		work->called = true;
 	if (es_staging_is(db, ES_STAGING_OPEN) && es_staged_rows(db) > 0)
 		work->called = false;
 	for (int i = 0; i < JOBS; i++)
+	{
 		times[i] = time_until(work, i);
+		if (times[i] < 0)
+			es_forget_job_failures(db, i);
+	}
 	if (times[DRAIN] != 0)
 	{
 		work->rounds = 0;
@@ -808,6 +926,18 @@ pin_settings(void)
 	}
 }
 
+/* Looks up the name of this database, for messages. */
+static void
+note_database(Work *work)
+{
+	char *name;
+
+	StartTransactionCommand();
+	name = get_database_name(MyDatabaseId);
+	strlcpy(work->database, name != NULL ? name : "", NAMEDATALEN);
+	CommitTransactionCommand();
+}
+
 void
 es_worker_main(Datum arg)
 {
@@ -818,14 +948,18 @@ es_worker_main(Datum arg)
 	memset(&work, 0, sizeof(work));
 	work.db = es_database_numbered(DatumGetInt32(arg));
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
-	es_enter_process();
+	es_enter_process(&es_drain_at_shutdown);
 	begin_duty(work.db, database);
 	overdue_timeout = RegisterTimeout(USER_TIMEOUT, end_overdue_process);
+	note_database(&work);
+	es_end_busy();
 	pin_settings();
 	pgstat_report_appname("event_store worker");
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
 
 	work.store_gone = true; /* until it was looked for */
+	/* only after the start of the server it is there to have a look */
+	work.needed = !es_staging_is(work.db, ES_STAGING_UNKNOWN);
 	work.last_job = JOBS - 1;
 	MemoryContextSwitchTo(TopMemoryContext);
 	for (;;)

@@ -47,8 +47,6 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 	TimestampTz drained;
 	bool known;
 
-	gauges[ES_GAUGE_STAGED_EVENTS] = rows_in(&staging->staged_events);
-	gauges[ES_GAUGE_STAGED_VIEWS] = rows_in(&staging->staged_views);
 	LWLockAcquire(db->lock, LW_SHARED);
 	oldest = left_at != 0 ? left_at : staging->first_staged_at;
 	drained = drain->last_drain_at;
@@ -58,8 +56,14 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 		es_worker_slot(db)->state == ES_WORKER_RUNNING ? 1 : 0;
 	gauges[ES_GAUGE_LOST_EPOCHS] = known ? (double) (staging->epoch - 1) : NAN;
 	LWLockRelease(db->lock);
-	gauges[ES_GAUGE_OLDEST_AGE] =
-		oldest == 0 || es_staged_rows(db) == 0 ? 0 : seconds_since(oldest);
+	/* until staging was looked at, nobody knows what a stop left there */
+	if (known)
+	{
+		gauges[ES_GAUGE_STAGED_EVENTS] = rows_in(&staging->staged_events);
+		gauges[ES_GAUGE_STAGED_VIEWS] = rows_in(&staging->staged_views);
+		gauges[ES_GAUGE_OLDEST_AGE] =
+			oldest == 0 || es_staged_rows(db) == 0 ? 0 : seconds_since(oldest);
+	}
 	gauges[ES_GAUGE_DRAIN_AGE] = drained == 0 ? NAN : seconds_since(drained);
 }
 
@@ -74,6 +78,9 @@ es_read_gauges(const MetricsReading *metrics, double *gauges)
 	gauges[ES_GAUGE_WAITING] = metrics->waiting;
 	gauges[ES_GAUGE_DRAIN_RATE] = metrics->drain_rate;
 	gauges[ES_GAUGE_DEAD_LETTERS] = metrics->dead_letters;
+	gauges[ES_GAUGE_STAGED_EVENTS] = NAN;
+	gauges[ES_GAUGE_STAGED_VIEWS] = NAN;
+	gauges[ES_GAUGE_OLDEST_AGE] = NAN;
 	gauges[ES_GAUGE_LOST_EPOCHS] = NAN;
 	gauges[ES_GAUGE_DRAIN_AGE] = NAN;
 	if (db == NULL)

@@ -591,10 +591,11 @@ es_staging_state(PG_FUNCTION_ARGS)
 	db = es_my_database();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	values[0] = values[1] = values[5] = Int64GetDatum(0);
+	values[5] = Int64GetDatum(0);
 	values[2] = Int64GetDatum(segments_size());
 	nulls[3] = !oldest_staged(&oldest);
 	values[3] = nulls[3] ? (Datum) 0 : TimestampTzGetDatum(oldest);
+	nulls[0] = nulls[1] = !es_staging_known(db);
 	nulls[6] = nulls[7] = nulls[8] = true;
 	if (db != NULL)
 	{

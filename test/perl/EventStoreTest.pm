@@ -19,7 +19,8 @@ our @EXPORT = qw(
 );
 
 # A server that preloads the library, not started yet.  The options of init
-# come as "init => {...}", lines for postgresql.conf as "conf => '...'".
+# come as "init => {...}", lines for postgresql.conf as "conf => '...'".  What is
+# staged is left staged by a stop, unless a test asks for the drain.
 sub new_server
 {
 	my ($name, %options) = @_;
@@ -29,6 +30,7 @@ sub new_server
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = 'event_store'\n"
 		  . "autovacuum = off\n"
+		  . "event_store.drain_at_shutdown = 0\n"
 		  . ($options{conf} // ''));
 	return $node;
 }
@@ -63,11 +65,17 @@ sub worker_pid
 }
 
 # Waits for a worker other than one that may be known; returns its process id.
+# Without one that is known a worker is called: one that found nothing to do
+# after the start of the server has left.
 sub wait_for_worker
 {
 	my ($node, $database, $not) = @_;
 
-	$not = 0 if !defined $not || $not eq '';
+	if (!defined $not || $not eq '')
+	{
+		$node->psql($database, 'SELECT event_store.announce_store()');
+		$not = 0;
+	}
 	$node->poll_query_until('postgres',
 		"SELECT count(*) = 1 FROM pg_stat_activity
 		  WHERE backend_type = 'event_store worker' AND datname = '$database'

@@ -74,6 +74,8 @@ cmp_ok($terminated, '>=', 100, 'by the log, too');
 
 foreach my $time (1 .. 2)
 {
+	$node->append_conf('postgresql.conf', "event_store.drain_at_shutdown = '5s'\n") if $time == 2;
+	$node->reload;
 	@clients = map { start_client($node, 'shop', $_) } qw(staged staged durable);
 	$node->stop('fast');
 	foreach my $client (@clients)
@@ -88,7 +90,8 @@ foreach my $time (1 .. 2)
 # ---------- a fast stop between rounds: much is staged
 
 $node->append_conf('postgresql.conf',
-	"event_store.write_delay = '1h'\nevent_store.write_batch_size = 1000000\n");
+	"event_store.write_delay = '1h'\nevent_store.write_batch_size = 1000000\n"
+	  . "event_store.drain_at_shutdown = 0\n");
 $node->restart;
 wait_for_worker($node, 'shop');
 @clients = map { start_client($node, 'shop', $_) } qw(staged staged);
