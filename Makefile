@@ -56,5 +56,5 @@ $(OBJS:.o=.bc): %.bc: %.o
 event_store--$(EXTVERSION).sql: $(SCHEMA_PARTS)
 	cat $^ > $@
 
-event_store--$(RELEASED)--$(EXTVERSION).sql: $(UPGRADE_PARTS) schema/upgrade/replace.sed $(SCHEMA_PARTS) schema/upgrade/footer.sql
-	{ cat $(UPGRADE_PARTS) && sed -n -E -f schema/upgrade/replace.sed $(SCHEMA_PARTS) && cat schema/upgrade/footer.sql; } > $@
+event_store--$(RELEASED)--$(EXTVERSION).sql: $(UPGRADE_PARTS) schema/upgrade/current.awk $(SCHEMA_PARTS) schema/upgrade/footer.sql
+	{ cat $(UPGRADE_PARTS) && awk -f schema/upgrade/current.awk $(SCHEMA_PARTS) && cat schema/upgrade/footer.sql; } > $@

@@ -1,25 +1,3 @@
--- feed: read_events reads up to a position, and backward; what it refuses
+-- feed: read_events reads up to a position, and backward
 
 DROP FUNCTION event_store.read_events(bigint, int, text[], text[], int, int);
-CREATE FUNCTION event_store.read_events(
-    after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
-    event_types text[] DEFAULT NULL, member int DEFAULT NULL, members int DEFAULT NULL,
-    up_to_position bigint DEFAULT NULL, backward boolean DEFAULT false)
-    RETURNS SETOF event_store.event
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_read_events';
-COMMENT ON FUNCTION event_store.read_events(bigint, int, text[], text[], int, int, bigint, boolean) IS
-$$Returns durable events of all aggregates in global_position order, after a position and up to the safe position: a reader that goes on after the last position it got sees every committed event exactly once.
-after_position is exclusive, up_to_position inclusive (NULL = the safe position); max_count limits the rows (NULL = all); aggregate_types and event_types select; member (0-based) of members gets its share of the aggregates, always the same; backward turns the order only.
-A consumer gives as up_to_position what wait_for_events returned, and goes on from there when fewer than max_count events came, else from the last one it got.
-Errors: 22023, also when after_position was never given here: the log is another one, or an older state of it (a standby, which may only be behind, returns nothing); 55000 without preload, and where domain_events is fed by a subscription.
-Example: SELECT global_position, aggregate_id, event_type FROM event_store.read_events(after_position => 0, max_count => 10);$$;
-
-COMMENT ON FUNCTION event_store.safe_position() IS
-$$Returns the global position up to which no event can appear any more. It bounds what later statements may read, not the statement it is called in.
-Errors: 55000 without preload, and where domain_events is fed by a subscription.
-Example: SELECT event_store.safe_position();$$;
-
-COMMENT ON FUNCTION event_store.wait_for_events(bigint, interval) IS
-$$Waits until the safe position is above after_position, at most for timeout, and returns the safe position. Calls of one session return at least 10 ms apart, so that a consumer that follows a busy log reads it in batches.
-Errors: 22004; 22023 when timeout is negative or above 10 minutes, or after_position was never given here (a standby waits for it); 55000 without preload, and where domain_events is fed by a subscription.
-Example: SELECT event_store.wait_for_events(after_position => 0, timeout => '1s');$$;
