@@ -5,7 +5,7 @@
 -- 'owner' is no level: what is there is for the owner, or called by the store.
 CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], OUT relations text[])
     RETURNS SETOF record
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 5
 BEGIN ATOMIC
     VALUES
     ('reader',
@@ -15,6 +15,9 @@ BEGIN ATOMIC
            'read_events', 'safe_position', 'wait_for_events',
            'is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
      ARRAY['domain_events', 'domain_views', 'metrics']),
+    ('consumer',
+     ARRAY['process_once', 'record_result', 'processed_result'],
+     ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
            'delete_view', 'flush', 'save_snapshot'],
@@ -22,10 +25,10 @@ BEGIN ATOMIC
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters',
            'set_reducer', 'set_reducer_rules', 'take_snapshot',
-           'rebuild_view', 'rebuild_view_step', 'rebuild_state', 'clear_view',
+           'rebuild_view', 'rebuild_view_step', 'rebuild_state', 'clear_view', 'forget_processed',
            'staged_rows', 'staging_state', 'worker_state', 'worker_jobs_state', 'feed_state'],
      ARRAY['staging_status', 'worker_status', 'worker_jobs', 'feed_status', 'rebuild_status', 'staging',
-           'dead_letters', 'snapshots', 'reducers', 'store_state']),
+           'dead_letters', 'snapshots', 'reducers', 'store_state', 'processed_messages']),
     ('owner',
      ARRAY['create_store', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
@@ -43,8 +46,9 @@ DECLARE
     -- the rows of access_levels() that a level is made of
     wanted CONSTANT text[] := CASE level
         WHEN 'reader' THEN ARRAY['reader']
+        WHEN 'consumer' THEN ARRAY['reader', 'consumer']
         WHEN 'writer' THEN ARRAY['reader', 'writer']
-        WHEN 'admin' THEN ARRAY['reader', 'writer', 'admin']
+        WHEN 'admin' THEN ARRAY['reader', 'consumer', 'writer', 'admin']
     END;
     object_name text;
 BEGIN
@@ -55,7 +59,7 @@ BEGIN
         RAISE EXCEPTION 'level must not be null' USING ERRCODE = '22004';
     ELSIF wanted IS NULL THEN
         RAISE EXCEPTION 'level is not a known word: "%"', level
-            USING ERRCODE = '22023', HINT = 'Use ''reader'', ''writer'' or ''admin''.';
+            USING ERRCODE = '22023', HINT = 'Use ''reader'', ''consumer'', ''writer'' or ''admin''.';
     END IF;
 
     IF pg_catalog.to_regclass('event_store.domain_events') IS NULL THEN
@@ -89,7 +93,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), writer (reader, append, put, delete_view, flush, save_snapshot), admin (writer, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot), admin (writer, consumer, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

@@ -228,6 +228,15 @@ BEGIN
     CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx
         ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL;
 
+    CREATE TABLE IF NOT EXISTS event_store.processed_messages (
+        consumer text COLLATE "C" NOT NULL,
+        message_id text COLLATE "C" NOT NULL,
+        fingerprint text COLLATE "C",
+        result jsonb,
+        processed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        CONSTRAINT processed_messages_pkey PRIMARY KEY (consumer, message_id)
+    );
+
     -- one row
     CREATE TABLE IF NOT EXISTS event_store.store_state (
         id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
@@ -303,6 +312,8 @@ BEGIN
 'States that unfinished rebuilds have folded, each after the event at sequence. Nobody reads them but the rebuild.';
     COMMENT ON TABLE event_store.dead_letters IS
 'Staged rows that could not be made durable, with their error. Settled by retry_dead_letters or discard_dead_letters.';
+    COMMENT ON TABLE event_store.processed_messages IS
+'What process_once was told: the messages that each consumer has processed, with the result that record_result left.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

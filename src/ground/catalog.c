@@ -237,8 +237,9 @@ is_plain(Oid relation, int columns, uint32 defaults, int checks)
 
 /* The durable tables that code of an owner may be attached to. */
 static const char *const written_tables[] =
-	{"domain_events", "domain_views",  "snapshots",			"reducers",
-	 "dead_letters",  "view_rebuilds", "view_rebuild_rows", "store_state"};
+	{"domain_events",	  "domain_views", "snapshots",
+	 "reducers",		  "dead_letters", "view_rebuilds",
+	 "view_rebuild_rows", "store_state",  "processed_messages"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
@@ -303,6 +304,7 @@ find_parts(Store *s)
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
 	s->log_identity = relation_named(s->schema, "log_identity", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
+	s->processed_messages = relation_named(s->schema, "processed_messages", -1);
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
 						ObjectIdGetDatum(s->schema));

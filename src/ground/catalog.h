@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 8
+#define ES_WRITTEN_TABLES 9
 
 typedef struct StagingSegment
 {
@@ -48,6 +48,7 @@ typedef struct Store
 	Oid positions;					/* the sequence of global positions */
 	Oid log_identity;				/* the sequence that says whose they are */
 	Oid dead_letters;
+	Oid processed_messages;
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
 } Store;

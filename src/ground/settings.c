@@ -21,6 +21,9 @@
 #define DEFAULT_DRAIN_AT_SHUTDOWN_MS (5 * 1000)
 #define MIN_DRAIN_AT_SHUTDOWN_MS 0
 #define MAX_DRAIN_AT_SHUTDOWN_MS (60 * 60 * 1000)
+#define DEFAULT_PROCESSED_RETENTION_S 0
+#define MIN_PROCESSED_RETENTION_S 0
+#define MAX_PROCESSED_RETENTION_S INT_MAX
 
 #define DEFAULT_RETRY_INITIAL_MS 1000
 #define DEFAULT_RETRY_MAX_MS (60 * 1000)
@@ -47,6 +50,7 @@ int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_durability = ES_DURABLE;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
+int es_processed_retention = DEFAULT_PROCESSED_RETENTION_S;
 int es_retry_initial = DEFAULT_RETRY_INITIAL_MS;
 int es_retry_max = DEFAULT_RETRY_MAX_MS;
 int es_snapshot_every = DEFAULT_SNAPSHOT_EVERY;
@@ -95,6 +99,12 @@ es_define_settings(void)
 							 &es_on_staging_full, ES_FULL_DURABLE,
 							 on_staging_full_options, PGC_USERSET, 0, NULL,
 							 NULL, NULL);
+	DefineCustomIntVariable("event_store.processed_retention",
+							"How long the worker keeps what process_once was told.",
+							"A number without unit is in seconds; 0 keeps it for ever.",
+							&es_processed_retention, DEFAULT_PROCESSED_RETENTION_S,
+							MIN_PROCESSED_RETENTION_S, MAX_PROCESSED_RETENTION_S,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.require_expected_sequence",
 							 "Refuses appends whose expected_sequence is NULL.",
 							 "Any sequence is then expected with -2.",

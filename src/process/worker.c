@@ -7,9 +7,9 @@
  *
  * What it does is a table of jobs: opening staging, the drain, giving space
  * back, storing the safe position for standbys, snapshots of aggregates,
- * closing staging.  A job says when it is due, and does a bounded
+ * forgetting processed messages, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own.  What a step does
- * stands in drain.c, segment.c, position.c and snapshot.c, and every step can also
+ * stands in drain.c, segment.c, position.c, snapshot.c and processed.c, and every step can also
  * be run in the foreground by a function.
  *
  * A job that fails is tried again after a pause that doubles.  Its failure is
@@ -66,6 +66,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "consume/processed.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/compat.h"
@@ -397,6 +398,16 @@ step_snapshot(Work *work)
 		es_copy_error(work->error, error);
 }
 
+static void
+step_forget(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	es_forget_next(work->db);
+}
+
 /* ---------- jobs: when they are due, and what they do ---------- */
 
 static long
@@ -580,6 +591,19 @@ run_snapshot(Work *work, JobTurn *turn)
 	return true;
 }
 
+static long
+time_until_forget(const Work *work)
+{
+	return es_forgetting_due(work->db) ? 0 : -1;
+}
+
+/* A piece of the table of processed messages. */
+static bool
+run_forget(Work *work, JobTurn *turn)
+{
+	return run_unflushed(work, step_forget, "forget processed");
+}
+
 /*
  * Staging is closed, whatever else goes on, a minute after the last round, or at
  * once when it was opened only to find out what was left there.
@@ -643,6 +667,8 @@ static const Job jobs[] =
 	 {"store position", time_until_position, run_position, .keeps_worker = true,
 	  .first_pause = ES_POSITION_RETRY_MS},
 	 {"snapshot", time_until_snapshot, run_snapshot, .keeps_worker = true,
+	  .gives_way = true},
+	 {"forget processed", time_until_forget, run_forget, .keeps_worker = true,
 	  .gives_way = true},
 	 {"close staging", time_until_close, run_close}};
 

@@ -32,8 +32,9 @@ SELECT is(array_agg(format('%s %s of level %s is not there', kind, name, level))
 CREATE TEMPORARY TABLE levels (level text, includes text[]);
 INSERT INTO levels VALUES
     ('reader', '{reader}'),
+    ('consumer', '{reader,consumer}'),
     ('writer', '{reader,writer}'),
-    ('admin', '{reader,writer,admin}');
+    ('admin', '{reader,consumer,writer,admin}');
 SELECT set_eq($$SELECT level FROM event_store.access_levels() WHERE level <> 'owner'$$, $$SELECT level FROM levels$$,
               'this test knows every level');
 SELECT is(array_agg(v.level), NULL, 'the COMMENT and the hint of grant_access name every level')

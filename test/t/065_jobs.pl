@@ -53,7 +53,7 @@ sub job
 # ---------- all is well
 
 is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
-	'open staging, drain, reclaim, store position, snapshot, close staging', 'the jobs');
+	'open staging, drain, reclaim, store position, snapshot, forget processed, close staging', 'the jobs');
 append_ten('T', 'staged', 'staged');
 ok(flush_all($node, 'shop'), 'the drain runs');
 ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');
@@ -113,6 +113,27 @@ $worker = wait_for_worker($node, 'shop', $worker);
 ok(flush_all($node, 'shop'), 'when the cause is gone it goes on');
 is(events_in($node, 'shop'), '50', 'with all that was staged');
 ok(poll(q{SELECT failures = 0 AND state = 'idle' FROM event_store.worker_jobs WHERE job = 'drain'}), 'and is well');
+
+# ---------- old messages cannot be forgotten: nothing else fails
+
+sql(q{
+	CREATE TRIGGER full_disk BEFORE DELETE ON event_store.processed_messages
+	    FOR EACH ROW EXECUTE FUNCTION full_disk();
+	INSERT INTO event_store.processed_messages (consumer, message_id, processed_at) VALUES ('c', 'old', now() - interval '1h');
+	ALTER DATABASE shop SET event_store.processed_retention = '1min';
+});
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+sql(q{SELECT event_store.process_once('c', 'new')});
+ok(poll(q{SELECT state = 'backing_off' FROM event_store.worker_jobs WHERE job = 'forget processed'}), 'forgetting fails');
+is(job('forget processed'), 'backing_off|1|no space here', 'and says why');
+append_ten('T', 'unforgotten', 'staged');
+ok(flush_all($node, 'shop'), 'the drain goes on');
+ok(poll(sprintf $taken, 'unforgotten'), 'and snapshots');
+sql('DROP TRIGGER full_disk ON event_store.processed_messages');
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT string_agg(message_id, ' ') = 'new' FROM event_store.processed_messages}), 'and it is made up for');
 
 # ---------- a job that would have to wait for the drain is told that it cannot
 
