@@ -1,25 +1,37 @@
 /*
  * view_store.c
- *		The SQL functions that write views.
+ *		The SQL functions that write views, or lock a key of one.
  *
  * They take arguments apart; what a write is stands in view_write.c.
  */
 #include "postgres.h"
 
+#include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "log/view_table.h"
+#include "read/view_load.h"
+#include "staging/staged_scan.h"
 #include "write/view_write.h"
 
 PG_FUNCTION_INFO_V1(es_put_view);
 PG_FUNCTION_INFO_V1(es_put_views);
+PG_FUNCTION_INFO_V1(es_load_view);
 PG_FUNCTION_INFO_V1(es_delete_view);
 PG_FUNCTION_INFO_V1(es_clear_view);
 
@@ -143,6 +155,57 @@ es_put_views(PG_FUNCTION_ARGS)
 	changed = es_put_view_writes(writes, count, wanted);
 	es_end_call(ES_CALL_PUT_VIEWS, changed);
 	PG_RETURN_INT64(changed);
+}
+
+/* Who may not put must not make those wait who do. */
+static void
+check_may_lock(void)
+{
+	Oid put_view =
+		LookupFuncName(list_make2(makeString(ES_SCHEMA), makeString("put_view")),
+					   -1, NULL, false);
+
+	if (object_aclcheck(ProcedureRelationId, put_view, GetUserId(),
+						ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to load a view for update"),
+				 errhint("It needs EXECUTE on event_store.put_view, as level writer of grant_access has it.")));
+}
+
+/*
+ * load_view(view_name, view_key, for_update): the value, NULL when there is none.
+ * With the key locked it is the latest one, which nobody can replace.
+ */
+Datum
+es_load_view(PG_FUNCTION_ARGS)
+{
+	Datum view_name;
+	Datum view_key;
+	Datum data;
+	bool staged = true;
+	StagedRead read;
+
+	es_check_version();
+	es_begin_call(ES_CALL_LOAD_VIEW);
+	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
+	view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
+	if (!PG_ARGISNULL(2) && PG_GETARG_BOOL(2))
+	{
+		PreventCommandIfReadOnly("load_view() for update");
+		PreventCommandIfParallelMode("load_view() for update");
+		check_may_lock();
+		es_lock_view_key(view_name, view_key);
+		staged = es_begin_latest_read(&read);
+	}
+	else
+		es_begin_staged_read(&read, GetActiveSnapshot());
+	data = es_find_view(view_name, view_key, staged);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_LOAD_VIEW, data != (Datum) 0 ? 1 : 0);
+	if (data == (Datum) 0)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(data);
 }
 
 /* delete_view(view_name, view_key, durability): whether there was a row. */

@@ -20,14 +20,14 @@ BEGIN ATOMIC
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
-           'delete_view', 'flush', 'save_snapshot'],
-     ARRAY[]::text[]),
+           'delete_view', 'flush', 'save_snapshot', 'feed_state'],
+     ARRAY['feed_status']),
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters',
            'set_reducer', 'set_reducer_rules', 'take_snapshot',
            'rebuild_view', 'rebuild_view_step', 'rebuild_state', 'clear_view', 'forget_processed',
-           'staged_rows', 'staging_state', 'worker_state', 'worker_jobs_state', 'feed_state'],
-     ARRAY['staging_status', 'worker_status', 'worker_jobs', 'feed_status', 'rebuild_status', 'staging',
+           'staged_rows', 'staging_state', 'worker_state', 'worker_jobs_state'],
+     ARRAY['staging_status', 'worker_status', 'worker_jobs', 'rebuild_status', 'staging',
            'dead_letters', 'snapshots', 'reducers', 'store_state', 'processed_messages']),
     ('owner',
      ARRAY['create_store', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
@@ -93,7 +93,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot), admin (writer, consumer, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, SELECT on feed_status), admin (writer, consumer, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

@@ -22,12 +22,14 @@ view_keys, view_data, versions: arrays of one dimension and equal length; only v
 Errors: as put_view; 22004 NULL inside view_keys or view_data; 22023 arrays of different length or more than one dimension.
 Example: SELECT event_store.put_views('OrderSummary', ARRAY['o-1', 'o-2'], ARRAY['{"total": "19.99"}', '{"total": "5.00"}']::jsonb[], ARRAY[2, 1]);$$;
 
-CREATE FUNCTION event_store.load_view(view_name text, view_key text) RETURNS jsonb
-    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_load_view';
-COMMENT ON FUNCTION event_store.load_view(text, text) IS
+CREATE FUNCTION event_store.load_view(
+    view_name text, view_key text, for_update boolean DEFAULT false)
+    RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_load_view';
+COMMENT ON FUNCTION event_store.load_view(text, text, boolean) IS
 $$Returns the value of one key of a view, staged or durable; NULL when there is none.
-view_name, view_key: 1 to 255 characters.
-Errors: 22004 NULL, 22023 empty, 22001 too long, 55000.
+view_name, view_key: 1 to 255 characters. for_update: locks the key, whether it has a row or not, until the transaction ends, and returns its latest value: who puts or deletes it, or loads it for update, waits. To change a value, load it for update and put it in one transaction, or put it with expected_version; several keys are loaded for update in one order, else 40P01. It needs EXECUTE on put_view.
+Errors: 22004 NULL, 22023 empty, 22001 too long, 55000; for update also 40001 at REPEATABLE READ and above when another transaction has written the key since, 40P01, 42501, 25006.
 Example: SELECT event_store.load_view('OrderSummary', 'o-1');$$;
 
 CREATE FUNCTION event_store.load_views(

@@ -30,7 +30,7 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
         detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
     RETURN pg_catalog.concat_ws(E'\n  ', state || ' ' || message,
-                                NULLIF('DETAIL ' || detail, 'DETAIL '),
+                                NULLIF('DETAIL ' || regexp_replace(detail, '("global_position": )\d+', '\1N'), 'DETAIL '),
                                 NULLIF('HINT ' || hint, 'HINT '));
 END
 $$;
@@ -77,6 +77,19 @@ EXCEPTION WHEN SQLSTATE 'VS001' THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
     ASSERT detail::jsonb = jsonb_build_object('aggregate_type', 'Or"der', 'aggregate_id', E'o\\1\nü',
                                               'expected', 7, 'actual', 0), detail;
+END
+$$;
+DO $$
+DECLARE
+    detail text;
+    position bigint;
+BEGIN
+    SELECT last_position INTO position FROM event_store.append_event('Or"der', E'o\\2\nü', 0, 'OrderPlaced', event_id => pg_temp.id(70));
+    PERFORM event_store.append_event('Order', 'o-2', NULL, 'OrderPlaced', event_id => pg_temp.id(70));
+EXCEPTION WHEN SQLSTATE 'VS002' THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    ASSERT detail::jsonb = jsonb_build_object('event_id', pg_temp.id(70), 'aggregate_type', 'Or"der', 'aggregate_id', E'o\\2\nü',
+                                              'sequence', 1, 'global_position', position), detail;
 END
 $$;
 

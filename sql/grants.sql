@@ -91,6 +91,8 @@ SELECT public.regress_refused($$SELECT event_store.discard_dead_letters('Granted
 SELECT public.regress_refused($$SELECT event_store.create_store()$$);
 SELECT public.regress_refused($$SELECT event_store.grant_access('regress_writer', 'admin')$$);
 
+SELECT event_store.load_view('Granted', 'g-1', for_update => true) IS NOT NULL, count(*) FROM event_store.feed_status;
+
 -- a reader
 SET ROLE regress_reader;
 SELECT sequence, payload FROM event_store.load_events('Granted', 'g-1');
@@ -105,8 +107,10 @@ SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Granted';
 SELECT public.regress_refused($$SELECT event_store.append_event('Granted', 'g-1', NULL, 'Added')$$);
 SELECT public.regress_refused($$SELECT event_store.append_batch('[]')$$);
 SELECT public.regress_refused($$SELECT event_store.put_view('Granted', 'g-1', '{}')$$);
+SELECT public.regress_refused($$SELECT event_store.load_view('Granted', 'g-1', for_update => true)$$);
 SELECT public.regress_refused($$SELECT event_store.flush()$$);
 SELECT public.regress_refused($$SELECT * FROM event_store.staging_status$$);
+SELECT public.regress_refused($$SELECT * FROM event_store.feed_status$$);
 
 -- an admin
 SET ROLE regress_admin;

@@ -323,3 +323,18 @@ SELECT event_store.delete_view('trap', 'k'), event_store.clear_view('trap');
 RESET search_path;
 SET client_min_messages = warning;
 DROP SCHEMA view_trap CASCADE;
+
+-- for update: where nothing may be written it is refused, and a NULL or no argument does not ask for it
+SELECT event_store.put_view('update', 'k', '1', 1);
+BEGIN READ ONLY;
+SELECT event_store.load_view('update', 'k'), event_store.load_view('update', 'k', NULL), event_store.load_view('update', 'k', false);
+SELECT event_store.load_view('update', 'k', for_update => true);
+ROLLBACK;
+-- what the transaction has put itself, durable or staged
+BEGIN;
+SELECT event_store.put_view('update', 'k', '2', 2, 'staged'), event_store.put_view('update', 'l', '2', 2, 'durable');
+SELECT event_store.load_view('update', 'k', for_update => true), event_store.load_view('update', 'l', for_update => true),
+       event_store.load_view('update', 'none', for_update => true);
+SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND mode = 'ExclusiveLock';
+COMMIT;
+SELECT event_store.load_view('update', repeat('x', 256), for_update => true);

@@ -23,10 +23,13 @@
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "storage/lockdefs.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -112,6 +115,48 @@ es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *r
 	index_close(index, AccessShareLock);
 	table_close(table, AccessShareLock);
 	return found;
+}
+
+/* Appends a member of a JSON object: a text in quotes, a number, or null. */
+static void
+append_member(StringInfo json, const char *name, const char *value, bool quote)
+{
+	appendStringInfo(json, "%s\"%s\": ", json->len == 1 ? "" : ", ", name);
+	if (value == NULL)
+		appendStringInfoString(json, "null");
+	else if (quote)
+		escape_json(json, value);
+	else
+		appendStringInfoString(json, value);
+}
+
+char *
+es_event_id_detail(Datum event_id, const EventRow *standing)
+{
+	static const EventColumn columns[] = {EV_AGGREGATE_TYPE, EV_AGGREGATE_ID,
+										  EV_SEQUENCE, EV_GLOBAL_POSITION};
+	StringInfoData json;
+	char *id = NULL;
+
+	if (event_id != (Datum) 0)
+		id = DatumGetCString(DirectFunctionCall1(uuid_out, event_id));
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	append_member(&json, "event_id", id, true);
+	for (int i = 0; i < (int) lengthof(columns); i++)
+	{
+		EventColumn column = columns[i];
+		bool quote = es_event_columns[column].type == TEXTOID;
+		char *value = NULL;
+
+		if (standing != NULL && !standing->nulls[column])
+			value = quote ? TextDatumGetCString(standing->values[column])
+						  : psprintf(INT64_FORMAT,
+									 DatumGetInt64(standing->values[column]));
+		append_member(&json, es_event_columns[column].name, value, quote);
+	}
+	appendStringInfoChar(&json, '}');
+	return json.data;
 }
 
 /*

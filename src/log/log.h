@@ -30,5 +30,10 @@ extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
 							 Snapshot snapshot, TimestampTz *recorded_at);
 extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 								   EventRow *row);
+/*
+ * The DETAIL of VS002, a JSON object: an event id, (Datum) 0 = one of many, and the
+ * event that stands under it, NULL = not known.
+ */
+extern char *es_event_id_detail(Datum event_id, const EventRow *standing);
 
 #endif /* ES_LOG_H */

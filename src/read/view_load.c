@@ -29,11 +29,11 @@
 #include "ground/catalog.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "read/view_load.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staged_view.h"
 
-PG_FUNCTION_INFO_V1(es_load_view);
 PG_FUNCTION_INFO_V1(es_load_views);
 PG_FUNCTION_INFO_V1(es_load_view_keys);
 
@@ -43,11 +43,8 @@ compare_key_datums(const void *a, const void *b)
 	return es_compare_keys(*(const Datum *) a, *(const Datum *) b);
 }
 
-/*
- * load_view(view_name, view_key): the value, NULL when there is none.
- */
 Datum
-es_load_view(PG_FUNCTION_ARGS)
+es_find_view(Datum view_name, Datum view_key, bool look_in_staging)
 {
 	static KeptPlan load = {.sql = "SELECT v.view_data FROM event_store.domain_views AS v"
 								   " WHERE v.view_name OPERATOR(pg_catalog.=) $1"
@@ -55,23 +52,15 @@ es_load_view(PG_FUNCTION_ARGS)
 							.nargs = 2,
 							.argtypes = {TEXTOID, TEXTOID}};
 	MemoryContext caller = CurrentMemoryContext;
-	Datum arguments[2];
+	Datum arguments[2] = {view_name, view_key};
 	Datum data = (Datum) 0;
-	bool staged;
 	StagedRow row;
 	OwnerScope scope;
-	StagedRead read;
 
-	es_begin_call(ES_CALL_LOAD_VIEW);
-	arguments[0] = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
-	arguments[1] = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
-
-	es_begin_staged_read(&read, GetActiveSnapshot());
-	staged = es_find_staged_view(arguments[0], arguments[1], true, &row);
-	if (staged)
-		data = row.view_data;
+	if (look_in_staging && es_find_staged_view(view_name, view_key, true, &row))
+		return row.view_data;
 	es_begin_read(&scope);
-	if (!staged && es_execute(&load, arguments, NULL, true, SPI_OK_SELECT) > 0)
+	if (es_execute(&load, arguments, NULL, true, SPI_OK_SELECT) > 0)
 	{
 		bool isnull;
 		Datum value = SPI_getbinval(SPI_tuptable->vals[0],
@@ -82,11 +71,7 @@ es_load_view(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(spi);
 	}
 	es_end(&scope);
-	es_end_staged_read(&read);
-	es_end_call(ES_CALL_LOAD_VIEW, data != (Datum) 0 ? 1 : 0);
-	if (data == (Datum) 0)
-		PG_RETURN_NULL();
-	PG_RETURN_DATUM(data);
+	return data;
 }
 
 /* The newest staged row of a key. */

@@ -816,12 +816,11 @@ write_own_rows(Piece *piece)
 	}
 	PG_CATCH();
 	{
-		ErrorData *error = es_catch_unique_violation(context);
-
+		(void) es_catch_unique_violation(context);
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 				 errmsg("an event_id that this transaction has staged was used at the same time by another append"),
-				 error->detail ? errdetail_internal("%s", error->detail) : 0));
+				 errdetail_internal("%s", es_event_id_detail((Datum) 0, NULL))));
 	}
 	PG_END_TRY();
 }

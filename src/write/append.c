@@ -148,7 +148,10 @@ check_ids_distinct(const AppendCall *append)
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 					 errmsg("event_id %s appears twice in one call",
 							DatumGetCString(DirectFunctionCall1(
-								uuid_out, event->row.values[EV_EVENT_ID])))));
+								uuid_out, event->row.values[EV_EVENT_ID]))),
+					 errdetail_internal("%s",
+										es_event_id_detail(event->row.values[EV_EVENT_ID],
+														   NULL))));
 	}
 	hash_destroy(table);
 }
@@ -187,15 +190,17 @@ same_content(const EventRow *a, const EventRow *b)
 	return true;
 }
 
+/* Raises VS002 for an event of a call; "standing" is what the store has of it. */
 static void
-refuse_event_id(const EventRow *row, const char *detail)
+refuse_event_id(const EventRow *standing, const char *why)
 {
+	Datum id = standing->values[EV_EVENT_ID];
+
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
-			 errmsg("event_id %s was used before",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														row->values[EV_EVENT_ID]))),
-			 errdetail("%s", detail)));
+			 errmsg("event_id %s was used before: %s",
+					DatumGetCString(DirectFunctionCall1(uuid_out, id)), why),
+			 errdetail_internal("%s", es_event_id_detail(id, standing))));
 }
 
 /*
@@ -217,8 +222,7 @@ find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
 	else
 		return false;
 	if (!same_content(&event->row, original))
-		refuse_event_id(&event->row,
-						"The event stored under it has other content.");
+		refuse_event_id(original, "the event stored under it has other content");
 	event->row.values[EV_SEQUENCE] = original->values[EV_SEQUENCE];
 	event->row.nulls[EV_SEQUENCE] = false;
 	event->row.values[EV_GLOBAL_POSITION] = original->values[EV_GLOBAL_POSITION];
@@ -245,7 +249,7 @@ check_order(AppendCall *append)
 		sequence = DatumGetInt64(event->row.values[EV_SEQUENCE]);
 		if (sequence <= aggregate->last_repeated)
 			refuse_event_id(&event->row,
-							"The events in this call are in the store in another order.");
+							"the events in this call are in the store in another order");
 		aggregate->last_repeated = sequence;
 	}
 }
@@ -281,13 +285,13 @@ find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 			aggregate->outcome = OUTCOME_DUPLICATE;
 		else if (aggregate->repeated > 0)
 			refuse_event_id(&repeated->row,
-							"Only a part of the events in this call is in the store already.");
+							"only a part of the events in this call is in the store already");
 		else
 			any_new = true;
 	}
 	if (any_new && repeated != NULL && append->on_conflict != ES_CONFLICT_REPORT)
 		refuse_event_id(&repeated->row,
-						"Only a part of the events in this call is in the store already.");
+						"only a part of the events in this call is in the store already");
 	if (repeated != NULL)
 		check_order(append);
 }
@@ -524,6 +528,15 @@ assign(AppendCall *append)
 	return rows;
 }
 
+/* The id of an append of one event; (Datum) 0 = one of many was met. */
+static Datum
+only_id(const AppendCall *append)
+{
+	return append->list.count == 1
+			   ? append->list.events[0].row.values[EV_EVENT_ID]
+			   : (Datum) 0;
+}
+
 /*
  * Inserts into the log.  With the aggregates locked a unique key can only be
  * violated by an event_id that another aggregate takes at this moment, or by
@@ -541,13 +554,13 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 	}
 	PG_CATCH();
 	{
-		ErrorData *error = es_catch_unique_violation(context);
-
+		(void) es_catch_unique_violation(context);
 		if (append->any_given_ids)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 					 errmsg("an event_id of this call was used at the same time by another append"),
-					 error->detail ? errdetail_internal("%s", error->detail) : 0));
+					 errdetail_internal("%s", es_event_id_detail(only_id(append),
+																 NULL))));
 		raise_conflict(&append->aggregates[0], &append->list.events[0], -1);
 	}
 	PG_END_TRY();

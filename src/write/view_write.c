@@ -112,36 +112,44 @@ always_accepted(const ViewWrite *writes, int count)
 	return true;
 }
 
+/*
+ * What is known of all keys of a call, which are locked: so it stays true.  40001
+ * where the transaction's own snapshot does not show it.
+ */
+static KnownView *
+look_at_keys(const ViewWrite *writes, int count)
+{
+	StagedRead read;
+	KnownView *known;
+	KnownView *seen;
+
+	known = find_known(writes, count, es_begin_latest_read(&read));
+	es_end_staged_read(&read);
+	if (!IsolationUsesXactSnapshot())
+		return known;
+
+	es_begin_staged_read(&read, GetTransactionSnapshot());
+	seen = find_known(writes, count, true);
+	es_end_staged_read(&read);
+	for (int i = 0; i < count; i++)
+	{
+		if (!same_known(&known[i], &seen[i]))
+			es_refuse_unseen_view();
+	}
+	pfree(seen);
+	return known;
+}
+
 /* Stages what the version rule accepts.  The keys are locked. */
 static int64
 stage_views(const ViewWrite *writes, int count)
 {
 	KnownView *known = NULL;
 	ViewWrite *accepted = palloc_array(ViewWrite, count);
-	StagedRead read;
 	int changed = 0;
 
 	if (IsolationUsesXactSnapshot() || !always_accepted(writes, count))
-	{
-		known = find_known(writes, count, es_begin_latest_read(&read));
-		es_end_staged_read(&read);
-	}
-
-	if (IsolationUsesXactSnapshot())
-	{
-		KnownView *seen;
-
-		es_begin_staged_read(&read, GetTransactionSnapshot());
-		seen = find_known(writes, count, true);
-		es_end_staged_read(&read);
-
-		for (int i = 0; i < count; i++)
-		{
-			if (!same_known(&known[i], &seen[i]))
-				es_refuse_unseen_view();
-		}
-		pfree(seen);
-	}
+		known = look_at_keys(writes, count);
 	for (int i = 0; i < count; i++)
 	{
 		if (known == NULL || is_accepted(&writes[i], &known[i]))
@@ -220,6 +228,17 @@ es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
 	es_move_own_rows();
 	es_note_durable_write();
 	return es_write_views(writes, count, false);
+}
+
+void
+es_lock_view_key(Datum view_name, Datum view_key)
+{
+	ViewWrite key = {.view_name = view_name, .view_key = view_key};
+
+	(void) es_store();
+	es_lock_pair(ES_LOCK_VIEW_KEY, es_pair_hash(view_name, view_key));
+	if (IsolationUsesXactSnapshot())
+		pfree(look_at_keys(&key, 1));
 }
 
 /* Whether others have staged rows of any key of a view. */

@@ -1,0 +1,3 @@
+-- load_view: for update
+
+DROP FUNCTION event_store.load_view(text, text);
