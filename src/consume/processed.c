@@ -277,14 +277,11 @@ block_start(ItemPointer tid, BlockNumber block)
 	return PointerGetDatum(tid);
 }
 
-/*
- * Deletes what was processed before a time, in so many blocks from one on.  The plan is
- * made anew each time: one that was made for a table of a block or two reads all of it.
- */
+/* Deletes what was processed before a time, in so many blocks from one on. */
 static int64
 forget_blocks(BlockNumber block, TimestampTz before, Datum consumer, bool all)
 {
-	static const KeptPlan plan =
+	static KeptPlan plan =
 		{"DELETE FROM event_store.processed_messages p"
 		 " WHERE p.ctid OPERATOR(pg_catalog.>=) $1 AND p.ctid OPERATOR(pg_catalog.<) $2"
 		 " AND p.processed_at OPERATOR(pg_catalog.<) $3"
@@ -300,10 +297,7 @@ forget_blocks(BlockNumber block, TimestampTz before, Datum consumer, bool all)
 	int64 count;
 
 	es_begin(&scope);
-	if (SPI_execute_plan(es_prepare(&plan), values, nulls, false, 0) !=
-		SPI_OK_DELETE)
-		elog(ERROR, "\"%s\" failed", plan.sql);
-	count = (int64) SPI_processed;
+	count = (int64) es_execute(&plan, values, nulls, false, SPI_OK_DELETE);
 	es_end(&scope);
 	return count;
 }

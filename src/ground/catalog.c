@@ -11,7 +11,8 @@
  *
  * All SQL runs as the owner of domain_events: callers need EXECUTE on the
  * functions and no privilege on the tables, so that nobody can go around the
- * sequence check.  Statements are prepared once per backend and kept.
+ * sequence check.  Statements are prepared once per backend and kept
+ * (planning.c).
  */
 #include "postgres.h"
 
@@ -24,7 +25,9 @@
 #include "access/tupdesc.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
@@ -61,6 +64,7 @@
 #include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
+#include "ground/planning.h"
 #include "ground/shape.h"
 #include "ground/shmem.h"
 
@@ -319,6 +323,42 @@ find_parts(Store *s)
 	}
 }
 
+/* Whether an index lists the rows of each value of a column by their position. */
+static bool
+lists_by_position(Oid oid, EventColumn column)
+{
+	Relation index = index_open(oid, AccessShareLock);
+	Form_pg_index form = index->rd_index;
+	bool lists = form->indisvalid && form->indnkeyatts >= 2 &&
+				 form->indkey.values[0] == (int) column + 1 &&
+				 form->indkey.values[1] == EV_GLOBAL_POSITION + 1 &&
+				 index->rd_rel->relam == BTREE_AM_OID &&
+				 index->rd_indcollation[0] == C_COLLATION_OID &&
+				 RelationGetIndexPredicate(index) == NIL;
+
+	index_close(index, AccessShareLock);
+	return lists;
+}
+
+/* Looks for the optional indexes, whatever their names. */
+static void
+find_optional_indexes(Store *s)
+{
+	Relation events = table_open(s->events, AccessShareLock);
+	List *indexes = RelationGetIndexList(events);
+	ListCell *cell;
+
+	foreach (cell, indexes)
+	{
+		if (lists_by_position(lfirst_oid(cell), EV_AGGREGATE_TYPE))
+			s->by_aggregate_type = true;
+		if (lists_by_position(lfirst_oid(cell), EV_EVENT_TYPE))
+			s->by_event_type = true;
+	}
+	list_free(indexes);
+	table_close(events, AccessShareLock);
+}
+
 /*
  * Finds the store.  Returns false when a part is missing or differs from ours,
  * which "shape" tells, or the extension has another version than ours; *version
@@ -345,6 +385,7 @@ find_store(Store *s, char **version, Shape *shape)
 	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
 			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
 	s->subscribed = is_subscribed(s->events);
+	find_optional_indexes(s);
 	find_deferrable(s);
 	return true;
 }
@@ -603,14 +644,16 @@ es_end(const OwnerScope *scope)
 		elog(ERROR, "SPI_finish failed");
 }
 
-SPIPlanPtr
-es_prepare(const KeptPlan *statement)
+/* A plan of a statement that ends with the SPI connection. */
+static SPIPlanPtr
+prepare(const KeptPlan *statement)
 {
 	char *sql = es_event_sql(statement->sql);
-	SPIPlanPtr plan =
-		SPI_prepare_cursor(sql, statement->nargs, (Oid *) statement->argtypes,
-						   CURSOR_OPT_GENERIC_PLAN);
-
+	int options = statement->kind == ES_PLAN_FOR_VALUES
+					  ? CURSOR_OPT_CUSTOM_PLAN
+					  : CURSOR_OPT_GENERIC_PLAN;
+	SPIPlanPtr plan = SPI_prepare_cursor(sql, statement->nargs,
+										 (Oid *) statement->argtypes, options);
 	ListCell *cell;
 
 	if (plan == NULL)
@@ -631,12 +674,16 @@ es_plan(KeptPlan *kept)
 {
 	if (kept->plan == NULL)
 	{
-		SPIPlanPtr plan = es_prepare(kept);
+		SPIPlanPtr plan = prepare(kept);
 
 		if (SPI_keepplan(plan) != 0)
 			elog(ERROR, "SPI_keepplan failed");
 		kept->plan = plan;
 	}
+	if (kept->kind == ES_PLAN_BY_KEY)
+		es_plan_for_any_size(kept->plan, &kept->generation);
+	else if (kept->kind == ES_PLAN_FOR_VALUES)
+		es_forget_plan(kept->plan);
 	return kept->plan;
 }
 

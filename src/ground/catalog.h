@@ -51,6 +51,9 @@ typedef struct Store
 	Oid processed_messages;
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
+	/* whether there are indexes on these and global_position */
+	bool by_aggregate_type;
+	bool by_event_type;
 } Store;
 
 /*
@@ -115,9 +118,23 @@ extern void es_begin_read(OwnerScope *scope);
 extern void es_end(const OwnerScope *scope);
 
 /*
+ * What the right plan of a statement depends on.
+ */
+typedef enum PlanKind
+{
+	/* nothing: rows are found by keys, or in the order of a key (planning.c) */
+	ES_PLAN_BY_KEY,
+	/* the log's size: es_plan_events makes a plan for each use */
+	ES_PLAN_OF_LOG,
+	/* how many rows there are of these values: there is a plan for each use */
+	ES_PLAN_FOR_VALUES
+} PlanKind;
+
+/*
  * A statement prepared at first use in a backend and kept.  Give nargs and
- * argtypes; leave plan NULL.  The SQL is constant and fully qualified; sets of
- * columns of an event are named as event.c says.
+ * argtypes, and the kind, if it is not the first; leave the rest.  The SQL is
+ * constant and fully qualified; sets of columns of an event are named as event.c
+ * says.
  */
 #define ES_MAX_PARAMS 32
 
@@ -127,11 +144,11 @@ typedef struct KeptPlan
 	int nargs;
 	Oid argtypes[ES_MAX_PARAMS];
 	SPIPlanPtr plan;
+	PlanKind kind;
+	int generation; /* of the plan that planning.c has made */
 } KeptPlan;
 
 extern SPIPlanPtr es_plan(KeptPlan *kept);
-/* A plan of it that ends with the SPI connection. */
-extern SPIPlanPtr es_prepare(const KeptPlan *statement);
 
 /*
  * Executes a kept plan under the active snapshot if "read_only", else under a

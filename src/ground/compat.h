@@ -74,6 +74,28 @@
 	pg_proc_aclcheck(objectid, roleid, mode)
 #endif
 
+/* The hook that meets each relation of a statement is another one since 19. */
+#if PG_VERSION_NUM >= 190000
+#include "optimizer/pathnode.h"
+#define ES_RELATION_HOOK_PARAMETERS \
+	PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte
+#define ES_RELATION_HOOK_ARGUMENTS root, rel, rte
+#else
+#include "optimizer/plancat.h"
+#define build_simple_rel_hook get_relation_info_hook
+#define build_simple_rel_hook_type get_relation_info_hook_type
+#define ES_RELATION_HOOK_PARAMETERS \
+	PlannerInfo *root, Oid relation, bool inhparent, RelOptInfo *rel
+#define ES_RELATION_HOOK_ARGUMENTS root, relation, inhparent, rel
+#endif
+
+/* Whether a plan's search_path is the one that is set has another name since 17. */
+#if PG_VERSION_NUM < 170000
+#include "catalog/namespace.h"
+#define SearchPathMatchesCurrentEnvironment(path) \
+	OverrideSearchPathMatchesCurrent(path)
+#endif
+
 /* Intervals are told in nanoseconds since PostgreSQL 16. */
 #if PG_VERSION_NUM < 160000
 #include "portability/instr_time.h"

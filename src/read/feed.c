@@ -28,12 +28,12 @@
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
-#include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/wait_event.h"
 #include "ground/worker_slot.h"
+#include "read/feed_plan.h"
 
 /* On a standby a waiter looks again this often, in milliseconds. */
 #define STANDBY_SLICE_MS 100
@@ -245,41 +245,6 @@ es_aggregate_member(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32((int32) (hash % (uint64) members));
 }
 
-#define FEED_BASE                                                        \
-	ES_EVENT_SELECT " WHERE e.global_position OPERATOR(pg_catalog.>) $1" \
-					" AND e.global_position OPERATOR(pg_catalog.<=) $2"
-#define FEED_AGGREGATE_TYPES \
-	" AND e.aggregate_type OPERATOR(pg_catalog.=) ANY ($4)"
-#define FEED_EVENT_TYPES " AND e.event_type OPERATOR(pg_catalog.=) ANY ($5)"
-#define FEED_MEMBER                                                           \
-	" AND event_store.aggregate_member(e.aggregate_type, e.aggregate_id, $7)" \
-	" OPERATOR(pg_catalog.=) $6"
-#define FEED_FORWARD " ORDER BY e.global_position LIMIT $3"
-#define FEED_BACKWARD " ORDER BY e.global_position DESC LIMIT $3"
-#define FEED_PLAN(filters, end)                                             \
-	{                                                                       \
-		FEED_BASE filters end, 7,                                           \
-		{                                                                   \
-			INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, \
-				INT4OID                                                     \
-		}                                                                   \
-	}
-#define FEED_PLANS(end)                                        \
-	FEED_PLAN("", end), FEED_PLAN(FEED_AGGREGATE_TYPES, end),  \
-		FEED_PLAN(FEED_EVENT_TYPES, end),                      \
-		FEED_PLAN(FEED_AGGREGATE_TYPES FEED_EVENT_TYPES, end), \
-		FEED_PLAN(FEED_MEMBER, end),                           \
-		FEED_PLAN(FEED_AGGREGATE_TYPES FEED_MEMBER, end),      \
-		FEED_PLAN(FEED_EVENT_TYPES FEED_MEMBER, end),          \
-		FEED_PLAN(FEED_AGGREGATE_TYPES FEED_EVENT_TYPES FEED_MEMBER, end)
-
-/*
- * One plan for each set of filters, so that each uses the index it can, and
- * for each direction.
- */
-static KeptPlan feed_plans[16] = {FEED_PLANS(FEED_FORWARD),
-								  FEED_PLANS(FEED_BACKWARD)};
-
 static void
 check_members(FunctionCallInfo fcinfo)
 {
@@ -304,43 +269,33 @@ Datum
 es_read_events(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum values[7] = {0};
-	char nulls[7] = {' ', ' ', ' ', 'n', 'n', 'n', 'n'};
-	int plan = 0;
-	OwnerScope scope;
+	FeedRange range = {0};
 	uint64 count;
-	int64 after;
-	int64 up_to;
 	int64 safe;
 
 	es_check_version();
 	es_begin_call(ES_CALL_READ_EVENTS);
 	/* a parallel worker cannot take the snapshot */
 	PreventCommandIfParallelMode("read_events()");
-	after = position_argument(fcinfo, 0, "after_position", 0);
-	up_to = position_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
-	values[2] = Int64GetDatum(es_max_count_argument(fcinfo, 1));
+	range.after = position_argument(fcinfo, 0, "after_position", 0);
+	range.up_to = position_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
+	range.max_count = es_max_count_argument(fcinfo, 1);
 	check_members(fcinfo);
-	for (int i = 2; i < 6; i++)
+	range.aggregate_types = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
+	range.event_types = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
+	if (!PG_ARGISNULL(4))
 	{
-		if (PG_ARGISNULL(i))
-			continue;
-		values[i + 1] = PG_GETARG_DATUM(i);
-		nulls[i + 1] = ' ';
+		range.member = PG_GETARG_INT32(4);
+		range.members = PG_GETARG_INT32(5);
 	}
-	plan = (PG_ARGISNULL(2) ? 0 : 1) + (PG_ARGISNULL(3) ? 0 : 2) +
-		   (PG_ARGISNULL(4) ? 0 : 4) +
-		   (!PG_ARGISNULL(7) && PG_GETARG_BOOL(7) ? 8 : 0);
+	range.backward = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
 
 	safe = safe_position();
-	check_position(es_my_database(), after, safe);
-	values[0] = Int64GetDatum(after);
-	values[1] = Int64GetDatum(Min(safe, up_to));
+	check_position(es_my_database(), range.after, safe);
+	range.up_to = Min(safe, range.up_to);
 	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
-	es_begin_read(&scope);
-	count = es_execute_into(&feed_plans[plan], values, nulls, rsinfo->setResult);
-	es_end(&scope);
+	count = es_read_feed(&range, rsinfo->setResult);
 	PopActiveSnapshot();
 	es_end_call(ES_CALL_READ_EVENTS, (int64) count);
 	return (Datum) 0;

@@ -310,12 +310,16 @@ es_load_views(PG_FUNCTION_ARGS)
 								.nargs = 3,
 								.argtypes = {TEXTOID, TEXTOID, INT8OID}};
 	static KeptPlan load_some =
-		{.sql = "SELECT v.view_key, v.view_data, v.version, v.updated_at"
-				" FROM event_store.domain_views AS v"
-				" WHERE v.view_name OPERATOR(pg_catalog.=) $1"
-				" AND v.view_key OPERATOR(pg_catalog.=) ANY ($4)"
-				" AND v.view_key OPERATOR(pg_catalog.>) $2"
-				" ORDER BY v.view_key LIMIT $3",
+		{.sql =
+			 "SELECT v.view_key, v.view_data, v.version, v.updated_at"
+			 " FROM (SELECT DISTINCT k.view_key COLLATE pg_catalog.\"C\" AS view_key"
+			 " FROM ROWS FROM (pg_catalog.unnest($4)) AS k (view_key)"
+			 " WHERE k.view_key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.>) $2"
+			 " ORDER BY 1) AS k"
+			 " JOIN event_store.domain_views AS v"
+			 " ON v.view_name OPERATOR(pg_catalog.=) $1"
+			 " AND v.view_key OPERATOR(pg_catalog.=) k.view_key"
+			 " ORDER BY k.view_key LIMIT $3",
 		 .nargs = 4,
 		 .argtypes = {TEXTOID, TEXTOID, INT8OID, TEXTARRAYOID}};
 	StagedViews staged = {.with_data = true};

@@ -25,7 +25,6 @@
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
-#include "executor/spi_priv.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -38,7 +37,6 @@
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -46,6 +44,7 @@
 #include "ground/catalog.h"
 #include "ground/event.h"
 #include "ground/pair_table.h"
+#include "ground/planning.h"
 #include "replay/fold.h"
 #include "replay/merge.h"
 #include "replay/reducer.h"
@@ -340,44 +339,27 @@ es_for_each_row(KeptPlan *plan, Datum *values, const char *nulls,
 	es_execute_to(plan, values, nulls, &receiver.pub);
 }
 
-static void
-set_for_planning(const char *name)
-{
-	(void) set_config_option(name, "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
 /*
- * Left alone, the planner joins what is small now by comparing everything with
- * everything, which is no good when it has grown; and it sorts the log rather
- * than read it in the order of its index, which it takes to be on disk.  Where
- * the log fits into the caches that is a few times slower.
+ * Left alone, the planner sorts the log rather than read it in the order of its
+ * index, which it takes to be on disk.  Where the log fits into the caches that is a
+ * few times slower.
  *
  * The plan is made here, since the settings must not reach what runs meanwhile.
  */
 void
-es_plan_events(KeptPlan *plan, bool few)
+es_plan_events(KeptPlan *plan)
 {
 	SPIPlanPtr prepared = es_plan(plan);
 	int settings = NewGUCNestLevel();
+	Relation events = table_open(es_store()->events, AccessShareLock);
 
-	set_for_planning("jit");
-	if (few)
-	{
-		set_for_planning("enable_seqscan");
-		set_for_planning("enable_material");
-	}
-	else
-	{
-		Relation events = table_open(es_store()->events, AccessShareLock);
-
-		set_for_planning("enable_nestloop");
-		if (RelationGetNumberOfBlocks(events) <= (BlockNumber) effective_cache_size)
-			set_for_planning("enable_sort");
-		table_close(events, AccessShareLock);
-	}
-	ReleaseCachedPlan(SPI_plan_get_cached_plan(prepared),
-					  prepared->saved ? CurrentResourceOwner : NULL);
+	es_set_for_planning("jit", "off");
+	es_set_for_planning("enable_nestloop", "off");
+	if (RelationGetNumberOfBlocks(events) <= (BlockNumber) effective_cache_size)
+		es_set_for_planning("enable_sort", "off");
+	table_close(events, AccessShareLock);
+	es_forget_plan(prepared);
+	es_make_plan(prepared);
 	AtEOXact_GUC(false, settings);
 }
 

@@ -71,10 +71,10 @@ typedef bool (*RowFunction)(TupleTableSlot *slot, void *arg);
 extern void es_for_each_row(KeptPlan *plan, Datum *values, const char *nulls,
 							RowFunction function, void *arg);
 /*
- * Plans a SELECT of the events of a type, or of a few aggregates of it, in the
- * order of aggregate and sequence, so that it stays good while the store grows.
+ * Plans a SELECT of all the events of a type, in the order of aggregate and
+ * sequence, for the log as it is now.
  */
-extern void es_plan_events(KeptPlan *plan, bool few);
+extern void es_plan_events(KeptPlan *plan);
 
 /*
  * Folds many aggregates, one after the other.  "done" is called with the fold

@@ -164,21 +164,6 @@ end_progress(int code, Datum arg)
 
 /* ---------- what is kept between steps ---------- */
 
-/*
- * What is kept may be nothing at one call and millions of rows at the next, so
- * the statements over all of it are planned when they are needed.  The plan
- * ends with the SPI connection.
- */
-static KeptPlan *
-plan_now(const KeptPlan *statement)
-{
-	KeptPlan *plan = palloc(sizeof(KeptPlan));
-
-	*plan = *statement;
-	plan->plan = es_prepare(plan);
-	return plan;
-}
-
 typedef struct Rebuild
 {
 	text *view_name;
@@ -291,9 +276,10 @@ static int64
 count_aggregates(const Rebuild *rebuild)
 {
 	static KeptPlan plan = {"SELECT pg_catalog.count(*)"
-							" FROM event_store.domain_events e"
+							" FROM (SELECT FROM event_store.domain_events e"
 							" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
-							" AND e.sequence OPERATOR(pg_catalog.=) 1",
+							" AND e.sequence OPERATOR(pg_catalog.=) 1"
+							" ORDER BY e.aggregate_id OFFSET 0) a",
 							1,
 							{TEXTOID}};
 	Datum value = PointerGetDatum(rebuild->aggregate_type);
@@ -355,7 +341,7 @@ keep_state(Fold *fold, Datum aggregate_id, void *arg)
 
 /* ---------- folding ---------- */
 
-static const KeptPlan all_events =
+static KeptPlan all_events =
 	{.sql = "SELECT {event e}, r.sequence, r.state"
 			" FROM event_store.domain_events e"
 			" LEFT JOIN (SELECT k.view_key, k.sequence, k.state"
@@ -366,10 +352,11 @@ static const KeptPlan all_events =
 			" AND e.sequence OPERATOR(pg_catalog.>) COALESCE(r.sequence, 0)"
 			" ORDER BY e.aggregate_id, e.sequence",
 	 .nargs = 2,
-	 .argtypes = {TEXTOID, TEXTOID}};
+	 .argtypes = {TEXTOID, TEXTOID},
+	 .kind = ES_PLAN_OF_LOG};
 
 /* What a step folds comes after all that is kept, so no row belongs to it. */
-static const KeptPlan events_between =
+static KeptPlan events_between =
 	{.sql = "SELECT {event e}, NULL::pg_catalog.int8, NULL::pg_catalog.jsonb"
 			" FROM event_store.domain_events e"
 			" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
@@ -415,18 +402,18 @@ fold_aggregates(Rebuild *rebuild, Datum up_to_id)
 
 	if (up_to_id == (Datum) 0)
 	{
-		plan = plan_now(&all_events);
+		plan = &all_events;
+		es_plan_events(plan);
 		values[0] = PointerGetDatum(rebuild->view_name);
 		values[1] = PointerGetDatum(rebuild->aggregate_type);
 	}
 	else
 	{
-		plan = plan_now(&events_between);
+		plan = &events_between;
 		values[0] = PointerGetDatum(rebuild->aggregate_type);
 		values[1] = rebuild->after_id;
 		values[2] = up_to_id;
 	}
-	es_plan_events(plan, false);
 	es_for_each_row(plan, values, NULL, fold_row, &series);
 	es_series_end(&series);
 	write_kept_rows(rebuild);
@@ -434,16 +421,21 @@ fold_aggregates(Rebuild *rebuild, Datum up_to_id)
 
 /* ---------- the exchange ---------- */
 
-static const KeptPlan keys_to_lock =
-	{"SELECT r.view_key FROM event_store.view_rebuild_rows r"
-	 " WHERE r.view_name OPERATOR(pg_catalog.=) $1"
-	 " UNION ALL SELECT v.view_key FROM event_store.domain_views v"
-	 " WHERE v.view_name OPERATOR(pg_catalog.=) $1"
-	 " AND NOT EXISTS (SELECT FROM event_store.view_rebuild_rows r"
-	 " WHERE r.view_name OPERATOR(pg_catalog.=) $1"
-	 " AND r.view_key OPERATOR(pg_catalog.=) v.view_key)",
-	 1,
-	 {TEXTOID}};
+/*
+ * What is kept may be nothing at one call and millions of rows at the next, and
+ * so may be the view.
+ */
+static KeptPlan keys_to_lock =
+	{.sql = "SELECT r.view_key FROM event_store.view_rebuild_rows r"
+			" WHERE r.view_name OPERATOR(pg_catalog.=) $1"
+			" UNION ALL SELECT v.view_key FROM event_store.domain_views v"
+			" WHERE v.view_name OPERATOR(pg_catalog.=) $1"
+			" AND NOT EXISTS (SELECT FROM event_store.view_rebuild_rows r"
+			" WHERE r.view_name OPERATOR(pg_catalog.=) $1"
+			" AND r.view_key OPERATOR(pg_catalog.=) v.view_key)",
+	 .nargs = 1,
+	 .argtypes = {TEXTOID},
+	 .kind = ES_PLAN_FOR_VALUES};
 
 /* Hashes of the keys that will be written or removed. */
 typedef struct KeyHashes
@@ -490,7 +482,7 @@ lock_view(const Rebuild *rebuild)
 
 	keys.hashes = palloc(keys.room * sizeof(uint64));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	es_for_each_row(plan_now(&keys_to_lock), &value, NULL, add_hash, &keys);
+	es_for_each_row(&keys_to_lock, &value, NULL, add_hash, &keys);
 	PopActiveSnapshot();
 	if (keys.count > 0)
 		es_lock_pairs(ES_LOCK_VIEW_KEY, keys.hashes, keys.count);
@@ -516,20 +508,22 @@ lock_view(const Rebuild *rebuild)
 	" WHERE d.view_name OPERATOR(pg_catalog.=) $1"      \
 	" AND r.state IS NULL"
 
-static const KeptPlan remove_rows =
+static KeptPlan remove_rows =
 	{.sql = "DELETE FROM event_store.domain_views v USING (" ROWS_WITHOUT_STATE ") o"
 			" WHERE v.view_name OPERATOR(pg_catalog.=) $1"
 			" AND v.view_key OPERATOR(pg_catalog.=) o.view_key"
 			" AND NOT " NEWER_EVENT("v.view_key", "COALESCE(o.sequence, 0)"),
 	 .nargs = 2,
-	 .argtypes = {TEXTOID, TEXTOID}};
-static const KeptPlan rows_left =
+	 .argtypes = {TEXTOID, TEXTOID},
+	 .kind = ES_PLAN_FOR_VALUES};
+static KeptPlan rows_left =
 	{.sql = "SELECT 1 FROM (" ROWS_WITHOUT_STATE ") v"
 			" WHERE NOT " NEWER_EVENT("v.view_key",
 									  "COALESCE(v.sequence, 0)") " LIMIT 1",
 	 .nargs = 2,
-	 .argtypes = {TEXTOID, TEXTOID}};
-static const KeptPlan put_rows =
+	 .argtypes = {TEXTOID, TEXTOID},
+	 .kind = ES_PLAN_FOR_VALUES};
+static KeptPlan put_rows =
 	{.sql = "INSERT INTO event_store.domain_views AS v"
 			" (view_name, view_key, view_data, version, created_at, updated_at)"
 			" SELECT r.view_name, r.view_key, r.state, r.sequence, $3, $3"
@@ -543,14 +537,15 @@ static const KeptPlan put_rows =
 			" OR v.version OPERATOR(pg_catalog.<=) excluded.version"
 			" OR NOT " NEWER_EVENT("excluded.view_key", "excluded.version"),
 	 .nargs = 3,
-	 .argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+	 .argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID},
+	 .kind = ES_PLAN_FOR_VALUES};
 
 /* Refuses to leave a row that was put since the transaction's snapshot. */
 static void
 check_rows_left(Datum *values)
 {
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (es_execute(plan_now(&rows_left), values, NULL, true, SPI_OK_SELECT) > 0)
+	if (es_execute(&rows_left, values, NULL, true, SPI_OK_SELECT) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update")));
@@ -568,10 +563,10 @@ exchange_rows(const Rebuild *rebuild)
 	int64 written;
 
 	es_begin_write(&scope);
-	es_execute(plan_now(&remove_rows), values, NULL, false, SPI_OK_DELETE);
+	es_execute(&remove_rows, values, NULL, false, SPI_OK_DELETE);
 	if (IsolationUsesXactSnapshot())
 		check_rows_left(values);
-	written = es_execute(plan_now(&put_rows), values, NULL, false, SPI_OK_INSERT);
+	written = es_execute(&put_rows, values, NULL, false, SPI_OK_INSERT);
 	es_end(&scope);
 	es_execute(&delete_kept_rows, values, NULL, false, SPI_OK_DELETE);
 	es_execute(&delete_rebuild_row, values, NULL, false, SPI_OK_DELETE);
