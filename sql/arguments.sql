@@ -31,7 +31,9 @@ SELECT name, boot_val, unit, min_val, max_val, enumvals, context
   FROM pg_settings WHERE name LIKE 'event\_store.%' ORDER BY name COLLATE "C";
 SET event_store.durability = 'later';
 SET event_store.on_staging_full = 'wait';
-SET event_store.write_delay = 0;
+SET event_store.retry_max = 1;
+ALTER SYSTEM SET event_store.retry_initial = '61s';
+ALTER SYSTEM SET event_store.retry_max = '999ms';
 SET event_store.misspelt = 1;
 
 -- aggregate_type, aggregate_id, event_type: NULL, empty, too long

@@ -2,17 +2,19 @@
  * settings.c
  *		Every setting of event_store, and the one argument that overrides one.
  *
- * Owns the variables behind event_store.*.  All of them are of level user or
- * sighup, never postmaster: they can be defined by any backend that loads the
- * library, so an installation without shared_preload_libraries has the same
- * settings as one with it.  Code that acts on a setting reads its variable
- * each time, so a reload takes effect with the next write or round.
+ * Owns the variables behind event_store.*.  All of them are of level user,
+ * superuser or sighup, never postmaster: they can be defined by any backend that
+ * loads the library, so an installation without shared_preload_libraries has the
+ * same settings as one with it.  Code that acts on a setting reads its variable
+ * each time, so a reload takes effect with the next write or round; what is set
+ * for a database is read when a session or a worker starts.
  */
 #include "postgres.h"
 
 #include <limits.h>
 
 #include "fmgr.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
@@ -72,6 +74,84 @@ static const struct config_enum_entry on_staging_full_options[] = {
 };
 
 /*
+ * A first pause above the longest one is refused where a statement gives one of
+ * them: ALTER SYSTEM, for which the other counts as the files have it by now.
+ * What the files say is checked value by value as well when they are read, in the
+ * order of their lines, each against the other's value of before: nothing can be
+ * told from that, so the pair that is in force then is looked at, by
+ * es_warn_of_settings().
+ */
+static bool all_defined = false;
+
+/* What a setting in ms will be after the next reload, as far as files say so. */
+static int
+pending_ms(const char *name, int in_force)
+{
+	const char *const files[] = {ConfigFileName, PG_AUTOCONF_FILENAME};
+	int result = in_force;
+
+	for (int i = 0; i < (int) lengthof(files); i++)
+	{
+		ConfigVariable *head = NULL;
+		ConfigVariable *tail = NULL;
+
+		(void) ParseConfigFile(files[i], false, NULL, 0, 0, LOG, &head, &tail);
+		for (ConfigVariable *line = head; line != NULL; line = line->next)
+		{
+			int value;
+
+			if (line->name != NULL && pg_strcasecmp(line->name, name) == 0 &&
+				parse_int(line->value, &value, GUC_UNIT_MS, NULL))
+				result = value;
+		}
+		FreeConfigVariables(head);
+	}
+	return result;
+}
+
+static bool
+check_pauses(int initial, int longest)
+{
+	if (initial <= longest)
+		return true;
+	GUC_check_errdetail("event_store.retry_initial, %d ms, would be above event_store.retry_max, %d ms.",
+						initial, longest);
+	GUC_check_errhint("Set the other one first.");
+	return false;
+}
+
+static bool
+check_retry_initial(int *value, void **extra, GucSource source)
+{
+	return !all_defined || ActivePortal == NULL ||
+		   check_pauses(*value, pending_ms("event_store.retry_max", es_retry_max));
+}
+
+static bool
+check_retry_max(int *value, void **extra, GucSource source)
+{
+	return !all_defined || ActivePortal == NULL ||
+		   check_pauses(pending_ms("event_store.retry_initial", es_retry_initial),
+						*value);
+}
+
+int
+es_first_pause(void)
+{
+	return Min(es_retry_initial, es_retry_max);
+}
+
+void
+es_warn_of_settings(void)
+{
+	if (es_retry_initial > es_retry_max)
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event_store.retry_initial, %d ms, is above event_store.retry_max, %d ms: every pause is %d ms",
+						es_retry_initial, es_retry_max, es_retry_max)));
+}
+
+/*
  * Defines all settings, in alphabetical order, and reserves their prefix, so
  * that a misspelt event_store.* setting is reported.
  */
@@ -116,39 +196,40 @@ es_define_settings(void)
 							"A number without unit is in milliseconds.",
 							&es_retry_initial, DEFAULT_RETRY_INITIAL_MS,
 							MIN_RETRY_MS, MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							check_retry_initial, NULL, NULL);
 	DefineCustomIntVariable("event_store.retry_max",
 							"Longest time before a failed job of the worker is tried again.",
 							"A number without unit is in milliseconds.",
 							&es_retry_max, DEFAULT_RETRY_MAX_MS, MIN_RETRY_MS,
-							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL,
-							NULL);
+							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS,
+							check_retry_max, NULL, NULL);
 	DefineCustomIntVariable("event_store.snapshot_every",
 							"Number of events of an aggregate after which the worker saves a new snapshot.",
 							"Counted in events; 0 saves no snapshots.",
 							&es_snapshot_every, DEFAULT_SNAPSHOT_EVERY,
-							MIN_SNAPSHOT_EVERY, MAX_SNAPSHOT_EVERY, PGC_SIGHUP,
+							MIN_SNAPSHOT_EVERY, MAX_SNAPSHOT_EVERY, PGC_SUSET,
 							0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.staging_limit",
 							"Number of committed rows that staging holds before on_staging_full applies.",
 							"Counted in rows; 0 turns staging off.",
 							&es_staging_limit, DEFAULT_STAGING_LIMIT,
-							MIN_STAGING_LIMIT, MAX_STAGING_LIMIT, PGC_SIGHUP, 0,
+							MIN_STAGING_LIMIT, MAX_STAGING_LIMIT, PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"event_store.write_batch_size",
 		"Number of staged rows that one drain transaction makes durable.",
 		"Counted in rows; a transaction's rows are never split over two batches.",
 		&es_write_batch_size, DEFAULT_WRITE_BATCH_SIZE, MIN_WRITE_BATCH_SIZE,
-		MAX_WRITE_BATCH_SIZE, PGC_SIGHUP, 0, NULL, NULL, NULL);
+		MAX_WRITE_BATCH_SIZE, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"event_store.write_delay",
 		"Longest time that staged rows are gathered before they are made durable.",
 		"A number without unit is in milliseconds; 0 writes staged rows through at once.",
 		&es_write_delay, DEFAULT_WRITE_DELAY_MS, MIN_WRITE_DELAY_MS,
-		MAX_WRITE_DELAY_MS, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+		MAX_WRITE_DELAY_MS, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("event_store");
+	all_defined = true;
 }
 
 /*

@@ -33,6 +33,10 @@ extern int es_retry_max;		   /* ms */
 extern int es_snapshot_every;	   /* events; 0 = never */
 
 extern void es_define_settings(void);
+/* The pause after a first failure, in ms: retry_initial, but at most retry_max. */
+extern int es_first_pause(void);
+/* Says which settings contradict each other. */
+extern void es_warn_of_settings(void);
 
 /* The durability a call asks for; NULL = the setting.  22023 on other words. */
 extern Durability es_durability_argument(FunctionCallInfo fcinfo, int argno);

@@ -30,6 +30,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/lockdefs.h"
 #include "utils/memutils.h"
@@ -39,6 +40,7 @@
 
 #include "ground/common.h"
 #include "ground/compat.h"
+#include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 #include "process/launcher.h"
@@ -349,10 +351,15 @@ es_launcher_main(Datum arg)
 	es_enter_launcher_slot();
 	unprobed = list_databases(TopMemoryContext, false);
 	MemoryContextSwitchTo(TopMemoryContext);
+	es_warn_of_settings();
 	es_end_busy();
 	while (!es_asked_to_leave())
 	{
+		bool reloaded = ConfigReloadPending;
+
 		es_heed_signals();
+		if (reloaded)
+			es_warn_of_settings();
 		es_sleep_on_latch(tend_workers(), wait_event);
 	}
 	/* another one is started after a failure only */

@@ -27,9 +27,10 @@
  * wakes it; so an idle store runs no queries.
  *
  * SIGTERM makes it exit at once (process.c): the step is rolled back, staged rows
- * stay, and its exit callback asks for the next worker.  When the server stops
- * it first drains what is staged, in bounded time.  It leaves of its own accord
- * only if nobody called it meanwhile (worker_slot.c).
+ * stay, and its exit callback asks for the next worker.  So does a reload of the
+ * settings, between two turns, since those of the database are read at the start.
+ * When the server stops it first drains what is staged, in bounded time.  It leaves
+ * of its own accord only if nobody called it meanwhile (worker_slot.c).
  */
 #include "postgres.h"
 
@@ -50,6 +51,7 @@
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -499,7 +501,7 @@ note_round(Work *work, JobTurn *turn)
 		return;
 	}
 	/* due, yet nothing could be moved: somebody else is at it */
-	for (int i = 0; i < work->empty_rounds && pause < es_retry_initial; i++)
+	for (int i = 0; i < work->empty_rounds && pause < es_first_pause(); i++)
 		pause *= 2;
 	work->empty_rounds++;
 	turn->not_before = TimestampTzPlusMilliseconds(work->last_round_at, pause);
@@ -682,7 +684,7 @@ StaticAssertDecl(lengthof(jobs) <= ES_MAX_JOBS,
 static int
 first_pause(const Job *job)
 {
-	return job->first_pause > 0 ? job->first_pause : es_retry_initial;
+	return job->first_pause > 0 ? job->first_pause : es_first_pause();
 }
 
 /* The pause after so many failures in a row: doubled each time, and jittered. */
@@ -891,6 +893,18 @@ leave_for_good(Work *work, uint32 wait_event)
 	proc_exit(0);
 }
 
+/*
+ * What is set for a database is read when a process connects to it, so a reload
+ * makes the next worker come.  A call that was taken is its.
+ */
+static void
+start_anew(Work *work)
+{
+	if (work->called)
+		es_wake_worker(work->db);
+	proc_exit(0);
+}
+
 /* ---------- a turn ---------- */
 
 /* One turn: runs a job that is due, or rests. */
@@ -899,11 +913,14 @@ take_turn(Work *work, uint32 wait_event)
 {
 	SharedDatabase *db = work->db;
 	long times[lengthof(jobs)] = {0};
+	bool reloaded = ConfigReloadPending;
 	int number;
 
 	es_heed_signals();
 	if (es_asked_to_leave())
 		leave_for_good(work, wait_event);
+	if (reloaded)
+		start_anew(work);
 	if (es_take_call(db, &work->needed))
 		work->called = true;
 	if (es_staging_is(db, ES_STAGING_OPEN) && es_staged_rows(db) > 0)

@@ -137,6 +137,20 @@ $appended += 1;
 ok($node->poll_query_until('busy',
 		"SELECT count(*) = $appended FROM event_store.domain_events"),
 	'a shorter write_delay counts for rows already staged');
+# at a reload workers start anew; wait for those that have seen the last one
+foreach my $database (qw(busy quiet))
+{
+	ok($node->poll_query_until($database,
+			"SELECT started_at > pg_conf_load_time() FROM event_store.worker_status"),
+		"that of $database has read it");
+}
+$survivor = wait_for_worker($node, 'busy');
+$quiet = wait_for_worker($node, 'quiet');
+ok($node->poll_query_until('postgres',
+		"SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $quiet"),
+	'and rests');
+$idle_since = $node->safe_psql('postgres',
+	"SELECT state_change FROM pg_stat_activity WHERE pid = $quiet");
 
 # ---------- the launcher terminated: workers stay, it comes back
 

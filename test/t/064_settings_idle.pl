@@ -87,17 +87,22 @@ cmp_ok($node->safe_psql('postgres', q{
 
 # ---------- where settings may be set
 
-foreach my $setting (qw(write_delay write_batch_size staging_limit retry_initial retry_max snapshot_every))
+foreach my $setting (qw(retry_initial retry_max))
 {
-	my $value = $setting =~ /retry|delay/ ? "'2s'" : 10;
-
-	like(error_of($node, 'busy', "SET event_store.$setting = $value"),
+	like(error_of($node, 'busy', "SET event_store.$setting = '2s'"),
 		qr/55P02/, "$setting is not for a session");
-	like(error_of($node, 'postgres', "ALTER DATABASE busy SET event_store.$setting = $value"),
+	like(error_of($node, 'postgres', "ALTER DATABASE busy SET event_store.$setting = '2s'"),
 		qr/55P02/, "nor for a database");
 }
 busy(q{CREATE ROLE clerk LOGIN;
 	SELECT event_store.grant_access('clerk', 'writer');
+});
+foreach my $setting (qw(write_delay write_batch_size staging_limit snapshot_every))
+{
+	like(error_of($node, 'busy', "SET ROLE clerk; SET event_store.$setting = 10"),
+		qr/42501/, "$setting is a superuser's");
+}
+busy(q{
 	ALTER DATABASE busy SET event_store.durability = 'staged';
 	ALTER ROLE clerk IN DATABASE busy SET event_store.durability = 'durable';
 	ALTER DATABASE busy SET event_store.on_staging_full = 'error';});
@@ -108,6 +113,46 @@ is($node->safe_psql('busy',
 		extra_params => [ '-U', 'clerk' ]),
 	't', 'a role has its own');
 like(error_of($node, 'busy', "SET event_store.durability = 'perhaps'"), qr/22023/, 'a wrong word');
+
+# ---------- settings of one database: sessions as they connect, the worker as it starts
+
+# Sets it for the database; its worker starts anew at a reload.
+sub set_for
+{
+	my ($database, $name, $value) = @_;
+	my $before = wait_for_worker($node, $database);
+
+	$node->safe_psql('postgres', "ALTER DATABASE $database "
+		  . (defined $value ? "SET event_store.$name = $value" : "RESET event_store.$name"));
+	$node->reload;
+	return wait_for_worker($node, $database, $before);
+}
+
+set_for('busy', 'write_delay', "'1h'");
+is(stage($node, 'busy', 'slow-here', 1, 3), '3', 'with a long write_delay of a database');
+is(stage($node, 'idle', 'quick-there', 1, 3), '3', 'and the short one of another');
+ok($node->poll_query_until('idle', 'SELECT NOT EXISTS (SELECT FROM event_store.staging)'),
+	'rows are drained there');
+is(busy(q{SELECT count(*) FROM event_store.staging}), '3', 'and wait here');
+set_for('busy', 'write_batch_size', 3);
+ok($node->poll_query_until('busy', 'SELECT NOT EXISTS (SELECT FROM event_store.staging)'),
+	'until its write_batch_size is full');
+set_for('busy', 'staging_limit', 0);
+is(durable_by_default('busy', 'unstaged'), 't', 'a staging_limit of a database turns its staging off');
+$node->safe_psql('postgres', "ALTER DATABASE idle SET event_store.durability = 'staged'");
+is(durable_by_default('idle', 'staged'), 'f', 'and not that of another');
+set_for('busy', 'snapshot_every', 2);
+busy(q{SELECT event_store.append_event('Shot', 's', NULL, 'Placed', durability => 'durable') FROM generate_series(1, 2)});
+ok($node->poll_query_until('busy',
+		q{SELECT sequence = 2 FROM event_store.snapshots WHERE aggregate_type = 'Shot'}),
+	'snapshot_every of a database');
+foreach my $setting (qw(write_delay write_batch_size staging_limit snapshot_every))
+{
+	set_for('busy', $setting, undef);
+}
+is(stage($node, 'busy', 'quick-again', 1, 3), '3', 'what is reset');
+ok($node->poll_query_until('busy', 'SELECT NOT EXISTS (SELECT FROM event_store.staging)'),
+	'is as everywhere');
 
 # ---------- settings of all: from the reload on, for callers and the worker
 
@@ -125,7 +170,6 @@ sub reload
 }
 
 reload('write_delay', 3600000);
-my $worker = wait_for_worker($node, 'busy');
 is(stage($node, 'busy', 'slow', 1, 3), '3', 'with a long write_delay');
 is(busy(q{SELECT count(*) FROM event_store.staging}), '3', 'rows wait');
 reload('staging_limit', 3);
@@ -143,7 +187,42 @@ reload('write_delay', 0);
 ok($node->poll_query_until('busy', 'SELECT NOT EXISTS (SELECT FROM event_store.staging)'),
 	'write_delay = 0: what waited is drained');
 is(durable_by_default('busy', 'through'), 't', 'and appends are written through');
-is(worker_pid($node, 'busy'), $worker, 'all by one worker');
+
+# ---------- the first pause is not above the longest, whichever line comes first
+
+sub pauses
+{
+	return busy(q{SELECT current_setting('event_store.retry_initial') || ' ' || current_setting('event_store.retry_max')});
+}
+
+my $offset = log_offset($node);
+$node->append_conf('postgresql.conf', "event_store.retry_initial = '2min'");
+reload('retry_max', 300000);
+is(pauses(), '2min 5min', 'both are raised, the first pause first');
+$node->append_conf('postgresql.conf', "event_store.retry_max = 20");
+reload('retry_initial', 10);
+is(pauses(), '10ms 20ms', 'both are lowered, the longest first');
+like(error_of($node, 'busy', 'ALTER SYSTEM SET event_store.retry_initial = 21'),
+	qr/22023.*retry_initial.*DETAIL:.*21 ms.*20 ms/s, 'ALTER SYSTEM refuses a first pause above the longest');
+like(error_of($node, 'busy', 'ALTER SYSTEM SET event_store.retry_max = 9'),
+	qr/22023.*retry_max/s, 'and a longest below the first');
+$node->safe_psql('postgres', "ALTER SYSTEM SET event_store.retry_max = 50");
+$node->safe_psql('postgres', "ALTER SYSTEM SET event_store.retry_initial = 40");
+is(pauses(), '10ms 20ms', 'of two statements the second heeds the first before a reload');
+$node->safe_psql('postgres', "ALTER SYSTEM RESET event_store.retry_initial");
+$node->safe_psql('postgres', "ALTER SYSTEM RESET event_store.retry_max");
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL}), '0', 'files are read');
+unlike(slurp_file($node->logfile, $offset), qr/WARNING:.*retry_initial/, 'nothing contradicts itself until now');
+reload('retry_initial', 3600000);
+ok($node->wait_for_log(qr/WARNING:.*retry_initial, 3600000 ms, is above event_store.retry_max, 20 ms: every pause is 20 ms/, $offset),
+	'where the files contradict themselves the log says what counts');
+busy(q{ALTER TABLE event_store.domain_events ADD CONSTRAINT none CHECK (false) NOT VALID});
+$node->append_conf('postgresql.conf', 'event_store.write_delay = 20');
+wait_for_worker($node, 'busy');
+reload('staging_limit', 2000);
+busy(q{SELECT event_store.append_event('Order', 'p-' || i, 0, 'Placed', durability => 'staged') FROM generate_series(1, 2) i});
+ok($node->poll_query_until('busy', 'SELECT count(*) = 2 FROM event_store.dead_letters'),
+	'the longest pause counts: rounds follow each other until they give up');
 
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'nothing crashed');

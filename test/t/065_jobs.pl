@@ -203,6 +203,7 @@ is(sql($drain), 'idle|0|f', 'none of it is a failure of the drain');
 $node->append_conf('postgresql.conf', "event_store.staging_limit = 1\nevent_store.on_staging_full = 'block'\n");
 $node->reload;
 ok(poll(q{SELECT current_setting('event_store.on_staging_full') = 'block'}), 'staging is full');
+$worker = wait_for_worker($node, 'shop', $worker);
 sql(q{SELECT FROM event_store.append_event('Log', 'm', NULL, 'E', durability => 'staged')})
   if sql('SELECT staged_events FROM event_store.staging_status') eq '0';
 sql(q{DELETE FROM calls; INSERT INTO calls
