@@ -30,7 +30,7 @@ BEGIN ATOMIC
      ARRAY['staging_status', 'worker_status', 'worker_jobs', 'rebuild_status', 'staging',
            'dead_letters', 'snapshots', 'reducers', 'store_state', 'processed_messages']),
     ('owner',
-     ARRAY['create_store', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
+     ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
            'staging_marker', 'view_rebuilds', 'view_rebuild_rows']);

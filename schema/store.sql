@@ -33,6 +33,71 @@ CREATE FUNCTION event_store.announce_store() RETURNS void
 COMMENT ON FUNCTION event_store.announce_store() IS
 'Internal: locks the schema against another create_store() and makes the launcher look at this database once the transaction has committed.';
 
+-- What a table of the store lacks of what its CREATE TABLE would make, as statements
+-- that bring it back.  A model of the table is made, looked at and rolled back.
+CREATE FUNCTION event_store.missing_parts(definition text) RETURNS SETOF text
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $missing_parts$
+DECLARE
+    table_name CONSTANT text := pg_catalog.substring(definition, 'event_store\.(\w+)');
+    parts text[];
+BEGIN
+    EXECUTE pg_catalog.replace(definition, table_name, 'model_of_' || table_name);
+    WITH columns AS (
+        SELECT c.relname = table_name AS is_there, a.attname AS column, a.attnum AS place, a.attnotnull AS required,
+               a.attidentity <> '' AS is_identity, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS filled,
+               pg_catalog.format_type(a.atttypid, a.atttypmod)
+                   || CASE WHEN a.attcollation <> t.typcollation
+                           THEN ' COLLATE ' || a.attcollation::pg_catalog.regcollation ELSE '' END AS type
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+         WHERE c.relnamespace = 'event_store'::pg_catalog.regnamespace
+           AND c.relname IN (table_name, 'model_of_' || table_name)
+    ), wanted AS (SELECT * FROM columns WHERE NOT is_there
+    ), found AS (SELECT * FROM columns WHERE is_there
+    ), missing(step, place, part) AS (
+        -- a column of the log has its place: only a last one can be added
+        SELECT 1, w.place, pg_catalog.concat_ws(' ', 'ADD COLUMN', pg_catalog.quote_ident(w.column), w.type,
+                   'DEFAULT ' || w.filled, CASE WHEN w.required THEN 'NOT NULL' END,
+                   CASE WHEN w.is_identity THEN 'GENERATED ALWAYS AS IDENTITY' END)
+          FROM wanted w
+         WHERE w.column NOT IN (SELECT f.column FROM found f)
+           AND (table_name <> 'domain_events'
+                OR NOT EXISTS (SELECT FROM wanted l JOIN found f USING ("column") WHERE l.place > w.place))
+        UNION ALL
+        SELECT 2, w.place, pg_catalog.format('ALTER COLUMN %I SET NOT NULL', w.column)
+          FROM wanted w JOIN found f USING ("column") WHERE w.required AND NOT f.required
+        UNION ALL
+        SELECT 3, w.place, pg_catalog.format('ALTER COLUMN %I %s', w.column,
+                   CASE WHEN w.is_identity THEN 'ADD GENERATED ALWAYS AS IDENTITY' ELSE 'SET DEFAULT ' || w.filled END)
+          FROM wanted w JOIN found f USING ("column")
+         WHERE (w.is_identity OR w.filled IS NOT NULL) AND NOT f.is_identity AND f.filled IS NULL
+        UNION ALL
+        SELECT 4, pg_catalog.row_number() OVER (ORDER BY k.conname),
+               pg_catalog.format('ADD CONSTRAINT %I %s', k.name, pg_catalog.pg_get_constraintdef(k.oid))
+          FROM (SELECT pg_catalog.replace(c.conname, 'model_of_', '') AS name, c.*
+                  FROM pg_catalog.pg_constraint c
+                 WHERE c.conrelid = pg_catalog.to_regclass('event_store.model_of_' || table_name)
+                   AND c.contype IN ('p', 'u', 'c')) k
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint c
+                            WHERE c.conrelid = pg_catalog.to_regclass('event_store.' || table_name) AND c.conname = k.name)
+           -- an index alone, with its name, serves as well
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i
+                            WHERE i.indexrelid = pg_catalog.to_regclass('event_store.' || k.name)
+                              AND i.indrelid = pg_catalog.to_regclass('event_store.' || table_name)))
+    SELECT pg_catalog.array_agg(pg_catalog.format('ALTER TABLE event_store.%I %s', table_name, m.part) ORDER BY m.step, m.place)
+      INTO parts FROM missing m;
+    RAISE EXCEPTION 'undo' USING ERRCODE = 'UNDO1';
+EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
+    RETURN QUERY SELECT pg_catalog.unnest(parts);
+END
+$missing_parts$;
+COMMENT ON FUNCTION event_store.missing_parts(text) IS
+'Internal: the statements that add to a table of the store what it lacks of its CREATE TABLE, for create_store().';
+
 CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
                                          event_type_index boolean DEFAULT false,
                                          payload_index boolean DEFAULT false)
@@ -45,6 +110,141 @@ DECLARE
     schema_owner name;
     intruder text;
     guarded text;
+    -- Each column and constraint is brought back when it is missing: missing_parts()
+    -- compares a table that is there with what its statement would make.
+    tables CONSTANT text[] := ARRAY[
+        $$CREATE TABLE event_store.domain_events (
+            global_position bigint NOT NULL CONSTRAINT domain_events_pkey PRIMARY KEY,
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            sequence bigint NOT NULL,
+            event_id uuid NOT NULL CONSTRAINT domain_events_event_id_key UNIQUE,
+            event_type text COLLATE "C" NOT NULL,
+            schema_version int NOT NULL DEFAULT 1,
+            payload jsonb,
+            payload_bytes bytea,
+            metadata jsonb,
+            correlation_id text COLLATE "C",
+            causation_id text COLLATE "C",
+            saga_id text COLLATE "C",
+            occurred_at timestamptz NOT NULL,
+            recorded_at timestamptz NOT NULL,
+            CONSTRAINT domain_events_aggregate_key UNIQUE (aggregate_type, aggregate_id, sequence),
+            CONSTRAINT domain_events_sequence_check CHECK (sequence > 0),
+            CONSTRAINT domain_events_payload_check CHECK ((payload IS NULL) <> (payload_bytes IS NULL))
+        ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05,
+                autovacuum_analyze_scale_factor = 0.02,
+                autovacuum_freeze_min_age = 0)$$,
+        $$CREATE TABLE event_store.domain_views (
+            view_name text COLLATE "C" NOT NULL,
+            view_key text COLLATE "C" NOT NULL,
+            view_data jsonb NOT NULL,
+            version bigint,
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            CONSTRAINT domain_views_pkey PRIMARY KEY (view_name, view_key)
+        ) WITH (fillfactor = 80)$$,
+        $$CREATE TABLE event_store.snapshots (
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            source text COLLATE "C" NOT NULL,
+            sequence bigint NOT NULL,
+            state jsonb,
+            state_bytes bytea,
+            reducer_version int,
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            CONSTRAINT snapshots_pkey PRIMARY KEY (aggregate_type, aggregate_id, source),
+            CONSTRAINT snapshots_source_check CHECK (source IN ('server', 'client'))
+        )$$,
+        $$CREATE TABLE event_store.reducers (
+            aggregate_type text COLLATE "C" NOT NULL CONSTRAINT reducers_pkey PRIMARY KEY,
+            reducer text,
+            rules jsonb,
+            reducer_version int NOT NULL,
+            updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            reducer_owner text COLLATE "C"
+        )$$,
+        -- a rebuild that has begun, and what it has folded
+        $$CREATE TABLE event_store.view_rebuilds (
+            view_name text COLLATE "C" NOT NULL CONSTRAINT view_rebuilds_pkey PRIMARY KEY,
+            aggregate_type text COLLATE "C" NOT NULL,
+            reducer_version int NOT NULL,
+            after_id text COLLATE "C" NOT NULL DEFAULT '',
+            done bigint NOT NULL DEFAULT 0,
+            total bigint NOT NULL DEFAULT 0,
+            started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        )$$,
+        $$CREATE TABLE event_store.view_rebuild_rows (
+            view_name text COLLATE "C" NOT NULL,
+            view_key text COLLATE "C" NOT NULL,
+            sequence bigint NOT NULL,
+            state jsonb,
+            CONSTRAINT view_rebuild_rows_pkey PRIMARY KEY (view_name, view_key)
+        )$$,
+        -- kind 'event': the columns of the event; kind 'view': view_name to version,
+        -- and the aggregate whose event took the write along (or, if the view write
+        -- itself failed, its view_name and view_key in the aggregate's place)
+        $$CREATE TABLE event_store.dead_letters (
+            id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT dead_letters_pkey PRIMARY KEY,
+            kind text COLLATE "C" NOT NULL CONSTRAINT dead_letters_kind_check CHECK (kind IN ('event', 'view')),
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            sequence bigint,
+            event_id uuid,
+            event_type text COLLATE "C",
+            schema_version int,
+            payload jsonb,
+            payload_bytes bytea,
+            metadata jsonb,
+            correlation_id text COLLATE "C",
+            causation_id text COLLATE "C",
+            saga_id text COLLATE "C",
+            occurred_at timestamptz,
+            recorded_at timestamptz,
+            view_name text COLLATE "C",
+            view_key text COLLATE "C",
+            view_data jsonb,
+            version bigint,
+            error_code text NOT NULL,
+            error_message text NOT NULL,
+            attempts int NOT NULL,
+            failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        )$$,
+        $$CREATE TABLE event_store.processed_messages (
+            consumer text COLLATE "C" NOT NULL,
+            message_id text COLLATE "C" NOT NULL,
+            fingerprint text COLLATE "C",
+            result jsonb,
+            processed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            CONSTRAINT processed_messages_pkey PRIMARY KEY (consumer, message_id)
+        )$$,
+        -- one row
+        $$CREATE TABLE event_store.store_state (
+            id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
+                CONSTRAINT store_state_id_check CHECK (id = 1),
+            staging_epoch bigint NOT NULL DEFAULT 1,
+            staging_dirty boolean NOT NULL DEFAULT false,
+            safe_position bigint NOT NULL DEFAULT 0,
+            last_drain_at timestamptz
+        )$$];
+    indexes CONSTANT text[] := ARRAY[
+        'CREATE INDEX IF NOT EXISTS domain_events_correlation_id_idx ON event_store.domain_events (correlation_id) WHERE correlation_id IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS domain_events_saga_id_idx ON event_store.domain_events (saga_id) WHERE saga_id IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS domain_events_recorded_at_idx ON event_store.domain_events USING brin (recorded_at)',
+        CASE WHEN category_index THEN
+        'CREATE INDEX IF NOT EXISTS domain_events_category_idx ON event_store.domain_events (aggregate_type, global_position)' END,
+        CASE WHEN event_type_index THEN
+        'CREATE INDEX IF NOT EXISTS domain_events_event_type_idx ON event_store.domain_events (event_type, global_position)' END,
+        CASE WHEN payload_index THEN
+        'CREATE INDEX IF NOT EXISTS domain_events_payload_idx ON event_store.domain_events USING gin (payload jsonb_path_ops)' END,
+        'CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx ON event_store.dead_letters (aggregate_type, aggregate_id, id)',
+        'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL'];
+    statement text;
+    statements text[] := '{}';
+    complaint text;
+    complaints text[] := '{}';
+    hint text;
 BEGIN
     SELECT pg_catalog.pg_get_userbyid(n.nspowner) INTO schema_owner
       FROM pg_catalog.pg_namespace n WHERE n.nspname = 'event_store';
@@ -95,158 +295,28 @@ BEGIN
     -- its value says for which log positions were last reserved
     CREATE SEQUENCE IF NOT EXISTS event_store.log_identity AS bigint;
 
-    CREATE TABLE IF NOT EXISTS event_store.domain_events (
-        global_position bigint NOT NULL CONSTRAINT domain_events_pkey PRIMARY KEY,
-        aggregate_type text COLLATE "C" NOT NULL,
-        aggregate_id text COLLATE "C" NOT NULL,
-        sequence bigint NOT NULL,
-        event_id uuid NOT NULL CONSTRAINT domain_events_event_id_key UNIQUE,
-        event_type text COLLATE "C" NOT NULL,
-        schema_version int NOT NULL DEFAULT 1,
-        payload jsonb,
-        payload_bytes bytea,
-        metadata jsonb,
-        correlation_id text COLLATE "C",
-        causation_id text COLLATE "C",
-        saga_id text COLLATE "C",
-        occurred_at timestamptz NOT NULL,
-        recorded_at timestamptz NOT NULL,
-        CONSTRAINT domain_events_aggregate_key UNIQUE (aggregate_type, aggregate_id, sequence),
-        CONSTRAINT domain_events_sequence_check CHECK (sequence > 0),
-        CONSTRAINT domain_events_payload_check CHECK ((payload IS NULL) <> (payload_bytes IS NULL))
-    ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05,
-            autovacuum_analyze_scale_factor = 0.02,
-            autovacuum_freeze_min_age = 0);
-    CREATE INDEX IF NOT EXISTS domain_events_correlation_id_idx
-        ON event_store.domain_events (correlation_id) WHERE correlation_id IS NOT NULL;
-    CREATE INDEX IF NOT EXISTS domain_events_saga_id_idx
-        ON event_store.domain_events (saga_id) WHERE saga_id IS NOT NULL;
-    CREATE INDEX IF NOT EXISTS domain_events_recorded_at_idx
-        ON event_store.domain_events USING brin (recorded_at);
-    IF category_index THEN
-        CREATE INDEX IF NOT EXISTS domain_events_category_idx
-            ON event_store.domain_events (aggregate_type, global_position);
-    END IF;
-    IF event_type_index THEN
-        CREATE INDEX IF NOT EXISTS domain_events_event_type_idx
-            ON event_store.domain_events (event_type, global_position);
-    END IF;
-    IF payload_index THEN
-        CREATE INDEX IF NOT EXISTS domain_events_payload_idx
-            ON event_store.domain_events USING gin (payload jsonb_path_ops);
-    END IF;
-
-    CREATE TABLE IF NOT EXISTS event_store.domain_views (
-        view_name text COLLATE "C" NOT NULL,
-        view_key text COLLATE "C" NOT NULL,
-        view_data jsonb NOT NULL,
-        version bigint,
-        created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-        CONSTRAINT domain_views_pkey PRIMARY KEY (view_name, view_key)
-    ) WITH (fillfactor = 80);
-
-    CREATE TABLE IF NOT EXISTS event_store.snapshots (
-        aggregate_type text COLLATE "C" NOT NULL,
-        aggregate_id text COLLATE "C" NOT NULL,
-        source text COLLATE "C" NOT NULL,
-        sequence bigint NOT NULL,
-        state jsonb,
-        state_bytes bytea,
-        reducer_version int,
-        created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-        CONSTRAINT snapshots_pkey PRIMARY KEY (aggregate_type, aggregate_id, source),
-        CONSTRAINT snapshots_source_check CHECK (source IN ('server', 'client'))
-    );
-
-    CREATE TABLE IF NOT EXISTS event_store.reducers (
-        aggregate_type text COLLATE "C" NOT NULL CONSTRAINT reducers_pkey PRIMARY KEY,
-        reducer text,
-        rules jsonb,
-        reducer_version int NOT NULL,
-        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-        reducer_owner text COLLATE "C"
-    );
-    -- a store of before; looked at first because ALTER TABLE locks readers out
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = 'event_store.reducers'::pg_catalog.regclass
-                      AND a.attname = 'reducer_owner' AND NOT a.attisdropped)
-    THEN
-        ALTER TABLE event_store.reducers ADD COLUMN reducer_owner text COLLATE "C";
-    END IF;
-
-    -- a rebuild that has begun, and what it has folded
-    CREATE TABLE IF NOT EXISTS event_store.view_rebuilds (
-        view_name text COLLATE "C" NOT NULL CONSTRAINT view_rebuilds_pkey PRIMARY KEY,
-        aggregate_type text COLLATE "C" NOT NULL,
-        reducer_version int NOT NULL,
-        after_id text COLLATE "C" NOT NULL DEFAULT '',
-        done bigint NOT NULL DEFAULT 0,
-        total bigint NOT NULL DEFAULT 0,
-        started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
-    );
-    CREATE TABLE IF NOT EXISTS event_store.view_rebuild_rows (
-        view_name text COLLATE "C" NOT NULL,
-        view_key text COLLATE "C" NOT NULL,
-        sequence bigint NOT NULL,
-        state jsonb,
-        CONSTRAINT view_rebuild_rows_pkey PRIMARY KEY (view_name, view_key)
-    );
-
-    -- kind 'event': the columns of the event; kind 'view': view_name to version,
-    -- and the aggregate whose event took the write along (or, if the view write
-    -- itself failed, its view_name and view_key in the aggregate's place)
-    CREATE TABLE IF NOT EXISTS event_store.dead_letters (
-        id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT dead_letters_pkey PRIMARY KEY,
-        kind text COLLATE "C" NOT NULL CONSTRAINT dead_letters_kind_check CHECK (kind IN ('event', 'view')),
-        aggregate_type text COLLATE "C" NOT NULL,
-        aggregate_id text COLLATE "C" NOT NULL,
-        sequence bigint,
-        event_id uuid,
-        event_type text COLLATE "C",
-        schema_version int,
-        payload jsonb,
-        payload_bytes bytea,
-        metadata jsonb,
-        correlation_id text COLLATE "C",
-        causation_id text COLLATE "C",
-        saga_id text COLLATE "C",
-        occurred_at timestamptz,
-        recorded_at timestamptz,
-        view_name text COLLATE "C",
-        view_key text COLLATE "C",
-        view_data jsonb,
-        version bigint,
-        error_code text NOT NULL,
-        error_message text NOT NULL,
-        attempts int NOT NULL,
-        failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
-    );
-    CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx
-        ON event_store.dead_letters (aggregate_type, aggregate_id, id);
-    CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx
-        ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL;
-
-    CREATE TABLE IF NOT EXISTS event_store.processed_messages (
-        consumer text COLLATE "C" NOT NULL,
-        message_id text COLLATE "C" NOT NULL,
-        fingerprint text COLLATE "C",
-        result jsonb,
-        processed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-        CONSTRAINT processed_messages_pkey PRIMARY KEY (consumer, message_id)
-    );
-
-    -- one row
-    CREATE TABLE IF NOT EXISTS event_store.store_state (
-        id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
-            CONSTRAINT store_state_id_check CHECK (id = 1),
-        staging_epoch bigint NOT NULL DEFAULT 1,
-        staging_dirty boolean NOT NULL DEFAULT false,
-        safe_position bigint NOT NULL DEFAULT 0,
-        last_drain_at timestamptz
-    );
-    INSERT INTO event_store.store_state DEFAULT VALUES ON CONFLICT DO NOTHING;
+    FOREACH statement IN ARRAY tables LOOP
+        IF pg_catalog.to_regclass(pg_catalog.substring(statement, 'event_store\.\w+')) IS NULL THEN
+            EXECUTE statement;
+        ELSE
+            statements := statements || ARRAY(SELECT event_store.missing_parts(statement));
+        END IF;
+    END LOOP;
+    -- of an index that exists the name is looked at, shape.c looks at the rest
+    FOREACH statement IN ARRAY statements || pg_catalog.array_remove(indexes, NULL) LOOP
+        BEGIN
+            EXECUTE statement;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS complaint = PG_EXCEPTION_DETAIL;
+            -- what the store is like keeps this part from it, and the others go on
+            IF SQLSTATE = '42501' OR pg_catalog.left(SQLSTATE, 2) NOT IN ('22', '23', '42', '54') THEN
+                RAISE;
+            END IF;
+            complaints := complaints
+                || pg_catalog.concat_ws(': ', statement, SQLERRM, NULLIF(complaint, ''));
+        END;
+    END LOOP;
+    INSERT INTO event_store.store_state SELECT WHERE NOT EXISTS (SELECT FROM event_store.store_state);
 
     -- The guard outlives the extension, so it is PL/pgSQL and nobody's member.
     -- The apply worker of logical replication replays what its publisher did.
@@ -324,10 +394,26 @@ BEGIN
 
     -- it is there now, and knows from here on which log it is
     PERFORM event_store.announce_store();
+
+    IF NOT event_store.is_available() THEN
+        BEGIN
+            PERFORM event_store.aggregate_sequence('-', '-');
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            GET STACKED DIAGNOSTICS complaint = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+            complaints := complaints || complaint;
+        END;
+    END IF;
+    IF complaints <> '{}' THEN
+        RAISE WARNING 'the event store is not complete'
+            USING DETAIL = pg_catalog.array_to_string(complaints, E'\n'),
+                  HINT = CASE WHEN hint ~ 'Run SELECT event_store.create_store' OR hint IS NULL
+                              THEN 'Mend what stands in its way, then run SELECT event_store.create_store();'
+                              ELSE hint END;
+    END IF;
 END
 $create_store$;
 COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean) IS
-$$Creates the durable tables, their indexes and the append-only guard in schema event_store; adds only what is missing, so it may be repeated and repairs a store.
+$$Creates the durable tables, their indexes and the append-only guard in schema event_store; adds only what is missing, so it may be repeated and repairs a store: columns, defaults, keys, checks, indexes and triggers that were dropped come back. What cannot come back it names in a WARNING: a key whose rows are there twice, a column whose rows need a value, one in the midst of domain_events, whatever is there in another shape.
 category_index, event_type_index, payload_index: also index (aggregate_type, global_position), (event_type, global_position), payload (GIN).
 The tables belong to the caller and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
 Errors: 55000 when the schema belongs to another role or others may create objects in it; 42501.

@@ -199,6 +199,52 @@ SELECT event_store.is_available();
 SELECT event_store.create_store();
 SELECT last_sequence FROM event_store.append_event('Store', 'o-1', 1, 'OrderPaid');
 
+-- what was dropped comes back; what cannot is named, and the rest comes back
+\set append 'SELECT pg_temp.refused($$SELECT event_store.append_event(''Store'', ''o-1'', 2, ''OrderShipped'')$$);'
+ALTER TABLE event_store.domain_events
+    DROP CONSTRAINT domain_events_pkey, DROP CONSTRAINT domain_events_event_id_key, DROP CONSTRAINT domain_events_sequence_check;
+DROP INDEX event_store.domain_events_saga_id_idx;
+:append
+INSERT INTO event_store.domain_events
+SELECT -i, 'Twice', 't-1', i, '018f3b1c-0000-7000-8000-000000000000', 'Made', 1, '{}', NULL, NULL, NULL, NULL, NULL, now(), now()
+  FROM generate_series(1, 2) i;
+SELECT event_store.create_store();
+SELECT event_store.is_available();
+:append
+SELECT event_store.missing_parts('CREATE TABLE event_store.domain_events (
+    global_position bigint CONSTRAINT domain_events_pkey PRIMARY KEY, event_id uuid CONSTRAINT domain_events_event_id_key UNIQUE,
+    sequence bigint CONSTRAINT domain_events_sequence_check CHECK (sequence > 0))');
+ALTER TABLE event_store.domain_events DISABLE TRIGGER USER;
+DELETE FROM event_store.domain_events WHERE aggregate_type = 'Twice';
+SELECT event_store.create_store();
+SELECT event_store.is_available(), pg_temp.guard();
+-- a column of the log has its place, one of a table with rows its values
+BEGIN;
+ALTER TABLE event_store.domain_events DROP payload;
+ALTER TABLE event_store.domain_events DROP saga_id;
+SELECT event_store.create_store();
+ROLLBACK;
+BEGIN;
+SELECT event_store.put_view('Orders', 'o-9', '{}');
+ALTER TABLE event_store.domain_views DROP view_data;
+SELECT pg_temp.refused($$SELECT event_store.load_view('Orders', 'o-9')$$);
+SELECT event_store.create_store();
+ROLLBACK;
+-- one that may be empty comes back, and with it the store
+BEGIN;
+ALTER TABLE event_store.domain_views DROP version;
+SELECT pg_temp.refused($$SELECT event_store.load_view('Orders', 'o-9')$$);
+SELECT event_store.create_store();
+SELECT event_store.is_available();
+ROLLBACK;
+-- a second row of the state of the store
+BEGIN;
+ALTER TABLE event_store.store_state DROP CONSTRAINT store_state_pkey;
+INSERT INTO event_store.store_state DEFAULT VALUES;
+SELECT event_store.create_store();
+SELECT count(*) FROM event_store.store_state;
+ROLLBACK;
+
 -- the schema of somebody else, and a schema in which others may create
 CREATE ROLE regress_owner;
 CREATE ROLE regress_intruder;

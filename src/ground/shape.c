@@ -46,8 +46,7 @@
 #define REQUIRED 1 /* NOT NULL */
 #define BYTEWISE 2 /* in collation "C", not the database's */
 #define FILLED \
-	4			/* has a default or is an identity, which our INSERTs rely on */
-#define LATER 8 /* create_store() adds it to a store that lacks it */
+	4 /* has a default or is an identity, which our INSERTs rely on */
 #define KEY (REQUIRED | BYTEWISE)
 
 #define MAX_COLUMNS 32
@@ -185,7 +184,7 @@ static const RelationShape relations[] =
 				  {"rules", JSONBOID},
 				  {"reducer_version", INT4OID, REQUIRED},
 				  {"updated_at", TIMESTAMPTZOID, REQUIRED | FILLED},
-				  {"reducer_owner", TEXTOID, BYTEWISE | LATER}},
+				  {"reducer_owner", TEXTOID, BYTEWISE}},
 	  .indexes = {{"reducers_pkey", {"aggregate_type"}, .unique = true}}},
 	 {"view_rebuilds", DURABLE_TABLE,
 	  .columns = {{"view_name", TEXTOID, KEY},
@@ -205,13 +204,15 @@ static const RelationShape relations[] =
 	  .indexes = {{"view_rebuild_rows_pkey",
 				   {"view_name", "view_key"},
 				   .unique = true}}},
-	 {"dead_letters", DURABLE_TABLE, .set_columns = set_letter_columns},
+	 {"dead_letters", DURABLE_TABLE, .set_columns = set_letter_columns,
+	  .indexes = {{"dead_letters_pkey", {"id"}, .unique = true}}},
 	 {"store_state", DURABLE_TABLE,
 	  .columns = {{"id", INT4OID, REQUIRED},
 				  {"staging_epoch", INT8OID, REQUIRED},
 				  {"staging_dirty", BOOLOID, REQUIRED},
 				  {"safe_position", INT8OID, REQUIRED},
-				  {"last_drain_at", TIMESTAMPTZOID}}},
+				  {"last_drain_at", TIMESTAMPTZOID}},
+	  .indexes = {{"store_state_pkey", {"id"}, .unique = true}}},
 	 {"processed_messages", DURABLE_TABLE,
 	  .columns = {{"consumer", TEXTOID, KEY},
 				  {"message_id", TEXTOID, KEY},
@@ -279,12 +280,20 @@ differs(Shape *shape, const RelationShape *wanted, const char *difference)
 	return false;
 }
 
+/* The same of what create_store() brings back. */
+static bool
+lacks(Shape *shape, const RelationShape *wanted, const char *difference)
+{
+	(void) differs(shape, wanted, difference);
+	if (!wanted->member)
+		shape->hint = HINT_ADD;
+	return false;
+}
+
 static bool
 is_missing(Shape *shape, const RelationShape *wanted, const char *name)
 {
-	(void) differs(shape, wanted, psprintf("event_store.%s is missing", name));
-	if (!wanted->member)
-		shape->hint = HINT_ADD;
+	(void) lacks(shape, wanted, psprintf("event_store.%s is missing", name));
 	/* there is none, rather than a part of one */
 	shape->no_store = wanted == relations;
 	return false;
@@ -358,6 +367,9 @@ collation_name(Oid collation)
 	return name != NULL ? name : "?";
 }
 
+static const char MAY_BE_NULL[] = "may be null";
+static const char HAS_NO_DEFAULT[] = "has no default";
+
 /* What is wrong with a column, as the end of a message; NULL = nothing. */
 static const char *
 column_fault(Form_pg_attribute column, const ColumnShape *wanted)
@@ -375,9 +387,9 @@ column_fault(Form_pg_attribute column, const ColumnShape *wanted)
 						collation_name(column->attcollation),
 						collation_name(collation));
 	if (wanted->marks & REQUIRED && !column->attnotnull)
-		return "may be null";
+		return MAY_BE_NULL;
 	if (wanted->marks & FILLED && !column->atthasdef && column->attidentity == '\0')
-		return "has no default";
+		return HAS_NO_DEFAULT;
 	if (!(wanted->marks & FILLED) && column->attidentity != '\0')
 		return "is an identity";
 	if (column->attgenerated != '\0')
@@ -396,21 +408,26 @@ compare_columns(CatCList *columns, const RelationShape *relation,
 		const ColumnShape *w = &wanted[count];
 		Form_pg_attribute column = column_named(columns, w->name);
 		const char *fault = NULL;
+		bool comes_back = false;
 
 		if (column == NULL)
+		{
 			fault = "is missing";
+			/* one of the log has its place */
+			comes_back = relation->order == ANY_ORDER;
+		}
 		else if (relation->order != ANY_ORDER && column->attnum != count + 1)
 			fault = psprintf("has number %d instead of %d", column->attnum,
 							 count + 1);
 		else
+		{
 			fault = column_fault(column, w);
+			comes_back = fault == MAY_BE_NULL || fault == HAS_NO_DEFAULT;
+		}
 		if (fault == NULL)
 			continue;
-		(void) differs(shape, relation,
-					   psprintf("column %s of event_store.%s %s", w->name, name,
-								fault));
-		if (column == NULL && w->marks & LATER)
-			shape->hint = HINT_ADD;
+		fault = psprintf("column %s of event_store.%s %s", w->name, name, fault);
+		(void) (comes_back ? lacks : differs)(shape, relation, fault);
 		return false;
 	}
 	for (int i = 0; i < columns->n_members && relation->order == OURS_ONLY; i++)
@@ -534,8 +551,8 @@ compare_index(Oid schema, Oid table, const RelationShape *relation, int copy,
 	HeapTuple tuple;
 
 	if (!OidIsValid(oid))
-		return differs(shape, relation,
-					   psprintf("index event_store.%s is missing", name));
+		return lacks(shape, relation,
+					 psprintf("index event_store.%s is missing", name));
 	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(oid));
 	if (!HeapTupleIsValid(tuple) || access_method(oid) != BTREE_AM_OID)
 		fault = "is not a btree index";
