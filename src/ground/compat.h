@@ -18,6 +18,25 @@
 #include "varatt.h"
 #endif
 
+/*
+ * The list of background workers, which a new one becomes the head of, has links
+ * both ways since PostgreSQL 18.
+ */
+#include "postmaster/bgworker_internals.h"
+#if PG_VERSION_NUM >= 180000
+#define newest_background_worker()                          \
+	(dlist_is_empty(&BackgroundWorkerList)                  \
+		 ? NULL                                             \
+		 : dlist_head_element(RegisteredBgWorker, rw_lnode, \
+							  &BackgroundWorkerList))
+#else
+#define newest_background_worker()                          \
+	(slist_is_empty(&BackgroundWorkerList)                  \
+		 ? NULL                                             \
+		 : slist_head_element(RegisteredBgWorker, rw_lnode, \
+							  &BackgroundWorkerList))
+#endif
+
 /* Backends are numbered from 0 since PostgreSQL 17. */
 #if PG_VERSION_NUM < 170000
 #include "miscadmin.h"

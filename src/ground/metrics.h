@@ -77,10 +77,11 @@ extern void es_end_call(Call call, int64 rows);
 
 typedef enum Counter
 {
-	ES_COUNT_BLOCKED,  /* by es_begin_blocked */
-	ES_COUNT_REFUSED,  /* writes, with staging full */
-	ES_COUNT_BYPASSED, /* durable writes that were to be staged */
-	ES_COUNT_ROUNDS,   /* by es_count_round */
+	ES_COUNT_BLOCKED,	 /* by es_begin_blocked */
+	ES_COUNT_REFUSED,	 /* writes, with staging full */
+	ES_COUNT_BYPASSED,	 /* durable writes that were to be staged */
+	ES_COUNT_UNATTENDED, /* the same, for want of a worker */
+	ES_COUNT_ROUNDS,	 /* by es_count_round */
 	ES_COUNT_SNAPSHOTS,
 	ES_COUNT_WORKER_STARTS,
 	ES_COUNT_WORKER_FAILURES,

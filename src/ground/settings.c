@@ -27,6 +27,10 @@
 #define MIN_PROCESSED_RETENTION_S 0
 #define MAX_PROCESSED_RETENTION_S INT_MAX
 
+#define DEFAULT_MAX_WORKERS 0
+#define MIN_MAX_WORKERS 0
+#define MAX_MAX_WORKERS 262143
+
 #define DEFAULT_RETRY_INITIAL_MS 1000
 #define DEFAULT_RETRY_MAX_MS (60 * 1000)
 #define MIN_RETRY_MS 1
@@ -50,6 +54,7 @@
 
 int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_durability = ES_DURABLE;
+int es_max_workers = DEFAULT_MAX_WORKERS;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
 int es_processed_retention = DEFAULT_PROCESSED_RETENTION_S;
@@ -171,6 +176,12 @@ es_define_settings(void)
 							 "staged: written to unlogged staging and made durable soon after.",
 							 &es_durability, ES_DURABLE, durability_options,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"event_store.max_workers",
+		"Number of background workers that the stores of all databases share.",
+		"0: as many as max_worker_processes has room for. Who has waited longest is next.",
+		&es_max_workers, DEFAULT_MAX_WORKERS, MIN_MAX_WORKERS, MAX_MAX_WORKERS,
+		PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("event_store.on_staging_full",
 							 "What a staged write does once staging_limit is reached.",
 							 "durable: it is written durably. "

@@ -10,6 +10,10 @@
  *		 |               '------------- terminated ------------------'  |
  *		 '---- no store, nothing to do for a minute, or dismissed ------'
  *
+ * Processes may be fewer than databases that want one.  Then a worker is asked
+ * to leave its process to the one that has waited longest, and its own database
+ * wants one again from when it has something due: so WANTED may speak of later.
+ *
  * While no worker can be had, or each ends before it is running, the state is
  * UNAVAILABLE instead of WANTED: whoever waits for the worker then does its work
  * in the foreground.  It stays so until the launcher, which keeps trying, has
@@ -33,6 +37,7 @@
 
 #include <signal.h>
 
+#include "commands/dbcommands.h"
 #include "datatype/timestamp.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -49,6 +54,8 @@
 
 /* A launcher that was not seen for so long does not come back by itself. */
 #define ES_LAUNCHER_RETURN_MS 15000
+/* Callers are told so often that there is no worker. */
+#define ES_COMPLAINT_MS 60000
 
 /* ---------- states ---------- */
 
@@ -89,6 +96,11 @@ set_state(SharedDatabase *db, WorkerState state)
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
 	Assert((states_before[state] & (1 << es_worker_slot(db)->state)) != 0);
 	es_worker_slot(db)->state = state;
+	/* who waits keeps its place in the queue until one is running */
+	if (state == ES_WORKER_NONE || state == ES_WORKER_RUNNING)
+		es_worker_slot(db)->wanted_at = 0;
+	else if (es_worker_slot(db)->wanted_at == 0)
+		es_worker_slot(db)->wanted_at = GetCurrentTimestamp();
 }
 
 static bool
@@ -103,6 +115,35 @@ es_worker_possible(const SharedDatabase *db)
 {
 	return db != NULL && es_worker_slot(db)->state != ES_WORKER_UNAVAILABLE &&
 		   es_worker_slot(db)->bars == 0;
+}
+
+bool
+es_worker_unavailable(const SharedDatabase *db)
+{
+	return es_worker_slot(db)->state == ES_WORKER_UNAVAILABLE;
+}
+
+void
+es_complain_of_no_worker(SharedDatabase *db)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool due;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	due = es_worker_slot(db)->complained_at == 0 ||
+		  TimestampDifferenceExceeds(es_worker_slot(db)->complained_at, now,
+									 ES_COMPLAINT_MS);
+	if (due)
+		es_worker_slot(db)->complained_at = now;
+	LWLockRelease(db->lock);
+	if (due)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("event_store has no worker for database \"%s\": what is to be staged is written durably",
+						get_database_name(MyDatabaseId)),
+				 errdetail("It is tried again; this is said once a minute at most."),
+				 errhint("You might need to increase %s; the server log says why none could be started.",
+						 "max_worker_processes")));
 }
 
 static void
@@ -120,6 +161,9 @@ clear_slot(SharedDatabase *db)
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->started_at = 0;
+	slot->resting_at = 0;
+	slot->asked_to_go = false;
+	slot->complained_at = 0;
 	slot->ran = false;
 	slot->called = false;
 	slot->nudged = false;
@@ -217,10 +261,19 @@ launcher_size(void)
 	return sizeof(LauncherSlot);
 }
 
+static bool launcher_registered = false;
+
+void
+es_expect_launcher(bool expected)
+{
+	launcher_registered = expected;
+}
+
+/* One that could not even be registered will never be there. */
 static void
 initialise_launcher(void *memory)
 {
-	if (max_worker_processes > 0)
+	if (launcher_registered)
 		((LauncherSlot *) memory)->gone_at = GetCurrentTimestamp();
 }
 
@@ -325,6 +378,9 @@ rouse_worker(SharedDatabase *db, bool call)
 		case ES_WORKER_WANTED:
 			wanted = true;
 			set_state(db, expected ? ES_WORKER_WANTED : ES_WORKER_UNAVAILABLE);
+			/* it may have been wanted for later */
+			es_worker_slot(db)->wanted_at =
+				Min(es_worker_slot(db)->wanted_at, GetCurrentTimestamp());
 			break;
 		case ES_WORKER_UNAVAILABLE:
 			break;
@@ -377,7 +433,7 @@ es_note_wake(void)
 
 /* One that is about to exit still stands in the slot; its end is reported. */
 bool
-es_worker_wanted(SharedDatabase *db, Oid database)
+es_worker_wanted(SharedDatabase *db, Oid database, TimestampTz *wanted_at)
 {
 	bool wanted;
 
@@ -386,8 +442,54 @@ es_worker_wanted(SharedDatabase *db, Oid database)
 			 es_worker_slot(db)->bars == 0 &&
 			 (es_worker_slot(db)->state == ES_WORKER_WANTED ||
 			  es_worker_slot(db)->state == ES_WORKER_UNAVAILABLE);
+	*wanted_at = es_worker_slot(db)->wanted_at;
 	LWLockRelease(db->lock);
 	return wanted;
+}
+
+bool
+es_worker_present(SharedDatabase *db)
+{
+	bool present;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	present = es_worker_slot(db)->pid != 0 || is_coming_or_there(db);
+	LWLockRelease(db->lock);
+	return present;
+}
+
+bool
+es_worker_may_go(SharedDatabase *db, TimestampTz tenure,
+				 TimestampTz *resting_at, TimestampTz *started_at)
+{
+	const WorkerSlot *slot = es_worker_slot(db);
+	bool may_go;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	may_go = slot->state == ES_WORKER_RUNNING && !slot->asked_to_go &&
+			 (slot->resting_at != 0 || slot->started_at <= tenure);
+	*resting_at = slot->resting_at;
+	*started_at = slot->started_at;
+	LWLockRelease(db->lock);
+	return may_go;
+}
+
+bool
+es_worker_asked_to_go(const SharedDatabase *db)
+{
+	return es_worker_slot(db)->asked_to_go && es_worker_slot(db)->pid != 0;
+}
+
+void
+es_ask_to_go(SharedDatabase *db)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	if (es_worker_slot(db)->latch != NULL)
+	{
+		es_worker_slot(db)->asked_to_go = true;
+		SetLatch(es_worker_slot(db)->latch);
+	}
+	LWLockRelease(db->lock);
 }
 
 bool
@@ -503,6 +605,8 @@ es_enter_worker_slot(SharedDatabase *db, Oid database)
 		es_worker_slot(db)->pid = MyProcPid;
 		es_worker_slot(db)->latch = MyLatch;
 		es_worker_slot(db)->started_at = GetCurrentTimestamp();
+		es_worker_slot(db)->resting_at = 0;
+		es_worker_slot(db)->asked_to_go = false;
 		set_state(db, ES_WORKER_STARTING);
 	}
 	else if (db->database == database && es_worker_slot(db)->pid == 0)
@@ -571,6 +675,31 @@ es_retire_worker(SharedDatabase *db)
 	}
 	unlock_and_tell(db);
 	return retired;
+}
+
+void
+es_note_rest(SharedDatabase *db, bool rests)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	es_worker_slot(db)->resting_at = rests ? GetCurrentTimestamp() : 0;
+	LWLockRelease(db->lock);
+}
+
+void
+es_yield_worker(SharedDatabase *db, long due, bool called)
+{
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	es_worker_slot(db)->latch = NULL;
+	if (called)
+		es_worker_slot(db)->called = true;
+	if (es_worker_slot(db)->called || es_worker_slot(db)->nudged)
+		due = 0;
+	if (es_worker_slot(db)->state == ES_WORKER_RUNNING)
+		set_state(db, due < 0 ? ES_WORKER_NONE : ES_WORKER_WANTED);
+	if (es_worker_slot(db)->state == ES_WORKER_WANTED)
+		es_worker_slot(db)->wanted_at =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), due);
+	unlock_and_tell(db);
 }
 
 void

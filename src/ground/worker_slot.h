@@ -45,10 +45,14 @@ typedef struct WorkerSlot
 	pid_t pid;	  /* 0 = none */
 	Latch *latch; /* NULL = none */
 	TimestampTz started_at;
-	bool ran;	 /* the last one got as far as running */
-	bool called; /* es_wake_worker() since it last looked */
-	bool nudged; /* es_nudge_worker(), or it was dismissed */
-	int bars;	 /* commands that need the database to themselves; no
+	TimestampTz wanted_at;	   /* since, or from, when one is; 0 = not */
+	TimestampTz resting_at;	   /* since when nothing is due; 0 = it is busy */
+	bool asked_to_go;		   /* others wait for the process */
+	TimestampTz complained_at; /* that there is none, to a caller */
+	bool ran;				   /* the last one got as far as running */
+	bool called;			   /* es_wake_worker() since it last looked */
+	bool nudged;			   /* es_nudge_worker(), or it was dismissed */
+	int bars; /* commands that need the database to themselves; no
 				  * worker starts meanwhile */
 	JobStatus jobs[ES_MAX_JOBS]; /* in the order of worker.c's table */
 	/* after every change of state, every round and every opening of staging */
@@ -79,6 +83,10 @@ extern void es_free_database(Oid database);
 extern void es_release_database(Oid database);
 
 extern const char *es_worker_state_name(WorkerState state);
+/* Whether none could be had for this database when it was last tried. */
+extern bool es_worker_unavailable(const SharedDatabase *db);
+/* Says so to the caller and in the log, once in a while. */
+extern void es_complain_of_no_worker(SharedDatabase *db);
 /* Whether there is a worker, or can be one: not while it is barred. */
 extern bool es_worker_possible(const SharedDatabase *db);
 /*
@@ -103,13 +111,29 @@ extern void es_end_wait(void);
 extern bool es_is_worker(const SharedDatabase *db);
 extern void es_refuse_in_worker(const SharedDatabase *db);
 
+/* While preloading: whether there will be a launcher. */
+extern void es_expect_launcher(bool expected);
 /* The launcher takes its place, until it exits. */
 extern void es_enter_launcher_slot(void);
 extern pid_t es_launcher_pid(void); /* 0 = none */
 extern void es_wake_launcher(void);
 
-/* What the launcher does: is a worker to be started in this slot? */
-extern bool es_worker_wanted(SharedDatabase *db, Oid database);
+/*
+ * What the launcher does: is a worker to be started in this slot, and since, or
+ * from, when is it wanted?
+ */
+extern bool es_worker_wanted(SharedDatabase *db, Oid database,
+							 TimestampTz *wanted_at);
+/* Is there one, or one on its way? */
+extern bool es_worker_present(SharedDatabase *db);
+/*
+ * Whether a worker may be asked to leave its process to another: one that has
+ * nothing due, since when, or that came up before "tenure".  Then it is asked.
+ */
+extern bool es_worker_may_go(SharedDatabase *db, TimestampTz tenure,
+							 TimestampTz *resting_at, TimestampTz *started_at);
+extern bool es_worker_asked_to_go(const SharedDatabase *db);
+extern void es_ask_to_go(SharedDatabase *db);
 extern bool es_worker_starting(SharedDatabase *db);
 /* Wants a worker where there is none. */
 extern void es_want_worker(SharedDatabase *db, Oid database);
@@ -139,6 +163,14 @@ extern bool es_report_for_duty(SharedDatabase *db);
 extern bool es_take_call(SharedDatabase *db, bool *needed);
 /* Lets it go, unless it was called or nudged since then. */
 extern bool es_retire_worker(SharedDatabase *db);
+/* From now on it has nothing due, or again. */
+extern void es_note_rest(SharedDatabase *db, bool rests);
+/*
+ * It goes because others wait.  Its database wants another one in so many ms;
+ * -1 = only when somebody calls.  A call that it took, and did not answer, is the
+ * next one's.
+ */
+extern void es_yield_worker(SharedDatabase *db, long due, bool called);
 /*
  * Around a run of one of its jobs.  An error, or NULL, is shown also where the
  * job as a whole did not fail.  Returns its failures in a row.

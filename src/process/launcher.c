@@ -12,6 +12,12 @@
  * slot and goes on trying; that is the only time when it wakes up unasked.  A
  * worker that ran was ended by somebody, and the next one is worth waiting for.
  *
+ * Processes may be fewer than databases that want one, since the server, or
+ * event_store.max_workers, has no more.  Then they take turns: who has waited
+ * longest is next, and a worker that has nothing due leaves at once, the longest
+ * idle one first; if there is none, one that has been at work for a second.  It
+ * comes back to the end of the queue when something is due.
+ *
  * The launcher waits for the end of a process that it started before it starts
  * the next one for that slot.  Workers outlive a launcher that is terminated;
  * the next one knows them by their marks in shared memory.
@@ -58,6 +64,10 @@
 /* The first and the longest pause before a failed start is tried again. */
 #define ES_START_PAUSE_MS 1000
 #define ES_START_PAUSE_MAX_MS 60000
+/* A worker with something due may be asked to leave after so long. */
+#define ES_TENURE_MS 1000
+/* That there are no processes is said so often. */
+#define ES_REPORT_PAUSE_MS 60000
 
 PGDLLEXPORT void es_launcher_main(Datum arg);
 
@@ -69,7 +79,6 @@ typedef struct Start
 	TimestampTz started_at;
 	TimestampTz retry_at; /* 0 = at once */
 	int failures;		  /* in a row, to get one running */
-	bool refused;		  /* there was no process to be had */
 } Start;
 
 static Start starts[ES_MAX_DATABASES];
@@ -91,13 +100,16 @@ es_register_launcher(void)
 	strlcpy(worker.bgw_name, "event_store launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "event_store launcher", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
+	/* it says only in the log that all processes are taken */
+	es_expect_launcher(newest_background_worker() != NULL &&
+					   strcmp(newest_background_worker()->rw_worker.bgw_type,
+							  worker.bgw_type) == 0);
 }
 
-/* Lists the databases, all or those meant to be worked in, in "context". */
-static List *
-list_databases(MemoryContext context, bool all)
+/* Has "visit" look at the row of every database. */
+static void
+visit_databases(void (*visit)(Form_pg_database form, void *arg), void *arg)
 {
-	List *databases = NIL;
 	Relation rel;
 	TableScanDesc scan;
 	HeapTuple tuple;
@@ -107,38 +119,50 @@ list_databases(MemoryContext context, bool all)
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext old;
-
-		if (!all && (!form->datallowconn || form->datistemplate))
-			continue;
-		old = MemoryContextSwitchTo(context);
-		databases = lappend_oid(databases, form->oid);
-		MemoryContextSwitchTo(old);
-	}
+		visit((Form_pg_database) GETSTRUCT(tuple), arg);
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
-	return databases;
 }
 
-/* Frees the slot of a database that is gone; returns whether it was. */
-static bool
-forget_if_dropped(Oid database)
+/* Those meant to be worked in are to be looked at. */
+static void
+add_unprobed(Form_pg_database form, void *arg)
 {
-	List *databases;
-	bool dropped;
+	MemoryContext old;
+
+	if (!form->datallowconn || form->datistemplate)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	unprobed = lappend_oid(unprobed, form->oid);
+	MemoryContextSwitchTo(old);
+}
+
+/* A database, and what it is called; "" = there is none. */
+typedef struct DatabaseName
+{
+	Oid database;
+	char name[NAMEDATALEN];
+} DatabaseName;
+
+static void
+note_name(Form_pg_database form, void *arg)
+{
+	DatabaseName *wanted = arg;
+
+	if (form->oid == wanted->database)
+		strlcpy(wanted->name, NameStr(form->datname), NAMEDATALEN);
+}
+
+static DatabaseName
+name_of_database(Oid database)
+{
+	DatabaseName wanted = {database, ""};
 
 	es_begin_busy(false);
-	databases = list_databases(CurrentMemoryContext, true);
+	visit_databases(note_name, &wanted);
 	es_end_busy();
-	dropped = !list_member_oid(databases, database);
-
-	list_free(databases);
-	if (dropped)
-		es_free_database(database);
-	return dropped;
+	return wanted;
 }
 
 /* How long to wait after so many failed starts. */
@@ -158,10 +182,17 @@ static void
 settle_start(SharedDatabase *db, Start *start)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	DatabaseName of;
 	bool ran;
 
 	pfree(start->handle);
 	start->handle = NULL;
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	{
+		/* there is a process for who has waited for one */
+		if (starts[i].failures == 0)
+			starts[i].retry_at = 0;
+	}
 
 	if (!es_worker_missed(db, start->database, &ran))
 	{
@@ -179,29 +210,52 @@ settle_start(SharedDatabase *db, Start *start)
 		es_settle_start(db, start->database, true);
 		return;
 	}
-	if (forget_if_dropped(start->database))
+	of = name_of_database(start->database);
+	if (of.name[0] == '\0')
+	{
+		es_free_database(start->database);
 		return;
+	}
 	if (start->failures == ES_OUTAGE_FAILURES)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("event_store worker of database %u keeps ending",
-						start->database),
+				 errmsg("event_store worker of database \"%s\" keeps ending",
+						of.name),
 				 errdetail("Callers do its work meanwhile; it is tried again at least once a minute.")));
 	start->retry_at =
 		TimestampTzPlusMilliseconds(now, start_pause(start->failures));
 	es_settle_start(db, start->database, false);
 }
 
-/* Whether a worker is waiting for a process, which was reported then. */
-static bool
-any_refused(void)
+/* Says that there is no process for a worker, once in a while. */
+static void
+report_refusal(Oid database, bool by_us)
 {
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
-	{
-		if (starts[i].refused)
-			return true;
-	}
-	return false;
+	static TimestampTz reported_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	DatabaseName of;
+
+	if (reported_at != 0 &&
+		!TimestampDifferenceExceeds(reported_at, now, ES_REPORT_PAUSE_MS))
+		return;
+	reported_at = now;
+	of = name_of_database(database);
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("could not start an event_store worker for database \"%s\"",
+					of.name),
+			 errdetail("All processes for it are taken. Callers do its work until it is next; this is said once a minute at most."),
+			 errhint("You might need to increase %s.",
+					 by_us ? "event_store.max_workers" : "max_worker_processes")));
+}
+
+/* Nobody shall count on a worker that cannot be had now. */
+static void
+refuse(SharedDatabase *db, Start *start)
+{
+	start->retry_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ES_START_PAUSE_MS);
+	es_settle_start(db, start->database, false);
 }
 
 /* Starts a worker for a slot; false when no process is to be had. */
@@ -231,23 +285,11 @@ start_worker(SharedDatabase *db, Start *start)
 	es_begin_start(db);
 	if (RegisterDynamicBackgroundWorker(&worker, &start->handle))
 	{
-		start->refused = false;
 		es_mark_starting(db, database);
 		return true;
 	}
 
 	start->handle = NULL;
-	start->retry_at =
-		TimestampTzPlusMilliseconds(start->started_at, ES_START_PAUSE_MS);
-	if (!any_refused())
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start an event_store worker"),
-				 errdetail("Callers do its work meanwhile; it is tried again every few seconds."),
-				 errhint("You might need to increase %s.",
-						 "max_worker_processes")));
-	start->refused = true;
-	es_settle_start(db, database, false);
 	return false;
 }
 
@@ -290,12 +332,173 @@ tend_slot(SharedDatabase *db, Start *start)
 	return false;
 }
 
-/* May a worker be started in this slot? */
-static bool
-is_wanted(SharedDatabase *db, const Start *start)
+/* ---------- who is next ---------- */
+
+/* A slot that waits for a worker. */
+typedef struct Waiting
 {
-	return start->handle == NULL && OidIsValid(start->database) &&
-		   es_worker_wanted(db, start->database);
+	int number;
+	TimestampTz since; /* or from then on */
+} Waiting;
+
+static int
+compare_waiting(const void *a, const void *b)
+{
+	TimestampTz x = ((const Waiting *) a)->since;
+	TimestampTz y = ((const Waiting *) b)->since;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/* Those that wait, who has waited longest first.  Returns how many. */
+static int
+list_waiting(Waiting *waiting)
+{
+	int count = 0;
+
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	{
+		SharedDatabase *db = es_database_numbered(i);
+		Start *start = &starts[i];
+
+		/* a slot just assigned */
+		if (start->handle == NULL && start->database != db->database)
+			tend_slot(db, start);
+		waiting[count].number = i;
+		if (start->handle == NULL && OidIsValid(start->database) &&
+			es_worker_wanted(db, start->database, &waiting[count].since))
+			count++;
+	}
+	qsort(waiting, count, sizeof(Waiting), compare_waiting);
+	return count;
+}
+
+/* The workers that are there or on their way, and those asked to leave. */
+static int
+count_workers(int *leaving)
+{
+	int count = 0;
+
+	*leaving = 0;
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	{
+		SharedDatabase *db = es_database_numbered(i);
+
+		if (starts[i].handle == NULL && !es_worker_present(db))
+			continue;
+		count++;
+		if (es_worker_asked_to_go(db))
+			(*leaving)++;
+	}
+	return count;
+}
+
+/*
+ * The worker that leaves next: of those with nothing due the one for which this
+ * has been so for longest, else the one that has been there for longest.  NULL =
+ * none may go yet.
+ */
+static SharedDatabase *
+next_to_go(TimestampTz now)
+{
+	TimestampTz tenure = TimestampTzPlusMilliseconds(now, -ES_TENURE_MS);
+	SharedDatabase *next = NULL;
+	TimestampTz next_rests = 0;
+	TimestampTz next_started = 0;
+
+	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	{
+		SharedDatabase *db = es_database_numbered(i);
+		TimestampTz rests;
+		TimestampTz started;
+		bool sooner;
+
+		if (!es_worker_may_go(db, tenure, &rests, &started))
+			continue;
+		if (rests != 0)
+			sooner = next_rests == 0 || rests < next_rests;
+		else
+			sooner = next_rests == 0 && started < next_started;
+		if (next != NULL && !sooner)
+			continue;
+		next = db;
+		next_rests = rests;
+		next_started = started;
+	}
+	return next;
+}
+
+/*
+ * Has as many workers leave as others wait, or as are too many.  Their ends wake
+ * us.  Returns when to look again, in milliseconds; -1 = not at all.
+ */
+static long
+make_room(int wanted)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (; wanted > 0; wanted--)
+	{
+		SharedDatabase *db = next_to_go(now);
+
+		if (db == NULL)
+			return ES_TENURE_MS;
+		es_ask_to_go(db);
+	}
+	return -1;
+}
+
+static long
+sooner(long a, long b)
+{
+	return a < 0 ? b : b < 0 ? a : Min(a, b);
+}
+
+/*
+ * Starts workers for those that wait, in their order, as long as there are
+ * processes.  Returns when to come back unasked; -1 = not at all.
+ */
+static long
+serve_waiting(int starting)
+{
+	Waiting *waiting = palloc_array(Waiting, ES_MAX_DATABASES);
+	int count = list_waiting(waiting);
+	int leaving;
+	int workers = count_workers(&leaving);
+	int refused = 0;
+	long timeout = -1;
+
+	for (int i = 0; i < count; i++)
+	{
+		SharedDatabase *db = es_database_numbered(waiting[i].number);
+		Start *start = &starts[waiting[i].number];
+		TimestampTz due = Max(waiting[i].since, start->retry_at);
+		TimestampTz now = GetCurrentTimestamp();
+		bool by_us = es_max_workers > 0 && workers >= es_max_workers;
+
+		if (due > now)
+		{
+			timeout = sooner(timeout, TimestampDifferenceMilliseconds(now, due));
+			continue;
+		}
+		/* one that is up makes room for the next */
+		if (starting >= ES_STARTS_AT_ONCE)
+			continue;
+		if (refused == 0 && !by_us && start_worker(db, start))
+		{
+			starting++;
+			workers++;
+			continue;
+		}
+		if (refused++ == 0)
+			report_refusal(start->database, by_us);
+		refuse(db, start);
+		timeout = sooner(timeout, ES_START_PAUSE_MS);
+	}
+	if (es_max_workers > 0)
+		refused = Max(refused, workers - es_max_workers);
+	pfree(waiting);
+	return sooner(timeout, make_room(refused - leaving));
 }
 
 /*
@@ -306,37 +509,11 @@ static long
 tend_workers(void)
 {
 	int starting = 0;
-	long timeout = -1;
 
 	for (int i = 0; i < ES_MAX_DATABASES; i++)
 		starting += tend_slot(es_database_numbered(i), &starts[i]);
 	admit_unprobed(ES_STARTS_AT_ONCE - starting);
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
-	{
-		SharedDatabase *db = es_database_numbered(i);
-		Start *start = &starts[i];
-
-		/* a slot just assigned */
-		if (start->handle == NULL && start->database != db->database)
-			tend_slot(db, start);
-		if (!is_wanted(db, start))
-		{
-			start->refused = false;
-			continue;
-		}
-		if (starting >= ES_STARTS_AT_ONCE)
-			continue;
-		if (start->retry_at <= GetCurrentTimestamp() && start_worker(db, start))
-			starting++;
-		else
-		{
-			long pause = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														 start->retry_at);
-
-			timeout = timeout < 0 ? pause : Min(timeout, pause);
-		}
-	}
-	return timeout;
+	return serve_waiting(starting);
 }
 
 void
@@ -349,7 +526,7 @@ es_launcher_main(Datum arg)
 	wait_event = WaitEventExtensionNew("EventStoreLauncherMain");
 
 	es_enter_launcher_slot();
-	unprobed = list_databases(TopMemoryContext, false);
+	visit_databases(add_unprobed, NULL);
 	MemoryContextSwitchTo(TopMemoryContext);
 	es_warn_of_settings();
 	es_end_busy();

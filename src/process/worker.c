@@ -802,10 +802,28 @@ rest(Work *work, const long *times, uint32 wait_event)
 		}
 		timeout = timeout < 0 ? left : Min(timeout, left);
 	}
+	es_note_rest(work->db, true);
 	es_sleep_on_latch(timeout, wait_event);
+	es_note_rest(work->db, false);
 }
 
 /* ---------- the end ---------- */
+
+/* Others wait for the process: leaves it to them until something is due again. */
+static void
+leave_to_others(Work *work, const long *times)
+{
+	bool open = es_staging_is(work->db, ES_STAGING_OPEN);
+	long due = -1;
+
+	for (int i = 0; i < JOBS; i++)
+	{
+		if (times[i] >= 0 && (open || jobs[i].keeps_worker))
+			due = due < 0 ? times[i] : Min(due, times[i]);
+	}
+	es_yield_worker(work->db, due, work->called);
+	proc_exit(0);
+}
 
 /*
  * Whether anybody may still stage something.  Who is connected is being
@@ -937,6 +955,8 @@ take_turn(Work *work, uint32 wait_event)
 		if (es_drain_progress(db)->state == ES_DRAIN_DRAINING)
 			es_set_drain_state(db, ES_DRAIN_IDLE);
 	}
+	if (es_worker_asked_to_go(db))
+		leave_to_others(work, times);
 	number = next_job(work, times);
 	if (number >= 0)
 		run_job(work, number);

@@ -54,6 +54,12 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 	gauges[ES_GAUGE_DRAIN_FAILURES] = drain->failures;
 	gauges[ES_GAUGE_WORKER_RUNNING] =
 		es_worker_slot(db)->state == ES_WORKER_RUNNING ? 1 : 0;
+	gauges[ES_GAUGE_WORKER_UNAVAILABLE] = es_worker_unavailable(db) ? 1 : 0;
+	gauges[ES_GAUGE_WORKER_WANTED] =
+		es_worker_slot(db)->wanted_at != 0 &&
+				es_worker_slot(db)->wanted_at <= GetCurrentTimestamp()
+			? 1
+			: 0;
 	gauges[ES_GAUGE_LOST_EPOCHS] = known ? (double) (staging->epoch - 1) : NAN;
 	LWLockRelease(db->lock);
 	/* until staging was looked at, nobody knows what a stop left there */

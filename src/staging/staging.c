@@ -112,6 +112,16 @@ wait_for_space(SharedDatabase *db)
 	es_end_blocked();
 }
 
+/* What is to be staged is written durably, for want of a worker. */
+static void
+note_unattended(SharedDatabase *db)
+{
+	if (!es_worker_unavailable(db))
+		return;
+	es_count(ES_COUNT_UNATTENDED);
+	es_complain_of_no_worker(db);
+}
+
 Durability
 es_admit(Durability wanted, int64 rows)
 {
@@ -134,7 +144,10 @@ es_admit(Durability wanted, int64 rows)
 		return ES_DURABLE;
 	/* what nobody drains would be lost however old it is */
 	if (!es_worker_possible(db) || !wait_until_open(db))
+	{
+		note_unattended(db);
 		return ES_DURABLE;
+	}
 	if (es_staged_rows(db) < (uint64) es_staging_limit || es_holds_locks())
 		return ES_STAGED;
 	switch (es_on_staging_full)
