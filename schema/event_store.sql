@@ -21,7 +21,8 @@ CREATE FUNCTION event_store.append_event(
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append_event';
 COMMENT ON FUNCTION event_store.append_event(text, text, bigint, text, jsonb, jsonb, uuid, text, text, text, timestamptz, bytea, int, text) IS
 $$Appends one event to an aggregate.
-expected_sequence: NULL or -2 = any, 0 = the aggregate must be new, n = its last sequence must be n, -4 = it must exist. With event_store.require_expected_sequence = on a NULL is 22004. At most one of payload and payload_bytes, up to 256 MB; none = {}. event_id: repeating it with the same content returns the original and writes nothing; NULL = a UUIDv7 made here. occurred_at: NULL = now. durability: durable, staged or NULL = event_store.durability. Types and ids have 1 to 255 characters.
+expected_sequence: NULL or -2 = any, 0 = the aggregate must be new, n = its last sequence must be n, -4 = it must exist. With event_store.require_expected_sequence = on a NULL is 22004. At most one of payload (any JSON value) and payload_bytes, up to 256 MB; none = {}. metadata: JSON, but no object within a string. event_id: repeating it with the same content returns the original and writes nothing; NULL = a UUIDv7 made here. occurred_at: NULL = now. durability: durable, staged or NULL = event_store.durability. Types and ids have 1 to 255 characters.
+Call it in FROM: SELECT (event_store.append_event(...)).* calls it six times, once for each column.
 Errors: VS001 conflict with JSON detail, VS002 event_id used with other content, its JSON detail saying where it stands, VS004 staging full, VS006 dead letters, 22004, 22023, 22001, 55000, 25006.
 Example: SELECT * FROM event_store.append_event('Order', 'o-100', NULL, 'OrderPlaced', '{"total": "19.99"}');$$;
 
@@ -33,6 +34,7 @@ CREATE FUNCTION event_store.append_events(
 COMMENT ON FUNCTION event_store.append_events(text, text, bigint, jsonb, text) IS
 $$Appends a list of events to one aggregate, all or none.
 expected_sequence speaks of the aggregate before the first event, as in append_event. events: a JSON array of objects with the keys event_type (required), payload, metadata, event_id, correlation_id, causation_id, saga_id, occurred_at, schema_version; one object is a list of one.
+Call it in FROM: SELECT (event_store.append_events(...)).* calls it six times, once for each column.
 Errors: as append_event; VS002 also when only a part of the list is in the store already; 22023 for an empty list and unknown keys.
 Example: SELECT * FROM event_store.append_events('Order', 'o-101', NULL, '[{"event_type": "OrderPlaced"}, {"event_type": "OrderPaid", "payload": {"amount": "19.99"}}]');$$;
 
@@ -48,6 +50,7 @@ CREATE FUNCTION event_store.append_batch(
 COMMENT ON FUNCTION event_store.append_batch(text[], text[], text[], jsonb[], bigint[], jsonb[], uuid[], text[], text[], text[], timestamptz[], bytea[], int[], text, text) IS
 $$Appends any number of events to any number of aggregates in one call and one transaction; element i of every array belongs to event i.
 expected_sequences[i] speaks of the aggregate just before event i; with event_store.require_expected_sequence = on every event needs one. on_conflict: error refuses all with VS001; report writes the aggregates without conflict and reports every event of the others as conflict, with their actual last sequence; report_all writes nothing where there is a conflict and reports every event as conflict, with the last sequence of its aggregate: for what must be written together. Of a call that is written all or none all event_ids are repeated or none (VS002). Returns a row an event, in the order given; an empty list gives none.
+Call it in FROM: SELECT (event_store.append_batch(...)).* calls it five times, once for each column.
 Errors: as append_event; 22023 when arrays have more than one dimension or different lengths.
 Example: SELECT * FROM event_store.append_batch(ARRAY['Order', 'Payment'], ARRAY['o-102', 'p-102'], ARRAY['OrderPlaced', 'PaymentProcessed'], ARRAY['{}', '{"amount": "19.99"}']::jsonb[]);$$;
 
@@ -58,6 +61,7 @@ CREATE FUNCTION event_store.append_batch(
 COMMENT ON FUNCTION event_store.append_batch(jsonb, text, text) IS
 $$Appends a JSON array of events of any aggregates, like append_batch with arrays.
 events: objects with the keys of append_events and aggregate_type, aggregate_id (required), expected_sequence.
+Call it in FROM: SELECT (event_store.append_batch(...)).* calls it five times, once for each column.
 Errors: as append_batch with arrays.
 Example: SELECT * FROM event_store.append_batch('[{"aggregate_type": "Order", "aggregate_id": "o-103", "event_type": "OrderPlaced"}]');$$;
 

@@ -20,6 +20,8 @@ async function append(client, expected, type, payload, eventId = null) {
 
 async function main() {
   const client = new Client();
+  // without a handler, a connection that is lost while idle ends the process
+  client.on('error', (error) => console.error('connection lost:', error.message));
   await client.connect();
 
   // 0: the account must be new
@@ -54,11 +56,26 @@ async function main() {
     `SELECT state, sequence FROM event_store.replay_aggregate('Account', $1)`, [account]);
   console.log('balance:', replayed.rows[0].state.balance, 'after', replayed.rows[0].sequence);
 
+  // a list of events: pg makes a PostgreSQL array of a JS array, so a JSON array is stringified
+  const list = await client.query(
+    `SELECT * FROM event_store.append_events('Account', $1, 3, $2)`,
+    [account, JSON.stringify([
+      { event_type: 'NoteAdded', payload: { note: 'checked' } },
+      { event_type: 'LimitSet', payload: { limit: '500.00' } }])]);
+  console.log('list:', list.rows[0].outcome, 'as', list.rows[0].last_sequence);
+
+  // from one account to another, both or none; these are PostgreSQL arrays
+  const moved = await client.query(
+    `SELECT outcome FROM event_store.append_batch($1, $2, $3, $4, $5, on_conflict => 'report_all')`,
+    [['Account', 'Account'], [account, `${account}-savings`], ['MoneyWithdrawn', 'MoneyDeposited'],
+      [{ balance: '10.00' }, { balance: '20.00' }], [5, 0]]);
+  console.log('moved:', moved.rows.map((row) => row.outcome).join(', '));
+
   // an event and the view of it in one transaction, at memory speed
   await client.query('BEGIN');
   try {
     const staged = await client.query(
-      `SELECT * FROM event_store.append_event('Account', $1, 3, 'MoneyDeposited', $2, durability => 'staged')`,
+      `SELECT * FROM event_store.append_event('Account', $1, 6, 'MoneyDeposited', $2, durability => 'staged')`,
       [account, { balance: '130.00' }]);
     await client.query(
       `SELECT event_store.put_view('balances', $1, $2, version => $3, durability => 'staged')`,

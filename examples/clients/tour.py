@@ -57,11 +57,27 @@ cursor.execute("SELECT state, sequence FROM event_store.replay_aggregate('Accoun
 replayed = cursor.fetchone()
 print("balance:", replayed.state["balance"], "after", replayed.sequence)
 
+# a list of events
+cursor.execute(
+    "SELECT * FROM event_store.append_events('Account', %s, 3, %s)",
+    (account, Json([{"event_type": "NoteAdded", "payload": {"note": "checked"}},
+                    {"event_type": "LimitSet", "payload": {"limit": "500.00"}}])))
+listed = cursor.fetchone()
+print("list:", listed.outcome, "as", listed.last_sequence)
+
+# from one account to another, both or none; psycopg2 writes arrays as text, so their types are named
+cursor.execute(
+    """SELECT outcome FROM event_store.append_batch(
+         %s, %s, %s, %s::jsonb[], %s, on_conflict => 'report_all')""",
+    (["Account", "Account"], [account, account + "-savings"], ["MoneyWithdrawn", "MoneyDeposited"],
+     [Json({"balance": "10.00"}), Json({"balance": "20.00"})], [5, 0]))
+print("moved:", ", ".join(row.outcome for row in cursor))
+
 # an event and the view of it in one transaction, at memory speed
 connection.autocommit = False
 with connection:
     cursor.execute(
-        "SELECT * FROM event_store.append_event('Account', %s, 3, 'MoneyDeposited', %s, durability => 'staged')",
+        "SELECT * FROM event_store.append_event('Account', %s, 6, 'MoneyDeposited', %s, durability => 'staged')",
         (account, Json({"balance": "130.00"})))
     staged = cursor.fetchone()
     cursor.execute(

@@ -156,3 +156,12 @@ es_max_count_argument(FunctionCallInfo fcinfo, int argno)
 						errmsg("max_count must not be negative")));
 	return PG_GETARG_INT32(argno);
 }
+
+int
+es_hint_encoded_twice(bool is_string)
+{
+	if (!is_string)
+		return 0;
+	return errhint("It is a JSON string, as comes of JSON text that is encoded once more: "
+				   "give the driver the array or object itself, or cast the parameter to text and that to jsonb.");
+}

@@ -26,5 +26,10 @@ extern void es_check_timeout(const Interval *timeout, const char *name,
 extern void es_array_argument(FunctionCallInfo fcinfo, int argno,
 							  const char *name, bool nullable, int *count,
 							  Datum **values, bool **nulls);
+/*
+ * Part of an ereport about JSON that must be an array or an object: the hint for a
+ * JSON string, which is what an encoder makes of JSON text.
+ */
+extern int es_hint_encoded_twice(bool is_string);
 
 #endif /* ES_ARGUMENTS_H */

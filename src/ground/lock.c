@@ -146,6 +146,29 @@ es_holds_locks(void)
 }
 
 static void
+explain_full_table(void *arg)
+{
+	if (holds_locks && geterrcode() == ERRCODE_OUT_OF_MEMORY)
+		errhint("Each aggregate and view key that a transaction writes holds an entry of the lock table until it ends. "
+				"Write many of them in one call of append_batch or put_views, or raise max_locks_per_transaction.");
+}
+
+void
+es_begin_explaining(ErrorContextCallback *callback)
+{
+	callback->callback = explain_full_table;
+	callback->arg = NULL;
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
+}
+
+void
+es_end_explaining(const ErrorContextCallback *callback)
+{
+	error_context_stack = callback->previous;
+}
+
+static void
 lock_one(LockSpace space, uint64 hash)
 {
 	LOCKTAG tag;

@@ -27,6 +27,12 @@ extern void es_lock_pair(LockSpace space, uint64 hash);
  * closes the gate instead.  Sorts the array.
  */
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
+/*
+ * Between the two a full lock table says what to do about it.  PostgreSQL names only
+ * max_locks_per_transaction.  It costs nothing until there is an error.
+ */
+extern void es_begin_explaining(ErrorContextCallback *callback);
+extern void es_end_explaining(const ErrorContextCallback *callback);
 /* Whether this transaction has locked any pair: then it must not wait for space. */
 extern bool es_holds_locks(void);
 /* The one lock of a space that has one: drain, positions. */

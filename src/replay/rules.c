@@ -65,6 +65,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+#include "ground/arguments.h"
 #include "ground/common.h"
 #include "ground/event.h"
 #include "replay/operation.h"
@@ -566,6 +567,23 @@ read_top_key(Rules *rules, const JsonbValue *name, const JsonbValue *value)
 				 errhint("The keys of rules are events, unknown, initial.")));
 }
 
+/* Refuses rules that are no object. */
+static void
+refuse_whole(Jsonb *jsonb)
+{
+	JsonbValue value;
+	bool is_string = JB_ROOT_IS_SCALAR(jsonb) &&
+					 JsonbExtractScalar(&jsonb->root, &value) &&
+					 value.type == jbvString;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("rules must be a JSON object"),
+			 is_string
+				 ? es_hint_encoded_twice(true)
+				 : errhint("Example: {\"events\": {\"Renamed\": [{\"op\": \"set\", \"path\": \"$.name\", \"from\": \"$.payload.name\"}]}}.")));
+}
+
 Rules *
 es_rules_parse(Jsonb *jsonb)
 {
@@ -576,10 +594,7 @@ es_rules_parse(Jsonb *jsonb)
 	JsonbValue value;
 
 	if (!JB_ROOT_IS_OBJECT(jsonb))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rules must be a JSON object"),
-				 errhint("Example: {\"events\": {\"Renamed\": [{\"op\": \"set\", \"path\": \"$.name\", \"from\": \"$.payload.name\"}]}}.")));
+		refuse_whole(jsonb);
 	/* names and literals stay in a copy of the rules */
 	jsonb = (Jsonb *) PG_DETOAST_DATUM_COPY(PointerGetDatum(jsonb));
 	rules->columns = EV_EVENT_TYPE + 1;

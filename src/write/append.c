@@ -645,6 +645,9 @@ lock_aggregates(const AppendCall *append)
 void
 es_append(AppendCall *append, Durability wanted, bool single)
 {
+	ErrorContextCallback explanation;
+
+	es_begin_explaining(&explanation);
 	PreventCommandIfReadOnly(append->function);
 	PreventCommandIfParallelMode(append->function);
 	(void) es_own_store();
@@ -657,4 +660,5 @@ es_append(AppendCall *append, Durability wanted, bool single)
 	decide(append);
 	if (append->to_write > 0)
 		write_events(append);
+	es_end_explaining(&explanation);
 }

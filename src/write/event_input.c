@@ -200,6 +200,25 @@ complete_payload(EventRow *row, const char *where, int ordinal)
 	}
 }
 
+/*
+ * Refuses metadata that is an object in a string.  Nobody means that, and rules and
+ * queries would find no member in it.  In a payload it may be meant.
+ */
+static void
+check_metadata(Jsonb *metadata, const char *where, int ordinal)
+{
+	JsonbValue value;
+
+	if (!JB_ROOT_IS_SCALAR(metadata))
+		return;
+	if (JsonbExtractScalar(&metadata->root, &value) && value.type == jbvString &&
+		value.val.string.len > 0 && value.val.string.val[0] == '{')
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("metadata%s is a JSON object within a JSON string",
+							   place(where, ordinal)),
+						es_hint_encoded_twice(true)));
+}
+
 /* Checks and completes one event, which "where" or "ordinal" name. */
 static void
 complete_event(NewEvent *event, const char *where, int ordinal)
@@ -209,8 +228,11 @@ complete_event(NewEvent *event, const char *where, int ordinal)
 	check_names(row, where, ordinal);
 	complete_payload(row, where, ordinal);
 	if (!row->nulls[EV_METADATA])
+	{
 		row->values[EV_METADATA] =
 			PointerGetDatum(PG_DETOAST_DATUM(row->values[EV_METADATA]));
+		check_metadata(DatumGetJsonbP(row->values[EV_METADATA]), where, ordinal);
+	}
 
 	event->id_given = !row->nulls[EV_EVENT_ID];
 	if (!event->id_given)
@@ -463,7 +485,9 @@ es_events_from_json(Jsonb *events, text *aggregate_type, text *aggregate_id)
 	if (JB_ROOT_IS_SCALAR(events))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("events must be a JSON array of objects or one object")));
+				 errmsg("events must be a JSON array of objects or one object"),
+				 es_hint_encoded_twice(JsonbExtractScalar(&events->root, &value) &&
+									   value.type == jbvString)));
 
 	find_keys();
 	is_list = JB_ROOT_IS_ARRAY(events);
@@ -480,7 +504,8 @@ es_events_from_json(Jsonb *events, text *aggregate_type, text *aggregate_id)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("event %d must be a JSON object, but is a JSON %s",
-							i + 1, JsonbTypeName(&value))));
+							i + 1, JsonbTypeName(&value)),
+					 es_hint_encoded_twice(value.type == jbvString)));
 		if (aggregate_type != NULL)
 		{
 			event->row.values[EV_AGGREGATE_TYPE] =

@@ -201,18 +201,12 @@ settle_others(const ViewWrite *writes, int count)
 		es_settle();
 }
 
-/* Puts and deletes distinct keys, in key order.  Returns how many changed. */
-int64
-es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
+/* Puts and deletes distinct keys, at least one. */
+static int64
+put_writes(const ViewWrite *writes, int count, Durability wanted)
 {
-	Durability durability;
+	Durability durability = es_admit(wanted, count);
 	uint64 *hashes;
-
-	/* before staging is waited for, which nobody opens without a store */
-	(void) es_store();
-	if (count == 0)
-		return 0;
-	durability = es_admit(wanted, count);
 
 	es_note_write();
 	hashes = palloc_array(uint64, count);
@@ -228,6 +222,23 @@ es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
 	es_move_own_rows();
 	es_note_durable_write();
 	return es_write_views(writes, count, false);
+}
+
+/* Puts and deletes distinct keys, in key order.  Returns how many changed. */
+int64
+es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
+{
+	ErrorContextCallback explanation;
+	int64 changed;
+
+	/* before staging is waited for, which nobody opens without a store */
+	(void) es_store();
+	if (count == 0)
+		return 0;
+	es_begin_explaining(&explanation);
+	changed = put_writes(writes, count, wanted);
+	es_end_explaining(&explanation);
+	return changed;
 }
 
 void

@@ -180,6 +180,26 @@ SELECT is(pg_temp.spaces(), format('58625: %s ExclusiveLock', :most / 2 * 5), 'l
 SELECT is(pg_temp.wider(), 'none', 'and close no gate, which they have passed');
 ROLLBACK;
 
+-- single calls fill the lock table: the hint names the calls that do not
+CREATE FUNCTION pg_temp.fill(call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    hint text;
+BEGIN
+    LOOP
+        EXECUTE call;
+    END LOOP;
+EXCEPTION WHEN out_of_memory THEN
+    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+    RETURN SQLSTATE || ' ' || hint;
+END
+$$;
+SELECT matches(pg_temp.fill($$SELECT event_store.append_event('Full', gen_random_uuid()::text, 0, 'Added')$$),
+    '^53200 .*append_batch.*put_views.*max_locks_per_transaction', 'appends one by one');
+SELECT matches(pg_temp.fill($$SELECT event_store.put_view('Full', gen_random_uuid()::text, '{}')$$),
+    '^53200 .*append_batch.*put_views.*max_locks_per_transaction', 'views one by one');
+SELECT is(pg_temp.fill($$DO 'BEGIN PERFORM pg_advisory_xact_lock(i) FROM generate_series(1, 1000000) i; END'$$),
+    '53200 You might need to increase max_locks_per_transaction.', 'locks of others have PostgreSQL''s own');
+
 -- 100,000 aggregates in one call, with the lock table of a server as it comes
 SELECT is(current_setting('max_locks_per_transaction'), '64', 'the lock table is small');
 SELECT is(pg_temp.batch(100000, 'n-'), 100000::bigint, 'a batch over 100,000 aggregates');
