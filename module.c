@@ -19,6 +19,7 @@
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
+#include "log/outside_write.h"
 #include "process/database_command.h"
 #include "process/launcher.h"
 #include "replay/rebuild.h"
@@ -52,6 +53,7 @@ _PG_init(void)
 		es_shmem_define();
 		es_register_launcher();
 		es_utility_hook_install();
+		es_watch_log();
 	}
 }
 

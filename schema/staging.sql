@@ -103,7 +103,7 @@ CREATE FUNCTION event_store.retry_dead_letters(aggregate_type text, aggregate_id
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_dead_letters';
 COMMENT ON FUNCTION event_store.retry_dead_letters(text, text) IS
 $$Makes the dead letters of an aggregate durable, events in sequence order, then the view writes that had followed them; all or none. A view write that failed by itself is addressed by its view_name and view_key. Returns the number of dead letters settled.
-Errors: the error of the row if it fails again; 55000 when they do not continue the log of the aggregate; 22004, 22023, 22001, 25006.
+Errors: the error of the row if it fails again; VS002 when its event_id was used meanwhile; 55000 when they do not continue the log of the aggregate; 22004, 22023, 22001, 25006.
 Example: SELECT event_store.retry_dead_letters('Order', 'o-100');$$;
 
 CREATE FUNCTION event_store.discard_dead_letters(aggregate_type text, aggregate_id text, reason text) RETURNS bigint

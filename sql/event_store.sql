@@ -484,17 +484,137 @@ SELECT page, ids FROM pages;
 SELECT event_store.flush();
 SELECT string_agg(i, ' ') FROM event_store.load_aggregate_ids('Ids') i;
 
--- rows written around the API: the log goes on behind them
-INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
-    VALUES (-2, 'Around', 'a-1', 10, pg_temp.id(41), 'Added', '{}', now(), now());
-SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'a-1', 0, 'Added')$$);
-SELECT last_sequence FROM event_store.append_event('Around', 'a-1', 10, 'Added');
--- where they took what an append needs: VS001 without an actual sequence, never 23505
+-- rows written around the API: the log and its positions go on behind them, with the first append
+CREATE FUNCTION pg_temp.around(relation text, at bigint, id text, sequence bigint, event_id uuid DEFAULT pg_catalog.gen_random_uuid(), type text DEFAULT 'Added') RETURNS void
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    EXECUTE pg_catalog.format('INSERT INTO %s (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, schema_version, payload, occurred_at, recorded_at)
+        VALUES ($1, ''Around'', $2, $3, $4, $5, 1, ''{}'', now(), now())', relation) USING at, id, sequence, event_id, type;
+END
+$$;
+CREATE FUNCTION pg_temp.around(at bigint, id text, sequence bigint, event_id uuid DEFAULT pg_catalog.gen_random_uuid()) RETURNS void
+    LANGUAGE sql
+AS $$ SELECT pg_temp.around('event_store.domain_events', at, id, sequence, event_id) $$;
+-- a sequence that is the next one, or ahead; in a position that is not the next one
+SELECT last_sequence FROM event_store.append_event('Around', 'a-1', 0, 'Added');
+SELECT pg_temp.around(-2, 'a-1', 2);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'a-1', 1, 'Added')$$);
+SELECT last_sequence FROM event_store.append_event('Around', 'a-1', NULL, 'Added');
+SELECT pg_temp.around(-3, 'a-1', 10);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'a-1', 3, 'Added', durability => 'staged')$$);
+SELECT sequence, outcome FROM event_store.append_batch(ARRAY['Around', 'Around'], ARRAY['a-1', 'a-2'], ARRAY['Added', 'Added'], NULL, ARRAY[3, 0], on_conflict => 'report');
+SELECT last_sequence FROM event_store.append_event('Around', 'a-1', 10, 'Added', durability => 'staged');
+SELECT last_sequence, event_store.flush() FROM event_store.append_event('Around', 'a-1', 11, 'Added');
+-- the next position, also in this very transaction, at each isolation level, by COPY, by a batch, and many
 SELECT pg_temp.next_position() AS position \gset
-INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
-    VALUES (:position, 'Around', 'a-2', 1, pg_temp.id(42), 'Added', '{}', now(), now());
-SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'a-3', 0, 'Added')$$);
-SELECT last_sequence, last_position - :position FROM event_store.append_event('Around', 'a-3', 0, 'Added');
+SELECT pg_temp.around(:position, 'b-1', 1);
+SELECT last_sequence, last_position - :position FROM event_store.append_event('Around', 'b-2', 0, 'Added');
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT pg_temp.around(:position + 2, 'b-3', 1);
+SELECT last_sequence, last_position - :position FROM event_store.append_event('Around', 'b-4', 0, 'Added');
+COMMIT;
+COPY event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at) FROM PROGRAM 'echo "0	Around	c-1	1	00000000-0000-7000-8000-000000001051	Added	{}	2020-02-02	2020-02-02"';
+SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'c-1', 0, 'Added')$$);
+SELECT count(pg_temp.around(:position + 3 + n, 'b-5', n)) FROM generate_series(1, 5) n;
+SELECT count(*), min(global_position) - :position FROM event_store.append_batch(ARRAY['Around', 'Around'], ARRAY['b-5', 'b-6'], ARRAY['Added', 'Added'], NULL, ARRAY[5, 0]);
+WITH row AS (INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
+    VALUES (:position + 11, 'Around', 'b-7', 1, pg_temp.id(1052), 'Added', '{}', now(), now()) RETURNING 1) SELECT count(*) FROM row;
+SELECT last_position - :position FROM event_store.append_event('Around', 'b-8', 0, 'Added');
+-- far ahead of what was reserved: positions jump behind it; so far that nothing could follow: they do not
+SELECT pg_temp.around(:position + 1000000, 'b-9', 1);
+SELECT pg_temp.around(9223372036854775807, 'b-9', 2);
+SELECT last_position - :position > 1000000 AND last_position < 1::bigint << 61 FROM event_store.append_event('Around', 'b-9', 2, 'Added');
+BEGIN;
+ALTER TABLE event_store.domain_events DISABLE TRIGGER USER;
+DELETE FROM event_store.domain_events WHERE global_position = 9223372036854775807;
+ALTER TABLE event_store.domain_events ENABLE ALWAYS TRIGGER domain_events_append_only, ENABLE ALWAYS TRIGGER domain_events_append_only_row;
+COMMIT;
+-- rolled back, they are gone
+BEGIN;
+SELECT pg_temp.around(-4, 'b-8', 2);
+ROLLBACK;
+SELECT last_sequence FROM event_store.append_event('Around', 'b-8', 1, 'Added');
+-- the feed gives them in order, once, and nothing that is not there; who has written them keeps it waiting
+SELECT event_store.safe_position() AS safe \gset
+SELECT pg_temp.around(:safe + 1, 'd-1', 1);
+SELECT global_position - :safe, aggregate_id, sequence FROM event_store.read_events(:safe);
+BEGIN;
+SELECT pg_temp.around(:safe + 2, 'd-1', 2);
+SELECT event_store.safe_position() - :safe, in_flight, blocker_pid = pg_backend_pid() FROM event_store.feed_status;
+COMMIT;
+SELECT global_position - :safe, aggregate_id, sequence FROM event_store.read_events(:safe);
+-- an event_id they took: the same event, or another one
+SELECT pg_temp.around(-5, 'e-1', 1, pg_temp.id(1061));
+SELECT last_sequence, outcome FROM event_store.append_event('Around', 'e-1', 0, 'Added', event_id => pg_temp.id(1061));
+SELECT left(pg_temp.refused($$SELECT event_store.append_event('Around', 'e-2', 0, 'Added', event_id => pg_temp.id(1061))$$), 5);
+-- no prepared transaction
+BEGIN;
+SELECT pg_temp.around(-6, 'e-3', 1);
+PREPARE TRANSACTION 'regress';
+\echo :SQLSTATE
+-- rows that no statement on the log shows, as those a partitioned table routes to it, are met once
+CREATE TABLE around_parent (LIKE event_store.domain_events) PARTITION BY LIST (global_position);
+ALTER TABLE around_parent ATTACH PARTITION event_store.domain_events DEFAULT;
+SELECT last_sequence, last_position + 1 AS position FROM event_store.append_event('Around', 'i-1', 0, 'Added') \gset
+SELECT pg_temp.around('around_parent', :position, 'i-2', 1);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'i-3', 0, 'Added')$$);
+SELECT last_sequence, last_position - :position AS behind FROM event_store.append_event('Around', 'i-3', 0, 'Added');
+-- the drain goes on by itself
+SELECT pg_temp.next_position() AS position \gset
+SELECT last_sequence FROM event_store.append_event('Around', 'i-4', 0, 'Added', durability => 'staged');
+SELECT pg_temp.around('around_parent', :position, 'i-5', 1);
+SELECT event_store.drain();
+SELECT global_position - :position FROM event_store.load_events('Around', 'i-4');
+-- the sequence: the real one is told, whatever was expected of others
+SELECT last_sequence FROM generate_series(6, 8) n,
+    LATERAL event_store.append_event('Around', 'i-' || n, 0, 'Added');
+SELECT pg_temp.around('around_parent', -30 - n, 'i-6', n) FROM generate_series(2, 4) n;
+SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Around', 'Around', 'Around'], ARRAY['i-7', 'i-6', 'i-8'], ARRAY['Added', 'Added', 'Added'], NULL, ARRAY[NULL, 1, 1])$$);
+-- what the call itself has written before is no conflict
+SELECT last_sequence FROM event_store.append_event('Around', 'i-9', 0, 'Added');
+SELECT pg_temp.around('around_parent', -40, 'i-9', 2);
+SELECT pg_temp.refused($$SELECT event_store.append_batch(array_fill('Around'::text, ARRAY[1501]), array_fill('i-10'::text, ARRAY[1500]) || 'i-9'::text,
+    array_fill('Added'::text, ARRAY[1501]), NULL, ARRAY(SELECT n FROM generate_series(0, 1499) n) || 1)$$);
+ALTER TABLE around_parent DETACH PARTITION event_store.domain_events;
+DROP TABLE around_parent;
+
+-- an index of the owner's own is his error
+CREATE UNIQUE INDEX around_own_idx ON event_store.domain_events (correlation_id) WHERE correlation_id LIKE 'own-%';
+SELECT last_sequence FROM event_store.append_event('Around', 'f-1', 0, 'Added', correlation_id => 'own-1');
+SELECT left(pg_temp.refused($$SELECT event_store.append_event('Around', 'f-2', 0, 'Added', event_id => pg_temp.id(1062), correlation_id => 'own-1')$$), 5);
+SELECT left(pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Around'], ARRAY['f-2'], ARRAY['Added'], NULL, correlation_ids => ARRAY['own-1'])$$), 5);
+SELECT last_sequence FROM (VALUES ('f-2', 'own-1'), ('f-3', 'own-2')) v(n, c),
+    LATERAL event_store.append_event('Around', n, 0, 'Added', '{}', correlation_id => c, durability => 'staged');
+SET client_min_messages = error;
+SELECT event_store.drain();
+SELECT aggregate_id, error_code FROM event_store.dead_letters;
+SELECT event_store.discard_dead_letters('Around', 'f-2', 'a test'), event_store.aggregate_sequence('Around', 'f-3');
+DROP INDEX event_store.around_own_idx;
+
+-- staged events that were overtaken: a conflict says so, what is in the log already is where it belongs
+SELECT last_sequence FROM generate_series(0, 2) n,
+    LATERAL event_store.append_event('Around', 'g-1', n, 'Added', event_id => pg_temp.id(1070 + n), payload => '{}', durability => 'staged');
+SELECT last_sequence FROM generate_series(3, 5) n,
+    LATERAL event_store.append_event('Around', 'g-' || n, 0, 'Added', event_id => pg_temp.id(1070 + n), durability => 'staged');
+SELECT pg_temp.around(-10 - n, 'g-1', n + 1, pg_temp.id(1070 + n)) FROM generate_series(0, 1) n;
+SELECT pg_temp.around(-13, 'g-3', 1), pg_temp.around(-14, 'g-3', 2), pg_temp.around(-15, 'g-4', 1, pg_temp.id(1074)), pg_temp.around(-16, 'g-6', 1, pg_temp.id(1075));
+SELECT event_store.drain();
+SELECT aggregate_id, sequence, error_code, error_message FROM event_store.dead_letters;
+SELECT aggregate_id, count(*), min(sequence), max(sequence) FROM event_store.domain_events WHERE aggregate_type = 'Around' AND aggregate_id LIKE 'g-%' GROUP BY 1 ORDER BY 1;
+SELECT pg_temp.refused($$SELECT event_store.retry_dead_letters('Around', 'g-3')$$);
+SELECT pg_temp.refused($$SELECT event_store.retry_dead_letters('Around', 'g-5')$$);
+SELECT event_store.discard_dead_letters('Around', n, 'a test') FROM unnest(ARRAY['g-3', 'g-4', 'g-5']) n;
+-- what its owner has put into the log by hand is no dead letter any more
+ALTER TABLE event_store.domain_events ADD CONSTRAINT around_no_poison CHECK (event_type <> 'Poison') NOT VALID;
+SELECT last_sequence FROM generate_series(0, 1) n,
+    LATERAL event_store.append_event('Around', 'h-1', n, CASE n WHEN 0 THEN 'Poison' ELSE 'Added' END, payload => '{}', event_id => pg_temp.id(1080 + n), durability => 'staged');
+SELECT event_store.drain();
+ALTER TABLE event_store.domain_events DROP CONSTRAINT around_no_poison;
+SELECT pg_temp.around('event_store.domain_events', -20, 'h-1', 1, pg_temp.id(1080), 'Poison');
+SELECT event_store.retry_dead_letters('Around', 'h-1');
+SELECT event_store.aggregate_sequence('Around', 'h-1');
+RESET client_min_messages;
 
 -- no prepared transactions, no writes where nothing may be written
 BEGIN;

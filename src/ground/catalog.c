@@ -302,6 +302,7 @@ find_parts(Store *s)
 	s->events_by_aggregate =
 		relation_named(s->schema, "domain_events_aggregate_key", -1);
 	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
+	s->events_by_position = relation_named(s->schema, "domain_events_pkey", -1);
 	s->views = relation_named(s->schema, "domain_views", -1);
 	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);

@@ -39,6 +39,7 @@ typedef struct Store
 										 * (aggregate_type, aggregate_id,
 										 * sequence) */
 	Oid events_by_id;		 /* its unique index on (event_id) */
+	Oid events_by_position;	 /* its primary key */
 	Oid views;				 /* domain_views */
 	bool plain;				 /* nothing is attached to these two */
 	bool subscribed;		 /* a subscription writes domain_events */

@@ -20,9 +20,12 @@
 
 #include "access/detoast.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "utils/jsonb.h"
 
 #include "ground/event.h"
+#include "ground/pair_table.h"
 
 const EventColumnInfo es_event_columns[] = {
 	[EV_GLOBAL_POSITION] = {"global_position", INT8OID, .required = true},
@@ -181,4 +184,36 @@ es_event_sql(const char *sql)
 		sql = end + 1;
 	}
 	return out.data;
+}
+
+static bool
+same_column(const EventRow *a, const EventRow *b, EventColumn column)
+{
+	Datum x = a->values[column];
+	Datum y = b->values[column];
+
+	if (a->nulls[column] || b->nulls[column])
+		return a->nulls[column] && b->nulls[column];
+	switch (es_event_columns[column].type)
+	{
+		case INT4OID:
+			return DatumGetInt32(x) == DatumGetInt32(y);
+		case JSONBOID:
+			return compareJsonbContainers(&DatumGetJsonbP(x)->root,
+										  &DatumGetJsonbP(y)->root) == 0;
+		default:
+			return es_same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
+								PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
+	}
+}
+
+bool
+es_same_content(const EventRow *a, const EventRow *b)
+{
+	for (int i = 0; i < EV_COLUMNS; i++)
+	{
+		if (es_event_columns[i].content && !same_column(a, b, i))
+			return false;
+	}
+	return true;
 }

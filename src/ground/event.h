@@ -68,6 +68,8 @@ extern const EventColumnInfo es_event_columns[];
 extern bool es_is_varlena(Oid type);
 /* About the bytes of an event's large values. */
 extern Size es_event_size(const EventRow *row);
+/* Whether two events have the same content: whether one repeats the other. */
+extern bool es_same_content(const EventRow *a, const EventRow *b);
 /* A statement with the sets of columns put in that it names in braces. */
 extern char *es_event_sql(const char *sql);
 

@@ -13,8 +13,9 @@
  * - Draining moves rows and changes no head.  If it makes dead letters, appends
  *   to the aggregate are refused until these are settled, and settling them
  *   forgets all heads.
- * - Rows written around the API are not seen.  An append that meets one fails
- *   at the unique key, and forgets all heads: the next one looks.
+ * - Rows written around the API: who writes them forgets all heads when they are
+ *   committed (src/log/outside_write.c).  An append that meets one that went
+ *   unnoticed fails at the unique key, and forgets all heads: the next one looks.
  * - DDL on domain_events (a disabled trigger, TRUNCATE, a restore) forgets all
  *   heads through its relation cache invalidation.
  * To forget all is to raise the generation, which every entry carries.

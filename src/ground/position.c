@@ -18,6 +18,12 @@
  * Without preload there is no shared memory: every call moves the sequence
  * itself, under a lock that is released at once.
  *
+ * Rows may also come into the log around all this, with positions that their
+ * writer chose (src/log/outside_write.c notices).  They are passed over: who
+ * has written one makes the positions go on behind the end of the log before
+ * anybody takes the next, and is in flight from the next position on.  Without
+ * preload nobody notices, and every call looks at the end of the log.
+ *
  * In both ways an appender takes its positions while it holds the lock of the
  * aggregate, so within an aggregate they rise with the sequence.
  *
@@ -38,6 +44,13 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/sdir.h"
+#include "access/skey.h"
+#include "access/stratnum.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -53,11 +66,15 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/snapshot.h"
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
 #include "ground/compat.h"
+#include "ground/event.h"
 #include "ground/lock.h"
 #include "ground/log_identity.h"
 #include "ground/position.h"
@@ -113,7 +130,8 @@ clear_share(SharedDatabase *db)
 	share->sequence = InvalidOid;
 	share->next = 0;
 	share->limit = 0;
-	share->recheck = false;
+	share->looks_wanted = 0;
+	share->looks_done = 0;
 	SpinLockRelease(&share->mutex);
 	pg_atomic_write_u32(&share->unstored, 0);
 }
@@ -143,17 +161,60 @@ in_flight(int proc_number)
 /* Positions reserved at once; each block costs one flush of the WAL. */
 #define POSITION_BLOCK 8192
 
-/* The highest position in the log, for a sequence that lags behind it. */
+/*
+ * A row that was written around the API with a position from here on counts for
+ * nothing: positions that went on behind it would soon come to their end.
+ */
+#define POSITION_CEILING (INT64CONST(1) << 62)
+
+/* The highest position that is committed in the log. */
 static int64
 last_logged_position(void)
 {
 	static KeptPlan plan = {"SELECT coalesce(pg_catalog.max(e.global_position), 0)"
-							" FROM event_store.domain_events e"};
+							" FROM event_store.domain_events e"
+							" WHERE e.global_position OPERATOR(pg_catalog.<) $1",
+							1,
+							{INT8OID}};
+	Datum ceiling = Int64GetDatum(POSITION_CEILING);
 	bool isnull;
 
-	es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT);
+	es_execute(&plan, &ceiling, NULL, false, SPI_OK_SELECT);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * The highest position that is in use: also by an open transaction, and at every
+ * isolation level.  A unique key sees no less.
+ */
+static int64
+last_used_position(void)
+{
+	Relation table = table_open(es_store()->events, AccessShareLock);
+	Relation index = index_open(es_store()->events_by_position, AccessShareLock);
+	int64 last = 0;
+	SnapshotData dirty;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, EV_GLOBAL_POSITION + 1, BTLessStrategyNumber, F_INT8LT,
+				Int64GetDatum(POSITION_CEILING));
+	scan = systable_beginscan_ordered(table, index, &dirty, 1, &key);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+
+		last = DatumGetInt64(heap_getattr(tuple, EV_GLOBAL_POSITION + 1,
+										  RelationGetDescr(table), &isnull));
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	return Max(last, 0);
 }
 
 /* Makes the sequence stand at "last" and the WAL of that durable. */
@@ -177,6 +238,18 @@ far_beyond(int64 last)
 			   (int64) GetWALInsertionTimeLine() * POSITION_JUMP);
 }
 
+/* How often the log was to be looked at; read it before doing so. */
+static uint32
+looks_wanted(SharedDatabase *db)
+{
+	uint32 wanted;
+
+	SpinLockAcquire(&es_positions(db)->mutex);
+	wanted = es_positions(db)->looks_wanted;
+	SpinLockRelease(&es_positions(db)->mutex);
+	return wanted;
+}
+
 /*
  * Reserves a block that has room for "count"; the positions lock is held.  It
  * goes on where the last one ended, unless the sequence was moved by somebody
@@ -188,8 +261,9 @@ far_beyond(int64 last)
 static void
 reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 {
+	uint32 wanted = looks_wanted(db);
 	int64 reserved = nextval_internal(sequence, false) - 1;
-	int64 logged = last_logged_position();
+	int64 logged = last_used_position();
 	bool goes_on = es_positions(db)->sequence == sequence &&
 				   es_positions(db)->limit >= reserved;
 	int64 last = goes_on ? es_positions(db)->limit : reserved;
@@ -209,11 +283,10 @@ reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 		es_positions(db)->next = Max(es_positions(db)->next, logged + 1);
 	es_positions(db)->sequence = sequence;
 	es_positions(db)->limit = last + count + POSITION_BLOCK;
-	es_positions(db)->recheck = false;
+	es_positions(db)->looks_done = wanted;
 	SpinLockRelease(&es_positions(db)->mutex);
 }
 
-/* Has the log looked at before positions are taken again. */
 void
 es_recheck_positions(void)
 {
@@ -222,7 +295,7 @@ es_recheck_positions(void)
 	if (db == NULL)
 		return;
 	SpinLockAcquire(&es_positions(db)->mutex);
-	es_positions(db)->recheck = true;
+	es_positions(db)->looks_wanted++;
 	SpinLockRelease(&es_positions(db)->mutex);
 }
 
@@ -233,14 +306,17 @@ standby_possible(void)
 	return XLogIsNeeded() && (max_wal_senders > 0 || XLogArchivingActive());
 }
 
-static bool took_positions = false;
+/* Of this transaction. */
+static bool in_flight_here = false;
+static bool writes_outside = false;
 
 static void
 end_positions(SharedDatabase *db, bool committed)
 {
-	if (!took_positions)
+	if (!in_flight_here)
 		return;
-	took_positions = false;
+	in_flight_here = false;
+	writes_outside = false;
 	pg_atomic_write_u64(&in_flight(MyProcNumber)->position, 0);
 	pg_memory_barrier();
 	ConditionVariableBroadcast(&es_positions(db)->ended);
@@ -252,6 +328,33 @@ end_positions(SharedDatabase *db, bool committed)
 		es_nudge_worker(db);
 }
 
+/* From here on the end of the transaction clears what is published. */
+static InFlight *
+begin_flight(void)
+{
+	InFlight *mine = in_flight(MyProcNumber);
+
+	es_at_end(ES_END_POSITIONS, end_positions, NULL);
+	in_flight_here = true;
+	if (pg_atomic_read_u64(&mine->position) == 0)
+	{
+		mine->database = MyDatabaseId;
+		mine->pid = MyProcPid;
+		mine->since = GetCurrentStatementStartTimestamp();
+	}
+	return mine;
+}
+
+/* Publishes a position, if no lower one is; the mutex is held. */
+static void
+publish(InFlight *mine, int64 position)
+{
+	if (pg_atomic_read_u64(&mine->position) != 0)
+		return;
+	pg_write_barrier();
+	pg_atomic_write_u64(&mine->position, position);
+}
+
 /*
  * Takes positions from the block in shared memory and publishes them as in
  * flight; 0 = not enough left.
@@ -259,30 +362,18 @@ end_positions(SharedDatabase *db, bool committed)
 static int64
 take_from_block(SharedDatabase *db, Oid sequence, int64 count)
 {
-	InFlight *mine = in_flight(MyProcNumber);
+	InFlight *mine = begin_flight();
 	int64 first = 0;
 
-	/* from here on the end of the transaction clears what is published */
-	es_at_end(ES_END_POSITIONS, end_positions, NULL);
-	took_positions = true;
-	if (pg_atomic_read_u64(&mine->position) == 0)
-	{
-		mine->database = MyDatabaseId;
-		mine->pid = MyProcPid;
-		mine->since = GetCurrentStatementStartTimestamp();
-	}
 	SpinLockAcquire(&es_positions(db)->mutex);
-	if (es_positions(db)->sequence == sequence && !es_positions(db)->recheck &&
+	if (es_positions(db)->sequence == sequence &&
+		es_positions(db)->looks_done == es_positions(db)->looks_wanted &&
 		es_positions(db)->limit - es_positions(db)->next + 1 >= count)
 	{
 		first = es_positions(db)->next;
 		es_positions(db)->next += count;
 		/* later ones of the transaction are higher */
-		if (pg_atomic_read_u64(&mine->position) == 0)
-		{
-			pg_write_barrier();
-			pg_atomic_write_u64(&mine->position, first);
-		}
+		publish(mine, first);
 	}
 	SpinLockRelease(&es_positions(db)->mutex);
 	return first;
@@ -293,13 +384,13 @@ static int64
 take_from_sequence(Oid sequence, int64 count)
 {
 	static Oid checked = InvalidOid;
-	XLogRecPtr logged = XactLastRecEnd;
+	XLogRecPtr before = XactLastRecEnd;
 	int64 first = nextval_internal(sequence, false);
+	int64 logged = last_used_position();
 
-	if (checked != sequence)
+	/* what is in the log from "first" on was not taken here */
+	if (checked != sequence || logged >= first)
 	{
-		int64 logged = last_logged_position();
-
 		if (logged >= first || es_log_is_another())
 			first = far_beyond(Max(first, logged)) + 1;
 		advance_sequence(sequence, first + count - 1);
@@ -308,7 +399,7 @@ take_from_sequence(Oid sequence, int64 count)
 	}
 	else if (count > 1)
 		advance_sequence(sequence, first + count - 1);
-	else if (XactLastRecEnd != logged)
+	else if (XactLastRecEnd != before)
 		XLogFlush(XactLastRecEnd);
 	return first;
 }
@@ -340,7 +431,7 @@ es_take_positions(int64 count)
 	return first;
 }
 
-/* ---------- the safe position ---------- */
+/* ---------- rows written around the API ---------- */
 
 /* The last position taken; -1 when none was since the server started. */
 static int64
@@ -356,8 +447,60 @@ last_taken_position(SharedDatabase *db, Oid sequence)
 }
 
 /*
+ * The positions that will be written are known to their writer alone.  Those
+ * from the next one on wait for the end of this transaction.
+ */
+void
+es_begin_outside_write(void)
+{
+	SharedDatabase *db = es_my_database();
+	PositionShare *share = es_positions(db);
+	Oid sequence = es_store()->positions;
+	int64 at_rest = 0;
+	InFlight *mine;
+
+	if (writes_outside)
+		return;
+	if (last_taken_position(db, sequence) < 0)
+		at_rest = last_used_position();
+	mine = begin_flight();
+	writes_outside = true;
+	SpinLockAcquire(&share->mutex);
+	publish(mine, share->sequence == sequence ? share->next : at_rest + 1);
+	SpinLockRelease(&share->mutex);
+}
+
+bool
+es_writes_outside(void)
+{
+	return writes_outside;
+}
+
+/* As long as no position was taken, whoever takes the first one looks. */
+void
+es_pass_over_used_positions(void)
+{
+	SharedDatabase *db = es_my_database();
+	Oid sequence = es_store()->positions;
+	OwnerScope scope;
+	int64 last;
+
+	/* of nobody's triggers: these are left as their owner's transaction has them */
+	es_begin_read(&scope);
+	es_lock_acquire(ES_LOCK_POSITIONS, ExclusiveLock);
+	last = last_taken_position(db, sequence);
+	if (last >= 0 && last_used_position() > last)
+		reserve_block(db, sequence, 0);
+	es_lock_release(ES_LOCK_POSITIONS, ExclusiveLock);
+	es_end(&scope);
+}
+
+/* ---------- the safe position ---------- */
+
+/*
  * As long as no position was taken since the server started, nothing is in
- * flight, and the log itself says how far it goes.
+ * flight but what is written around the API, and the log itself says how far it
+ * goes.
  */
 static int64
 last_position_at_rest(void)
@@ -399,9 +542,10 @@ es_last_given_position(SharedDatabase *db)
 	Oid sequence = es_store()->positions;
 	int64 last = last_taken_position(db, sequence);
 
-	return last >= 0
-			   ? last
-			   : Max(reserved_at_rest(), last_taken_position(db, sequence));
+	if (last >= 0)
+		return last;
+	last = Max(reserved_at_rest(), last_position_at_rest());
+	return Max(last, last_taken_position(db, sequence));
 }
 
 /* Looks at what is in flight; "last" was read before. */
@@ -442,10 +586,7 @@ es_read_feed_state(SharedDatabase *db, FeedState *state)
 		/* what was taken meanwhile may have been seen out of its order */
 		state->last = last_taken_position(db, sequence);
 		if (state->last < 0)
-		{
-			state->safe = state->last = at_rest;
-			return;
-		}
+			state->last = at_rest;
 	}
 	find_safe(state);
 }

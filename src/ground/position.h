@@ -18,11 +18,12 @@
  */
 typedef struct PositionShare
 {
-	slock_t mutex; /* protects the four below */
+	slock_t mutex; /* protects the five below */
 	Oid sequence;  /* whose block this is */
 	int64 next;
 	int64 limit;			   /* last position of the reserved block */
-	bool recheck;			   /* look at the log first */
+	uint32 looks_wanted;	   /* look at the log first ... */
+	uint32 looks_done;		   /* ... unless that was done as often */
 	ConditionVariable ended;   /* positions are not in flight any more */
 	pg_atomic_uint32 unstored; /* the worker shall store how far it is safe to
 								* read */
@@ -43,8 +44,17 @@ es_positions(const SharedDatabase *db)
  * only after everything that can refuse the append has been checked.
  */
 extern int64 es_take_positions(int64 count);
-/* Looks at the log before positions are taken again. */
+/* Has the log looked at before positions are taken again. */
 extern void es_recheck_positions(void);
+
+/*
+ * Around what writes positions that were not taken here, with preload: before its
+ * first row, whether that was said in this transaction, and when rows were
+ * written.
+ */
+extern void es_begin_outside_write(void);
+extern bool es_writes_outside(void);
+extern void es_pass_over_used_positions(void);
 
 /* The positions that are taken, and the lowest that is in flight. */
 typedef struct FeedState
@@ -61,8 +71,7 @@ extern void es_read_feed_state(SharedDatabase *db, FeedState *state);
 extern void es_read_in_flight(SharedDatabase *db, FeedState *state);
 /*
  * No position beyond it was given; after a restart it may itself not have been
- * given.  Not less than a safe position of this server, unless rows were
- * written around the API.
+ * given.  Not less than a safe position of this server.
  */
 extern int64 es_last_given_position(SharedDatabase *db);
 /* Stores the safe position, for standbys, if it changed. */

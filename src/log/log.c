@@ -48,6 +48,7 @@
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "log/log.h"
+#include "log/outside_write.h"
 
 /* Takes a row of domain_events apart; by-reference values point into it. */
 static void
@@ -160,13 +161,25 @@ es_event_id_detail(Datum event_id, const EventRow *standing)
 }
 
 /*
- * Executes an INSERT of "count" events.  A row that a trigger suppressed would
- * be a hole in its aggregate.
+ * Executes an INSERT of "count" events, which is none around the API.  A row that
+ * a trigger suppressed would be a hole in its aggregate.
  */
 static void
 insert_all(KeptPlan *plan, Datum *values, const char *nulls, int count)
 {
-	if (es_execute(plan, values, nulls, false, SPI_OK_INSERT) != (uint64) count)
+	volatile uint64 inserted = 0;
+
+	es_inserts = true;
+	PG_TRY();
+	{
+		inserted = es_execute(plan, values, nulls, false, SPI_OK_INSERT);
+	}
+	PG_FINALLY();
+	{
+		es_inserts = false;
+	}
+	PG_END_TRY();
+	if (inserted != (uint64) count)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION),
 				 errmsg("an event was suppressed by a trigger on domain_events"),
@@ -327,22 +340,66 @@ es_insert_events(EventRow **rows, int count)
 	es_end(&scope);
 }
 
+/* ---------- rows written around the API ---------- */
+
+EventKey
+es_violated_key(const ErrorData *error)
+{
+	static const char *const names[] = {[ES_KEY_POSITION] = "domain_events_pkey",
+										[ES_KEY_AGGREGATE] =
+											"domain_events_aggregate_key",
+										[ES_KEY_EVENT_ID] =
+											"domain_events_event_id_key"};
+
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+		error->schema_name == NULL ||
+		strcmp(error->schema_name, ES_SCHEMA) != 0 || error->table_name == NULL ||
+		strcmp(error->table_name, "domain_events") != 0 ||
+		error->constraint_name == NULL)
+		return ES_KEY_NONE;
+	for (int key = ES_KEY_POSITION; key <= ES_KEY_EVENT_ID; key++)
+	{
+		if (strcmp(error->constraint_name, names[key]) == 0)
+			return key;
+	}
+	return ES_KEY_NONE;
+}
+
 /*
  * Rows written around the API may be what was met: neither heads nor positions
  * are believed then before they were looked up again.
  */
-ErrorData *
-es_catch_unique_violation(MemoryContext context)
+EventKey
+es_catch_key_violation(MemoryContext context)
 {
 	ErrorData *error;
+	EventKey key;
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
-		error->schema_name == NULL || strcmp(error->schema_name, ES_SCHEMA) != 0)
+	key = es_violated_key(error);
+	if (key == ES_KEY_NONE)
 		PG_RE_THROW();
 	FlushErrorState();
 	es_raise_head_generation(es_my_database());
 	es_recheck_positions();
-	return error;
+	return key;
+}
+
+void
+es_raise_race(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to rows written to domain_events around the API"),
+			 errhint("The transaction might succeed if retried.")));
+}
+
+Logged
+es_look_in_log(const EventRow *event, Snapshot snapshot, EventRow *standing)
+{
+	if (!es_durable_by_event_id(DatumGetUUIDP(event->values[EV_EVENT_ID]),
+								snapshot, standing))
+		return ES_NOT_LOGGED;
+	return es_same_content(event, standing) ? ES_LOGGED : ES_LOGGED_OTHERWISE;
 }

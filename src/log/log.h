@@ -17,10 +17,29 @@
  */
 extern void es_insert_events(EventRow **rows, int count);
 /*
- * In PG_CATCH around that: the error if a unique key of the store was violated,
- * in a memory context that is made the current one; passes other errors on.
+ * The unique keys of the log.  What violates one of an owner's own is his error
+ * and nothing that we know of.
  */
-extern ErrorData *es_catch_unique_violation(MemoryContext context);
+typedef enum EventKey
+{
+	ES_KEY_NONE,
+	ES_KEY_POSITION,
+	ES_KEY_AGGREGATE, /* with the sequence */
+	ES_KEY_EVENT_ID
+} EventKey;
+
+/* The key that an insert has violated, if that is its error. */
+extern EventKey es_violated_key(const ErrorData *error);
+/*
+ * In PG_CATCH around an insert: the violated key, with a memory context made the
+ * current one.  Passes other errors on.
+ */
+extern EventKey es_catch_key_violation(MemoryContext context);
+/*
+ * Raises 40001: a row came into the log around the API at this very moment; who
+ * tries again finds it there.
+ */
+extern void es_raise_race(void) pg_attribute_noreturn();
 
 /*
  * The sequence of the last durable event of an aggregate, 0 = none; recorded_at
@@ -35,5 +54,16 @@ extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
  * event that stands under it, NULL = not known.
  */
 extern char *es_event_id_detail(Datum event_id, const EventRow *standing);
+
+/* What the log has under the id of an event; "standing" is set if there is one. */
+typedef enum Logged
+{
+	ES_NOT_LOGGED,
+	ES_LOGGED,			/* the same event */
+	ES_LOGGED_OTHERWISE /* one of other content */
+} Logged;
+
+extern Logged es_look_in_log(const EventRow *event, Snapshot snapshot,
+							 EventRow *standing);
 
 #endif /* ES_LOG_H */

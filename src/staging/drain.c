@@ -29,12 +29,12 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
-#include "utils/uuid.h"
 
 #include "ground/catalog.h"
 #include "ground/common.h"
@@ -42,6 +42,7 @@
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 #include "log/log.h"
@@ -58,6 +59,9 @@
  * for one of the world, as often as this; then for one of the rows.
  */
 #define ALIKE_ATTEMPTS 5
+
+/* So often rows are written whose positions turn out to be taken. */
+#define POSITION_ATTEMPTS 3
 
 /* The stored time of the last round is at most so old, in ms. */
 #define DRAIN_TIME_MS 1000
@@ -76,6 +80,7 @@ typedef struct Round
 	TupleTableSlot *slots[ES_SEGMENTS];
 	DrainSet set;
 	bool alone; /* in its transaction */
+	bool own;	/* rows of this transaction; nothing is buried */
 	int attempts;
 	int succeeded;		/* probes that succeeded */
 	int failed;			/* transactions with a failing row */
@@ -146,12 +151,9 @@ run_deferred(void)
 	es_end(&scope);
 }
 
-/*
- * Runs work in a subtransaction.  Returns NULL, or the error if a row is to
- * blame for it; passes other errors on.
- */
+/* Runs work in a subtransaction.  Returns NULL, or the error. */
 static ErrorData *
-probe(Round *round, void (*work)(void *arg), void *arg)
+try_once(Round *round, void (*work)(void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -176,9 +178,35 @@ probe(Round *round, void (*work)(void *arg), void *arg)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	if (error != NULL && !blames_row(error->sqlerrcode))
-		ReThrowError(error);
 	return error;
+}
+
+/*
+ * Runs work that can be repeated.  Returns NULL, or the error if a row is to blame
+ * for it; passes other errors on.  A position that is taken already is nobody's
+ * fault: others are taken, and if that does not help it is one of the world.
+ */
+static ErrorData *
+probe(Round *round, void (*work)(void *arg), void *arg)
+{
+	for (int attempt = 1;; attempt++)
+	{
+		ErrorData *error = try_once(round, work, arg);
+
+		if (error == NULL)
+			return NULL;
+		if (es_violated_key(error) == ES_KEY_POSITION)
+		{
+			if (attempt == POSITION_ATTEMPTS)
+				es_raise_race();
+			es_recheck_positions();
+			FreeErrorData(error);
+			continue;
+		}
+		if (!blames_row(error->sqlerrcode))
+			ReThrowError(error);
+		return error;
+	}
 }
 
 /* Remembers a failure, to tell whether all probes fail alike. */
@@ -232,13 +260,18 @@ culprit_of(Piece *piece, const DrainRow *row)
 	return &piece->culprits[2 * (row->rank - piece->low)];
 }
 
-/* Buries an event; its aggregate is dead from here on. */
+/*
+ * Buries an event; its aggregate is dead from here on.  Whose own rows these are
+ * was told that they are in the store; the next try says what is in their way.
+ */
 static void
 bury_event(Piece *piece, DrainRow *row, const StagedRow *staged,
 		   int64 *expected, int sqlstate, const char *message)
 {
 	Datum *culprit = culprit_of(piece, row);
 
+	if (piece->round->own)
+		es_raise_race();
 	es_bury(staged, (Datum) 0, (Datum) 0, sqlstate, message,
 			piece->round->attempts);
 	*expected = AGGREGATE_DEAD;
@@ -301,21 +334,37 @@ expected_of(Piece *piece, const StagedRow *staged)
 	return expected;
 }
 
-/* Whether an insert failed since another event in the log has its event_id. */
-static bool
-id_was_taken(const ErrorData *error, const EventRow *event)
+/*
+ * The place of a staged event in the log, or its id, is taken: by rows that were
+ * written around the API, or by an event of the same id that another aggregate
+ * got at the same time.  If the log has this very event it is where it belongs.
+ */
+static void
+meet_log(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected)
 {
-	Snapshot snapshot;
-	EventRow other;
-	bool taken;
+	EventRow *event = &staged->event;
+	Datum type = event->values[EV_AGGREGATE_TYPE];
+	Datum id = event->values[EV_AGGREGATE_ID];
+	int64 sequence = DatumGetInt64(event->values[EV_SEQUENCE]);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EventRow standing;
+	Logged logged = es_look_in_log(event, snapshot, &standing);
+	int64 head = es_durable_head(type, id, snapshot, NULL);
 
-	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
-		return false;
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	taken = es_durable_by_event_id(DatumGetUUIDP(event->values[EV_EVENT_ID]),
-								   snapshot, &other);
 	UnregisterSnapshot(snapshot);
-	return taken;
+	if (logged == ES_LOGGED && sequence <= head)
+		*expected = head + 1;
+	else if (logged != ES_NOT_LOGGED)
+		bury_event(piece, row, staged, expected, ES_ERRCODE_EVENT_ID_REUSED,
+				   "the event_id was used at the same time for another event");
+	else if (head + 1 == sequence)
+		es_raise_race();
+	else
+		bury_event(piece, row, staged, expected, ES_ERRCODE_SEQUENCE_CONFLICT,
+				   psprintf("sequence conflict on %s/%s: expected " INT64_FORMAT
+							", actual " INT64_FORMAT,
+							TextDatumGetCString(type), TextDatumGetCString(id),
+							sequence - 1, head));
 }
 
 /* Inserts one event by itself, burying it if it fails. */
@@ -334,13 +383,14 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected
 		(*expected)++;
 		return;
 	}
-	note_failure(piece->round, error);
-	if (id_was_taken(error, event))
-		bury_event(piece, row, staged, expected, ES_ERRCODE_EVENT_ID_REUSED,
-				   "the event_id was used at the same time for another event");
+	if (es_violated_key(error) != ES_KEY_NONE)
+		meet_log(piece, row, staged, expected);
 	else
+	{
+		note_failure(piece->round, error);
 		bury_event(piece, row, staged, expected, error->sqlerrcode,
 				   error->message);
+	}
 	if (error != piece->round->failure)
 		FreeErrorData(error);
 }
@@ -351,14 +401,15 @@ write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 	int64 *expected = expected_of(piece, staged);
 	int64 sequence = DatumGetInt64(staged->event.values[EV_SEQUENCE]);
 
-	if (*expected != sequence)
+	if (*expected == AGGREGATE_DEAD)
 	{
 		bury_event(piece, row, staged, expected, ES_ERRCODE_DEAD_LETTERS,
-				   *expected == AGGREGATE_DEAD
-					   ? "an earlier event of the aggregate is a dead letter"
-					   : psprintf("the log of the aggregate goes on with " INT64_FORMAT
-								  ", not with " INT64_FORMAT,
-								  *expected, sequence));
+				   "an earlier event of the aggregate is a dead letter");
+		return;
+	}
+	if (*expected != sequence)
+	{
+		meet_log(piece, row, staged, expected);
 		return;
 	}
 	if (piece->careful)
@@ -816,7 +867,8 @@ write_own_rows(Piece *piece)
 	}
 	PG_CATCH();
 	{
-		(void) es_catch_unique_violation(context);
+		if (es_catch_key_violation(context) != ES_KEY_EVENT_ID)
+			es_raise_race();
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
 				 errmsg("an event_id that this transaction has staged was used at the same time by another append"),
@@ -836,6 +888,7 @@ es_drain_own_rows(void)
 
 	memset(&round, 0, sizeof(round));
 	round.context = CurrentMemoryContext;
+	round.own = true;
 	round.attempts = 1;
 	round.set.rows =
 		palloc_extended(Max(count, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);

@@ -27,7 +27,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -35,7 +34,6 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
-#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
@@ -158,38 +156,6 @@ check_ids_distinct(const AppendCall *append)
 
 /* ---------- repeated events ---------- */
 
-static bool
-same_column(const EventRow *a, const EventRow *b, EventColumn column)
-{
-	Datum x = a->values[column];
-	Datum y = b->values[column];
-
-	if (a->nulls[column] || b->nulls[column])
-		return a->nulls[column] && b->nulls[column];
-	switch (es_event_columns[column].type)
-	{
-		case INT4OID:
-			return DatumGetInt32(x) == DatumGetInt32(y);
-		case JSONBOID:
-			return compareJsonbContainers(&DatumGetJsonbP(x)->root,
-										  &DatumGetJsonbP(y)->root) == 0;
-		default:
-			return es_same_text(PointerGetDatum(PG_DETOAST_DATUM_PACKED(x)),
-								PointerGetDatum(PG_DETOAST_DATUM_PACKED(y)));
-	}
-}
-
-static bool
-same_content(const EventRow *a, const EventRow *b)
-{
-	for (int i = 0; i < EV_COLUMNS; i++)
-	{
-		if (es_event_columns[i].content && !same_column(a, b, i))
-			return false;
-	}
-	return true;
-}
-
 /* Raises VS002 for an event of a call; "standing" is what the store has of it. */
 static void
 refuse_event_id(const EventRow *standing, const char *why)
@@ -221,7 +187,7 @@ find_original(NewEvent *event, Snapshot snapshot, bool look_in_staging)
 		original = &staged.event;
 	else
 		return false;
-	if (!same_content(&event->row, original))
+	if (!es_same_content(&event->row, original))
 		refuse_event_id(original, "the event stored under it has other content");
 	event->row.values[EV_SEQUENCE] = original->values[EV_SEQUENCE];
 	event->row.nulls[EV_SEQUENCE] = false;
@@ -308,7 +274,6 @@ expectation_met(const NewEvent *event, int64 actual)
 	return event->expected == actual;
 }
 
-/* Raises VS001; actual < 0 = not known. */
 static void
 raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 {
@@ -316,7 +281,6 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 	char *id = TextDatumGetCString(aggregate->id);
 	char *expected =
 		event->expects ? psprintf(INT64_FORMAT, event->expected) : "null";
-	char *found = actual >= 0 ? psprintf(INT64_FORMAT, actual) : "null";
 	StringInfoData detail;
 
 	es_count_conflict();
@@ -325,13 +289,13 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 	escape_json(&detail, type);
 	appendStringInfoString(&detail, ", \"aggregate_id\": ");
 	escape_json(&detail, id);
-	appendStringInfo(&detail, ", \"expected\": %s, \"actual\": %s}", expected,
-					 found);
-	ereport(ERROR, (errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
-					errmsg("sequence conflict on %s/%s: expected %s, actual %s",
-						   type, id, event->expects ? expected : "any",
-						   actual >= 0 ? found : "unknown"),
-					errdetail_internal("%s", detail.data)));
+	appendStringInfo(&detail, ", \"expected\": %s, \"actual\": " INT64_FORMAT "}",
+					 expected, actual);
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
+			 errmsg("sequence conflict on %s/%s: expected %s, actual " INT64_FORMAT,
+					type, id, event->expects ? expected : "any", actual),
+			 errdetail_internal("%s", detail.data)));
 }
 
 /*
@@ -528,25 +492,65 @@ assign(AppendCall *append)
 	return rows;
 }
 
-/* The id of an append of one event; (Datum) 0 = one of many was met. */
-static Datum
-only_id(const AppendCall *append)
+/*
+ * Whether an event_id of the call is in the log, though it was not when its events
+ * were looked up.  If that is not the same event it is VS002.
+ */
+static bool
+is_id_taken(const AppendCall *append, Snapshot snapshot)
 {
-	return append->list.count == 1
-			   ? append->list.events[0].row.values[EV_EVENT_ID]
-			   : (Datum) 0;
+	bool taken = false;
+
+	for (int i = 0; i < append->list.count; i++)
+	{
+		const NewEvent *event = &append->list.events[i];
+		EventRow standing;
+		Logged logged = event->id_given
+							? es_look_in_log(&event->row, snapshot, &standing)
+							: ES_NOT_LOGGED;
+
+		if (logged == ES_LOGGED_OTHERWISE)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+					 errmsg("an event_id of this call was used at the same time by another append"),
+					 errdetail_internal("%s",
+										es_event_id_detail(event->row.values[EV_EVENT_ID],
+														   &standing))));
+		taken = taken || logged == ES_LOGGED;
+	}
+	return taken;
 }
 
 /*
- * Inserts into the log.  With the aggregates locked a unique key can only be
- * violated by an event_id that another aggregate takes at this moment, or by
- * rows written around the API; the error says which, and the transaction ends
- * with it as with any other error.
+ * An aggregate goes on in another way than its head said.  Raises VS001 if that
+ * is not as expected; what is to be reported is found by the next try.
  */
 static void
-insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
+refuse_taken_sequence(AppendCall *append, Snapshot snapshot)
+{
+	if (append->on_conflict != ES_CONFLICT_ERROR)
+		return;
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		Aggregate *aggregate = &append->aggregates[i];
+
+		aggregate->sequence =
+			es_durable_head(aggregate->type, aggregate->id, snapshot, NULL);
+	}
+	check_expectations(append);
+}
+
+/*
+ * Inserts into the log.  With the aggregates locked a unique key of ours can only
+ * be violated by an event_id that another aggregate takes at this moment, or by
+ * rows written around the API.  The log is asked once more, as it is but for
+ * what this call has written; the error ends the transaction as any other does.
+ */
+static void
+insert_or_refuse(AppendCall *append, EventRow **rows, int count)
 {
 	MemoryContext context = CurrentMemoryContext;
+	CommandId command = GetCurrentCommandId(false);
 
 	PG_TRY();
 	{
@@ -554,14 +558,16 @@ insert_or_refuse(const AppendCall *append, EventRow **rows, int count)
 	}
 	PG_CATCH();
 	{
-		(void) es_catch_unique_violation(context);
-		if (append->any_given_ids)
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
-					 errmsg("an event_id of this call was used at the same time by another append"),
-					 errdetail_internal("%s", es_event_id_detail(only_id(append),
-																 NULL))));
-		raise_conflict(&append->aggregates[0], &append->list.events[0], -1);
+		EventKey key = es_catch_key_violation(context);
+		Snapshot snapshot = GetLatestSnapshot();
+
+		snapshot->curcid = command;
+		snapshot = RegisterSnapshot(snapshot);
+		/* what is repeated is no conflict, whatever was expected */
+		if (key != ES_KEY_POSITION && !is_id_taken(append, snapshot) &&
+			key == ES_KEY_AGGREGATE)
+			refuse_taken_sequence(append, snapshot);
+		es_raise_race();
 	}
 	PG_END_TRY();
 }

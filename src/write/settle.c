@@ -24,9 +24,11 @@
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/common.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
 #include "ground/lock.h"
@@ -42,8 +44,61 @@
 PG_FUNCTION_INFO_V1(es_retry_dead_letters);
 PG_FUNCTION_INFO_V1(es_discard_dead_letters);
 
+/*
+ * Whether a dead event is in the log by now: its owner may have put it there.  One
+ * that cannot follow the head is refused.
+ */
+static bool
+is_in_log(const EventRow *row, int64 head, Snapshot snapshot)
+{
+	int64 sequence = DatumGetInt64(row->values[EV_SEQUENCE]);
+	EventRow standing;
+	Logged logged = es_look_in_log(row, snapshot, &standing);
+
+	if (logged == ES_LOGGED && sequence <= head)
+		return true;
+	if (logged != ES_NOT_LOGGED)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+				 errmsg("event_id %s was used for another event",
+						DatumGetCString(DirectFunctionCall1(uuid_out,
+															row->values[EV_EVENT_ID]))),
+				 errdetail_internal("%s",
+									es_event_id_detail(row->values[EV_EVENT_ID],
+													   &standing)),
+				 errhint("Discard the dead letters with discard_dead_letters.")));
+	if (sequence != head + 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("dead letters of %s/%s do not continue its log: sequence " INT64_FORMAT
+						" after " INT64_FORMAT,
+						TextDatumGetCString(row->values[EV_AGGREGATE_TYPE]),
+						TextDatumGetCString(row->values[EV_AGGREGATE_ID]),
+						sequence, head),
+				 errhint("Discard them with discard_dead_letters.")));
+	return false;
+}
+
+/* Inserts events; what rows of ours come into their way meanwhile is 40001. */
+static void
+insert_or_refuse(EventRow **rows, int count)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		es_insert_events(rows, count);
+	}
+	PG_CATCH();
+	{
+		(void) es_catch_key_violation(context);
+		es_raise_race();
+	}
+	PG_END_TRY();
+}
+
 /* Inserts the dead events of an aggregate in sequence order. */
-static int64
+static void
 retry_events(Datum type, Datum id)
 {
 	static KeptPlan plan =
@@ -59,34 +114,29 @@ retry_events(Datum type, Datum id)
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	int64 head = es_durable_head(type, id, snapshot, NULL);
 	EventRow **rows;
-	int count;
+	int letters;
+	int count = 0;
 
 	PushActiveSnapshot(snapshot);
 	es_begin(&scope);
-	count = (int) es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
-	rows = palloc_extended(Max(count, 1) * sizeof(EventRow *), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < count; i++)
+	letters = (int) es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	rows = palloc_extended(Max(letters, 1) * sizeof(EventRow *), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < letters; i++)
 	{
-		rows[i] = palloc(sizeof(EventRow));
+		EventRow *row = palloc(sizeof(EventRow));
+
 		for (int c = 0; c < EV_COLUMNS; c++)
-			rows[i]->values[c] =
+			row->values[c] =
 				SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-							  c + 1, &rows[i]->nulls[c]);
-		if (DatumGetInt64(rows[i]->values[EV_SEQUENCE]) != head + 1 + i)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("dead letters of %s/%s do not continue its log: sequence " INT64_FORMAT
-							" after " INT64_FORMAT,
-							TextDatumGetCString(type), TextDatumGetCString(id),
-							DatumGetInt64(rows[i]->values[EV_SEQUENCE]), head + i),
-					 errhint("Discard them with discard_dead_letters.")));
+							  c + 1, &row->nulls[c]);
+		if (!is_in_log(row, head + count, snapshot))
+			rows[count++] = row;
 	}
 	if (count > 0)
-		es_insert_events(rows, count);
+		insert_or_refuse(rows, count);
 	es_end(&scope);
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
-	return count;
 }
 
 /*
@@ -193,7 +243,7 @@ es_retry_dead_letters(PG_FUNCTION_ARGS)
 
 	es_begin_call(ES_CALL_RETRY_DEAD_LETTERS);
 	begin_settling(fcinfo, "retry_dead_letters()", &type, &id);
-	(void) retry_events(type, id);
+	retry_events(type, id);
 	(void) retry_views(type, id);
 	count = remove_letters(type, id);
 	es_end_call(ES_CALL_RETRY_DEAD_LETTERS, count);

@@ -57,6 +57,13 @@ is(sql(q{SELECT string_agg(event_type, ' ' ORDER BY sequence) FROM event_store.l
 is(sql('SELECT count(*) = max(global_position), count(*) = count(DISTINCT global_position)
           FROM event_store.domain_events'), 't|t', 'each has its own position');
 
+# rows that the owner writes into the log, the second in a session that has appended
+my $around = q{INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
+	SELECT max(global_position) + 1, 'Around', $$a-%d$$, 1, gen_random_uuid(), 'Placed', '{}', now(), now() FROM event_store.domain_events;};
+my $append = q{SELECT last_sequence, last_position > (SELECT max(global_position) FROM event_store.domain_events) FROM event_store.append_event('Around', $$b-%d$$, 0, 'Placed');};
+is(sql(sprintf("$around $append $around", 1, 1, 2) . sprintf(" BEGIN ISOLATION LEVEL REPEATABLE READ; $append COMMIT;", 2)),
+	"1|t\n1|t", 'positions go on behind rows that the owner writes');
+
 # ---------- staging
 
 foreach my $staged (

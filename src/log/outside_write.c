@@ -1,0 +1,185 @@
+/*
+ * outside_write.c
+ *		Notices rows that come into the log around the API.
+ *
+ * The owner of the log may INSERT and COPY into it: he imports, repairs or
+ * restores.  What shared memory knows of the log is wrong then: the next
+ * positions may be taken, and so may the sequences that follow the heads it
+ * remembers.  Asking the log before each append would tell, at the price of a
+ * look at the busiest page of an index.  Instead a hook around each statement
+ * that writes to the log says so: before its first row, the transaction counts
+ * as in flight (position.c), so that the feed waits for what it writes, and all
+ * heads are forgotten when it commits; after its last row the positions go on
+ * behind it, committed or not, so that an append neither meets nor waits for it.
+ * Only an append that takes a position while the statement runs can meet one of
+ * its rows, and ends with 40001.
+ *
+ * What writes rows without a statement on this very table is not noticed: a row
+ * routed to it from a partitioned parent, or an apply worker (a log that is fed
+ * by a subscription is never appended to).  Such a row is met once, with 40001 or
+ * VS001, and looked up from then on: see log.c.
+ */
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "executor/execdesc.h"
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
+#include "storage/lockdefs.h"
+#include "tcop/dest.h"
+#include "tcop/utility.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/head_cache.h"
+#include "ground/position.h"
+#include "ground/shmem.h"
+#include "ground/transaction.h"
+#include "log/outside_write.h"
+
+bool es_inserts = false;
+
+static ExecutorStart_hook_type previous_start = NULL;
+static ExecutorFinish_hook_type previous_finish = NULL;
+static ProcessUtility_hook_type previous_utility = NULL;
+
+/* Whether a relation is the log, by its name, which all statements can ask. */
+static bool
+is_log(Oid relation)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Form_pg_class class;
+	bool is;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	is = strcmp(NameStr(class->relname), "domain_events") == 0 &&
+		 class->relnamespace == get_namespace_oid(ES_SCHEMA, true);
+	ReleaseSysCache(tuple);
+	return is;
+}
+
+/* Whether a statement can write rows at all; most cannot. */
+static bool
+can_write(const QueryDesc *query)
+{
+	return query->operation != CMD_SELECT || query->plannedstmt->hasModifyingCTE;
+}
+
+/* What a statement writes to is locked in this mode, and nothing else is. */
+static bool
+writes_log(const QueryDesc *query)
+{
+	ListCell *cell;
+
+	foreach (cell, query->plannedstmt->rtable)
+	{
+		RangeTblEntry *entry = lfirst(cell);
+
+		if (entry->rtekind == RTE_RELATION &&
+			entry->rellockmode == RowExclusiveLock && is_log(entry->relid))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The same of COPY.  The relation is looked up again by the command itself, which
+ * locks it and decides whether it is allowed.
+ */
+static bool
+copies_to_log(Node *command)
+{
+	CopyStmt *copy = (CopyStmt *) command;
+	Oid relation;
+
+	if (!IsA(command, CopyStmt) || !copy->is_from || copy->relation == NULL)
+		return false;
+	relation = RangeVarGetRelid(copy->relation, NoLock, true);
+	return OidIsValid(relation) && is_log(relation);
+}
+
+/*
+ * Before the first row.  A store that is not whole, as while it is restored, has
+ * nothing to be told, and no complaint is due to who fills it.
+ */
+static void
+begin_write(void)
+{
+	const Store *store;
+
+	if (XactReadOnly ||
+		!OidIsValid(get_relname_relid("domain_events_pkey",
+									  get_namespace_oid(ES_SCHEMA, true))) ||
+		es_claim_database() == NULL)
+		return;
+	store = es_store_if_any();
+	if (store == NULL || store->subscribed)
+		return;
+	es_note_write();
+	es_forget_heads();
+	es_begin_outside_write();
+}
+
+static void
+start_statement(QueryDesc *query, int flags)
+{
+	if (previous_start != NULL)
+		previous_start(query, flags);
+	else
+		standard_ExecutorStart(query, flags);
+	if (!can_write(query) || flags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	if (es_inserts)
+		es_inserts = false;
+	else if (writes_log(query))
+		begin_write();
+}
+
+static void
+finish_statement(QueryDesc *query)
+{
+	if (previous_finish != NULL)
+		previous_finish(query);
+	else
+		standard_ExecutorFinish(query);
+	if (es_writes_outside() && can_write(query) && writes_log(query))
+		es_pass_over_used_positions();
+}
+
+static void
+run_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
+			ProcessUtilityContext context, ParamListInfo params,
+			QueryEnvironment *environment, DestReceiver *dest,
+			QueryCompletion *completion)
+{
+	ProcessUtility_hook_type next =
+		previous_utility != NULL ? previous_utility : standard_ProcessUtility;
+	bool copies = copies_to_log(statement->utilityStmt);
+
+	if (copies)
+		begin_write();
+	next(statement, query, read_only_tree, context, params, environment, dest,
+		 completion);
+	if (copies && es_writes_outside())
+		es_pass_over_used_positions();
+}
+
+void
+es_watch_log(void)
+{
+	previous_start = ExecutorStart_hook;
+	ExecutorStart_hook = start_statement;
+	previous_finish = ExecutorFinish_hook;
+	ExecutorFinish_hook = finish_statement;
+	previous_utility = ProcessUtility_hook;
+	ProcessUtility_hook = run_utility;
+}
