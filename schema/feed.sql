@@ -13,7 +13,7 @@ CREATE FUNCTION event_store.read_events(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_read_events';
 COMMENT ON FUNCTION event_store.read_events(bigint, int, text[], text[], int, int, bigint, boolean) IS
 $$Returns durable events of all aggregates in global_position order, after a position and up to the safe position: a reader that goes on after the last position it got sees every committed event exactly once.
-after_position is exclusive, up_to_position inclusive (NULL = the safe position); max_count limits the rows (NULL = all); aggregate_types and event_types select; member (0-based) of members gets its share of the aggregates, always the same; backward turns the order only.
+after_position is exclusive, up_to_position inclusive (NULL = the safe position); max_count limits the rows (NULL = all); aggregate_types and event_types select, quickly with the index of create_store(category_index => true) or (event_type_index => true); member (0-based) of members gets its share of the aggregates, always the same; backward turns the order only.
 A consumer gives as up_to_position what wait_for_events returned, and goes on from there when fewer than max_count events came, else from the last one it got.
 Errors: 22023, also when after_position was never given here: the log is another one, or an older state of it (a standby, which may only be behind, returns nothing); 55000 without preload, and where domain_events is fed by a subscription.
 Example: SELECT global_position, aggregate_id, event_type FROM event_store.read_events(after_position => 0, max_count => 10);$$;
