@@ -55,6 +55,7 @@
 #include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/reltrigger.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
 #include "utils/typcache.h"
@@ -309,6 +310,7 @@ find_parts(Store *s)
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
 	s->log_identity = relation_named(s->schema, "log_identity", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
+	s->store_state = relation_named(s->schema, "store_state", -1);
 	s->processed_messages = relation_named(s->schema, "processed_messages", -1);
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
@@ -695,6 +697,22 @@ es_execute(KeptPlan *kept, Datum *values, const char *nulls, bool read_only,
 	int result = SPI_execute_plan(es_plan(kept), values, nulls, read_only, 0);
 
 	if (result != expected_result)
+		elog(ERROR, "\"%s\" returned %s", kept->sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+uint64
+es_execute_latest(KeptPlan *kept, Datum *values)
+{
+	int result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	result =
+		SPI_execute_snapshot(es_plan(kept), values, NULL, GetActiveSnapshot(),
+							 InvalidSnapshot, false, true, 0);
+	PopActiveSnapshot();
+	if (result < 0)
 		elog(ERROR, "\"%s\" returned %s", kept->sql,
 			 SPI_result_code_string(result));
 	return SPI_processed;

@@ -49,6 +49,7 @@ typedef struct Store
 	Oid positions;					/* the sequence of global positions */
 	Oid log_identity;				/* the sequence that says whose they are */
 	Oid dead_letters;
+	Oid store_state;
 	Oid processed_messages;
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
@@ -158,6 +159,11 @@ extern SPIPlanPtr es_plan(KeptPlan *kept);
  */
 extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
 						 bool read_only, int expected_result);
+/*
+ * Executes one that writes under the latest snapshot, at every isolation level, and
+ * returns SPI_processed.
+ */
+extern uint64 es_execute_latest(KeptPlan *kept, Datum *values);
 /* A SELECT under the active snapshot with every row going to a receiver ... */
 extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 							DestReceiver *receiver);

@@ -40,7 +40,8 @@
  * A standby has none of this in its memory.  It reads up to the position that
  * the primary's worker stores in store_state, at most once a second and only
  * after positions were taken: the first transaction to end since the worker
- * last looked raises a flag and nudges it.
+ * last looked raises a flag and nudges it.  Where no worker can be had, every
+ * transaction that has taken positions stores it itself just before it commits.
  */
 #include "postgres.h"
 
@@ -62,6 +63,7 @@
 #include "port/atomics.h"
 #include "replication/walsender.h"
 #include "storage/condition_variable.h"
+#include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
@@ -310,6 +312,8 @@ standby_possible(void)
 static bool in_flight_here = false;
 static bool writes_outside = false;
 
+static void store_without_worker(void);
+
 static void
 end_positions(SharedDatabase *db, bool committed)
 {
@@ -335,6 +339,7 @@ begin_flight(void)
 	InFlight *mine = in_flight(MyProcNumber);
 
 	es_at_end(ES_END_POSITIONS, end_positions, NULL);
+	es_before_commit(store_without_worker);
 	in_flight_here = true;
 	if (pg_atomic_read_u64(&mine->position) == 0)
 	{
@@ -497,6 +502,9 @@ es_pass_over_used_positions(void)
 
 /* ---------- the safe position ---------- */
 
+/* No backend's number. */
+#define NOBODY (-1)
+
 /*
  * As long as no position was taken since the server started, nothing is in
  * flight but what is written around the API, and the log itself says how far it
@@ -548,9 +556,9 @@ es_last_given_position(SharedDatabase *db)
 	return Max(last, last_taken_position(db, sequence));
 }
 
-/* Looks at what is in flight; "last" was read before. */
+/* Looks at what is in flight, but for one backend; "last" was read before. */
 static void
-find_safe(FeedState *state)
+find_safe(FeedState *state, int but)
 {
 	state->safe = state->last;
 	for (int i = 0; i < MaxBackends; i++)
@@ -558,7 +566,7 @@ find_safe(FeedState *state)
 		InFlight *other = in_flight(i);
 		int64 position = (int64) pg_atomic_read_u64(&other->position);
 
-		if (position == 0)
+		if (position == 0 || i == but)
 			continue;
 		pg_read_barrier();
 		if (other->database != MyDatabaseId)
@@ -588,7 +596,7 @@ es_read_feed_state(SharedDatabase *db, FeedState *state)
 		if (state->last < 0)
 			state->last = at_rest;
 	}
-	find_safe(state);
+	find_safe(state, NOBODY);
 }
 
 void
@@ -600,7 +608,7 @@ es_read_in_flight(SharedDatabase *db, FeedState *state)
 	SpinLockAcquire(&share->mutex);
 	state->last = share->next - 1;
 	SpinLockRelease(&share->mutex);
-	find_safe(state);
+	find_safe(state, NOBODY);
 }
 
 /*
@@ -628,8 +636,46 @@ es_store_safe_position(void)
 }
 
 /*
- * What a standby can read up to: the primary's worker stores it.  It is read
- * under the latest snapshot at every isolation level, as the events are.
+ * Stores the safe position in a transaction that is about to commit, as though it had:
+ * its own positions appear with the very record that carries this one, and all
+ * others up to it have ended.  Of several that commit at once, one stores, and the
+ * others do not wait for its row: what they add comes with the next, or with a worker,
+ * which the flag tells that there is something to store.
+ *
+ * Nor does it wait for DDL.  A serializable transaction leaves it to others, which
+ * it would otherwise depend on.
+ */
+static void
+store_without_worker(void)
+{
+	static KeptPlan plan = {"UPDATE event_store.store_state AS s SET safe_position = $1"
+							" FROM (SELECT l.id FROM event_store.store_state l"
+							" WHERE l.id OPERATOR(pg_catalog.=) 1"
+							" AND l.safe_position OPERATOR(pg_catalog.<) $1"
+							" FOR NO KEY UPDATE SKIP LOCKED) AS k"
+							" WHERE s.id OPERATOR(pg_catalog.=) k.id",
+							1,
+							{INT8OID}};
+	SharedDatabase *db = es_my_database_if_any();
+	FeedState state = {0};
+	OwnerScope scope;
+	Datum position;
+
+	if (!in_flight_here || db == NULL || es_worker_possible(db) ||
+		!standby_possible() || IsolationIsSerializable() ||
+		!ConditionalLockRelationOid(es_store()->store_state, RowExclusiveLock))
+		return;
+	state.last = last_taken_position(db, es_store()->positions);
+	find_safe(&state, MyProcNumber);
+	position = Int64GetDatum(state.safe);
+	es_begin(&scope);
+	(void) es_execute_latest(&plan, &position);
+	es_end(&scope);
+}
+
+/*
+ * What a standby can read up to.  It is read under the latest snapshot at every
+ * isolation level, as the events are.
  */
 int64
 es_stored_safe_position(void)

@@ -9,8 +9,8 @@
  * into rows the worker may drain, takes off what was drained, and wakes whoever
  * waits; at abort it forgets.
  *
- * What is called must raise nothing.  The refusal of PREPARE TRANSACTION comes
- * while the transaction can still abort.
+ * What is called at the end must raise nothing.  The refusal of PREPARE TRANSACTION,
+ * and what is called before the commit, come while the transaction can still abort.
  */
 #include "postgres.h"
 
@@ -21,6 +21,7 @@
 
 static EndFunction at_end[ES_END_PHASES];
 static AbortFunction at_subabort[ES_END_PHASES];
+static BeforeFunction before_commit = NULL;
 static bool wrote = false;
 
 static void
@@ -41,6 +42,10 @@ transaction_ended(XactEvent event, void *arg)
 {
 	switch (event)
 	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (before_commit != NULL)
+				before_commit();
+			break;
 		case XACT_EVENT_COMMIT:
 			end_transaction(true);
 			break;
@@ -93,6 +98,14 @@ es_at_end(EndPhase phase, EndFunction end, AbortFunction subabort)
 	register_callbacks();
 	at_end[phase] = end;
 	at_subabort[phase] = subabort;
+}
+
+void
+es_before_commit(BeforeFunction before)
+{
+	Assert(before_commit == NULL || before_commit == before);
+	register_callbacks();
+	before_commit = before;
 }
 
 void

@@ -30,6 +30,12 @@ typedef void (*AbortFunction)(SubTransactionId subtransaction);
  * backend; "subabort" may be NULL.  Call it as often as you like.
  */
 extern void es_at_end(EndPhase phase, EndFunction end, AbortFunction subabort);
+/*
+ * Has it called before this transaction commits and all later ones of this backend,
+ * after the deferred triggers.  It may write, and raise.
+ */
+typedef void (*BeforeFunction)(void);
+extern void es_before_commit(BeforeFunction before);
 /* Remembers that the transaction wrote: PREPARE TRANSACTION will be refused. */
 extern void es_note_write(void);
 

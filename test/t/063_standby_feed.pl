@@ -136,6 +136,73 @@ $last = sql('SELECT event_store.safe_position()');
 follows_to($last, 'nor is a crash right after an append');
 is(readable(), 'a b d e f g h', 'all is there');
 
+# ---------- no worker can be had: who commits stores it
+
+$primary->append_conf('postgresql.conf',
+	"max_worker_processes = 1\nmax_logical_replication_workers = 0\n");
+$primary->restart;
+ok($primary->poll_query_until('shop',
+		"SELECT state = 'unavailable' FROM event_store.worker_status"),
+	'no worker can be had');
+$last = append('i');
+follows_to($last, 'the standby follows without a worker');
+($first, $first_position) = open_append('j');
+($second, $second_position) = open_append('k');
+$third_position = append('l');
+follows_to($first_position - 1, 'up to what is open');
+is(readable(), 'a b d e f g h i', 'and shows nothing beyond it');
+end($first, 'COMMIT');
+follows_to($second_position - 1, 'and on when it is committed');
+end($second, 'ROLLBACK');
+$last = append('m');
+follows_to($last, 'and when the rest is rolled back, with the next commit');
+is(readable(), 'a b d e f g h i j l m', 'all is there');
+foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+	$last = sql("BEGIN ISOLATION LEVEL $level;
+		SELECT count(*) >= 0 FROM event_store.domain_events;
+		SELECT last_position FROM event_store.append_event('Feed', 'n', NULL, 'Added');
+		COMMIT") =~ s/.*\n//sr;
+	$last = append('o') if $level eq 'SERIALIZABLE';
+	follows_to($last, "$level");
+}
+
+# who holds the row, or the table, is not waited for
+my $holder = $primary->background_psql('shop');
+my $writer = $primary->background_psql('shop');
+$writer->query_safe(q{SELECT event_store.append_event('Feed', 'p', NULL, 'Added')});
+$holder->query_safe('BEGIN');
+$holder->query_safe('SELECT 1 FROM event_store.store_state FOR UPDATE');
+$last = append('q');
+$holder->query_safe('LOCK TABLE event_store.store_state');
+cmp_ok($writer->query_safe(q{SELECT last_position FROM event_store.append_event('Feed', 'p', NULL, 'Added')}),
+	'>', $last, 'nobody waits for the row or the table');
+$writer->quit;
+end($holder, 'ROLLBACK');
+$last = append('r');
+follows_to($last, 'and the next commit stores what they left');
+
+# many at once: all succeed, and the standby is shown whole prefixes of the log
+my $looker = $standby->background_psql('shop');
+my $before_many = $last;
+$primary->pgbench(
+	'-n -c 8 -j 2 -t 60 shop', 0, [qr/actually processed: 480\/480/], [qr/^/],
+	'many commits without a worker',
+	{ '063_append' => q{
+		\set n random(1, 5)
+		BEGIN ISOLATION LEVEL REPEATABLE READ;
+		SELECT event_store.append_event('Many', 'a-' || :client_id, NULL, 'Added');
+		SELECT pg_sleep(0.001 * :n);
+		COMMIT;} });
+$last = append('s');
+follows_to($last, 'the next commit stores what the many left');
+is($looker->query_safe("SELECT count(*) FROM event_store.read_events($before_many, NULL)"),
+	'481', 'and all is there');
+$looker->quit;
+$primary->append_conf('postgresql.conf', "max_worker_processes = 8\n");
+$primary->restart;
+follows_to(sql('SELECT event_store.safe_position()'), 'a worker stores what is left');
+
 # ---------- many writers, readers on both servers
 
 SKIP:
