@@ -323,7 +323,7 @@ run_unflushed(Work *work, WorkerStep step, const char *activity)
 	return succeeded;
 }
 
-/* Is there (still) a store?  If it was asked for, opens staging for it. */
+/* Is there (still) a store?  Opens staging for it, if that is wanted. */
 static void
 step_open(Work *work)
 {
@@ -338,8 +338,9 @@ step_open(Work *work)
 	es_become_owner();
 	es_my_database();
 	if (!es_staging_known(work->db) ||
-		(work->called && es_staging_is(work->db, ES_STAGING_CLOSED)))
-		es_open_staging();
+		(es_staging_is(work->db, ES_STAGING_CLOSED) &&
+		 pg_atomic_read_u32(&es_staging(work->db)->wanted) != 0))
+		es_open_staging(work->db);
 }
 
 static void
@@ -353,7 +354,7 @@ step_drain(Work *work)
 	es_become_owner();
 	/* rows were counted for a store that is no more */
 	if (!es_staging_known(work->db))
-		es_open_staging();
+		es_open_staging(work->db);
 	else
 		work->moved = es_drain_round(es_write_batch_size, true, &work->more);
 }

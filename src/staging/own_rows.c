@@ -240,7 +240,9 @@ publish_opened(SharedDatabase *db)
 	es_staging(db)->first_staged_at =
 		o->events + o->views > 0 ? GetCurrentTimestamp() : 0;
 	pg_memory_barrier();
-	es_set_staging_state(db, ES_STAGING_OPEN);
+	if (!o->closed)
+		pg_atomic_write_u32(&es_staging(db)->wanted, 0);
+	es_set_staging_state(db, o->closed ? ES_STAGING_CLOSED : ES_STAGING_OPEN);
 	LWLockRelease(db->lock);
 	es_tell_progress(db);
 }

@@ -53,6 +53,7 @@ typedef struct StagingOpening
 	int64 views;
 	int64 dead_letters;
 	TimestampTz last_drain_at;
+	bool closed; /* it is empty, and nobody stages */
 } StagingOpening;
 
 /* Whether this transaction is just moving staged rows (and runs triggers). */

@@ -2,9 +2,11 @@
  * segment.c
  *		The life of the staging segments: open, rotate, truncate, close.
  *
- * Staging is open only while store_state says "dirty", durably.  The unlogged
- * table staging_marker carries the epoch: it is emptied by whatever empties
- * the segments (crash, failover, a restored dump).  So at opening
+ * Staging is open only while store_state says "dirty", durably, and it is opened
+ * only for who stages: a first look at a store that is clean leaves it closed.  So a
+ * store that does not stage has nothing to lose.  The unlogged table staging_marker
+ * carries the epoch: it is emptied by whatever empties the segments (crash, failover,
+ * a restored dump).  So at opening
  *
  *	 marker there				a clean restart: nothing was lost
  *	 marker gone, not dirty		nothing was staged: nothing was lost
@@ -164,32 +166,34 @@ marker_carries(int64 epoch, bool set)
 	return found;
 }
 
-/* Tells whether staging was lost, and which epoch it is in from now on. */
-static void
-settle_epoch(StagingOpening *opening)
+/* Reads what store_state says; returns whether it is dirty. */
+static bool
+read_store_state(StagingOpening *opening)
 {
-	static KeptPlan state = {
+	static KeptPlan plan = {
 		"SELECT s.staging_epoch, s.staging_dirty::int::bigint, s.last_drain_at"
 		" FROM event_store.store_state s FOR UPDATE"};
-	static KeptPlan dirty =
-		{"UPDATE event_store.store_state SET staging_epoch = $1, staging_dirty = true",
-		 1,
-		 {INT8OID}};
-	bool never_drained;
 	bool isnull;
-	bool was_dirty;
-	Datum epoch;
-	const char *last_drain = "never";
 
-	if (es_execute(&state, NULL, NULL, false, SPI_OK_SELECT) != 1)
+	if (es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT) != 1)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("table event_store.store_state has no row"),
 						errhint("Run SELECT event_store.create_store();")));
 	opening->epoch = result_int64(1, &isnull);
-	was_dirty = result_int64(2, &isnull) != 0;
-	opening->last_drain_at = result_int64(3, &never_drained);
-	if (!never_drained)
-		last_drain = timestamptz_to_str(opening->last_drain_at);
+	opening->last_drain_at = result_int64(3, &isnull);
+	return result_int64(2, &isnull) != 0;
+}
+
+/* Tells whether staging was lost, and which epoch it is in from now on. */
+static void
+settle_epoch(StagingOpening *opening, bool was_dirty)
+{
+	static KeptPlan dirty =
+		{"UPDATE event_store.store_state SET staging_epoch = $1, staging_dirty = true",
+		 1,
+		 {INT8OID}};
+	Datum epoch;
+
 	if (was_dirty && !marker_carries(opening->epoch, false))
 	{
 		opening->epoch++;
@@ -198,8 +202,10 @@ settle_epoch(StagingOpening *opening)
 				 errmsg("staging is empty after an unclean stop: what was staged and not drained is lost"),
 				 errdetail("The last drain was at %s; staging goes on with epoch " INT64_FORMAT
 						   ". The database is \"%s\".",
-						   last_drain, opening->epoch,
-						   get_database_name(MyDatabaseId))));
+						   opening->last_drain_at == 0
+							   ? "never"
+							   : timestamptz_to_str(opening->last_drain_at),
+						   opening->epoch, get_database_name(MyDatabaseId))));
 	}
 	(void) marker_carries(opening->epoch, true);
 	epoch = Int64GetDatum(opening->epoch);
@@ -244,22 +250,29 @@ count_leftovers(StagingOpening *opening)
 }
 
 void
-es_open_staging(void)
+es_open_staging(SharedDatabase *db)
 {
 	static KeptPlan letters = {
 		"SELECT pg_catalog.count(*) FROM event_store.dead_letters"};
 	StagingOpening opening = {0};
 	OwnerScope scope;
+	bool was_dirty;
 	bool isnull;
 
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
-	ForceSyncCommit();
 	es_begin(&scope);
-	settle_epoch(&opening);
+	was_dirty = read_store_state(&opening);
+	count_leftovers(&opening);
+	opening.closed = !was_dirty && opening.events + opening.views == 0 &&
+					 pg_atomic_read_u32(&es_staging(db)->wanted) == 0;
+	if (!opening.closed)
+	{
+		ForceSyncCommit();
+		settle_epoch(&opening, was_dirty);
+	}
 	es_execute(&letters, NULL, NULL, false, SPI_OK_SELECT);
 	opening.dead_letters = result_int64(1, &isnull);
 	es_end(&scope);
-	count_leftovers(&opening);
 	opening.table = es_store()->segments[0].table;
 	es_note_opening(&opening);
 }
@@ -282,6 +295,7 @@ es_close_staging(void)
 	bool empty;
 
 	es_lock_acquire(ES_LOCK_DRAIN, ExclusiveLock);
+	pg_atomic_write_u32(&es_staging(db)->wanted, 0);
 	set_staging_state(db, ES_STAGING_CLOSED);
 	pg_memory_barrier();
 	empty = pg_atomic_read_u64(&es_staging(db)->uncommitted) == 0 &&

@@ -6,11 +6,12 @@
 #define ES_SEGMENT_H
 
 /*
- * Opens staging: tells a clean restart from a loss (a new epoch), finds what is
- * left over, marks store_state dirty.  Needs a transaction of its own, and
- * staging is open once that committed.  Only the worker calls it.
+ * Finds out what is staged, and opens staging if somebody wants that or it may not
+ * be empty: tells a clean restart from a loss (a new epoch), marks store_state
+ * dirty.  Needs a transaction of its own, and staging is open, or known to be
+ * closed, once that committed.  Only the worker calls it.
  */
-extern void es_open_staging(void);
+extern void es_open_staging(SharedDatabase *db);
 /*
  * Marks staging closed and store_state clean if it is empty and nobody is
  * writing; returns whether it did.  Needs a transaction of its own.

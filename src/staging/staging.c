@@ -87,6 +87,7 @@ wait_until_open(SharedDatabase *db)
 		open = es_staging_open(db);
 		if (open || !es_worker_possible(db) || GetCurrentTimestamp() >= end)
 			break;
+		pg_atomic_write_u32(&es_staging(db)->wanted, 1);
 		es_wake_worker(db);
 		es_wait(db, WAIT_SLICE_MS, es_wait_event(&wait_open, "EventStoreOpen"));
 	}

@@ -2,7 +2,7 @@
  * staging_state.c
  *		Whether staging takes rows, as shared memory knows it.
  *
- *		UNKNOWN --opened--> OPEN --empty--> CLOSED
+ *		UNKNOWN --opened--> OPEN --empty--> CLOSED	(from UNKNOWN, too, if it was)
  *		 ^                   | ^              |
  *		 '---- store gone ---' '--- opened ---'
  *
@@ -29,7 +29,7 @@
 static const int states_before[] PG_USED_FOR_ASSERTS_ONLY =
 	{[ES_STAGING_UNKNOWN] = FROM(UNKNOWN) | FROM(OPEN) | FROM(CLOSED),
 	 [ES_STAGING_OPEN] = FROM(UNKNOWN) | FROM(OPEN) | FROM(CLOSED),
-	 [ES_STAGING_CLOSED] = FROM(OPEN)};
+	 [ES_STAGING_CLOSED] = FROM(UNKNOWN) | FROM(OPEN) | FROM(CLOSED)};
 
 StaticAssertDecl(lengthof(states_before) == ES_STAGING_CLOSED + 1,
 				 "what may come before each state");
@@ -45,6 +45,7 @@ initialise_share(void *memory)
 		pg_atomic_init_u64(&share->segment_rows[i], 0);
 		pg_atomic_init_u32(&share->generations[i], 0);
 	}
+	pg_atomic_init_u32(&share->wanted, 0);
 	pg_atomic_init_u64(&share->uncommitted, 0);
 	pg_atomic_init_u64(&share->staged_events, 0);
 	pg_atomic_init_u64(&share->staged_views, 0);
@@ -65,6 +66,7 @@ clear_share(SharedDatabase *db)
 	share->rounds = 0;
 	for (int i = 0; i < ES_SEGMENTS; i++)
 		pg_atomic_write_u64(&share->segment_rows[i], 0);
+	pg_atomic_write_u32(&share->wanted, 0);
 	pg_atomic_write_u64(&share->next_sid, 1);
 	pg_atomic_write_u64(&share->uncommitted, 0);
 	pg_atomic_write_u64(&share->staged_events, 0);

@@ -61,6 +61,7 @@ typedef struct StagingShare
 	pg_atomic_uint32 generations[ES_SEGMENTS];	/* raised by truncating */
 	pg_atomic_uint64 segment_rows[ES_SEGMENTS]; /* not drained, also those of
 												 * open transactions */
+	pg_atomic_uint32 wanted; /* somebody waits for staging to be open */
 	pg_atomic_uint64 next_sid;
 	pg_atomic_uint64 uncommitted;	/* rows staged by open transactions, an
 									 * upper bound */

@@ -49,6 +49,39 @@ sub check_whole
 	return;
 }
 
+# ---------- a store that never staged has nothing to lose
+
+create_store_in($node, 'quiet');
+wait_for_worker($node, 'quiet');
+foreach my $turn (1 .. 2)
+{
+	my $from = log_offset($node);
+
+	$node->safe_psql('quiet', "SELECT event_store.append_event('T', 'q-$turn', 0, 'x');
+		SELECT event_store.put_view('V', 'q', '1')");
+	$node->safe_psql('quiet', 'SELECT event_store.flush()');
+	$node->safe_psql('quiet', 'SELECT event_store.drain()');
+	$node->stop('immediate');
+	$node->start;
+	# a durable append may come before the worker has looked
+	$node->safe_psql('quiet', "SELECT event_store.append_event('T', 'q-$turn', 1, 'y')");
+	ok($node->poll_query_until('quiet',
+			'SELECT staging_epoch IS NOT NULL FROM event_store.staging_status'),
+		'what is staged is known again');
+	is(losses_reported($from), 0, "crash $turn of a store that never staged: no loss is reported");
+	is($node->safe_psql('quiet', 'SELECT staging_epoch FROM event_store.staging_status'),
+		'1', 'nor a new epoch');
+}
+my $quiet_from = log_offset($node);
+is($node->safe_psql('quiet', q{SELECT durable FROM event_store.append_event('T', 'q-s', 0, 'x', durability => 'staged')}),
+	'f', 'it can stage at once');
+$node->stop('immediate');
+$node->start;
+$node->poll_query_until('quiet', 'SELECT staging_epoch = 2 FROM event_store.staging_status')
+  or die 'no new epoch';
+is(losses_reported($quiet_from), 1, 'and then has something to lose');
+$node->safe_psql('postgres', 'DROP DATABASE quiet');
+
 my $append_two = q{
 	SELECT count(*) FROM event_store.append_batch('[
 	    {"aggregate_type": "T", "aggregate_id": "t-1", "event_type": "x"},

@@ -133,6 +133,24 @@ ok($node->poll_query_until('shop',
 		     AND a.datname = 'shop'}),
 	'the worker holds on to nothing');
 
+# ---------- a dump of a store that does not stage: nothing was lost
+
+create_store_in($node, 'calm');
+wait_for_worker($node, 'calm');
+$node->safe_psql('calm', q{SELECT event_store.append_event('Order', 'calm', 0, 'Placed')});
+$node->safe_psql('calm', q{SELECT event_store.flush()});
+$node->command_ok([ 'pg_dump', '--file', $dump, $node->connstr('calm') ], 'pg_dump');
+$node->safe_psql('postgres', 'CREATE DATABASE calm_copy');
+my $offset = log_offset($node);
+$node->command_ok(
+	[ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('calm_copy'), '-f', $dump ], 'and restored');
+is($node->safe_psql('calm_copy', q{SELECT durable, staging_epoch
+		FROM event_store.append_event('Order', 'calm', 1, 'Paid', durability => 'staged')}),
+	'f|1', 'the restored store stages in the same epoch');
+unlike(slurp_file($node->logfile, $offset), qr/staging is empty after an unclean stop/, 'and tells of no loss');
+
+# ---------- CREATE EXTENSION
+
 $node->safe_psql('shop', 'CREATE EXTENSION event_store');
 is($node->safe_psql('shop', q{
 		SELECT (SELECT count(*) FROM event_store.load_events('Counter', 'c-1')),
