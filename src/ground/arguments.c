@@ -145,6 +145,18 @@ es_array_argument(FunctionCallInfo fcinfo, int argno, const char *name,
 		pfree(isnull);
 }
 
+int64
+es_number_argument(FunctionCallInfo fcinfo, int argno, const char *name,
+				   int64 otherwise)
+{
+	if (PG_ARGISNULL(argno))
+		return otherwise;
+	if (PG_GETARG_INT64(argno) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must not be negative", name)));
+	return PG_GETARG_INT64(argno);
+}
+
 /* The max_count of a load; NULL = no limit. */
 int64
 es_max_count_argument(FunctionCallInfo fcinfo, int argno)

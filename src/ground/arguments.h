@@ -16,6 +16,9 @@ extern text *es_required_text(FunctionCallInfo fcinfo, int argno,
 							  const char *name);
 extern void es_check_name(Datum value, bool isnull, const char *name,
 						  const char *where, bool required);
+/* A number that is not negative; "otherwise" for NULL. */
+extern int64 es_number_argument(FunctionCallInfo fcinfo, int argno,
+								const char *name, int64 otherwise);
 extern int64 es_max_count_argument(FunctionCallInfo fcinfo, int argno);
 extern void es_check_timeout(const Interval *timeout, const char *name,
 							 int64 *milliseconds);

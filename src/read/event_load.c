@@ -34,18 +34,6 @@ PG_FUNCTION_INFO_V1(es_load_event);
 PG_FUNCTION_INFO_V1(es_aggregate_sequence);
 PG_FUNCTION_INFO_V1(es_load_aggregate_ids);
 
-static int64
-sequence_argument(FunctionCallInfo fcinfo, int argno, const char *name,
-				  int64 otherwise)
-{
-	if (PG_ARGISNULL(argno))
-		return otherwise;
-	if (PG_GETARG_INT64(argno) < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must not be negative", name)));
-	return PG_GETARG_INT64(argno);
-}
-
 typedef struct LoadRange
 {
 	Datum type;
@@ -124,8 +112,8 @@ es_load_events(PG_FUNCTION_ARGS)
 	es_begin_call(ES_CALL_LOAD_EVENTS);
 	range.type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
-	range.after = sequence_argument(fcinfo, 2, "after_sequence", 0);
-	range.up_to = sequence_argument(fcinfo, 3, "up_to_sequence", PG_INT64_MAX);
+	range.after = es_number_argument(fcinfo, 2, "after_sequence", 0);
+	range.up_to = es_number_argument(fcinfo, 3, "up_to_sequence", PG_INT64_MAX);
 	range.max_count = es_max_count_argument(fcinfo, 4);
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();

@@ -125,18 +125,6 @@ check_position(SharedDatabase *db, int64 after, int64 safe)
 				 errhint("The log is another one, or an older state of it: restored, or a standby that was behind when it was promoted.")));
 }
 
-static int64
-position_argument(FunctionCallInfo fcinfo, int argno, const char *name,
-				  int64 otherwise)
-{
-	if (PG_ARGISNULL(argno))
-		return otherwise;
-	if (PG_GETARG_INT64(argno) < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must not be negative", name)));
-	return PG_GETARG_INT64(argno);
-}
-
 /*
  * Sleeps until a session that waits again and again has rested for a moment.
  * Under load a new event is always there; without this rest a consumer would
@@ -182,7 +170,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("after_position must not be null")));
-	after = position_argument(fcinfo, 0, "after_position", 0);
+	after = es_number_argument(fcinfo, 0, "after_position", 0);
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
 	db = feed_database();
@@ -277,8 +265,8 @@ es_read_events(PG_FUNCTION_ARGS)
 	es_begin_call(ES_CALL_READ_EVENTS);
 	/* a parallel worker cannot take the snapshot */
 	PreventCommandIfParallelMode("read_events()");
-	range.after = position_argument(fcinfo, 0, "after_position", 0);
-	range.up_to = position_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
+	range.after = es_number_argument(fcinfo, 0, "after_position", 0);
+	range.up_to = es_number_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
 	range.max_count = es_max_count_argument(fcinfo, 1);
 	check_members(fcinfo);
 	range.aggregate_types = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);

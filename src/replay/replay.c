@@ -67,13 +67,7 @@ es_replay_aggregate(PG_FUNCTION_ARGS)
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	aggregate_id = es_required_text(fcinfo, 1, "aggregate_id");
 	fold = es_fold_create(NULL);
-	if (!PG_ARGISNULL(2))
-	{
-		fold->up_to = PG_GETARG_INT64(2);
-		if (fold->up_to < 0)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("as_of_sequence must not be negative")));
-	}
+	fold->up_to = es_number_argument(fcinfo, 2, "as_of_sequence", fold->up_to);
 	if (!PG_ARGISNULL(3))
 		fold->until = PG_GETARG_TIMESTAMPTZ(3);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
