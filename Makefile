@@ -2,9 +2,13 @@
 #
 #   make && make install      builds and installs for the pg_config on the PATH
 #   make installcheck         tests against a running server that preloads event_store
+#   make -f ../Makefile       builds in another folder
 #   scripts/check             everything, with a server of its own
 #
 # Another PostgreSQL: make PG_CONFIG=/path/to/pg_config
+
+# the folder of this file; what is built stands in the current one
+HERE := $(dir $(firstword $(MAKEFILE_LIST)))
 
 EXTENSION = event_store
 EXTVERSION = 0.2.0
@@ -28,16 +32,16 @@ SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 # changes since the last release, in the order of their numbers: schema/upgrade/README.md
-UPGRADE_PARTS = schema/upgrade/header.sql $(sort $(wildcard schema/upgrade/[0-9]*.sql))
+UPGRADE_PARTS = schema/upgrade/header.sql $(patsubst $(HERE)%,%,$(sort $(wildcard $(HERE)schema/upgrade/[0-9]*.sql)))
 
-DATA = $(sort $(wildcard schema/released/*.sql))
+DATA = $(patsubst $(HERE)%,%,$(sort $(wildcard $(HERE)schema/released/*.sql)))
 DATA_built = event_store--$(EXTVERSION).sql event_store--$(RELEASED)--$(EXTVERSION).sql
 
 # each test makes what it needs: they run alone, and in any order
-REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
-REGRESS_OPTS = --inputdir=. --encoding=UTF8 --load-extension=event_store
-ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=event_store
+REGRESS = $(sort $(patsubst $(HERE)sql/%.sql,%,$(wildcard $(HERE)sql/*.sql)))
+REGRESS_OPTS = --inputdir=$(HERE:%/=%) --encoding=UTF8 --load-extension=event_store
+ISOLATION = $(sort $(patsubst $(HERE)test/specs/%.spec,%,$(wildcard $(HERE)test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(HERE)test --encoding=UTF8 --load-extension=event_store
 
 PG_CPPFLAGS = -I$(srcdir)/src
 override PG_CFLAGS += -MMD -MP
@@ -50,6 +54,10 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
+ifneq ($(HERE),./)
+$(shell mkdir -p $(sort $(dir $(OBJS))))
+endif
+
 # a changed header rebuilds what includes it
 $(OBJS:.o=.bc): %.bc: %.o
 -include $(OBJS:.o=.d)
@@ -58,4 +66,4 @@ event_store--$(EXTVERSION).sql: $(SCHEMA_PARTS)
 	cat $^ > $@
 
 event_store--$(RELEASED)--$(EXTVERSION).sql: $(UPGRADE_PARTS) schema/upgrade/current.awk $(SCHEMA_PARTS) schema/upgrade/footer.sql
-	{ cat $(UPGRADE_PARTS) && awk -f schema/upgrade/current.awk $(SCHEMA_PARTS) && cat schema/upgrade/footer.sql; } > $@
+	cd $(HERE) && { cat $(UPGRADE_PARTS) && awk -f schema/upgrade/current.awk $(SCHEMA_PARTS) && cat schema/upgrade/footer.sql; } > $(CURDIR)/$@
