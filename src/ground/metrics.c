@@ -171,7 +171,7 @@ my_metrics(void)
 	if (mine != NULL || looked || !OidIsValid(MyDatabaseId))
 		return mine;
 	looked = true;
-	db = es_claim_database();
+	db = es_my_database();
 	if (db != NULL)
 		mine = metrics_of(db);
 	return mine;
@@ -584,6 +584,7 @@ es_read_metrics(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("metrics need the library event_store to be preloaded"),
 				 errhint("Set shared_preload_libraries = 'event_store' and restart the server.")));
+	es_refuse_without_place("Metrics need");
 	reading->dead_letters = NAN;
 	db = es_find_database(MyDatabaseId);
 	if (db == NULL)

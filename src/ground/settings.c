@@ -3,9 +3,10 @@
  *		Every setting of event_store, and the one argument that overrides one.
  *
  * Owns the variables behind event_store.*.  All of them are of level user,
- * superuser or sighup, never postmaster: they can be defined by any backend that
- * loads the library, so an installation without shared_preload_libraries has the
- * same settings as one with it.  Code that acts on a setting reads its variable
+ * superuser or sighup: they can be defined by any backend that loads the library,
+ * so an installation without shared_preload_libraries has the same settings as
+ * one with it.  The one that sizes shared memory is of level postmaster where
+ * there is some.  Code that acts on a setting reads its variable
  * each time, so a reload takes effect with the next write or round; what is set
  * for a database is read when a session or a worker starts.
  */
@@ -14,6 +15,7 @@
 #include <limits.h>
 
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -26,6 +28,10 @@
 #define DEFAULT_PROCESSED_RETENTION_S 0
 #define MIN_PROCESSED_RETENTION_S 0
 #define MAX_PROCESSED_RETENTION_S INT_MAX
+
+#define DEFAULT_MAX_DATABASES 128
+#define MIN_MAX_DATABASES 1
+#define MAX_MAX_DATABASES 8192
 
 #define DEFAULT_MAX_WORKERS 0
 #define MIN_MAX_WORKERS 0
@@ -54,6 +60,7 @@
 
 int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_durability = ES_DURABLE;
+int es_max_databases = DEFAULT_MAX_DATABASES;
 int es_max_workers = DEFAULT_MAX_WORKERS;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
@@ -176,6 +183,15 @@ es_define_settings(void)
 							 "staged: written to unlogged staging and made durable soon after.",
 							 &es_durability, ES_DURABLE, durability_options,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_databases",
+							"Number of databases that have their store in shared memory.",
+							"Each takes some 35 kB. In others a store works as without preload.",
+							&es_max_databases, DEFAULT_MAX_DATABASES,
+							MIN_MAX_DATABASES, MAX_MAX_DATABASES,
+							process_shared_preload_libraries_in_progress
+								? PGC_POSTMASTER
+								: PGC_SIGHUP,
+							0, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"event_store.max_workers",
 		"Number of background workers that the stores of all databases share.",

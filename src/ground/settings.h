@@ -22,11 +22,12 @@ typedef enum OnStagingFull
 
 extern int es_drain_at_shutdown; /* ms; 0 = off */
 extern int es_durability;		 /* Durability */
-extern int es_max_workers;		 /* 0 = no limit of ours */
-extern int es_on_staging_full;	 /* OnStagingFull */
-extern int es_write_delay;		 /* ms */
-extern int es_write_batch_size;	 /* rows */
-extern int es_staging_limit;	 /* rows; 0 = staging off */
+extern int es_max_databases;
+extern int es_max_workers;		/* 0 = no limit of ours */
+extern int es_on_staging_full;	/* OnStagingFull */
+extern int es_write_delay;		/* ms */
+extern int es_write_batch_size; /* rows */
+extern int es_staging_limit;	/* rows; 0 = staging off */
 extern bool es_require_expected_sequence;
 extern int es_processed_retention; /* s; 0 = for ever */
 extern int es_retry_initial;	   /* ms */

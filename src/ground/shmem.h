@@ -8,12 +8,6 @@
 #include "storage/lwlock.h"
 
 /*
- * As many databases of one cluster can hold a store at once.  A slot takes about
- * 35 kB, most of it metrics, and is given back when its database is dropped.
- */
-#define ES_MAX_DATABASES 128
-
-/*
  * What the processes that work in one database share: this, and behind it the
  * part of every owner.  "lock" protects the plain fields of all of it, but for
  * what an owner protects otherwise; atomics are read and written without it.
@@ -22,14 +16,19 @@
 typedef struct SharedDatabase
 {
 	LWLock *lock;
-	Oid database; /* InvalidOid = free slot */
-	bool claimed; /* a process of that database keeps a pointer */
+	Oid database;  /* InvalidOid = free slot */
+	bool claimed;  /* has a place; processes of that database keep pointers */
+	bool reserved; /* had a place when the server was last up */
 } SharedDatabase;
+
+/* Databases are told apart by so many bits where it is remembered who has none. */
+#define ES_REFUSAL_BITS 65536
 
 typedef struct SharedState
 {
-	LWLock *lock; /* protects the assignment of slots */
-				  /* slots follow, from the next cache line on */
+	LWLock *lock; /* protects the assignment of slots, and: */
+	uint8 refusals[ES_REFUSAL_BITS / 8];
+	/* slots follow, from the next cache line on */
 } SharedState;
 
 /* NULL unless shared_preload_libraries names us. */
@@ -70,13 +69,21 @@ es_part(const SharedDatabase *db, const DatabasePart *part)
 }
 
 extern void es_shmem_define(void); /* installs the hooks, while preloading */
-/* The slot of this database, made if missing; NULL without preload. */
+/*
+ * The slot of this database, which takes a place if it has none; NULL without
+ * preload, and when all places are taken: then until the server restarts.
+ */
 extern SharedDatabase *es_my_database(void);
-/* The same, NULL when there is no slot yet; never raises. */
+/* The same, NULL also when it has no place yet. */
 extern SharedDatabase *es_my_database_if_any(void);
-/* The slot, made if missing; NULL also when all are taken. */
-extern SharedDatabase *es_claim_database(void);
-/* The slot of any database, or NULL; made if missing, NULL when all are taken. */
+/* Whether this database has no place because all were taken. */
+extern bool es_has_no_place(void);
+/* 55000 if that is so; "who" names, with its verb, what needs a place. */
+extern void es_refuse_without_place(const char *who);
+/*
+ * The slot of any database, or NULL; made if missing, NULL when that cannot be.
+ * This takes no place.
+ */
 extern SharedDatabase *es_find_database(Oid database);
 extern SharedDatabase *es_make_database(Oid database);
 /*
@@ -85,7 +92,13 @@ extern SharedDatabase *es_make_database(Oid database);
  */
 extern SharedDatabase *es_give_back_slot(Oid database,
 										 bool (*unused)(const SharedDatabase *db));
-/* Slots by number, from 0 to ES_MAX_DATABASES - 1. */
+/*
+ * Keeps, in a file, who has a place, if that has changed: so that a restart does
+ * not give it to others.
+ */
+extern void es_keep_places(void);
+/* Slots by number, from 0 on, and how many there are. */
+extern int es_slots(void);
 extern SharedDatabase *es_database_numbered(int number);
 extern int es_number_of_database(const SharedDatabase *db);
 

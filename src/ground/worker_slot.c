@@ -173,7 +173,7 @@ clear_slot(SharedDatabase *db)
 
 DatabasePart es_worker_part = {sizeof(WorkerSlot), initialise_slot, clear_slot};
 
-/* Whether nobody has shown interest in the database of a slot. */
+/* Whether a worker has looked, and its database does without a place. */
 static bool
 is_unused(const SharedDatabase *db)
 {
@@ -181,6 +181,13 @@ is_unused(const SharedDatabase *db)
 
 	return !db->claimed && slot->bars == 0 && slot->pid == 0 &&
 		   slot->state == ES_WORKER_NONE;
+}
+
+/* The same, when nobody has looked. */
+static bool
+is_unused_and_unreserved(const SharedDatabase *db)
+{
+	return is_unused(db) && !db->reserved;
 }
 
 void
@@ -796,7 +803,7 @@ es_unbar_worker(Oid database)
 	if (wake)
 		es_wake_launcher();
 	else
-		es_release_database(database);
+		(void) es_give_back_slot(database, is_unused_and_unreserved);
 }
 
 bool

@@ -275,7 +275,7 @@ note_due_snapshots(EventRow **rows, int count)
 {
 	EventRow *due = NULL;
 
-	if (es_snapshot_every == 0 || es_shared == NULL)
+	if (es_snapshot_every == 0 || es_my_database() == NULL)
 		return;
 	for (int i = 0; i < count; i++)
 	{

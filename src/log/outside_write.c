@@ -119,7 +119,7 @@ begin_write(void)
 	if (XactReadOnly ||
 		!OidIsValid(get_relname_relid("domain_events_pkey",
 									  get_namespace_oid(ES_SCHEMA, true))) ||
-		es_claim_database() == NULL)
+		es_my_database() == NULL)
 		return;
 	store = es_store_if_any();
 	if (store == NULL || store->subscribed)

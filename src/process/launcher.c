@@ -81,7 +81,7 @@ typedef struct Start
 	int failures;		  /* in a row, to get one running */
 } Start;
 
-static Start starts[ES_MAX_DATABASES];
+static Start *starts;		 /* by slot */
 static List *unprobed = NIL; /* databases not yet looked at */
 
 void
@@ -138,6 +138,34 @@ add_unprobed(Form_pg_database form, void *arg)
 	MemoryContextSwitchTo(old);
 }
 
+static void
+add_database(Form_pg_database form, void *arg)
+{
+	List **databases = arg;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	*databases = lappend_oid(*databases, form->oid);
+	MemoryContextSwitchTo(old);
+}
+
+/* Frees the places of databases that were dropped while nobody saw it. */
+static void
+free_dropped(void)
+{
+	List *databases = NIL;
+
+	visit_databases(add_database, &databases);
+	for (int i = 0; i < es_slots(); i++)
+	{
+		Oid database = es_database_numbered(i)->database;
+
+		if (OidIsValid(database) && es_database_numbered(i)->reserved &&
+			!list_member_oid(databases, database))
+			es_free_database(database);
+	}
+	list_free(databases);
+}
+
 /* A database, and what it is called; "" = there is none. */
 typedef struct DatabaseName
 {
@@ -187,7 +215,7 @@ settle_start(SharedDatabase *db, Start *start)
 
 	pfree(start->handle);
 	start->handle = NULL;
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	for (int i = 0; i < es_slots(); i++)
 	{
 		/* there is a process for who has waited for one */
 		if (starts[i].failures == 0)
@@ -293,18 +321,27 @@ start_worker(SharedDatabase *db, Start *start)
 	return false;
 }
 
-/* Gives databases that nobody has looked at a slot with a worker wanted. */
+/*
+ * Gives databases that nobody has looked at a slot with a worker wanted; those
+ * that find none later, when one is given back.
+ */
 static void
 admit_unprobed(int room)
 {
-	while (room-- > 0 && unprobed != NIL)
-	{
-		Oid database = linitial_oid(unprobed);
-		SharedDatabase *db = es_make_database(database);
+	ListCell *cell;
 
+	foreach (cell, unprobed)
+	{
+		Oid database = lfirst_oid(cell);
+		SharedDatabase *db;
+
+		if (room <= 0)
+			return;
+		db = es_make_database(database);
 		if (db == NULL)
-			return; /* later, when a slot is given back */
-		unprobed = list_delete_first(unprobed);
+			continue;
+		unprobed = foreach_delete_current(unprobed, cell);
+		room--;
 		if (es_staging_is(db, ES_STAGING_UNKNOWN))
 			es_want_worker(db, database);
 	}
@@ -356,7 +393,7 @@ list_waiting(Waiting *waiting)
 {
 	int count = 0;
 
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	for (int i = 0; i < es_slots(); i++)
 	{
 		SharedDatabase *db = es_database_numbered(i);
 		Start *start = &starts[i];
@@ -380,7 +417,7 @@ count_workers(int *leaving)
 	int count = 0;
 
 	*leaving = 0;
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	for (int i = 0; i < es_slots(); i++)
 	{
 		SharedDatabase *db = es_database_numbered(i);
 
@@ -406,7 +443,7 @@ next_to_go(TimestampTz now)
 	TimestampTz next_rests = 0;
 	TimestampTz next_started = 0;
 
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	for (int i = 0; i < es_slots(); i++)
 	{
 		SharedDatabase *db = es_database_numbered(i);
 		TimestampTz rests;
@@ -461,7 +498,7 @@ sooner(long a, long b)
 static long
 serve_waiting(int starting)
 {
-	Waiting *waiting = palloc_array(Waiting, ES_MAX_DATABASES);
+	Waiting *waiting = palloc_array(Waiting, es_slots());
 	int count = list_waiting(waiting);
 	int leaving;
 	int workers = count_workers(&leaving);
@@ -510,9 +547,10 @@ tend_workers(void)
 {
 	int starting = 0;
 
-	for (int i = 0; i < ES_MAX_DATABASES; i++)
+	for (int i = 0; i < es_slots(); i++)
 		starting += tend_slot(es_database_numbered(i), &starts[i]);
 	admit_unprobed(ES_STARTS_AT_ONCE - starting);
+	es_keep_places();
 	return serve_waiting(starting);
 }
 
@@ -526,7 +564,9 @@ es_launcher_main(Datum arg)
 	wait_event = WaitEventExtensionNew("EventStoreLauncherMain");
 
 	es_enter_launcher_slot();
+	starts = MemoryContextAllocZero(TopMemoryContext, es_slots() * sizeof(Start));
 	visit_databases(add_unprobed, NULL);
+	free_dropped();
 	MemoryContextSwitchTo(TopMemoryContext);
 	es_warn_of_settings();
 	es_end_busy();

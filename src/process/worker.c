@@ -329,14 +329,14 @@ step_open(Work *work)
 {
 	bool was_gone = work->store_gone;
 
-	work->store_gone = es_lock_store() == NULL;
+	/* without a place a store is left alone, as without preload */
+	work->store_gone = es_lock_store() == NULL || es_my_database() == NULL;
 	if (work->store_gone)
 		return;
 	/* while there was no worker for it, positions may have been taken */
 	if (was_gone)
 		pg_atomic_write_u32(&es_positions(work->db)->unstored, 1);
 	es_become_owner();
-	es_my_database();
 	if (!es_staging_known(work->db) ||
 		(es_staging_is(work->db, ES_STAGING_CLOSED) &&
 		 pg_atomic_read_u32(&es_staging(work->db)->wanted) != 0))
@@ -1071,7 +1071,9 @@ es_worker_state(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	memset(nulls, true, sizeof(nulls));
 	nulls[1] = false;
-	values[1] = CStringGetTextDatum(es_shared == NULL ? "not preloaded" : "none");
+	values[1] = CStringGetTextDatum(es_shared == NULL	? "not preloaded"
+									: es_has_no_place() ? "no place"
+														: "none");
 	if (es_shared != NULL)
 	{
 		values[3] = Int32GetDatum((int32) es_launcher_pid());

@@ -53,6 +53,7 @@ feed_database(void)
 
 	(void) es_own_store();
 	db = es_my_database();
+	es_refuse_without_place("The feed needs");
 	if (db == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -134,6 +134,8 @@ es_admit(Durability wanted, int64 rows)
 	if (wanted == ES_DURABLE)
 		return ES_DURABLE;
 	if (db == NULL)
+		es_refuse_without_place("Staging needs");
+	if (db == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("staging needs the library event_store to be preloaded"),
