@@ -23,12 +23,12 @@ OBJS = \
 	src/replay/state.o src/replay/merge.o src/replay/path.o src/replay/operation.o src/replay/rules.o src/replay/reducer.o src/replay/fold.o src/replay/snapshot.o src/replay/replay.o src/replay/rebuild.o \
 	src/read/event_load.o src/read/view_load.o src/read/feed_plan.o src/read/feed.o src/read/gauges.o src/read/openmetrics.o \
 	src/write/event_input.o src/write/append.o src/write/view_write.o src/write/settle.o \
-	src/consume/consume.o src/consume/processed.o \
+	src/consume/consume.o src/consume/processed.o src/consume/partition.o src/consume/progress.o src/consume/member.o src/consume/subscription.o src/consume/prune.o src/consume/fetch.o src/consume/subscription_status.o \
 	src/process/worker.o src/process/launcher.o src/process/database_command.o src/process/process.o \
 	event_store.o view_store.o module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
-	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/rebuild.sql schema/processed.sql \
+	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/rebuild.sql schema/processed.sql schema/subscription.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 # changes since the last release, in the order of their numbers: schema/upgrade/README.md

@@ -9,6 +9,8 @@
 #include "utils/builtins.h"
 
 #include "consume/processed.h"
+#include "consume/progress.h"
+#include "consume/prune.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/due_snapshot.h"
@@ -38,7 +40,7 @@ static void (*const share_parts[])(void) =
 	{es_share_worker_slots, es_share_metrics,		 es_share_heads,
 	 es_share_locks,		es_share_positions,		 es_share_due_snapshots,
 	 es_share_staging,		es_share_drain_progress, es_share_rebuilds,
-	 es_share_processed};
+	 es_share_processed,	es_share_progress,		 es_share_pruning};
 
 void
 _PG_init(void)

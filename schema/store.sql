@@ -219,6 +219,26 @@ DECLARE
             processed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
             CONSTRAINT processed_messages_pkey PRIMARY KEY (consumer, message_id)
         )$$,
+        $$CREATE TABLE event_store.subscriptions (
+            subscription_name text COLLATE "C" NOT NULL CONSTRAINT subscriptions_pkey PRIMARY KEY,
+            aggregate_types text[] COLLATE "C",
+            event_types text[] COLLATE "C",
+            members int NOT NULL,
+            start_after bigint,
+            on_failure text COLLATE "C" NOT NULL,
+            max_attempts int NOT NULL,
+            partition_by text COLLATE "C" NOT NULL,
+            paused boolean NOT NULL DEFAULT false,
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        )$$,
+        -- the newest row of a member holds: see member.c
+        $$CREATE TABLE event_store.subscription_positions (
+            subscription_name text COLLATE "C" NOT NULL,
+            member int NOT NULL,
+            number bigint NOT NULL,
+            position bigint NOT NULL,
+            CONSTRAINT subscription_positions_pkey PRIMARY KEY (subscription_name, member, number)
+        )$$,
         -- one row
         $$CREATE TABLE event_store.store_state (
             id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
@@ -384,6 +404,10 @@ BEGIN
 'Staged rows that could not be made durable, with their error. Settled by retry_dead_letters or discard_dead_letters.';
     COMMENT ON TABLE event_store.processed_messages IS
 'What process_once was told: the messages that each consumer has processed, with the result that record_result left.';
+    COMMENT ON TABLE event_store.subscriptions IS
+'What each subscription is. Made and changed by create_subscription and its like.';
+    COMMENT ON TABLE event_store.subscription_positions IS
+'Where the members of subscriptions stand: of each the row with the highest number. Older rows are of no use.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

@@ -242,9 +242,10 @@ is_plain(Oid relation, int columns, uint32 defaults, int checks)
 
 /* The durable tables that code of an owner may be attached to. */
 static const char *const written_tables[] =
-	{"domain_events",	  "domain_views", "snapshots",
-	 "reducers",		  "dead_letters", "view_rebuilds",
-	 "view_rebuild_rows", "store_state",  "processed_messages"};
+	{"domain_events",	  "domain_views",		   "snapshots",
+	 "reducers",		  "dead_letters",		   "view_rebuilds",
+	 "view_rebuild_rows", "store_state",		   "processed_messages",
+	 "subscriptions",	  "subscription_positions"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
@@ -312,6 +313,10 @@ find_parts(Store *s)
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->store_state = relation_named(s->schema, "store_state", -1);
 	s->processed_messages = relation_named(s->schema, "processed_messages", -1);
+	s->positions_of_members =
+		relation_named(s->schema, "subscription_positions", -1);
+	s->positions_by_member =
+		relation_named(s->schema, "subscription_positions_pkey", -1);
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
 						ObjectIdGetDatum(s->schema));

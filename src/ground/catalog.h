@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 9
+#define ES_WRITTEN_TABLES 11
 
 typedef struct StagingSegment
 {
@@ -51,6 +51,8 @@ typedef struct Store
 	Oid dead_letters;
 	Oid store_state;
 	Oid processed_messages;
+	Oid positions_of_members; /* subscription_positions */
+	Oid positions_by_member;  /* its primary key */
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
 	/* whether there are indexes on these and global_position */

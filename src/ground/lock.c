@@ -9,6 +9,8 @@
  * waiting and nothing else.
  *
  * Lock order, for all of event_store:
+ *	 0. a subscription, then one of its members; who fetches events waits for
+ *		neither, so whoever holds what comes below may do so
  *	 1. the gate of the lock space: RowExclusive on a relation
  *	 2. aggregates, then view keys: each sorted by hash within one call
  *	 3. the tables, as PostgreSQL does it
@@ -230,6 +232,33 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 		if (i == 0 || hashes[i] != hashes[i - 1])
 			lock_one(space, hashes[i]);
 	}
+}
+
+void
+es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, hash);
+	(void) LockAcquire(&tag, mode, false, false);
+}
+
+bool
+es_try_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, hash);
+	return LockAcquire(&tag, mode, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+es_unlock_hash(LockSpace space, uint64 hash, LOCKMODE mode)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, hash);
+	(void) LockRelease(&tag, mode, false);
 }
 
 void

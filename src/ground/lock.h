@@ -14,7 +14,9 @@ typedef enum LockSpace
 	ES_LOCK_AGGREGATE = 0xE501,
 	ES_LOCK_VIEW_KEY = 0xE502,
 	ES_LOCK_DRAIN = 0xE503,
-	ES_LOCK_POSITIONS = 0xE504
+	ES_LOCK_POSITIONS = 0xE504,
+	ES_LOCK_SUBSCRIPTION = 0xE505,
+	ES_LOCK_MEMBER = 0xE506
 } LockSpace;
 
 /*
@@ -35,6 +37,14 @@ extern void es_begin_explaining(ErrorContextCallback *callback);
 extern void es_end_explaining(const ErrorContextCallback *callback);
 /* Whether this transaction has locked any pair: then it must not wait for space. */
 extern bool es_holds_locks(void);
+/*
+ * A lock by its hash in a space without a gate, to the end of the transaction or
+ * until it is released.  Trying waits for nobody, and fails also where
+ * somebody waits for a lock that conflicts.
+ */
+extern void es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
+extern bool es_try_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
+extern void es_unlock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
 /* The one lock of a space that has one: drain, positions. */
 extern void es_lock_acquire(LockSpace space, LOCKMODE mode);
 extern void es_lock_release(LockSpace space, LOCKMODE mode);

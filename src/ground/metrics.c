@@ -77,8 +77,8 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_PROCESS_ONCE] = {"consumers", "process_once", ES_GROUP_STORE},
 	 [ES_CALL_RECORD_RESULT] = {"consumers", "record_result", ES_GROUP_STORE},
 	 [ES_CALL_PROCESSED_RESULT] = {"consumers", "processed_result", ES_GROUP_LOAD},
-	 [ES_CALL_FORGET_PROCESSED] = {"consumers", "forget_processed",
-								   ES_GROUP_OTHER}};
+	 [ES_CALL_FORGET_PROCESSED] = {"consumers", "forget_processed", ES_GROUP_OTHER},
+	 [ES_CALL_NEXT_EVENTS] = {"consumers", "next_events", ES_GROUP_LOAD}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32

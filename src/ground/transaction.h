@@ -15,6 +15,7 @@ typedef enum EndPhase
 					   * for them finds them in the feed */
 	ES_END_STAGING,
 	ES_END_DUE,
+	ES_END_FETCHES,
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,
 	ES_END_PHASES

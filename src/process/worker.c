@@ -7,9 +7,10 @@
  *
  * What it does is a table of jobs: opening staging, the drain, giving space
  * back, storing the safe position for standbys, snapshots of aggregates,
- * forgetting processed messages, closing staging.  A job says when it is due, and does a bounded
+ * forgetting processed messages, deleting old
+ * positions of subscriptions, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own.  What a step does
- * stands in drain.c, segment.c, position.c, snapshot.c and processed.c, and every step can also
+ * stands in drain.c, segment.c, position.c, snapshot.c, processed.c and prune.c, and every step can also
  * be run in the foreground by a function.
  *
  * A job that fails is tried again after a pause that doubles.  Its failure is
@@ -69,6 +70,7 @@
 #include "utils/tuplestore.h"
 
 #include "consume/processed.h"
+#include "consume/prune.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/compat.h"
@@ -411,6 +413,16 @@ step_forget(Work *work)
 	es_forget_next(work->db);
 }
 
+static void
+step_prune(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	es_prune_positions(work->db);
+}
+
 /* ---------- jobs: when they are due, and what they do ---------- */
 
 static long
@@ -600,6 +612,18 @@ time_until_forget(const Work *work)
 	return es_forgetting_due(work->db) ? 0 : -1;
 }
 
+static long
+time_until_prune(const Work *work)
+{
+	return es_pruning_due(work->db) ? 0 : -1;
+}
+
+static bool
+run_prune(Work *work, JobTurn *turn)
+{
+	return run_unflushed(work, step_prune, "prune positions");
+}
+
 /* A piece of the table of processed messages. */
 static bool
 run_forget(Work *work, JobTurn *turn)
@@ -670,6 +694,8 @@ static const Job jobs[] =
 	 {"store position", time_until_position, run_position, .keeps_worker = true,
 	  .first_pause = ES_POSITION_RETRY_MS},
 	 {"snapshot", time_until_snapshot, run_snapshot, .keeps_worker = true,
+	  .gives_way = true},
+	 {"prune positions", time_until_prune, run_prune, .keeps_worker = true,
 	  .gives_way = true},
 	 {"forget processed", time_until_forget, run_forget, .keeps_worker = true,
 	  .gives_way = true},

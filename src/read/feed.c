@@ -33,6 +33,7 @@
 #include "ground/shmem.h"
 #include "ground/wait_event.h"
 #include "ground/worker_slot.h"
+#include "read/feed.h"
 #include "read/feed_plan.h"
 
 /* On a standby a waiter looks again this often, in milliseconds. */
@@ -46,8 +47,8 @@ PG_FUNCTION_INFO_V1(es_feed_state);
 PG_FUNCTION_INFO_V1(es_read_events);
 PG_FUNCTION_INFO_V1(es_aggregate_member);
 
-static SharedDatabase *
-feed_database(void)
+SharedDatabase *
+es_feed_database(void)
 {
 	SharedDatabase *db;
 
@@ -62,10 +63,10 @@ feed_database(void)
 	return db;
 }
 
-static int64
-safe_position(void)
+int64
+es_feed_position(void)
 {
-	SharedDatabase *db = feed_database();
+	SharedDatabase *db = es_feed_database();
 	FeedState state;
 
 	if (RecoveryInProgress())
@@ -77,14 +78,14 @@ safe_position(void)
 Datum
 es_safe_position(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(safe_position());
+	PG_RETURN_INT64(es_feed_position());
 }
 
 /* The row of feed_status. */
 Datum
 es_feed_state(PG_FUNCTION_ARGS)
 {
-	SharedDatabase *db = feed_database();
+	SharedDatabase *db = es_feed_database();
 	FeedState state = {0};
 	TupleDesc desc;
 	Datum values[5];
@@ -109,18 +110,18 @@ es_feed_state(PG_FUNCTION_ARGS)
  * A consumer whose position was never given here would silently miss all that
  * follows until positions get there.  A standby may only be behind.
  */
-static void
-check_position(SharedDatabase *db, int64 after, int64 safe)
+void
+es_check_position(const char *name, int64 after, int64 safe)
 {
 	int64 last;
 
 	if (after <= safe || RecoveryInProgress())
 		return;
-	last = es_last_given_position(db);
+	last = es_last_given_position(es_my_database());
 	if (after > last)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("after_position %lld is beyond the last position given",
+				 errmsg("%s %lld is beyond the last position given", name,
 						(long long) after),
 				 errdetail("No position above %lld was given.", (long long) last),
 				 errhint("The log is another one, or an older state of it: restored, or a standby that was behind when it was promoted.")));
@@ -174,7 +175,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	after = es_number_argument(fcinfo, 0, "after_position", 0);
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
-	db = feed_database();
+	db = es_feed_database();
 	es_refuse_in_worker(db);
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
@@ -184,8 +185,8 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
-		position = safe_position();
-		check_position(db, after, position);
+		position = es_feed_position();
+		es_check_position("after_position", after, position);
 		if (position > after || left <= 0)
 			break;
 		ConditionVariableTimedSleep(&es_positions(db)->ended,
@@ -279,9 +280,9 @@ es_read_events(PG_FUNCTION_ARGS)
 	}
 	range.backward = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
 
-	safe = safe_position();
-	check_position(es_my_database(), range.after, safe);
-	range.up_to = Min(safe, range.up_to);
+	safe = es_feed_position();
+	es_check_position("after_position", range.after, safe);
+	range.up_to = Min(range.up_to, safe);
 	es_begin_result(fcinfo);
 	PushActiveSnapshot(GetLatestSnapshot());
 	count = es_read_feed(&range, rsinfo->setResult);

@@ -53,7 +53,7 @@ sub job
 # ---------- all is well
 
 is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
-	'open staging, drain, reclaim, store position, snapshot, forget processed, close staging', 'the jobs');
+	'open staging, drain, reclaim, store position, snapshot, prune positions, forget processed, close staging', 'the jobs');
 append_ten('T', 'staged', 'staged');
 ok(flush_all($node, 'shop'), 'the drain runs');
 ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');
@@ -134,6 +134,26 @@ sql('DROP TRIGGER full_disk ON event_store.processed_messages');
 sql("SELECT pg_terminate_backend($worker)");
 $worker = wait_for_worker($node, 'shop', $worker);
 ok(poll(q{SELECT string_agg(message_id, ' ') = 'new' FROM event_store.processed_messages}), 'and it is made up for');
+
+# ---------- old positions cannot be deleted: consumers go on
+
+sql(q{
+	CREATE TRIGGER full_disk BEFORE DELETE ON event_store.subscription_positions
+	    FOR EACH ROW EXECUTE FUNCTION full_disk();
+	SELECT count(*) FROM event_store.append_batch(array_fill('Consumed'::text, ARRAY[1100]), array_fill('c'::text, ARRAY[1100]),
+	                                              array_fill('E'::text, ARRAY[1100]), NULL);
+	SELECT event_store.create_subscription('consumed', '{Consumed}');
+});
+sql(q{DO $$ BEGIN FOR i IN 1 .. 1050 LOOP PERFORM count(*) FROM event_store.next_events('consumed', 1); COMMIT; END LOOP; END $$});
+ok(poll(q{SELECT state = 'backing_off' FROM event_store.worker_jobs WHERE job = 'prune positions'}), 'deleting positions fails');
+is(job('prune positions'), 'backing_off|1|no space here', 'and says why');
+append_ten('T', 'unpruned', 'staged');
+ok(flush_all($node, 'shop'), 'the drain goes on');
+is(sql(q{SELECT count(*) FROM event_store.next_events('consumed')}), '50', 'and so do consumers');
+sql('DROP TRIGGER full_disk ON event_store.subscription_positions');
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT count(*) < 1000 FROM event_store.subscription_positions}), 'and it is made up for');
 
 # ---------- a job that would have to wait for the drain is told that it cannot
 

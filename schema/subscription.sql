@@ -1,0 +1,72 @@
+-- subscription: named places in the feed, kept by the server
+
+CREATE FUNCTION event_store.create_subscription(
+    subscription_name text, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, members int DEFAULT 1,
+    start_after bigint DEFAULT 0, on_failure text DEFAULT 'park', max_attempts int DEFAULT 5, partition_by text DEFAULT 'aggregate')
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
+COMMENT ON FUNCTION event_store.create_subscription(text, text[], text[], int, bigint, text, int, text) IS
+$$Makes a subscription, a place in the feed under a name: next_events gives the events behind it, each once. Returns true when it made one, false when the same one is there.
+aggregate_types, event_types: only these (NULL or empty = all). members: so many consumers share it, each with partitions of its own; 1 to 1000. start_after: 0 = from the first event on, NULL = what commits from now on. partition_by: what keeps its order: aggregate, correlation_id, saga_id or a path such as $.payload.customerId; an event that has none belongs to its aggregate. on_failure (park, park_event, skip, stop) and max_attempts (0 = without end): what becomes of events that fail.
+Errors: 22004, 22001; 22023 also when start_after was never given; 25006 on a standby; 42710 when another one of that name is there; 55000 without preload, and where domain_events is fed by logical replication.
+Example: SELECT event_store.create_subscription('invoices', aggregate_types => '{Order}');$$;
+
+CREATE FUNCTION event_store.alter_subscription(
+    subscription_name text, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    on_failure text DEFAULT NULL, max_attempts int DEFAULT NULL)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_alter_subscription';
+COMMENT ON FUNCTION event_store.alter_subscription(text, text[], text[], text, int) IS
+$$Changes a subscription from where its members stand on. NULL leaves a thing as it is; an empty list of types means all types.
+Errors: 22001, 22004, 22023; 25006 on a standby; 42704 when there is none of that name; 55000.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('altered')) SELECT event_store.alter_subscription('altered', event_types => '{OrderPlaced}') FROM c;$$;
+
+CREATE FUNCTION event_store.drop_subscription(subscription_name text) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_subscription';
+COMMENT ON FUNCTION event_store.drop_subscription(text) IS
+$$Drops a subscription and its positions; waits for transactions that have events of it (lock_timeout counts). Returns whether there was one.
+Errors: 22004, 22001; 25006 on a standby; 55000; 55P03.
+Example: SELECT event_store.drop_subscription('no longer wanted');$$;
+
+CREATE FUNCTION event_store.pause_subscription(subscription_name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_pause_subscription';
+COMMENT ON FUNCTION event_store.pause_subscription(text) IS
+$$Pauses a subscription: next_events gives nothing, until resume_subscription. What transactions have of it they finish.
+Errors: 22004, 22001; 25006 on a standby; 42704 when there is none of that name; 55000.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('paused')) SELECT event_store.pause_subscription('paused') FROM c;$$;
+
+CREATE FUNCTION event_store.resume_subscription(subscription_name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resume_subscription';
+COMMENT ON FUNCTION event_store.resume_subscription(text) IS
+$$Lets a paused subscription go on from where it stands.
+Errors: 22004, 22001; 25006 on a standby; 42704 when there is none of that name; 55000.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('resumed')) SELECT event_store.resume_subscription('resumed') FROM c;$$;
+
+CREATE FUNCTION event_store.move_subscription(subscription_name text, after_position bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_move_subscription';
+COMMENT ON FUNCTION event_store.move_subscription(text, bigint) IS
+$$Moves all members of a paused subscription: they go on behind after_position, back (0 = all events again) or forth. Waits for transactions that have events of it (lock_timeout counts).
+Errors: 22004, 22001; 22023 also when after_position was never given; 25006 on a standby; 42704 when there is none of that name; 55000 also when it is not paused; 55P03.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('moved')), p AS MATERIALIZED (SELECT event_store.pause_subscription('moved') FROM c) SELECT event_store.move_subscription('moved', 0) FROM p;$$;
+
+CREATE FUNCTION event_store.next_events(subscription_name text, max_count int DEFAULT 100, timeout interval DEFAULT '0')
+    RETURNS SETOF event_store.event
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_next_events';
+COMMENT ON FUNCTION event_store.next_events(text, int, interval) IS
+$$Returns the next events of a subscription, of one member that nobody else has, in their order, and moves its position in this transaction: COMMIT acknowledges all of them, ROLLBACK (also to a savepoint) delivers them again. With effects in this database, in the same transaction or statement (INSERT ... SELECT FROM next_events), each event has its effect exactly once.
+max_count limits the rows (NULL = as many as a call reads, 10,000). A further call in the transaction goes on behind the first. After a rollback the next batch is half as large, down to one event, and grows again. Where types select little, a call looks at 10,000 events of the log, moves over them and may return nothing while there is more. timeout waits for events, at most 5 seconds, with the statement's snapshot.
+Errors: 0A000 outside FROM; 22004, 22001, 22023; 25001 with a timeout at REPEATABLE READ and SERIALIZABLE; 25006 on a standby; 40001 where only members have events that were served since the snapshot; 42704 when there is none of that name; 55000 without preload.
+Example: SELECT e.global_position, e.event_type FROM (SELECT event_store.create_subscription('example') AS made OFFSET 0) c, LATERAL event_store.next_events(CASE WHEN c.made IS NOT NULL THEN 'example' END, max_count => 10) e;$$;
+
+CREATE FUNCTION event_store.subscription_state(
+    OUT subscription_name text, OUT member int, OUT "position" bigint, OUT safe_position bigint, OUT lag_events bigint,
+    OUT lag interval, OUT state text, OUT consumer text, OUT pid int, OUT since timestamptz, OUT lease_until timestamptz,
+    OUT attempts int, OUT parked bigint, OUT last_error text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_subscription_state';
+COMMENT ON FUNCTION event_store.subscription_state() IS
+'Internal: the rows of view subscription_status.';
+
+CREATE VIEW event_store.subscription_status AS SELECT * FROM event_store.subscription_state();
+COMMENT ON VIEW event_store.subscription_status IS
+'One row a member of each subscription: how far it has come, and how far it is safe to read; the positions in between, gaps included, and the age of the first event there; its state (idle, fetching, retrying: after rollbacks, as many as attempts says, paused), and the process that is fetching, since when.';

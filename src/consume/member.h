@@ -1,0 +1,36 @@
+/*
+ * member.h
+ *		Members of subscriptions: where each stands.
+ */
+#ifndef ES_MEMBER_H
+#define ES_MEMBER_H
+
+#include "datatype/timestamp.h"
+#include "storage/lockdefs.h"
+#include "utils/snapshot.h"
+
+/* The newest row of a member in subscription_positions. */
+typedef struct MemberState
+{
+	int64 number; /* of the row; they go up by one */
+	int64 position;
+} MemberState;
+
+/*
+ * Reads the state that a snapshot shows (of those visible to it the newest);
+ * false when there is none.
+ */
+extern bool es_read_member(Datum name, int member, Snapshot snapshot,
+						   MemberState *state);
+/*
+ * Stores a state as the newest one, with the number that follows.  The member's lock
+ * is held.  In an owner's scope.
+ */
+extern void es_store_member(Datum name, int member, MemberState *state);
+
+/* Locks a member, to the end of the transaction; trying waits for nobody. */
+extern void es_lock_member(uint64 subscription, int member);
+extern bool es_try_lock_member(uint64 subscription, int member);
+extern void es_unlock_member(uint64 subscription, int member);
+
+#endif /* ES_MEMBER_H */

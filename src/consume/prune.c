@@ -1,0 +1,123 @@
+/*
+ * prune.c
+ *		Old positions of members, deleted from the far end.
+ *
+ * Positions are inserted and never updated (member.c).  After so many of them the worker
+ * deletes those behind the newest, beginning where it ended the last time: dead
+ * rows that an old snapshot keeps are then not looked at again and again.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "port/atomics.h"
+#include "utils/snapmgr.h"
+
+#include "consume/member.h"
+#include "consume/progress.h"
+#include "consume/prune.h"
+#include "consume/subscription.h"
+#include "ground/catalog.h"
+#include "ground/shmem.h"
+#include "ground/worker_slot.h"
+
+/* Positions that may have been stored before the worker deletes old ones. */
+#define PRUNE_AFTER 1000
+
+typedef struct PruneShare
+{
+	pg_atomic_uint32 stored;
+} PruneShare;
+
+static void
+initialise_pruning(void *memory)
+{
+	pg_atomic_init_u32(&((PruneShare *) memory)->stored, 0);
+}
+
+static void clear_pruning(SharedDatabase *db);
+
+static DatabasePart part = {sizeof(PruneShare), initialise_pruning, clear_pruning};
+
+static PruneShare *
+share_of(const SharedDatabase *db)
+{
+	return es_part(db, &part);
+}
+
+static void
+clear_pruning(SharedDatabase *db)
+{
+	pg_atomic_write_u32(&share_of(db)->stored, 0);
+}
+
+void
+es_share_pruning(void)
+{
+	es_share_by_database(&part);
+}
+
+void
+es_note_stored(SharedDatabase *db)
+{
+	if (pg_atomic_add_fetch_u32(&share_of(db)->stored, 1) == PRUNE_AFTER)
+		es_nudge_worker(db);
+}
+
+bool
+es_pruning_due(const SharedDatabase *db)
+{
+	return pg_atomic_read_u32(&share_of(db)->stored) >= PRUNE_AFTER;
+}
+
+/* Deletes what lies behind the newest position of a member. */
+static void
+prune_member(Datum name, int member)
+{
+	static KeptPlan plan = {"DELETE FROM event_store.subscription_positions p"
+							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
+							" AND p.member OPERATOR(pg_catalog.=) $2"
+							" AND p.number OPERATOR(pg_catalog.>=) $3"
+							" AND p.number OPERATOR(pg_catalog.<) $4",
+							4,
+							{TEXTOID, INT4OID, INT8OID, INT8OID}};
+	uint64 key = es_progress_key(es_subscription_hash(name), member);
+	MemberState newest;
+	Datum values[4] = {name, Int32GetDatum(member)};
+
+	if (!es_read_member(name, member, GetActiveSnapshot(), &newest))
+		return;
+	values[2] = Int64GetDatum(es_read_progress(key).pruned);
+	values[3] = Int64GetDatum(newest.number);
+	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_note_pruned(key, newest.number);
+}
+
+void
+es_prune_positions(SharedDatabase *db)
+{
+	static KeptPlan members = {
+		"SELECT s.subscription_name, g.g"
+		" FROM event_store.subscriptions s,"
+		" pg_catalog.generate_series(0, s.members OPERATOR(pg_catalog.-) 1) g (g)"};
+	OwnerScope scope;
+	SPITupleTable *table;
+	uint64 count;
+	uint32 stored = pg_atomic_read_u32(&share_of(db)->stored);
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_begin(&scope);
+	count = es_execute(&members, NULL, NULL, true, SPI_OK_SELECT);
+	table = SPI_tuptable;
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool isnull;
+		Datum name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
+		Datum member = SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
+
+		prune_member(name, DatumGetInt32(member));
+	}
+	es_end(&scope);
+	PopActiveSnapshot();
+	pg_atomic_fetch_sub_u32(&share_of(db)->stored, stored);
+}

@@ -1,0 +1,34 @@
+/*
+ * subscription.h
+ *		What a subscription is.
+ */
+#ifndef ES_SUBSCRIPTION_H
+#define ES_SUBSCRIPTION_H
+
+#include "consume/partition.h"
+
+typedef struct Subscription
+{
+	Datum name; /* a text */
+	uint64 hash;
+	Datum *aggregate_types;	  /* texts ... */
+	int aggregate_type_count; /* ... -1 = all */
+	Datum *event_types;
+	int event_type_count;
+	int members;
+	bool paused;
+	Partitioning partitioning;
+} Subscription;
+
+/* What stands for a subscription in locks and in shared memory. */
+extern uint64 es_subscription_hash(Datum name);
+/*
+ * Reads a subscription as it is now, into the current memory context; 42704 when
+ * there is none.
+ */
+extern void es_read_subscription(Datum name, Subscription *subscription);
+/* Whether events of these types are for it. */
+extern bool es_subscribes(const Subscription *subscription,
+						  Datum aggregate_type, Datum event_type);
+
+#endif /* ES_SUBSCRIPTION_H */
