@@ -657,13 +657,18 @@ store_without_worker(void)
 							1,
 							{INT8OID}};
 	SharedDatabase *db = es_my_database_if_any();
+	const Store *store;
 	FeedState state = {0};
 	OwnerScope scope;
 	Datum position;
 
 	if (!in_flight_here || db == NULL || es_worker_possible(db) ||
-		!standby_possible() || IsolationIsSerializable() ||
-		!ConditionalLockRelationOid(es_store()->store_state, RowExclusiveLock))
+		!standby_possible() || IsolationIsSerializable())
+		return;
+	/* the transaction may have dropped it */
+	store = es_store_if_any();
+	if (store == NULL ||
+		!ConditionalLockRelationOid(store->store_state, RowExclusiveLock))
 		return;
 	state.last = last_taken_position(db, es_store()->positions);
 	find_safe(&state, MyProcNumber);

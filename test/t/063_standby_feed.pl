@@ -167,6 +167,17 @@ foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
 	follows_to($last, "$level");
 }
 
+# what the transaction itself has dropped is no obstacle
+create_store_in($primary, 'gone');
+is($primary->safe_psql('gone', q{
+		BEGIN;
+		SELECT first_sequence FROM event_store.append_event('Feed', 'gone', 0, 'Added');
+		DROP EXTENSION event_store;
+		COMMIT;
+		SELECT count(*) FROM event_store.domain_events}),
+	"1\n1", 'an append and the end of the extension in one transaction');
+$primary->safe_psql('postgres', 'DROP DATABASE gone');
+
 # who holds the row, or the table, is not waited for
 my $holder = $primary->background_psql('shop');
 my $writer = $primary->background_psql('shop');
