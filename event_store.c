@@ -1,6 +1,6 @@
 /*
  * event_store.c
- *		The SQL functions that append events.
+ *		The SQL functions that append events, or lock an aggregate.
  *
  * They take arguments apart and make the results; what an append is stands in
  * append.c.
@@ -29,6 +29,8 @@ PG_FUNCTION_INFO_V1(es_append_event);
 PG_FUNCTION_INFO_V1(es_append_events);
 PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_append_batch_json);
+PG_FUNCTION_INFO_V1(es_lock_aggregate);
+PG_FUNCTION_INFO_V1(es_assert_sequence);
 
 static Datum
 column_or_null(FunctionCallInfo fcinfo, int argno, bool *isnull)
@@ -241,4 +243,43 @@ es_append_batch_json(PG_FUNCTION_ARGS)
 	return run_batch(fcinfo,
 					 es_events_from_json(PG_GETARG_JSONB_P(0), NULL, NULL),
 					 on_conflict, durability);
+}
+
+Datum
+es_lock_aggregate(PG_FUNCTION_ARGS)
+{
+	text *type;
+	text *id;
+	int64 sequence;
+
+	es_begin_call(ES_CALL_LOCK_AGGREGATE);
+	type = es_required_text(fcinfo, 0, "aggregate_type");
+	id = es_required_text(fcinfo, 1, "aggregate_id");
+	sequence = es_hold_aggregate("lock_aggregate()", PointerGetDatum(type),
+								 PointerGetDatum(id), false, 0);
+	es_end_call(ES_CALL_LOCK_AGGREGATE, 0);
+	PG_RETURN_INT64(sequence);
+}
+
+/* An assertion of nothing is a slip of its caller, so NULL is none. */
+Datum
+es_assert_sequence(PG_FUNCTION_ARGS)
+{
+	text *type;
+	text *id;
+	bool expects;
+	int64 sequence;
+
+	es_begin_call(ES_CALL_ASSERT_SEQUENCE);
+	type = es_required_text(fcinfo, 0, "aggregate_type");
+	id = es_required_text(fcinfo, 1, "aggregate_id");
+	if (PG_ARGISNULL(2))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("expected_sequence must not be null")));
+	expects = es_is_expected(true, PG_GETARG_INT64(2));
+	sequence =
+		es_hold_aggregate("assert_sequence()", PointerGetDatum(type),
+						  PointerGetDatum(id), expects, PG_GETARG_INT64(2));
+	es_end_call(ES_CALL_ASSERT_SEQUENCE, 0);
+	PG_RETURN_INT64(sequence);
 }

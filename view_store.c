@@ -36,16 +36,18 @@ PG_FUNCTION_INFO_V1(es_delete_view);
 PG_FUNCTION_INFO_V1(es_clear_view);
 
 /*
- * put_view(view_name, view_key, view_data, version, durability): whether the
- * value was accepted.
+ * put_view(view_name, view_key, view_data, version, durability, expected_version):
+ * whether the value was accepted.
  */
 Datum
 es_put_view(PG_FUNCTION_ARGS)
 {
 	ViewWrite write = {0};
+	ViewExpectation expected = {0};
 	Durability wanted;
 	int64 changed;
 
+	es_check_version();
 	es_begin_call(ES_CALL_PUT_VIEW);
 	PreventCommandIfReadOnly("put_view()");
 	PreventCommandIfParallelMode("put_view()");
@@ -59,8 +61,12 @@ es_put_view(PG_FUNCTION_ARGS)
 	if (write.has_version)
 		write.version = PG_GETARG_INT64(3);
 	wanted = es_durability_argument(fcinfo, 4);
+	expected.given = !PG_ARGISNULL(5);
+	if (expected.given)
+		expected.version = PG_GETARG_INT64(5);
 
-	changed = es_put_view_writes(&write, 1, wanted);
+	changed =
+		es_put_view_writes(&write, expected.given ? &expected : NULL, 1, wanted);
 	es_end_call(ES_CALL_PUT_VIEW, changed);
 	PG_RETURN_BOOL(changed > 0);
 }
@@ -69,6 +75,7 @@ es_put_view(PG_FUNCTION_ARGS)
 typedef struct PlacedWrite
 {
 	ViewWrite write;
+	ViewExpectation expected;
 	int place;
 } PlacedWrite;
 
@@ -82,25 +89,51 @@ compare_placed(const void *a, const void *b)
 	return order != 0 ? order : x->place < y->place ? -1 : 1;
 }
 
-/* Brings rows into key order, the last of each key only.  Returns how many. */
+/*
+ * Brings rows into key order; of each key the last one only, or all if something is
+ * expected of them.  Returns how many.
+ */
 static int
-order_writes(PlacedWrite *placed, int count, ViewWrite *writes)
+order_writes(PlacedWrite *placed, int count, ViewWrite *writes,
+			 ViewExpectation *expected)
 {
 	int n = 0;
 
 	qsort(placed, count, sizeof(PlacedWrite), compare_placed);
 	for (int i = 0; i < count; i++)
 	{
-		if (i + 1 == count || es_compare_keys(placed[i].write.view_key,
-											  placed[i + 1].write.view_key) != 0)
-			writes[n++] = placed[i].write;
+		if (expected == NULL && i + 1 < count &&
+			es_compare_keys(placed[i].write.view_key,
+							placed[i + 1].write.view_key) == 0)
+			continue;
+		if (expected != NULL)
+			expected[n] = placed[i].expected;
+		writes[n++] = placed[i].write;
 	}
 	return n;
 }
 
+static void *
+alloc_rows(int count, Size size)
+{
+	return MemoryContextAllocHuge(CurrentMemoryContext,
+								  (Size) Max(count, 1) * size);
+}
+
+/* An optional array of numbers, an element of which may be NULL, too. */
+static void
+numbers_argument(FunctionCallInfo fcinfo, int argno, const char *name,
+				 int *count, Datum **values, bool **nulls)
+{
+	*values = NULL;
+	*nulls = NULL;
+	if (!PG_ARGISNULL(argno))
+		es_array_argument(fcinfo, argno, name, true, count, values, nulls);
+}
+
 /*
- * put_views(view_name, view_keys, view_data, versions, durability): how many
- * rows were accepted.
+ * put_views(view_name, view_keys, view_data, versions, durability,
+ * expected_versions): how many rows were accepted.
  */
 Datum
 es_put_views(PG_FUNCTION_ARGS)
@@ -108,22 +141,27 @@ es_put_views(PG_FUNCTION_ARGS)
 	Datum view_name;
 	Datum *keys;
 	Datum *data;
-	Datum *versions = NULL;
-	bool *nulls = NULL;
+	Datum *versions;
+	Datum *expectations;
+	bool *no_version;
+	bool *no_expectation;
 	int count = -1;
 	PlacedWrite *placed;
 	ViewWrite *writes;
+	ViewExpectation *expected = NULL;
 	Durability wanted;
 	int64 changed;
 
+	es_check_version();
 	es_begin_call(ES_CALL_PUT_VIEWS);
 	PreventCommandIfReadOnly("put_views()");
 	PreventCommandIfParallelMode("put_views()");
 	view_name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	es_array_argument(fcinfo, 1, "view_keys", false, &count, &keys, NULL);
 	es_array_argument(fcinfo, 2, "view_data", false, &count, &data, NULL);
-	if (!PG_ARGISNULL(3))
-		es_array_argument(fcinfo, 3, "versions", true, &count, &versions, &nulls);
+	numbers_argument(fcinfo, 3, "versions", &count, &versions, &no_version);
+	numbers_argument(fcinfo, 5, "expected_versions", &count, &expectations,
+					 &no_expectation);
 	for (int i = 0; i < count; i++)
 	{
 		char where[32];
@@ -133,26 +171,30 @@ es_put_views(PG_FUNCTION_ARGS)
 	}
 	wanted = es_durability_argument(fcinfo, 4);
 
-	placed = MemoryContextAllocHuge(CurrentMemoryContext,
-									(Size) Max(count, 1) * sizeof(PlacedWrite));
-	writes = MemoryContextAllocHuge(CurrentMemoryContext,
-									(Size) Max(count, 1) * sizeof(ViewWrite));
+	placed = alloc_rows(count, sizeof(PlacedWrite));
+	memset(placed, 0, (Size) count * sizeof(PlacedWrite));
+	writes = alloc_rows(count, sizeof(ViewWrite));
+	if (expectations != NULL)
+		expected = alloc_rows(count, sizeof(ViewExpectation));
 	for (int i = 0; i < count; i++)
 	{
-		ViewWrite *w = &placed[i].write;
+		PlacedWrite *row = &placed[i];
 
-		placed[i].place = i;
-		w->view_name = view_name;
-		w->view_key = keys[i];
-		w->view_data = data[i];
-		w->has_version = versions != NULL && !nulls[i];
-		w->version = w->has_version ? DatumGetInt64(versions[i]) : 0;
-		w->updated_at = 0;
+		row->place = i;
+		row->write.view_name = view_name;
+		row->write.view_key = keys[i];
+		row->write.view_data = data[i];
+		row->write.has_version = versions != NULL && !no_version[i];
+		if (row->write.has_version)
+			row->write.version = DatumGetInt64(versions[i]);
+		row->expected.given = expected != NULL && !no_expectation[i];
+		if (row->expected.given)
+			row->expected.version = DatumGetInt64(expectations[i]);
 	}
-	count = order_writes(placed, count, writes);
+	count = order_writes(placed, count, writes, expected);
 	pfree(placed);
 
-	changed = es_put_view_writes(writes, count, wanted);
+	changed = es_put_view_writes(writes, expected, count, wanted);
 	es_end_call(ES_CALL_PUT_VIEWS, changed);
 	PG_RETURN_INT64(changed);
 }
@@ -223,7 +265,7 @@ es_delete_view(PG_FUNCTION_ARGS)
 	write.view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
 	wanted = es_durability_argument(fcinfo, 2);
 
-	changed = es_put_view_writes(&write, 1, wanted);
+	changed = es_put_view_writes(&write, NULL, 1, wanted);
 	es_end_call(ES_CALL_DELETE_VIEW, changed);
 	PG_RETURN_BOOL(changed > 0);
 }

@@ -90,6 +90,31 @@ $$Returns the last sequence of an aggregate, staged events included; 0 when it h
 Errors: 22004, 22023, 22001, 55000.
 Example: SELECT event_store.aggregate_sequence('Order', 'o-100');$$;
 
+CREATE FUNCTION event_store.aggregate_info(aggregate_type text, aggregate_id text)
+    RETURNS TABLE (event_count bigint, first_sequence bigint, last_sequence bigint, last_position bigint,
+                   last_recorded_at timestamptz, staged_count bigint, dead_letter_count bigint, archived boolean)
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'es_aggregate_info';
+COMMENT ON FUNCTION event_store.aggregate_info(text, text) IS
+$$Returns one row about an aggregate, staged events included; zeros where it has none.
+event_count: durable and staged. last_position: of the last durable event. last_recorded_at: of the last event, NULL where there is none. staged_count: how many of them are staged. dead_letter_count: its events that could not be drained; they count nowhere else. archived: false. The events are counted, which for 100,000 of them takes some 10 ms; aggregate_sequence tells the last one at once.
+Errors: 22004, 22023, 22001, 55000.
+Example: SELECT event_count, last_sequence, last_recorded_at FROM event_store.aggregate_info('Order', 'o-100');$$;
+
+CREATE FUNCTION event_store.lock_aggregate(aggregate_type text, aggregate_id text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_lock_aggregate';
+COMMENT ON FUNCTION event_store.lock_aggregate(text, text) IS
+$$Locks an aggregate, whether it has events or not, until the transaction ends, and returns its last sequence, staged events included; 0 when it has none. Appends of others to it wait. For a decision that must not meet a conflict: lock, load, decide, append in one transaction. What is loaded in a later statement shows what was locked at READ COMMITTED; at REPEATABLE READ only what the transaction sees. Several aggregates are locked in one order, else 40P01.
+Errors: 22004, 22023, 22001, 40001 at SERIALIZABLE when the last event is newer than its snapshot, 40P01, 25006, 55000.
+Example: SELECT event_store.lock_aggregate('Order', 'o-100');$$;
+
+CREATE FUNCTION event_store.assert_sequence(aggregate_type text, aggregate_id text, expected_sequence bigint) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_assert_sequence';
+COMMENT ON FUNCTION event_store.assert_sequence(text, text, bigint) IS
+$$Locks an aggregate as lock_aggregate does and refuses with VS001 where its last sequence is not the expected one; returns that sequence. It stays so until the transaction ends: for a decision that rests on an aggregate to which it appends nothing.
+expected_sequence: as in append_event; 0 = it has no events, -4 = it has some, -2 = any. NULL is 22004.
+Errors: VS001 conflict with JSON detail; otherwise as lock_aggregate.
+Example: SELECT event_store.assert_sequence('Order', 'o-100', -2);$$;
+
 CREATE FUNCTION event_store.load_aggregate_ids(
     aggregate_type text, after_id text DEFAULT NULL, max_count int DEFAULT NULL)
     RETURNS SETOF text

@@ -25,6 +25,14 @@ $$Returns the global position up to which no event can appear any more. It bound
 Errors: 55000 without preload, and where domain_events is fed by a subscription.
 Example: SELECT event_store.safe_position();$$;
 
+CREATE FUNCTION event_store.position_at(at timestamptz) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_position_at';
+COMMENT ON FUNCTION event_store.position_at(timestamptz) IS
+$$Returns the position of the last event, up to the safe position, at and before which no event was recorded later than a time; 0 = there is none. Who reads on after it misses nothing that was recorded after that time, and may get a few events from before it.
+recorded_at nearly follows the positions: an event that was staged is recorded when it is staged and gets its position when it is drained, and clocks are set back. An event recorded ahead of its time, by a clock that was wrong, keeps the answer before itself for all times up to its own. Once an event recorded after the time is safe the answer stays the same. It reads the events on one side of the time, at most about half of the log: 1 million events take about 0.1 s.
+Errors: 22004; 55000 without preload, and where domain_events is fed by a subscription.
+Example: SELECT event_store.position_at('2026-01-01 00:00:00+00');$$;
+
 CREATE FUNCTION event_store.wait_for_events(after_position bigint, timeout interval DEFAULT '5s') RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait_for_events';
 COMMENT ON FUNCTION event_store.wait_for_events(bigint, interval) IS

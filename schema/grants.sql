@@ -9,10 +9,10 @@ CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], O
 BEGIN ATOMIC
     VALUES
     ('reader',
-     ARRAY['load_events', 'load_event', 'aggregate_sequence', 'load_aggregate_ids',
+     ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids',
            'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
            'replay_aggregate', 'replay_aggregates', 'fold_events',
-           'read_events', 'safe_position', 'wait_for_events',
+           'read_events', 'safe_position', 'position_at', 'wait_for_events',
            'is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
      ARRAY['domain_events', 'domain_views', 'metrics']),
     ('consumer',
@@ -20,7 +20,7 @@ BEGIN ATOMIC
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
-           'delete_view', 'flush', 'save_snapshot', 'feed_state'],
+           'delete_view', 'flush', 'save_snapshot', 'delete_snapshot', 'lock_aggregate', 'assert_sequence', 'feed_state'],
      ARRAY['feed_status']),
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters',
@@ -96,7 +96,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, SELECT on feed_status), admin (writer, consumer, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

@@ -32,6 +32,14 @@ $$Returns the newest snapshot of an aggregate, 0 or 1 row: the application's own
 Errors: 22004, 22001 as usual; 55000.
 Example: SELECT sequence, state FROM event_store.load_snapshot('Order', 'o-1');$$;
 
+CREATE FUNCTION event_store.delete_snapshot(aggregate_type text, aggregate_id text)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_delete_snapshot';
+COMMENT ON FUNCTION event_store.delete_snapshot(text, text) IS
+$$Deletes the application's own snapshot of an aggregate (source 'client'); returns whether there was one. Then save_snapshot takes any sequence again. The server's snapshot stays.
+Errors: 22004, 22001 as usual; 25006; 55000.
+Example: SELECT event_store.delete_snapshot('Order', 'o-1');$$;
+
 CREATE FUNCTION event_store.take_snapshot(aggregate_type text, aggregate_id text)
     RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_take_snapshot';

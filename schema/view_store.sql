@@ -2,23 +2,23 @@
 
 CREATE FUNCTION event_store.put_view(
     view_name text, view_key text, view_data jsonb, version bigint DEFAULT NULL,
-    durability text DEFAULT NULL)
+    durability text DEFAULT NULL, expected_version bigint DEFAULT NULL)
     RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_put_view';
-COMMENT ON FUNCTION event_store.put_view(text, text, jsonb, bigint, text) IS
+COMMENT ON FUNCTION event_store.put_view(text, text, jsonb, bigint, text, bigint) IS
 $$Sets the value of one key of a view. Returns false, and changes nothing, if the version is not newer than the known one.
-view_name, view_key: 1 to 255 characters. view_data: any JSON value, up to 256 MB. version: any number that grows with the value, such as the sequence of the last event in it; NULL = none: the value always wins, and so does the next one. durability: durable, staged or NULL = event_store.durability. The key stays locked until the transaction ends.
-Errors: VS004 staging full, 22004 NULL, 22023 empty or unknown durability, 22001 too long, 40001 at REPEATABLE READ and above when another transaction has written the key since, 25006, 55000.
+view_name, view_key: 1 to 255 characters. view_data: any JSON value, up to 256 MB. version: any number that grows with the value, such as the sequence of the last event in it; NULL = none: the value always wins, and so does the next one. durability: durable, staged or NULL = event_store.durability. expected_version: the row, staged or durable, must have this version, 0 = there must be no row; else VS001 and nothing is written. A row without a version is never the expected one, and 0 is never that of a row: give versions from 1 on. NULL = no check. The key stays locked until the transaction ends.
+Errors: VS001 version conflict, its detail a JSON object with view_name, view_key, expected and actual (0 = no row, null = a row without version), VS004 staging full, 22004 NULL, 22023 empty or unknown durability, 22001 too long, 40001 at REPEATABLE READ and above when another transaction has written the key since, 25006, 55000.
 Example: SELECT event_store.put_view('OrderSummary', 'o-1', '{"total": "19.99"}', 1);$$;
 
 CREATE FUNCTION event_store.put_views(
     view_name text, view_keys text[], view_data jsonb[], versions bigint[] DEFAULT NULL,
-    durability text DEFAULT NULL)
+    durability text DEFAULT NULL, expected_versions bigint[] DEFAULT NULL)
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_put_views';
-COMMENT ON FUNCTION event_store.put_views(text, text[], jsonb[], bigint[], text) IS
+COMMENT ON FUNCTION event_store.put_views(text, text[], jsonb[], bigint[], text, bigint[]) IS
 $$Sets the values of many keys of a view in one call, each as put_view does; returns how many were accepted. Of a repeated key only the last one counts.
-view_keys, view_data, versions: arrays of one dimension and equal length; only versions may contain NULL, and versions may be NULL as a whole. Empty arrays write nothing. Each key takes one lock until the transaction ends; raise max_locks_per_transaction for calls of many thousands.
+view_keys, view_data, versions: arrays of one dimension and equal length; only versions and expected_versions may contain NULL, or be NULL as a whole. expected_versions: as in put_view; one conflict refuses all. With it a key may come several times: each element is judged by the row as the elements before it leave it, the last one accepted stays, and the key counts once. Empty arrays write nothing. Each key takes one lock until the transaction ends; raise max_locks_per_transaction for calls of many thousands.
 Errors: as put_view; 22004 NULL inside view_keys or view_data; 22023 arrays of different length or more than one dimension.
 Example: SELECT event_store.put_views('OrderSummary', ARRAY['o-1', 'o-2'], ARRAY['{"total": "19.99"}', '{"total": "5.00"}']::jsonb[], ARRAY[2, 1]);$$;
 

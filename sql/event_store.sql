@@ -484,6 +484,42 @@ SELECT page, ids FROM pages;
 SELECT event_store.flush();
 SELECT string_agg(i, ' ') FROM event_store.load_aggregate_ids('Ids') i;
 
+-- aggregate_info: durable and staged events, one row also where there is nothing
+SELECT event_store.flush();
+SELECT * FROM event_store.aggregate_info('Told', 't-1');
+SELECT last_position AS told FROM event_store.append_events('Told', 't-1', 0, '[{"event_type": "A"}, {"event_type": "B"}]') \gset
+SELECT event_count, first_sequence, last_sequence, last_position = :told AS position, last_recorded_at = recorded_at AS time,
+       staged_count, dead_letter_count, archived
+  FROM event_store.aggregate_info('Told', 't-1'), event_store.load_events('Told', 't-1', backward => true, max_count => 1);
+SELECT last_sequence FROM event_store.append_events('Told', 't-1', 2, '[{"event_type": "C"}, {"event_type": "D"}]', durability => 'staged');
+SELECT last_sequence FROM event_store.append_event('Told', 't-1', 4, 'E', durability => 'staged');
+SELECT event_count, first_sequence, last_sequence, last_position = :told AS position, last_recorded_at = recorded_at AS time,
+       staged_count, dead_letter_count, archived
+  FROM event_store.aggregate_info('Told', 't-1'), event_store.load_events('Told', 't-1', backward => true, max_count => 1);
+SELECT last_sequence FROM event_store.append_event('Told', 't-2', 0, 'A', durability => 'staged');
+SELECT event_count, first_sequence, last_sequence, last_position, last_recorded_at IS NOT NULL AS time, staged_count
+  FROM event_store.aggregate_info('Told', 't-2');
+
+-- lock_aggregate and assert_sequence: what staged and durable events say, and what is refused
+SELECT event_store.lock_aggregate('Told', 't-1'), event_store.lock_aggregate('Told', 't-2'), event_store.lock_aggregate('Told', 'none');
+SELECT expected, pg_temp.refused(format('SELECT event_store.assert_sequence(''Told'', ''t-1'', %L)', expected)) AS some,
+       pg_temp.refused(format('SELECT event_store.assert_sequence(''Told'', ''none'', %L)', expected)) AS none
+  FROM unnest(ARRAY[5, 4, 0, -4, -2, -1, NULL]) expected;
+SELECT event_store.assert_sequence('Told', 't-1', 5), event_store.assert_sequence('Told', 'none', 0);
+SELECT pg_temp.refused($$SELECT event_store.lock_aggregate('Told', NULL)$$);
+SELECT pg_temp.refused($$SELECT event_store.assert_sequence('', 't-1', 0)$$);
+BEGIN;
+SELECT event_store.lock_aggregate('Told', 't-1');
+SELECT last_sequence FROM event_store.append_event('Told', 't-1', 5, 'F');
+SELECT event_store.assert_sequence('Told', 't-1', 6), event_store.lock_aggregate('Told', 't-1');
+ROLLBACK;
+SELECT event_store.lock_aggregate('Told', 't-1');
+BEGIN READ ONLY;
+SELECT event_count FROM event_store.aggregate_info('Told', 't-1');
+SELECT pg_temp.refused($$SELECT event_store.lock_aggregate('Told', 't-1')$$);
+SELECT pg_temp.refused($$SELECT event_store.assert_sequence('Told', 't-1', 5)$$);
+COMMIT;
+
 -- rows written around the API: the log and its positions go on behind them, with the first append
 CREATE FUNCTION pg_temp.around(relation text, at bigint, id text, sequence bigint, event_id uuid DEFAULT pg_catalog.gen_random_uuid(), type text DEFAULT 'Added') RETURNS void
     LANGUAGE plpgsql

@@ -262,3 +262,43 @@ SELECT pg_temp.refused('SELECT event_store.wait_for_events(0)');
 RESET ROLE;
 DROP OWNED BY regress_feed_reader;
 DROP ROLE regress_feed_reader;
+
+-- position_at: the last event at and before which nothing was recorded later, whatever
+-- times the log has; what was staged before another event may be behind it
+ALTER SYSTEM SET event_store.write_delay = '1h';
+SELECT pg_catalog.pg_reload_conf();
+\c -
+SHOW event_store.write_delay;
+SELECT event_store.flush();
+SELECT event_store.append_event('Time', 'one', NULL, 'Added') \g /dev/null
+SELECT event_store.append_event('Time', 'staged', NULL, 'Added', durability => 'staged') \g /dev/null
+SELECT event_store.append_event('Time', 'durable', NULL, 'Added') \g /dev/null
+SELECT event_store.flush();
+SELECT d.recorded_at > s.recorded_at AS later, d.global_position < s.global_position AS before
+  FROM event_store.load_events('Time', 'staged', backward => true, max_count => 1) s,
+       event_store.load_events('Time', 'durable', backward => true, max_count => 1) d;
+CREATE FUNCTION pg_temp.last_before_later(at timestamptz) RETURNS bigint
+    LANGUAGE sql
+AS $$
+    SELECT coalesce(max(e.global_position), 0) FROM event_store.domain_events e
+     WHERE e.global_position > 0
+       AND NOT EXISTS (SELECT FROM event_store.domain_events l
+                        WHERE l.global_position BETWEEN 1 AND e.global_position AND l.recorded_at > at)
+$$;
+SELECT count(*) >= 9 AS times, count(DISTINCT told) >= 3 AS answers, count(*) FILTER (WHERE told <> pg_temp.last_before_later(at)) AS wrong
+  FROM (SELECT at, event_store.position_at(at) AS told
+          FROM event_store.domain_events e, unnest(ARRAY['-1us', '0', '1us']::interval[]) d, LATERAL (SELECT e.recorded_at + d AS at) a
+         WHERE e.global_position % 50 = 1 OR e.aggregate_type = 'Time'
+            OR e.recorded_at = (SELECT min(recorded_at) FROM event_store.domain_events)) t;
+SELECT event_store.position_at('-infinity'), event_store.position_at('infinity') = max(global_position) AS last
+  FROM event_store.domain_events;
+-- up to the safe position
+SELECT event_store.position_at('infinity') AS last \gset
+BEGIN;
+SELECT event_store.append_event('Time', 'open', NULL, 'Added') \g /dev/null
+SELECT event_store.position_at('infinity') = :last;
+ROLLBACK;
+SELECT event_store.position_at('infinity') = :last;
+SELECT event_store.position_at(NULL);
+ALTER SYSTEM RESET event_store.write_delay;
+SELECT pg_catalog.pg_reload_conf();

@@ -420,6 +420,13 @@ SELECT outcome(format('SELECT event_store.save_snapshot(%s)', arguments))
     $$repeat('x', 256), 'r-1', 1, '{}'$$,
     $$'Order', repeat('x', 256), 1, '{}'$$]) arguments;
 SELECT sequence, state FROM event_store.load_snapshot('Order', 'r-1');
+-- deleting it: the server's stays, and a lower sequence is taken again
+SELECT event_store.take_snapshot('Order', 'r-1');
+SELECT event_store.delete_snapshot('Order', 'r-1'), event_store.delete_snapshot('Order', 'r-none');
+SELECT event_store.delete_snapshot('Order', 'r-1');
+SELECT source, sequence FROM event_store.load_snapshot('Order', 'r-1');
+SELECT event_store.save_snapshot('Order', 'r-1', 2, state => '{"v": 2}');
+SELECT outcome($$SELECT event_store.delete_snapshot('Order', NULL)$$);
 DELETE FROM event_store.snapshots WHERE aggregate_type = 'Order';
 -- rolled back
 BEGIN;
@@ -435,6 +442,7 @@ SELECT count(*) FROM event_store.load_snapshot('Order', 'r-1');
 BEGIN READ ONLY;
 SELECT sequence FROM event_store.replay_aggregate('Order', 'r-1');
 SELECT outcome($$SELECT event_store.save_snapshot('Order', 'r-1', 1, '{}')$$);
+SELECT outcome($$SELECT event_store.delete_snapshot('Order', 'r-1')$$);
 SELECT outcome($$SELECT event_store.take_snapshot('Order', 'r-1')$$);
 SELECT outcome($$SELECT event_store.set_reducer('Order', NULL)$$);
 COMMIT;

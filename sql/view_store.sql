@@ -63,6 +63,40 @@ INSERT INTO steps (statement) VALUES
 ('delete_view(%1$L, ''Z'')'),
 ('pg_temp.keys_of(%1$L, NULL, NULL, 2)'),
 ('pg_temp.keys_of(%1$L, ARRAY[''e'', ''Z''])'),
+-- a version that is expected
+('pg_temp.put(%1$L, ''x'', 1, 1)'),
+('pg_temp.put(%1$L, ''x'', 1, 0)'),
+('pg_temp.put(%1$L, ''x'', 2, 0)'),
+('pg_temp.put(%1$L, ''x'', 2, 2)'),
+('pg_temp.put(%1$L, ''x'', 2, 1)'),
+('pg_temp.put(%1$L, ''x'', 2, 2)'),
+('pg_temp.put(%1$L, ''x'', 3, -1)'),
+('pg_temp.put(%1$L, ''x'', NULL, 2)'),
+('pg_temp.put(%1$L, ''x'', 3, 2)'),
+('pg_temp.put(%1$L, ''x'', 3, 0)'),
+('pg_temp.put(%1$L, ''x'', 3)'),
+('delete_view(%1$L, ''x'')'),
+('pg_temp.put(%1$L, ''x'', 4, 3)'),
+('pg_temp.put(%1$L, ''x'', 0, 0)'),
+('pg_temp.put(%1$L, ''x'', 1, 0)'),
+('pg_temp.keys_of(%1$L, ARRAY[''x''])'),
+-- of many: one conflict refuses all
+('pg_temp.put_all(%1$L, ''{x,y,z}'', ''{5,1,1}'', ''{NULL,0,0}'')'),
+('pg_temp.put_all(%1$L, ''{x,y,z}'', ''{6,2,2}'', ''{5,1,0}'')'),
+('pg_temp.put_all(%1$L, ''{x,y,z}'', ''{6,2,1}'', ''{5,1,1}'')'),
+('pg_temp.put_all(%1$L, ''{x,y,z}'', ''{7,3,3}'', ''{NULL,2,NULL}'')'),
+-- a key that comes several times: each is judged by what the one before it left
+('pg_temp.put_all(%1$L, ''{y,x,y,y}'', ''{4,8,5,6}'', ''{3,NULL,4,5}'')'),
+('pg_temp.put_all(%1$L, ''{y,y}'', ''{7,8}'', ''{6,6}'')'),
+('pg_temp.put_all(%1$L, ''{y,y}'', ''{6,8}'', ''{6,6}'')'),
+('pg_temp.put_all(%1$L, ''{y,y}'', ''{9,8}'', ''{8,9}'')'),
+('pg_temp.put_all(%1$L, ''{y,y}'', ''{10,11}'', ''{NULL,NULL}'')'),
+('pg_temp.put_all(%1$L, ''{n,n}'', ''{1,2}'', ''{0,0}'')'),
+('pg_temp.put_all(%1$L, ''{n,n}'', ''{1,2}'', ''{0,1}'')'),
+('pg_temp.put_all(%1$L, ''{n}'', ''{NULL}'', ''{2}'')'),
+('pg_temp.put_all(%1$L, ''{n}'', ''{3}'', ''{2}'')'),
+('pg_temp.put_all(%1$L, ''{}'', ''{}'', ''{}'')'),
+('pg_temp.rows_of(%1$L)'),
 -- clearing
 ('clear_view(%1$L)'),
 ('clear_view(%1$L)'),
@@ -79,6 +113,30 @@ CREATE FUNCTION pg_temp.keys_of(view_name text, keys text[] DEFAULT NULL, after_
                                 max_count int DEFAULT NULL) RETURNS text
     LANGUAGE sql AS $$
     SELECT string_agg(v.view_key, ' ') FROM event_store.load_views(keys_of.view_name, keys, after_key, max_count) v
+$$;
+-- a put that expects a version: what it returned, or why it was refused
+CREATE FUNCTION pg_temp.put(view_name text, view_key text, version bigint, expected bigint DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql AS $$
+DECLARE
+    detail jsonb;
+BEGIN
+    RETURN event_store.put_view(put.view_name, put.view_key, to_jsonb(coalesce(put.version, -1)), put.version, expected_version => expected);
+EXCEPTION WHEN SQLSTATE 'VS001' THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    RETURN concat(detail->>'view_key', ': ', detail->'expected', ' expected, ', detail->'actual', ' actual');
+END
+$$;
+CREATE FUNCTION pg_temp.put_all(view_name text, keys text[], versions bigint[], expected bigint[]) RETURNS text
+    LANGUAGE plpgsql AS $$
+DECLARE
+    detail jsonb;
+BEGIN
+    RETURN event_store.put_views(put_all.view_name, keys, ARRAY(SELECT to_jsonb(i) FROM generate_subscripts(keys, 1) i), versions,
+                                 expected_versions => expected);
+EXCEPTION WHEN SQLSTATE 'VS001' THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    RETURN concat(detail->>'view_key', ': ', detail->'expected', ' expected, ', detail->'actual', ' actual');
+END
 $$;
 CREATE PROCEDURE pg_temp.play(mode text, first int, last int)
     LANGUAGE plpgsql AS $$
@@ -338,3 +396,8 @@ SELECT event_store.load_view('update', 'k', for_update => true), event_store.loa
 SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND mode = 'ExclusiveLock';
 COMMIT;
 SELECT event_store.load_view('update', repeat('x', 256), for_update => true);
+
+-- the detail of a version conflict is JSON, whatever the names
+SELECT event_store.put_view('up"date', E'k\\1', '1', 1, expected_version => 7);
+SELECT event_store.put_views('update', ARRAY['k', 'l'], ARRAY['1', '1']::jsonb[], expected_versions => ARRAY[1]);
+SELECT event_store.put_views('update', ARRAY['k', 'l'], ARRAY['1', '1']::jsonb[], expected_versions => ARRAY[2, 7]::bigint[]);

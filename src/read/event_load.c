@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
@@ -32,6 +33,7 @@
 PG_FUNCTION_INFO_V1(es_load_events);
 PG_FUNCTION_INFO_V1(es_load_event);
 PG_FUNCTION_INFO_V1(es_aggregate_sequence);
+PG_FUNCTION_INFO_V1(es_aggregate_info);
 PG_FUNCTION_INFO_V1(es_load_aggregate_ids);
 
 typedef struct LoadRange
@@ -189,6 +191,92 @@ es_aggregate_sequence(PG_FUNCTION_ARGS)
 	es_end_staged_read(&read);
 	es_end_call(ES_CALL_AGGREGATE_SEQUENCE, head.sequence);
 	PG_RETURN_INT64(head.sequence);
+}
+
+/* What aggregate_info tells of the durable events: its columns but staged_count. */
+static void
+read_durable_info(Datum type, Datum id, Datum *values, bool *nulls)
+{
+	static KeptPlan plan =
+		{"SELECT s.count, s.first, s.last, e.global_position, e.recorded_at,"
+		 " (SELECT pg_catalog.count(*) FROM event_store.dead_letters d"
+		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
+		 " AND d.kind OPERATOR(pg_catalog.=) 'event')"
+		 " FROM (SELECT pg_catalog.count(*), pg_catalog.min(c.sequence),"
+		 " pg_catalog.max(c.sequence) FROM event_store.domain_events c"
+		 " WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND c.aggregate_id OPERATOR(pg_catalog.=) $2) AS s (count, first, last)"
+		 " LEFT JOIN event_store.domain_events e"
+		 " ON e.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND e.aggregate_id OPERATOR(pg_catalog.=) $2"
+		 " AND e.sequence OPERATOR(pg_catalog.=) s.last",
+		 2,
+		 {TEXTOID, TEXTOID}};
+	Datum arguments[2] = {type, id};
+	OwnerScope scope;
+
+	es_begin_read(&scope);
+	es_execute(&plan, arguments, NULL, true, SPI_OK_SELECT);
+	for (int i = 0; i < 6; i++)
+	{
+		int column = i < 5 ? i : i + 1;
+
+		values[column] =
+			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1,
+						  &nulls[column]);
+	}
+	es_end(&scope);
+}
+
+/* aggregate_info(aggregate_type, aggregate_id): one row, also where there is nothing. */
+Datum
+es_aggregate_info(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum type;
+	Datum id;
+	Datum values[8] = {0};
+	bool nulls[8] = {false};
+	int64 staged = 0;
+	StagedRead read;
+	StagedScan *scan;
+	StagedRow row;
+
+	es_begin_call(ES_CALL_AGGREGATE_INFO);
+	type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, 0);
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	read_durable_info(type, id, values, nulls);
+	scan = es_staged_begin(ES_KIND_EVENT, type, id, GetActiveSnapshot(), false);
+	while (es_staged_next_row(scan, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (nulls[1])
+			values[1] = Int64GetDatum(row.ordinal);
+		values[2] = Int64GetDatum(row.ordinal + row.count - 1);
+		values[4] = TimestampTzGetDatum(row.staged_at);
+		nulls[1] = nulls[2] = nulls[4] = false;
+		staged += row.count;
+		es_staged_free(&row);
+	}
+	es_staged_end(scan);
+	es_end_staged_read(&read);
+
+	values[0] = Int64GetDatum(DatumGetInt64(values[0]) + staged);
+	for (int i = 1; i < 4; i++)
+	{
+		if (nulls[i])
+			values[i] = Int64GetDatum(0);
+		nulls[i] = false;
+	}
+	values[5] = Int64GetDatum(staged);
+	values[7] = BoolGetDatum(false); /* there is no archive */
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	es_end_call(ES_CALL_AGGREGATE_INFO, DatumGetInt64(values[0]));
+	return (Datum) 0;
 }
 
 static int

@@ -17,18 +17,21 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/metrics.h"
+#include "ground/planning.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/wait_event.h"
@@ -42,6 +45,7 @@
 #define REST_MS 10
 
 PG_FUNCTION_INFO_V1(es_safe_position);
+PG_FUNCTION_INFO_V1(es_position_at);
 PG_FUNCTION_INFO_V1(es_wait_for_events);
 PG_FUNCTION_INFO_V1(es_feed_state);
 PG_FUNCTION_INFO_V1(es_read_events);
@@ -105,6 +109,114 @@ es_feed_state(PG_FUNCTION_ARGS)
 	nulls[3] = nulls[4] = state.blocker_pid == 0;
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
+
+/* ---------- the position of a time ---------- */
+
+/* The answer of a statement under the active snapshot; 0 = none. */
+static int64
+find_position(KeptPlan *plan, Datum *values)
+{
+	int64 found = 0;
+
+	if (es_execute(plan, values, NULL, true, SPI_OK_SELECT) > 0)
+	{
+		bool isnull;
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull);
+
+		if (!isnull)
+			found = DatumGetInt64(value);
+	}
+	return found;
+}
+
+/*
+ * The lowest position of an event recorded after a time; 0 = none up to the safe
+ * one.
+ *
+ * Times hardly go back along the positions, so what was recorded after the time is
+ * nearly all behind what was not; but only nearly, so all on one side has to be
+ * read.  That is the smaller one: an event in the middle tells which.  From the front
+ * the events are read in their order, up to the first; from the back those after the
+ * time, which the index of recorded_at finds.
+ */
+static int64
+first_recorded_after(TimestampTz at, int64 safe)
+{
+	static KeptPlan middle =
+		{"SELECT e.global_position FROM event_store.domain_events e"
+		 " WHERE e.global_position OPERATOR(pg_catalog.=) (SELECT c.global_position"
+		 " FROM event_store.domain_events c"
+		 " WHERE c.global_position OPERATOR(pg_catalog.>=) $2"
+		 " ORDER BY c.global_position LIMIT 1)"
+		 " AND e.recorded_at OPERATOR(pg_catalog.<=) $1",
+		 2,
+		 {TIMESTAMPTZOID, INT8OID}};
+	static KeptPlan from_front = {"SELECT e.global_position FROM event_store.domain_events e"
+								  " WHERE e.global_position OPERATOR(pg_catalog.>) 0"
+								  " AND e.recorded_at OPERATOR(pg_catalog.>) $1"
+								  " ORDER BY e.global_position LIMIT 1",
+								  1,
+								  {TIMESTAMPTZOID}};
+	static KeptPlan from_back =
+		{"SELECT pg_catalog.min(CASE WHEN e.global_position OPERATOR(pg_catalog.>) 0"
+		 " THEN e.global_position END) FROM event_store.domain_events e"
+		 " WHERE e.recorded_at OPERATOR(pg_catalog.>) $1",
+		 1,
+		 {TIMESTAMPTZOID},
+		 .kind = ES_PLAN_FOR_VALUES};
+	Datum values[2] = {TimestampTzGetDatum(at), Int64GetDatum(safe / 2)};
+	int64 found;
+
+	if (find_position(&middle, values) == 0)
+		found = find_position(&from_front, values);
+	else
+	{
+		int settings = NewGUCNestLevel();
+
+		es_set_for_planning("enable_seqscan", "off");
+		found = find_position(&from_back, values);
+		AtEOXact_GUC(false, settings);
+	}
+	return found <= safe ? found : 0;
+}
+
+/*
+ * position_at(at): a consumer that goes on after it misses nothing that was recorded
+ * after the time.
+ */
+Datum
+es_position_at(PG_FUNCTION_ARGS)
+{
+	static KeptPlan last_before = {"SELECT e.global_position FROM event_store.domain_events e"
+								   " WHERE e.global_position OPERATOR(pg_catalog.<) $1"
+								   " ORDER BY e.global_position DESC LIMIT 1",
+								   1,
+								   {INT8OID}};
+	OwnerScope scope;
+	Datum end;
+	int64 safe;
+	int64 first;
+	int64 position;
+
+	es_begin_call(ES_CALL_POSITION_AT);
+	PreventCommandIfParallelMode("position_at()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("at must not be null")));
+	safe = safe_position();
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_begin_read(&scope);
+	first = first_recorded_after(PG_GETARG_TIMESTAMPTZ(0), safe);
+	end = Int64GetDatum(first != 0 ? first : safe + 1);
+	position = find_position(&last_before, &end);
+	es_end(&scope);
+	PopActiveSnapshot();
+	es_end_call(ES_CALL_POSITION_AT, position);
+	PG_RETURN_INT64(Max(position, 0));
+}
+
+/* ---------- waiting ---------- */
 
 /*
  * A consumer whose position was never given here would silently miss all that

@@ -42,6 +42,7 @@
 
 PG_FUNCTION_INFO_V1(es_save_snapshot);
 PG_FUNCTION_INFO_V1(es_load_snapshot);
+PG_FUNCTION_INFO_V1(es_delete_snapshot);
 PG_FUNCTION_INFO_V1(es_take_snapshot);
 
 /*
@@ -415,6 +416,34 @@ es_load_snapshot(PG_FUNCTION_ARGS)
 	es_end(&scope);
 	es_end_call(ES_CALL_LOAD_SNAPSHOT, (int64) found);
 	return (Datum) 0;
+}
+
+/* The server's own stays: it is made anew where it is wanted. */
+Datum
+es_delete_snapshot(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {"DELETE FROM event_store.snapshots AS s"
+							" WHERE s.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND s.aggregate_id OPERATOR(pg_catalog.=) $2"
+							" AND s.source OPERATOR(pg_catalog.=) 'client'",
+							2,
+							{TEXTOID, TEXTOID}};
+	Datum values[2];
+	OwnerScope scope;
+	bool deleted;
+
+	es_begin_call(ES_CALL_DELETE_SNAPSHOT);
+	values[0] = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
+	values[1] = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
+	PreventCommandIfReadOnly("event_store.delete_snapshot()");
+	PreventCommandIfParallelMode("event_store.delete_snapshot()");
+	es_begin(&scope);
+	deleted = es_execute(&plan, values, NULL, false, SPI_OK_DELETE) > 0;
+	es_end(&scope);
+	if (deleted)
+		es_note_write();
+	es_end_call(ES_CALL_DELETE_SNAPSHOT, deleted);
+	PG_RETURN_BOOL(deleted);
 }
 
 Datum

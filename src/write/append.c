@@ -668,3 +668,35 @@ es_append(AppendCall *append, Durability wanted, bool single)
 		write_events(append);
 	es_end_explaining(&explanation);
 }
+
+int64
+es_hold_aggregate(const char *function, Datum type, Datum id, bool expects,
+				  int64 expected)
+{
+	Aggregate aggregate = {.type = type, .id = id};
+	/* nothing is written here, so staged rows may stay */
+	AppendCall append = {.function = function,
+						 .aggregates = &aggregate,
+						 .naggregates = 1,
+						 .durability = ES_STAGED};
+	NewEvent event = {.expects = expects, .expected = expected};
+
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	(void) es_own_store();
+	aggregate.hash = es_pair_hash(type, id);
+	lock_aggregates(&append);
+	if (!heads_from_cache(&append))
+	{
+		StagedRead read;
+		bool staged = es_begin_latest_read(&read);
+
+		es_read_head(type, id, GetActiveSnapshot(), staged, &aggregate.head);
+		es_end_staged_read(&read);
+		if (IsolationIsSerializable())
+			check_serializable(&aggregate);
+	}
+	if (!expectation_met(&event, aggregate.head.sequence))
+		raise_conflict(&aggregate, &event, aggregate.head.sequence);
+	return aggregate.head.sequence;
+}

@@ -62,4 +62,11 @@ extern const char *const es_outcome_names[];
  */
 extern void es_append(AppendCall *append, Durability wanted, bool single);
 
+/*
+ * Locks an aggregate to the end of the transaction and returns its last sequence,
+ * staged or durable; VS001 where another is expected.
+ */
+extern int64 es_hold_aggregate(const char *function, Datum type, Datum id,
+							   bool expects, int64 expected);
+
 #endif /* ES_APPEND_H */

@@ -15,13 +15,19 @@
  * write of a key that others have staged makes those rows durable first; else
  * the drain would put the older value over the newer one.
  *
+ * A write may say which version it expects.  Under the lock of its key and a
+ * snapshot taken after it, staged and durable rows together say which there is.
+ *
  * At REPEATABLE READ and above, a staged write must not overwrite what its
  * snapshot cannot see either, and raises 40001 as view_table.c does.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -29,6 +35,7 @@
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/lock.h"
+#include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "ground/transaction.h"
@@ -100,6 +107,80 @@ is_accepted(const ViewWrite *write, const KnownView *known)
 		   write->version > known->version;
 }
 
+/* Whether a row is as expected; one without a version never is. */
+static bool
+is_as_expected(const ViewExpectation *expected, const KnownView *known)
+{
+	if (!expected->given)
+		return true;
+	if (!known->found)
+		return expected->version == 0;
+	return expected->version != 0 && known->has_version &&
+		   known->version == expected->version;
+}
+
+/* Raises VS001. */
+static void
+refuse_version(const ViewWrite *write, int64 expected, const KnownView *known)
+{
+	char *name = TextDatumGetCString(write->view_name);
+	char *key = TextDatumGetCString(write->view_key);
+	char *actual = "0";
+	StringInfoData detail;
+
+	es_count_conflict();
+	if (known->found)
+		actual = known->has_version ? psprintf(INT64_FORMAT, known->version)
+									: "null";
+	initStringInfo(&detail);
+	appendStringInfoString(&detail, "{\"view_name\": ");
+	escape_json(&detail, name);
+	appendStringInfoString(&detail, ", \"view_key\": ");
+	escape_json(&detail, key);
+	appendStringInfo(&detail, ", \"expected\": " INT64_FORMAT ", \"actual\": %s}",
+					 expected, actual);
+	ereport(ERROR, (errcode(ES_ERRCODE_SEQUENCE_CONFLICT),
+					errmsg("version conflict on %s/%s: expected " INT64_FORMAT
+						   ", actual %s",
+						   name, key, expected, actual),
+					errdetail_internal("%s", detail.data)));
+}
+
+/*
+ * Judges writes by what is known, and of each key keeps the last that is accepted.
+ * Returns how many.
+ */
+static int
+accept_writes(const ViewWrite *writes, const ViewExpectation *expected,
+			  const KnownView *known, int count, ViewWrite *accepted)
+{
+	KnownView now = {0};
+	int n = 0;
+	int kept_before = 0; /* of earlier keys */
+
+	for (int i = 0; i < count; i++)
+	{
+		const ViewWrite *write = &writes[i];
+
+		if (i == 0 ||
+			es_compare_keys(writes[i - 1].view_key, write->view_key) != 0)
+		{
+			now = known[i];
+			kept_before = n;
+		}
+		if (expected != NULL && !is_as_expected(&expected[i], &now))
+			refuse_version(write, expected[i].version, &now);
+		if (!is_accepted(write, &now))
+			continue;
+		n = kept_before;
+		accepted[n++] = *write;
+		now.found = write->view_data != (Datum) 0;
+		now.has_version = write->has_version;
+		now.version = write->version;
+	}
+	return n;
+}
+
 /* Whether the version rule accepts all of them whatever is known. */
 static bool
 always_accepted(const ViewWrite *writes, int count)
@@ -140,29 +221,29 @@ look_at_keys(const ViewWrite *writes, int count)
 	return known;
 }
 
-/* Stages what the version rule accepts.  The keys are locked. */
+/* Stages what is accepted.  The keys are locked. */
 static int64
-stage_views(const ViewWrite *writes, int count)
+stage_views(const ViewWrite *writes, const ViewExpectation *expected, int count)
 {
-	KnownView *known = NULL;
-	ViewWrite *accepted = palloc_array(ViewWrite, count);
-	int changed = 0;
+	ViewWrite *accepted = NULL;
 
-	if (IsolationUsesXactSnapshot() || !always_accepted(writes, count))
-		known = look_at_keys(writes, count);
-	for (int i = 0; i < count; i++)
+	if (expected != NULL || IsolationUsesXactSnapshot() ||
+		!always_accepted(writes, count))
 	{
-		if (known == NULL || is_accepted(&writes[i], &known[i]))
-			accepted[changed++] = writes[i];
+		accepted = palloc_array(ViewWrite, count);
+		count = accept_writes(writes, expected, look_at_keys(writes, count),
+							  count, accepted);
+		writes = accepted;
 	}
 	/* the next call of the same command looks at these rows */
-	if (changed > 0)
+	if (count > 0)
 	{
-		es_stage_views(accepted, changed);
+		es_stage_views(writes, count);
 		CommandCounterIncrement();
 	}
-	pfree(accepted);
-	return changed;
+	if (accepted != NULL)
+		pfree(accepted);
+	return count;
 }
 
 /* ---------- put and delete ---------- */
@@ -201,12 +282,14 @@ settle_others(const ViewWrite *writes, int count)
 		es_settle();
 }
 
-/* Puts and deletes distinct keys, at least one. */
+/* Puts and deletes, at least one. */
 static int64
-put_writes(const ViewWrite *writes, int count, Durability wanted)
+put_writes(const ViewWrite *writes, const ViewExpectation *expected, int count,
+		   Durability wanted)
 {
 	Durability durability = es_admit(wanted, count);
 	uint64 *hashes;
+	ViewWrite *accepted;
 
 	es_note_write();
 	hashes = palloc_array(uint64, count);
@@ -216,17 +299,26 @@ put_writes(const ViewWrite *writes, int count, Durability wanted)
 	pfree(hashes);
 
 	if (durability == ES_STAGED)
-		return stage_views(writes, count);
+		return stage_views(writes, expected, count);
 	if (es_may_have_staged())
 		settle_others(writes, count);
 	es_move_own_rows();
+	if (expected == NULL)
+	{
+		es_note_durable_write();
+		return es_write_views(writes, count, false);
+	}
+	/* what was staged may have become a dead letter, so it is looked at now */
+	accepted = palloc_array(ViewWrite, count);
+	count = accept_writes(writes, expected, look_at_keys(writes, count), count,
+						  accepted);
 	es_note_durable_write();
-	return es_write_views(writes, count, false);
+	return es_write_views(accepted, count, true);
 }
 
-/* Puts and deletes distinct keys, in key order.  Returns how many changed. */
 int64
-es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
+es_put_view_writes(const ViewWrite *writes, const ViewExpectation *expected,
+				   int count, Durability wanted)
 {
 	ErrorContextCallback explanation;
 	int64 changed;
@@ -236,7 +328,7 @@ es_put_view_writes(const ViewWrite *writes, int count, Durability wanted)
 	if (count == 0)
 		return 0;
 	es_begin_explaining(&explanation);
-	changed = put_writes(writes, count, wanted);
+	changed = put_writes(writes, expected, count, wanted);
 	es_end_explaining(&explanation);
 	return changed;
 }

@@ -8,8 +8,22 @@
 #include "ground/settings.h"
 #include "log/view_table.h"
 
-/* Puts and deletes distinct keys, in key order.  Returns how many changed. */
-extern int64 es_put_view_writes(const ViewWrite *writes, int count,
+/* The version that a row must have before it is written; 0 = no row. */
+typedef struct ViewExpectation
+{
+	bool given;
+	int64 version;
+} ViewExpectation;
+
+/*
+ * Puts and deletes distinct keys of one view, in key order.  Returns how many changed.
+ *
+ * With expectations, one for each write, a key may come several times: each write is
+ * judged by the row as those before it leave it, and the last that is accepted stays.
+ * VS001, and nothing is written, where one is not met.
+ */
+extern int64 es_put_view_writes(const ViewWrite *writes,
+								const ViewExpectation *expected, int count,
 								Durability wanted);
 /*
  * Locks a key to the end of the transaction, and settles nothing.  40001 where the

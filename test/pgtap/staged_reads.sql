@@ -17,6 +17,10 @@ INSERT INTO reads VALUES
     ('aggregate_sequence',
      $$SELECT concat(event_store.aggregate_sequence('Seen', 's-1'), ', ', event_store.aggregate_sequence('Seen', 's-2'))$$,
      '2, 1'),
+    ('aggregate_info',
+     $$SELECT string_agg(concat(event_count, ' ', staged_count), ', ')
+         FROM unnest(ARRAY['s-1', 's-2']) id, LATERAL event_store.aggregate_info('Seen', id)$$,
+     '2 1, 1 1'),
     ('load_aggregate_ids',
      $$SELECT string_agg(id, ', ') FROM event_store.load_aggregate_ids('Seen') id$$,
      's-1, s-2'),

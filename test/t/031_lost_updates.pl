@@ -51,5 +51,23 @@ play('for update, by turns', 'update-turns', 'durable', <<'BODY');
                                  durability => CASE n % 3 WHEN 0 THEN 'durable' ELSE 'staged' END);
 BODY
 
+# without a transaction that spans both: who finds another version begins again
+foreach my $durability (qw(durable staged))
+{
+	play("expected, $durability", "expected-$durability", $durability, <<"BODY");
+    LOOP
+        SELECT version INTO n FROM event_store.load_views('counter', ARRAY['expected-$durability']);
+        n := coalesce(n, 0);
+        COMMIT;
+        BEGIN
+            PERFORM event_store.put_view('counter', 'expected-$durability', to_jsonb(n + 1), n + 1, expected_version => n);
+            EXIT;
+        EXCEPTION WHEN SQLSTATE 'VS001' THEN
+            NULL;
+        END;
+    END LOOP;
+BODY
+}
+
 $node->stop;
 done_testing();
