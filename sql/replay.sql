@@ -544,3 +544,67 @@ DROP ROLE regress_replay_reader, regress_replay_author;
 DROP TABLE examples;
 DROP FUNCTION outcome, merged, order_total, order_history, deleting, growing, failing, nesting,
               not_json, no_event, one_argument, strict_one, many_states;
+
+--
+-- Up to a position: what is staged has none, and a snapshot counts only if it lies before
+--
+SELECT event_store.flush();
+ALTER SYSTEM SET event_store.write_delay = '1h';
+SELECT pg_catalog.pg_reload_conf();
+\c -
+SHOW event_store.write_delay;
+SELECT event_store.set_reducer('Cut', NULL);
+SELECT event_store.append_batch(array_fill('Cut'::text, ARRAY[7]), ARRAY['c-1', 'c-2', 'c-1', 'c-3', 'c-2', 'c-1', 'c-1'],
+    array_fill('Added'::text, ARRAY[7]), ARRAY(SELECT jsonb_build_object(n::text, n) FROM generate_series(1, 7) n)) \g /dev/null
+SELECT event_store.append_event('Cut', 'c-1', 4, 'Added', '{"staged": 5}', durability => 'staged') \g /dev/null
+SELECT event_store.append_event('Cut', 'c-4', 0, 'Added', '{"staged": 1}', durability => 'staged') \g /dev/null
+SELECT min(global_position) - 1 AS start FROM event_store.domain_events WHERE aggregate_type = 'Cut' \gset
+SELECT p AS position, r.state, r.sequence
+  FROM unnest(ARRAY[0, 1, 2, 3, 6, 7, 1000, NULL]) p, LATERAL event_store.replay_aggregate('Cut', 'c-1', as_of_position => :start + p) r;
+SELECT r.sequence FROM event_store.replay_aggregate('Cut', 'c-1', as_of_position => 0) r;
+SELECT r.sequence FROM event_store.replay_aggregate('Cut', 'c-1', as_of_sequence => 2, as_of_position => :start + 7) r;
+SELECT r.sequence FROM event_store.replay_aggregate('Cut', 'c-1', as_of_sequence => 5, as_of_position => :start + 6) r;
+SELECT r.sequence FROM event_store.replay_aggregate('Cut', 'c-1', as_of_time => '2000-01-01', as_of_position => :start + 7) r;
+SELECT r.sequence FROM event_store.replay_aggregate('Cut', 'c-4', as_of_position => 9223372036854775806) r;
+SELECT event_store.replay_aggregate('Cut', 'c-1', as_of_position => -1);
+SELECT event_store.replay_aggregates('Cut', as_of_position => -1);
+SELECT event_store.replay_aggregates('Cut', as_of_sequence => -1);
+SELECT p AS position, r.* FROM unnest(ARRAY[0, 1, 4, 7]) p, LATERAL event_store.replay_aggregates('Cut', as_of_position => :start + p) r;
+SELECT * FROM event_store.replay_aggregates('Cut', ARRAY['c-4', 'c-2', 'c-1'], as_of_sequence => 1);
+SELECT * FROM event_store.replay_aggregates('Cut', as_of_sequence => 0);
+-- many are as one by one, whatever the bounds, with snapshots before and behind them
+CREATE FUNCTION pg_temp.differences(ids text[]) RETURNS TABLE (bounds bigint, states bigint, wrong bigint)
+    LANGUAGE sql
+AS $$
+    WITH bound AS (
+        SELECT NULL::bigint AS sequence, NULL::timestamptz AS at, NULL::bigint AS position
+        UNION ALL SELECT n, NULL, NULL FROM generate_series(1, 6) n
+        UNION ALL SELECT NULL, recorded_at, NULL FROM event_store.domain_events WHERE aggregate_type = 'Cut'
+        UNION ALL SELECT NULL, NULL, global_position FROM event_store.domain_events WHERE aggregate_type = 'Cut'
+        UNION ALL SELECT 2, NULL, global_position FROM event_store.domain_events WHERE aggregate_type = 'Cut'
+        UNION ALL SELECT NULL, clock_timestamp(), global_position FROM event_store.domain_events WHERE aggregate_type = 'Cut')
+    SELECT count(DISTINCT b), count(m.sequence), count(*) FILTER (WHERE m IS DISTINCT FROM o)
+      FROM (SELECT row_number() OVER () AS n, * FROM bound) b
+     CROSS JOIN LATERAL unnest(coalesce(ids, '{c-1,c-2,c-3,c-4}')) i (id)
+      LEFT JOIN LATERAL (SELECT r.state, r.sequence FROM event_store.replay_aggregates('Cut', ids, b.sequence, b.at, b.position) r
+                          WHERE r.aggregate_id = i.id) m ON true
+      LEFT JOIN LATERAL (SELECT r.state, r.sequence FROM event_store.replay_aggregate('Cut', i.id, b.sequence, b.at, as_of_position => b.position) r
+                          WHERE r.sequence > 0) o ON true
+$$;
+SELECT 'all', * FROM pg_temp.differences(NULL) UNION ALL SELECT 'some', * FROM pg_temp.differences('{c-4,c-1,c-3}');
+SELECT event_store.take_snapshot('Cut', id) FROM unnest(ARRAY['c-1', 'c-2']) id;
+-- a tampered state tells that a snapshot was used
+UPDATE event_store.snapshots SET state = state || '{"from": "snapshot"}' WHERE aggregate_type = 'Cut';
+SELECT p AS position, r.state -> 'from' AS "from", r.sequence
+  FROM unnest(ARRAY[5, 6, 7]) p, LATERAL event_store.replay_aggregate('Cut', 'c-1', as_of_position => :start + p) r;
+SELECT p AS position, r.aggregate_id, r.state -> 'from' AS "from", r.sequence
+  FROM unnest(ARRAY[4, 5, 7]) p, LATERAL event_store.replay_aggregates('Cut', as_of_position => :start + p) r;
+SELECT s AS sequence, r.aggregate_id, r.state -> 'from' AS "from", r.sequence
+  FROM unnest(ARRAY[3, 4]) s, LATERAL event_store.replay_aggregates('Cut', ARRAY['c-1'], as_of_sequence => s) r;
+SELECT 'all', * FROM pg_temp.differences(NULL) UNION ALL SELECT 'some', * FROM pg_temp.differences('{c-4,c-1,c-3}');
+-- an empty list of ids
+SELECT count(*) FROM event_store.replay_aggregates('Cut', '{}', as_of_position => :start + 7);
+SELECT event_store.flush();
+SELECT p AS position, r.sequence FROM unnest(ARRAY[7, 1000]) p, LATERAL event_store.replay_aggregate('Cut', 'c-1', as_of_position => :start + p) r;
+ALTER SYSTEM RESET event_store.write_delay;
+SELECT pg_catalog.pg_reload_conf();

@@ -204,7 +204,7 @@ es_position_at(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("at must not be null")));
-	safe = safe_position();
+	safe = es_feed_position();
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin_read(&scope);
 	first = first_recorded_after(PG_GETARG_TIMESTAMPTZ(0), safe);

@@ -117,6 +117,7 @@ es_fold_create(MemoryContext scratch)
 								  ALLOCSET_DEFAULT_SIZES);
 	fold->up_to = PG_INT64_MAX;
 	fold->until = DT_NOEND;
+	fold->up_to_position = PG_INT64_MAX;
 	fold->stop_at = DT_NOEND;
 	fold->enclosing = error_context_stack;
 	return fold;
@@ -231,6 +232,30 @@ fold_by_function(Fold *fold, Datum *values, bool *nulls)
 }
 
 bool
+es_fold_is_bounded(const Fold *fold)
+{
+	return fold->up_to != PG_INT64_MAX || fold->until != DT_NOEND ||
+		   fold->up_to_position != PG_INT64_MAX;
+}
+
+/*
+ * Whether an event lies after the bounds.  A staged one has no position yet, and will
+ * have one beyond all that are safe.
+ */
+static bool
+is_beyond(const Fold *fold, const Datum *values, const bool *nulls)
+{
+	if (DatumGetInt64(values[EV_SEQUENCE]) > fold->up_to)
+		return true;
+	if (fold->until != DT_NOEND &&
+		DatumGetTimestampTz(values[EV_RECORDED_AT]) > fold->until)
+		return true;
+	return fold->up_to_position != PG_INT64_MAX &&
+		   (nulls[EV_GLOBAL_POSITION] ||
+			DatumGetInt64(values[EV_GLOBAL_POSITION]) > fold->up_to_position);
+}
+
+bool
 es_fold_event(Fold *fold, Datum *values, bool *nulls)
 {
 	int64 sequence = DatumGetInt64(values[EV_SEQUENCE]);
@@ -239,9 +264,7 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 	ErrorContextCallback callback;
 
 	CHECK_FOR_INTERRUPTS();
-	if (sequence > fold->up_to ||
-		(fold->until != DT_NOEND &&
-		 DatumGetTimestampTz(values[EV_RECORDED_AT]) > fold->until))
+	if (es_fold_is_bounded(fold) && is_beyond(fold, values, nulls))
 	{
 		fold->finished = true;
 		return false;
@@ -440,7 +463,7 @@ es_series_event(Series *series, Datum *values, bool *nulls, Datum seed,
 		series->aggregate_id = DatumGetTextPCopy(values[EV_AGGREGATE_ID]);
 		MemoryContextSwitchTo(caller);
 	}
-	if (DatumGetInt64(values[EV_SEQUENCE]) > fold->sequence)
+	if (!fold->finished && DatumGetInt64(values[EV_SEQUENCE]) > fold->sequence)
 	{
 		MemoryContextReset(fold->per_event);
 		(void) es_fold_event(fold, values, nulls);

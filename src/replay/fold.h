@@ -21,9 +21,10 @@ typedef struct Fold
 	MemoryContext per_event; /* to make an event in; reset before each */
 	int64 sequence;			 /* of the last event folded in */
 	int64 up_to;			 /* fold nothing after this sequence ... */
-	TimestampTz until;		 /* ... nor after this recorded time */
-	bool finished;			 /* met an event after these */
-	TimestampTz stop_at;	 /* read no more durable events from then on */
+	TimestampTz until;		 /* ... nor after this recorded time ... */
+	int64 up_to_position; /* ... nor this position, nor staged, if it is set */
+	bool finished;		  /* met an event after these */
+	TimestampTz stop_at;  /* read no more durable events from then on */
 
 	State *state; /* merge and rules */
 
@@ -48,6 +49,8 @@ typedef struct Fold
 extern Fold *es_fold_create(MemoryContext scratch);
 /* Tells it the reducer, made in fold->context; once. */
 extern void es_fold_use(Fold *fold, const Reducer *reducer);
+/* Whether it is to fold less than all events. */
+extern bool es_fold_is_bounded(const Fold *fold);
 /* Begins an aggregate, or the next one, with a state; (Datum) 0 = NULL. */
 extern void es_fold_start(Fold *fold, Datum state, int64 sequence);
 /*

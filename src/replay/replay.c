@@ -50,6 +50,20 @@ PG_FUNCTION_INFO_V1(es_replay_aggregates);
 PG_FUNCTION_INFO_V1(es_fold_events_add);
 PG_FUNCTION_INFO_V1(es_fold_events_result);
 
+/* Sets the bounds of a fold by the arguments of this name. */
+static void
+bound_fold(FunctionCallInfo fcinfo, Fold *fold, int as_of_sequence,
+		   int as_of_time, int as_of_position)
+{
+	fold->up_to = es_number_argument(fcinfo, as_of_sequence, "as_of_sequence",
+									 fold->up_to);
+	if (!PG_ARGISNULL(as_of_time))
+		fold->until = PG_GETARG_TIMESTAMPTZ(as_of_time);
+	fold->up_to_position =
+		es_number_argument(fcinfo, as_of_position, "as_of_position",
+						   fold->up_to_position);
+}
+
 Datum
 es_replay_aggregate(PG_FUNCTION_ARGS)
 {
@@ -63,13 +77,12 @@ es_replay_aggregate(PG_FUNCTION_ARGS)
 	Datum values[2];
 	bool nulls[2] = {false, false};
 
+	es_check_version();
 	es_begin_call(ES_CALL_REPLAY_AGGREGATE);
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	aggregate_id = es_required_text(fcinfo, 1, "aggregate_id");
 	fold = es_fold_create(NULL);
-	fold->up_to = es_number_argument(fcinfo, 2, "as_of_sequence", fold->up_to);
-	if (!PG_ARGISNULL(3))
-		fold->until = PG_GETARG_TIMESTAMPTZ(3);
+	bound_fold(fcinfo, fold, 2, 3, 5);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
@@ -134,6 +147,57 @@ static KeptPlan events_of_ids =
 	 " ORDER BY k.ordinal, e.sequence",
 	 .nargs = 3,
 	 .argtypes = {TEXTOID, INT4OID, TEXTARRAYOID}};
+
+/* The same up to a sequence $4, a time $5 and a position $6, for $3 ids or all. */
+#define BOUNDED_SNAPSHOT                                        \
+	" AND o.source OPERATOR(pg_catalog.=) 'server'"             \
+	" AND o.reducer_version OPERATOR(pg_catalog.=) $2"          \
+	" AND o.sequence OPERATOR(pg_catalog.<=) $4"                \
+	" AND EXISTS (SELECT FROM event_store.domain_events x"      \
+	" WHERE x.aggregate_type OPERATOR(pg_catalog.=) $1"         \
+	" AND x.aggregate_id OPERATOR(pg_catalog.=) o.aggregate_id" \
+	" AND x.sequence OPERATOR(pg_catalog.=) o.sequence"         \
+	" AND x.recorded_at OPERATOR(pg_catalog.<=) $5"             \
+	" AND x.global_position OPERATOR(pg_catalog.<=) $6)"
+#define BOUNDED_EVENTS                                                \
+	" AND e.sequence OPERATOR(pg_catalog.>=) COALESCE(s.sequence, 0)" \
+	" AND e.sequence OPERATOR(pg_catalog.<=) $4"                      \
+	" AND e.recorded_at OPERATOR(pg_catalog.<=) $5"                   \
+	" AND e.global_position OPERATOR(pg_catalog.<=) $6"
+#define BOUNDED_ARGUMENTS                                                \
+	{                                                                    \
+		TEXTOID, INT4OID, TEXTARRAYOID, INT8OID, TIMESTAMPTZOID, INT8OID \
+	}
+
+static KeptPlan all_bounded =
+	{.sql = EVENT_AND_SNAPSHOT
+	 " FROM event_store.domain_events e"
+	 " LEFT JOIN (SELECT o.aggregate_id, o.sequence, o.state"
+	 " FROM event_store.snapshots o"
+	 " WHERE o.aggregate_type OPERATOR(pg_catalog.=) $1" BOUNDED_SNAPSHOT
+	 " ORDER BY o.aggregate_id) s"
+	 " ON s.aggregate_id OPERATOR(pg_catalog.=) e.aggregate_id"
+	 " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+	 " AND $3 IS NULL" BOUNDED_EVENTS " ORDER BY e.aggregate_id, e.sequence",
+	 .nargs = 6,
+	 .argtypes = BOUNDED_ARGUMENTS,
+	 .kind = ES_PLAN_OF_LOG};
+
+static KeptPlan bounded_of_ids =
+	{.sql = EVENT_AND_SNAPSHOT
+	 " FROM ROWS FROM (pg_catalog.unnest($3)) WITH ORDINALITY"
+	 " AS k (aggregate_id, ordinal)"
+	 " LEFT JOIN LATERAL (SELECT o.sequence, o.state FROM event_store.snapshots o"
+	 " WHERE o.aggregate_type OPERATOR(pg_catalog.=) $1"
+	 " AND o.aggregate_id OPERATOR(pg_catalog.=) k.aggregate_id" BOUNDED_SNAPSHOT
+	 ") s ON true"
+	 " CROSS JOIN LATERAL (" ES_EVENT_SELECT
+	 " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+	 " AND e.aggregate_id OPERATOR(pg_catalog.=) k.aggregate_id" BOUNDED_EVENTS
+	 " ORDER BY e.sequence) e"
+	 " ORDER BY k.ordinal, e.sequence",
+	 .nargs = 6,
+	 .argtypes = BOUNDED_ARGUMENTS};
 
 /* The staged events of a type, or of some aggregates of it, in key order. */
 typedef struct StagedEvents
@@ -239,11 +303,16 @@ static void
 give_state(Fold *fold, Datum aggregate_id, void *arg)
 {
 	Replay *replay = arg;
-	MemoryContext caller = MemoryContextSwitchTo(replay->row_context);
-	Datum values[3] = {aggregate_id, es_fold_result(fold),
-					   Int64GetDatum(fold->sequence)};
-	bool nulls[3] = {false, values[1] == (Datum) 0, false};
+	MemoryContext caller;
+	Datum values[3] = {aggregate_id, (Datum) 0, Int64GetDatum(fold->sequence)};
+	bool nulls[3] = {false};
 
+	/* nothing of it lies within the bounds */
+	if (fold->sequence == 0)
+		return;
+	caller = MemoryContextSwitchTo(replay->row_context);
+	values[1] = es_fold_result(fold);
+	nulls[1] = values[1] == (Datum) 0;
 	tuplestore_putvalues(replay->result->setResult, replay->result->setDesc,
 						 values, nulls);
 	MemoryContextSwitchTo(caller);
@@ -273,21 +342,33 @@ sort_ids(Datum *ids, int *count)
 										   TYPALIGN_INT));
 }
 
+static KeptPlan *
+plan_for(const Fold *fold, bool all)
+{
+	if (es_fold_is_bounded(fold))
+		return all ? &all_bounded : &bounded_of_ids;
+	return all ? &all_events : &events_of_ids;
+}
+
 Datum
 es_replay_aggregates(PG_FUNCTION_ARGS)
 {
 	text *aggregate_type;
 	Replay replay = {.result = (ReturnSetInfo *) fcinfo->resultinfo};
 	Fold *fold;
-	KeptPlan *plan = PG_ARGISNULL(1) ? &all_events : &events_of_ids;
-	Datum arguments[3] = {0};
+	KeptPlan *plan;
+	Datum arguments[6] = {0};
+	const char *nulls = NULL;
 	OwnerScope scope;
 	StagedRead read;
 	Reducer reducer;
 
+	es_check_version();
 	es_begin_call(ES_CALL_REPLAY_AGGREGATES);
 	aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 	fold = es_fold_create(NULL);
+	bound_fold(fcinfo, fold, 2, 3, 4);
+	plan = plan_for(fold, PG_ARGISNULL(1));
 	arguments[0] = PointerGetDatum(aggregate_type);
 	replay.staged.type = PointerGetDatum(aggregate_type);
 	if (!PG_ARGISNULL(1))
@@ -314,9 +395,14 @@ es_replay_aggregates(PG_FUNCTION_ARGS)
 	es_fold_use(fold, &reducer);
 	begin_staged(&replay.staged);
 	arguments[1] = Int32GetDatum(reducer.version);
+	arguments[3] = Int64GetDatum(fold->up_to);
+	arguments[4] = TimestampTzGetDatum(fold->until);
+	arguments[5] = Int64GetDatum(fold->up_to_position);
+	if (plan == &all_bounded)
+		nulls = "  n   ";
 	if (plan->kind == ES_PLAN_OF_LOG)
 		es_plan_events(plan);
-	es_for_each_row(plan, arguments, NULL, fold_durable_row, &replay);
+	es_for_each_row(plan, arguments, nulls, fold_durable_row, &replay);
 	fold_staged_before(&replay, (Datum) 0);
 	es_series_end(&replay.series);
 	es_end(&scope);

@@ -46,8 +46,8 @@ PG_FUNCTION_INFO_V1(es_delete_snapshot);
 PG_FUNCTION_INFO_V1(es_take_snapshot);
 
 /*
- * The snapshot lies at or before the time only if its last event does: the
- * recorded times of an aggregate never decrease.
+ * The snapshot lies at or before the time, or the position, only if its last event
+ * does: neither the recorded times nor the positions of an aggregate decrease.
  */
 static KeptPlan usable_snapshot =
 	{.sql = "SELECT s.sequence, s.state FROM event_store.snapshots s"
@@ -60,9 +60,10 @@ static KeptPlan usable_snapshot =
 			" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
 			" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"
 			" AND e.sequence OPERATOR(pg_catalog.=) s.sequence"
-			" AND e.recorded_at OPERATOR(pg_catalog.<=) $5))",
-	 .nargs = 5,
-	 .argtypes = {TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID}};
+			" AND e.recorded_at OPERATOR(pg_catalog.<=) $5"
+			" AND e.global_position OPERATOR(pg_catalog.<=) $6))",
+	 .nargs = 6,
+	 .argtypes = {TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID}};
 
 static KeptPlan store_snapshot =
 	{.sql = "INSERT INTO event_store.snapshots AS s"
@@ -100,12 +101,16 @@ static KeptPlan newest_snapshot =
 void
 es_start_from_snapshot(Fold *fold, text *aggregate_type, text *aggregate_id)
 {
-	Datum values[5] = {PointerGetDatum(aggregate_type),
+	Datum values[6] = {PointerGetDatum(aggregate_type),
 					   PointerGetDatum(aggregate_id),
 					   Int32GetDatum(fold->reducer.version),
 					   Int64GetDatum(fold->up_to),
-					   TimestampTzGetDatum(fold->until)};
-	const char *nulls = fold->until == DT_NOEND ? "    n" : NULL;
+					   TimestampTzGetDatum(fold->until),
+					   Int64GetDatum(fold->up_to_position)};
+	/* the last event need not be looked up for neither */
+	bool by_event =
+		fold->until != DT_NOEND || fold->up_to_position != PG_INT64_MAX;
+	const char *nulls = by_event ? NULL : "    n ";
 	Datum state = (Datum) 0;
 	int64 sequence = 0;
 
