@@ -50,6 +50,7 @@
 
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "ground/wait.h"
 #include "ground/worker_slot.h"
 
 /* A launcher that was not seen for so long does not come back by itself. */
@@ -236,20 +237,13 @@ void
 es_begin_wait(SharedDatabase *db)
 {
 	es_refuse_in_worker(db);
-	ConditionVariablePrepareToSleep(&es_worker_slot(db)->progress);
+	es_begin_wait_on(&es_worker_slot(db)->progress);
 }
 
 void
 es_wait(SharedDatabase *db, long timeout, uint32 wait_event)
 {
-	ConditionVariableTimedSleep(&es_worker_slot(db)->progress, timeout,
-								wait_event);
-}
-
-void
-es_end_wait(void)
-{
-	ConditionVariableCancelSleep();
+	es_wait_on(&es_worker_slot(db)->progress, timeout, wait_event);
 }
 
 /* Ends a change of the slot. */

@@ -101,12 +101,11 @@ extern void es_note_wake(void);
 /* Lets those look again who wait for something that the worker does. */
 extern void es_tell_progress(SharedDatabase *db);
 /*
- * Around waiting for that; begin before the first look.  In the worker itself,
- * which would wait for ever, beginning raises an error.
+ * For waiting for that: see wait.h, whose es_end_wait ends it.  In the worker
+ * itself, which would wait for ever, beginning raises an error.
  */
 extern void es_begin_wait(SharedDatabase *db);
 extern void es_wait(SharedDatabase *db, long timeout, uint32 wait_event);
-extern void es_end_wait(void);
 /* Whether this process is that worker, and the error that says so. */
 extern bool es_is_worker(const SharedDatabase *db);
 extern void es_refuse_in_worker(const SharedDatabase *db);

@@ -36,6 +36,7 @@
 
 #include "ground/compat.h"
 #include "ground/shmem.h"
+#include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "process/database_command.h"
 

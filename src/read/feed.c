@@ -21,8 +21,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/condition_variable.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
@@ -34,7 +32,7 @@
 #include "ground/planning.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
-#include "ground/wait_event.h"
+#include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "read/feed.h"
 #include "read/feed_plan.h"
@@ -255,13 +253,10 @@ rest(TimestampTz since, TimestampTz end)
 		TimestampTz now = GetCurrentTimestamp();
 		long left = TimestampDifferenceMilliseconds(now, until);
 
-		CHECK_FOR_INTERRUPTS();
 		/* a clock that was set back must not make it longer */
 		if (left <= 0 || now < since)
 			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 left, es_wait_event(&wait_event, "EventStoreRest"));
-		ResetLatch(MyLatch);
+		es_wait_on(NULL, left, es_wait_event(&wait_event, "EventStoreRest"));
 	}
 }
 
@@ -292,7 +287,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
 	rest(last_return, end);
-	ConditionVariablePrepareToSleep(&es_positions(db)->ended);
+	es_begin_wait_on(&es_positions(db)->ended);
 	for (;;)
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
@@ -301,13 +296,11 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 		es_check_position("after_position", after, position);
 		if (position > after || left <= 0)
 			break;
-		ConditionVariableTimedSleep(&es_positions(db)->ended,
-									RecoveryInProgress()
-										? Min(left, STANDBY_SLICE_MS)
-										: left,
-									es_wait_event(&wait_event, "EventStoreFeed"));
+		es_wait_on(&es_positions(db)->ended,
+				   RecoveryInProgress() ? Min(left, STANDBY_SLICE_MS) : left,
+				   es_wait_event(&wait_event, "EventStoreFeed"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	last_return = GetCurrentTimestamp();
 	PG_RETURN_INT64(position);
 }

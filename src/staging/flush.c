@@ -29,7 +29,7 @@
 #include "ground/metrics.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
-#include "ground/wait_event.h"
+#include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "staging/drain.h"
 #include "staging/drain_state.h"

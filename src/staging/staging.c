@@ -43,7 +43,7 @@
 #include "ground/metrics.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
-#include "ground/wait_event.h"
+#include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "log/view_table.h"
 #include "staging/drain_state.h"
