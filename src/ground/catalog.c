@@ -26,19 +26,23 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodes.h"
 #include "nodes/params.h"
 #include "nodes/pg_list.h"
 #include "nodes/primnodes.h"
@@ -54,7 +58,6 @@
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
-#include "utils/reltrigger.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
@@ -160,49 +163,105 @@ relation_named(Oid schema, const char *format, int n)
 	return get_relname_relid(n < 0 ? format : psprintf(format, n), schema);
 }
 
+/*
+ * Nothing here opens a relation: that would wait for whoever alters it, and who
+ * only asks how things stand must not wait.  So what is attached to a table is
+ * read from the catalogs, by an index on the relation's OID.  Calls "look" for
+ * each row, until it returns false; returns whether it never did.
+ */
+static bool
+look_at_all(Oid catalog, Oid index, AttrNumber column, Oid relation,
+			bool (*look)(HeapTuple tuple, TupleDesc desc, void *arg), void *arg)
+{
+	Relation rel = table_open(catalog, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	bool all = true;
+
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relation));
+	scan = systable_beginscan(rel, index, true, NULL, 1, &key);
+	while (all && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		all = look(tuple, RelationGetDescr(rel), arg);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return all;
+}
+
 /* Whether the columns are ours alone, of core types, and so are the defaults. */
 static bool
-has_plain_columns(TupleDesc desc, int columns, uint32 defaults)
+has_plain_columns(Oid relation, int columns, uint32 defaults)
 {
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute column = TupleDescAttr(desc, i);
+	CatCList *list = SearchSysCacheList1(ATTNUM, ObjectIdGetDatum(relation));
+	bool plain = true;
 
-		if (column->attisdropped)
+	for (int i = 0; i < list->n_members; i++)
+	{
+		Form_pg_attribute column =
+			(Form_pg_attribute) GETSTRUCT(&list->members[i]->tuple);
+
+		if (column->attnum < 1 || column->attisdropped)
 			continue;
 		columns--;
 		if (column->atttypid >= FirstNormalObjectId ||
-			(column->atthasdef && !(defaults & (1 << i))))
-			return false;
+			(column->atthasdef && (column->attnum > 32 ||
+								   !(defaults & (1u << (column->attnum - 1))))))
+			plain = false;
 	}
-	return columns == 0;
+	ReleaseSysCacheList(list);
+	return plain && columns == 0;
 }
 
 /* Whether an index computes nothing: no expressions, and at most IS NOT NULL. */
 static bool
-is_plain_index(Oid oid)
+is_plain_index(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	Relation index = index_open(oid, AccessShareLock);
-	bool plain = RelationGetIndexExpressions(index) == NIL;
+	bool none;
+	Datum predicate;
 	ListCell *cell;
 
-	foreach (cell, RelationGetIndexPredicate(index))
+	(void) heap_getattr(tuple, Anum_pg_index_indexprs, desc, &none);
+	if (!none)
+		return false;
+	predicate = heap_getattr(tuple, Anum_pg_index_indpred, desc, &none);
+	if (none)
+		return true;
+	foreach (cell,
+			 make_ands_implicit(stringToNode(TextDatumGetCString(predicate))))
 	{
 		NullTest *test = lfirst(cell);
 
 		if (!IsA(test, NullTest) || !IsA(test->arg, Var))
-			plain = false;
+			return false;
 	}
-	index_close(index, AccessShareLock);
-	return plain;
+	return true;
 }
 
 /* Whether a trigger is one of those that keep the log append-only. */
 static bool
-is_guard(const char *trigger)
+is_guard(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	return strcmp(trigger, "domain_events_append_only") == 0 ||
-		   strcmp(trigger, "domain_events_append_only_row") == 0;
+	const char *name = NameStr(((Form_pg_trigger) GETSTRUCT(tuple))->tgname);
+
+	return strcmp(name, "domain_events_append_only") == 0 ||
+		   strcmp(name, "domain_events_append_only_row") == 0;
+}
+
+/* Whether a table has no rules, row security or CHECK constraints beyond ours. */
+static bool
+is_plain_table(Oid relation, int checks)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	bool plain;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	plain = !((Form_pg_class) GETSTRUCT(tuple))->relhasrules &&
+			!((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity &&
+			((Form_pg_class) GETSTRUCT(tuple))->relchecks <= checks;
+	ReleaseSysCache(tuple);
+	return plain;
 }
 
 /*
@@ -214,30 +273,12 @@ is_guard(const char *trigger)
 static bool
 is_plain(Oid relation, int columns, uint32 defaults, int checks)
 {
-	Relation table = table_open(relation, AccessShareLock);
-	TupleConstr *constr = RelationGetDescr(table)->constr;
-	TriggerDesc *triggers = table->trigdesc;
-	bool plain = table->rd_rules == NULL && !table->rd_rel->relrowsecurity &&
-				 has_plain_columns(RelationGetDescr(table), columns, defaults);
-	List *indexes = RelationGetIndexList(table);
-	ListCell *cell;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		if (!is_guard(triggers->triggers[i].tgname))
-			plain = false;
-	}
-	if (constr != NULL &&
-		(constr->num_check > checks || constr->has_generated_stored))
-		plain = false;
-	foreach (cell, indexes)
-	{
-		if (!is_plain_index(lfirst_oid(cell)))
-			plain = false;
-	}
-	list_free(indexes);
-	table_close(table, AccessShareLock);
-	return plain;
+	return is_plain_table(relation, checks) &&
+		   has_plain_columns(relation, columns, defaults) &&
+		   look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
+					   Anum_pg_trigger_tgrelid, relation, is_guard, NULL) &&
+		   look_at_all(IndexRelationId, IndexIndrelidIndexId,
+					   Anum_pg_index_indrelid, relation, is_plain_index, NULL);
 }
 
 /* The durable tables that code of an owner may be attached to. */
@@ -250,22 +291,17 @@ static const char *const written_tables[] =
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
 
-/* Adds the deferrable triggers of a table, but for those of foreign keys. */
-static void
-list_deferrable(StringInfo list, Oid relation)
+/* Adds a trigger that is deferrable, but for those of foreign keys. */
+static bool
+list_if_deferrable(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	Relation table = table_open(relation, AccessShareLock);
-	TriggerDesc *triggers = table->trigdesc;
+	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+	StringInfo list = arg;
 
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger *trigger = &triggers->triggers[i];
-
-		if (trigger->tgdeferrable && !trigger->tgisinternal)
-			appendStringInfo(list, "%s" ES_SCHEMA ".%s", list->len > 0 ? ", " : "",
-							 quote_identifier(trigger->tgname));
-	}
-	table_close(table, AccessShareLock);
+	if (trigger->tgdeferrable && !trigger->tgisinternal)
+		appendStringInfo(list, "%s" ES_SCHEMA ".%s", list->len > 0 ? ", " : "",
+						 quote_identifier(NameStr(trigger->tgname)));
+	return true;
 }
 
 /*
@@ -283,7 +319,9 @@ find_deferrable(Store *s)
 		s->written[i] = relation_named(s->schema, written_tables[i], -1);
 		if (OidIsValid(s->written[i]) &&
 			get_rel_relkind(s->written[i]) == RELKIND_RELATION)
-			list_deferrable(&list, s->written[i]);
+			(void) look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
+							   Anum_pg_trigger_tgrelid, s->written[i],
+							   list_if_deferrable, &list);
 	}
 	if (fire_at_once != NULL)
 		pfree(fire_at_once);
@@ -331,40 +369,47 @@ find_parts(Store *s)
 	}
 }
 
-/* Whether an index lists the rows of each value of a column by their position. */
 static bool
-lists_by_position(Oid oid, EventColumn column)
+is_btree(Oid index)
 {
-	Relation index = index_open(oid, AccessShareLock);
-	Form_pg_index form = index->rd_index;
-	bool lists = form->indisvalid && form->indnkeyatts >= 2 &&
-				 form->indkey.values[0] == (int) column + 1 &&
-				 form->indkey.values[1] == EV_GLOBAL_POSITION + 1 &&
-				 index->rd_rel->relam == BTREE_AM_OID &&
-				 index->rd_indcollation[0] == C_COLLATION_OID &&
-				 RelationGetIndexPredicate(index) == NIL;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
+	bool btree = HeapTupleIsValid(tuple) &&
+				 ((Form_pg_class) GETSTRUCT(tuple))->relam == BTREE_AM_OID;
 
-	index_close(index, AccessShareLock);
-	return lists;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return btree;
+}
+
+/* Notes an index that lists the rows of each value of a column by their position. */
+static bool
+note_optional_index(HeapTuple tuple, TupleDesc desc, void *arg)
+{
+	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
+	Store *s = arg;
+	bool none;
+	Datum collations =
+		heap_getattr(tuple, Anum_pg_index_indcollation, desc, &none);
+
+	(void) heap_getattr(tuple, Anum_pg_index_indpred, desc, &none);
+	if (!none || !form->indisvalid || form->indnkeyatts < 2 ||
+		form->indkey.values[1] != EV_GLOBAL_POSITION + 1 ||
+		((oidvector *) DatumGetPointer(collations))->values[0] != C_COLLATION_OID ||
+		!is_btree(form->indexrelid))
+		return true;
+	if (form->indkey.values[0] == EV_AGGREGATE_TYPE + 1)
+		s->by_aggregate_type = true;
+	if (form->indkey.values[0] == EV_EVENT_TYPE + 1)
+		s->by_event_type = true;
+	return true;
 }
 
 /* Looks for the optional indexes, whatever their names. */
 static void
 find_optional_indexes(Store *s)
 {
-	Relation events = table_open(s->events, AccessShareLock);
-	List *indexes = RelationGetIndexList(events);
-	ListCell *cell;
-
-	foreach (cell, indexes)
-	{
-		if (lists_by_position(lfirst_oid(cell), EV_AGGREGATE_TYPE))
-			s->by_aggregate_type = true;
-		if (lists_by_position(lfirst_oid(cell), EV_EVENT_TYPE))
-			s->by_event_type = true;
-	}
-	list_free(indexes);
-	table_close(events, AccessShareLock);
+	(void) look_at_all(IndexRelationId, IndexIndrelidIndexId,
+					   Anum_pg_index_indrelid, s->events, note_optional_index, s);
 }
 
 /*

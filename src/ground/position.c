@@ -47,6 +47,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/relscan.h"
 #include "access/sdir.h"
 #include "access/skey.h"
@@ -60,6 +61,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "replication/walsender.h"
 #include "storage/condition_variable.h"
@@ -70,6 +72,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
@@ -506,16 +509,47 @@ es_pass_over_used_positions(void)
 #define NOBODY (-1)
 
 /*
+ * Whether the log can be read without waiting for anybody.  A statement locks the
+ * table, which it holds by then, and all its indexes.
+ */
+static bool
+log_is_free(void)
+{
+	Oid events = es_store()->events;
+	Relation log;
+	ListCell *cell;
+	bool is_free = true;
+	List *indexes;
+
+	if (!ConditionalLockRelationOid(events, AccessShareLock))
+		return false;
+	log = try_relation_open(events, NoLock);
+	if (log == NULL)
+		return false;
+	indexes = RelationGetIndexList(log);
+	foreach (cell, indexes)
+		is_free = is_free &&
+				  ConditionalLockRelationOid(lfirst_oid(cell), AccessShareLock);
+	list_free(indexes);
+	relation_close(log, NoLock);
+	return is_free;
+}
+
+/*
  * As long as no position was taken since the server started, nothing is in
  * flight but what is written around the API, and the log itself says how far it
- * goes.
+ * goes.  While somebody has locked it, what is stored for standbys has to do, which
+ * may be behind.
  */
 static int64
-last_position_at_rest(void)
+last_position_at_rest(bool *behind)
 {
 	OwnerScope scope;
 	int64 last;
 
+	*behind = !log_is_free();
+	if (*behind)
+		return es_stored_safe_position();
 	es_begin_read(&scope);
 	last = last_logged_position();
 	es_end(&scope);
@@ -549,10 +583,15 @@ es_last_given_position(SharedDatabase *db)
 {
 	Oid sequence = es_store()->positions;
 	int64 last = last_taken_position(db, sequence);
+	bool behind;
 
 	if (last >= 0)
 		return last;
-	last = Max(reserved_at_rest(), last_position_at_rest());
+	last = last_position_at_rest(&behind);
+	/* nobody can tell */
+	if (behind)
+		return PG_INT64_MAX;
+	last = Max(last, reserved_at_rest());
 	return Max(last, last_taken_position(db, sequence));
 }
 
@@ -589,12 +628,14 @@ es_read_feed_state(SharedDatabase *db, FeedState *state)
 	state->last = last_taken_position(db, sequence);
 	if (state->last < 0)
 	{
-		int64 at_rest = last_position_at_rest();
+		int64 at_rest = last_position_at_rest(&state->behind);
 
 		/* what was taken meanwhile may have been seen out of its order */
 		state->last = last_taken_position(db, sequence);
 		if (state->last < 0)
 			state->last = at_rest;
+		else
+			state->behind = false;
 	}
 	find_safe(state, NOBODY);
 }

@@ -64,6 +64,7 @@ typedef struct FeedState
 	int in_flight;	 /* transactions */
 	int blocker_pid; /* of the lowest; 0 = none */
 	TimestampTz blocked_since;
+	bool behind; /* somebody has locked the log, which alone would tell */
 } FeedState;
 
 extern void es_read_feed_state(SharedDatabase *db, FeedState *state);

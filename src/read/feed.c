@@ -65,16 +65,27 @@ es_feed_database(void)
 	return db;
 }
 
+/* Tells also whether that may be behind, for want of a look at the log. */
+static int64
+feed_position(bool *behind)
+{
+	SharedDatabase *db = es_feed_database();
+	FeedState state = {0};
+
+	if (RecoveryInProgress())
+		state.safe = es_stored_safe_position();
+	else
+		es_read_feed_state(db, &state);
+	*behind = state.behind;
+	return state.safe;
+}
+
 int64
 es_feed_position(void)
 {
-	SharedDatabase *db = es_feed_database();
-	FeedState state;
+	bool behind;
 
-	if (RecoveryInProgress())
-		return es_stored_safe_position();
-	es_read_feed_state(db, &state);
-	return state.safe;
+	return feed_position(&behind);
 }
 
 Datum
@@ -274,6 +285,7 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	int64 after;
 	int64 timeout = 5000;
 	int64 position;
+	bool behind;
 	TimestampTz end;
 
 	if (PG_ARGISNULL(0))
@@ -292,8 +304,11 @@ es_wait_for_events(PG_FUNCTION_ARGS)
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 
-		position = es_feed_position();
+		position = feed_position(&behind);
 		es_check_position("after_position", after, position);
+		/* nobody shall go back and read again what he has */
+		if (behind)
+			position = Max(position, after);
 		if (position > after || left <= 0)
 			break;
 		es_wait_on(&es_positions(db)->ended,

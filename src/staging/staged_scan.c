@@ -185,7 +185,7 @@ es_begin_staged_read(StagedRead *read, Snapshot wanted)
 	Snapshot snapshot;
 
 	read->locked = 0;
-	read->tables_locked = false;
+	read->table = InvalidOid;
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -209,13 +209,12 @@ es_begin_staged_read(StagedRead *read, Snapshot wanted)
 }
 
 bool
-es_begin_latest_read(StagedRead *read)
+es_begin_latest_read(StagedRead *read, Oid table)
 {
 	bool staged;
 
-	/* to a snapshot older than the wait they would be empty */
-	LockRelationOid(es_store()->events, AccessShareLock);
-	LockRelationOid(es_store()->views, AccessShareLock);
+	/* to a snapshot older than the wait it would be empty */
+	LockRelationOid(table, AccessShareLock);
 	staged = es_may_have_staged();
 	if (staged)
 		es_begin_staged_read(read, NULL);
@@ -224,7 +223,7 @@ es_begin_latest_read(StagedRead *read)
 		read->locked = 0;
 		PushActiveSnapshot(GetLatestSnapshot());
 	}
-	read->tables_locked = true;
+	read->table = table;
 	return staged;
 }
 
@@ -237,11 +236,8 @@ es_end_staged_read(StagedRead *read)
 		if (read->locked & (1 << i))
 			UnlockRelationOid(es_store()->segments[i].table, AccessShareLock);
 	}
-	if (read->tables_locked)
-	{
-		UnlockRelationOid(es_store()->events, AccessShareLock);
-		UnlockRelationOid(es_store()->views, AccessShareLock);
-	}
+	if (OidIsValid(read->table))
+		UnlockRelationOid(read->table, AccessShareLock);
 }
 
 /* ---------- scans ---------- */

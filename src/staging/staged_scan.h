@@ -27,17 +27,17 @@ extern bool es_may_have_staged(void);
  */
 typedef struct StagedRead
 {
-	uint32 locked;		/* segments, a bit each */
-	bool tables_locked; /* domain_events and domain_views */
+	uint32 locked; /* segments, a bit each */
+	Oid table;	   /* locked, too, or invalid */
 } StagedRead;
 
 extern void es_begin_staged_read(StagedRead *read, Snapshot wanted);
 /*
  * The latest snapshot, and whether staging has to be looked at at all.  Call it
  * after locking the aggregate or key.  The snapshot is one that sees what is in
- * the durable tables even if an ALTER TABLE has just written them anew.
+ * the durable table that is read even if an ALTER TABLE has just written it anew.
  */
-extern bool es_begin_latest_read(StagedRead *read);
+extern bool es_begin_latest_read(StagedRead *read, Oid table);
 extern void es_end_staged_read(StagedRead *read);
 
 /*

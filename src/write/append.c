@@ -436,7 +436,7 @@ decide(AppendCall *append)
 
 		if (heads_from_cache(append))
 			break;
-		staged = es_begin_latest_read(&read);
+		staged = es_begin_latest_read(&read, es_store()->events);
 		ready = read_heads(append, GetActiveSnapshot(), staged);
 		if (ready)
 			find_originals(append, GetActiveSnapshot(), staged);
@@ -689,7 +689,7 @@ es_hold_aggregate(const char *function, Datum type, Datum id, bool expects,
 	if (!heads_from_cache(&append))
 	{
 		StagedRead read;
-		bool staged = es_begin_latest_read(&read);
+		bool staged = es_begin_latest_read(&read, es_store()->events);
 
 		es_read_head(type, id, GetActiveSnapshot(), staged, &aggregate.head);
 		es_end_staged_read(&read);

@@ -204,7 +204,7 @@ look_at_keys(const ViewWrite *writes, int count)
 	KnownView *known;
 	KnownView *seen;
 
-	known = find_known(writes, count, es_begin_latest_read(&read));
+	known = find_known(writes, count, es_begin_latest_read(&read, es_store()->views));
 	es_end_staged_read(&read);
 	if (!IsolationUsesXactSnapshot())
 		return known;
