@@ -238,7 +238,7 @@ es_load_view(PG_FUNCTION_ARGS)
 		PreventCommandIfParallelMode("load_view() for update");
 		check_may_lock();
 		es_lock_view_key(view_name, view_key);
-		staged = es_begin_latest_read(&read);
+		staged = es_begin_latest_read(&read, es_store()->views);
 	}
 	else
 		es_begin_staged_read(&read, GetActiveSnapshot());

@@ -53,7 +53,7 @@
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
-#include "ground/wait_event.h"
+#include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "read/feed.h"
 #include "replay/fold.h"
@@ -402,7 +402,7 @@ serve_within(NextCall *call, int64 timeout)
 
 	if (timeout == 0)
 		return serve(call);
-	ConditionVariablePrepareToSleep(ended);
+	es_begin_wait_on(ended);
 	for (;;)
 	{
 		long left;
@@ -413,11 +413,9 @@ serve_within(NextCall *call, int64 timeout)
 		if (served == SERVED_EVENTS || left <= 0)
 			break;
 		if (served != SERVED_PASSED)
-			ConditionVariableTimedSleep(ended, left,
-										es_wait_event(&wait_event,
-													  "EventStoreFeed"));
+			es_wait_on(ended, left, es_wait_event(&wait_event, "EventStoreFeed"));
 	}
-	ConditionVariableCancelSleep();
+	es_end_wait();
 	return served;
 }
 

@@ -26,15 +26,26 @@
  * pair by pair.  The gate is the relation of an empty composite type, which
  * nothing else ever locks: so a writer passes it at the price of a fast-path
  * lock, and the drain, which takes no locks of pairs, does not pass it at all.
+ *
+ * Triggers that run in a round of draining may append, though, and who holds the
+ * aggregate may wait for that round, or sit idle.  So the waits of a round are
+ * bounded: it queues for what is locked, since it would hardly ever get what is
+ * in demand otherwise, but for a moment, and finds out at once when the holder
+ * waits for it.  Then the lock is refused; what is refused once in a round is
+ * not waited for again.
  */
 #include "postgres.h"
 
 #include "access/twophase.h"
+#include "access/xact.h"
+#include "datatype/timestamp.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/lockdefs.h"
+#include "storage/proc.h"
+#include "utils/timestamp.h"
 
 #include "ground/catalog.h"
 #include "ground/compat.h"
@@ -81,9 +92,28 @@ es_share_locks(void)
 static bool holds_locks = false;
 static int64 reserved = 0;
 
+/* How long the waits of a round may be, in all and before a look for a deadlock. */
+#define BOUNDED_WAIT_MS 100
+#define BOUNDED_DEADLOCK_MS 5
+
+/* Whose waits are bounded, what is left of their time, and what was refused. */
+static SubTransactionId bounded_in = InvalidSubTransactionId;
+static int64 bounded_time_us = 0;
+static RefusedLock refused_locks[ES_REFUSED_LOCKS];
+static int refused_count = 0;
+static bool refused = false;
+
+static void
+abort_locks(SubTransactionId id)
+{
+	if (bounded_in >= id)
+		bounded_in = InvalidSubTransactionId;
+}
+
 static void
 end_locks(SharedDatabase *db, bool committed)
 {
+	bounded_in = InvalidSubTransactionId;
 	if (reserved > 0)
 		pg_atomic_fetch_sub_u64(budget.memory, reserved);
 	reserved = 0;
@@ -136,7 +166,7 @@ reserve_pairs(LockSpace space, int count)
 static void
 note_lock(void)
 {
-	es_at_end(ES_END_LOCKS, end_locks, NULL);
+	es_at_end(ES_END_LOCKS, end_locks, abort_locks);
 	es_note_write();
 	holds_locks = true;
 }
@@ -170,20 +200,142 @@ es_end_explaining(const ErrorContextCallback *callback)
 	error_context_stack = callback->previous;
 }
 
-static void
-lock_one(LockSpace space, uint64 hash)
+void
+es_bound_lock_waits(bool bounded)
+{
+	es_at_end(ES_END_LOCKS, end_locks, abort_locks);
+	bounded_in = bounded ? GetCurrentSubTransactionId() : InvalidSubTransactionId;
+	if (!bounded)
+		return;
+	bounded_time_us = BOUNDED_WAIT_MS * INT64CONST(1000);
+	refused_count = 0;
+}
+
+bool
+es_lock_was_refused(void)
+{
+	return refused;
+}
+
+void
+es_forget_refused_lock(void)
+{
+	refused = false;
+}
+
+int
+es_refused_locks(RefusedLock *locks)
+{
+	memcpy(locks, refused_locks, refused_count * sizeof(RefusedLock));
+	return refused_count;
+}
+
+bool
+es_holds_refused_lock(const RefusedLock *lock)
 {
 	LOCKTAG tag;
 
+	if (lock->hash == 0)
+	{
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, gate_of(lock->space));
+		return LockHeldByMe(&tag, ShareRowExclusiveLock, false);
+	}
+	make_tag(&tag, lock->space, lock->hash);
+	return LockHeldByMe(&tag, ExclusiveLock, false);
+}
+
+static bool
+was_refused(LockSpace space, uint64 hash)
+{
+	for (int i = 0; i < refused_count; i++)
+	{
+		if (refused_locks[i].space == space && refused_locks[i].hash == hash)
+			return true;
+	}
+	return false;
+}
+
+static void
+note_refused(LockSpace space, uint64 hash)
+{
+	if (refused_count < ES_REFUSED_LOCKS && !was_refused(space, hash))
+		refused_locks[refused_count++] = (RefusedLock){space, hash};
+	refused = true;
+}
+
+static void
+refuse(LockSpace space, uint64 hash)
+{
+	note_refused(space, hash);
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("an aggregate or view key is locked, which a round of draining does not wait for")));
+}
+
+/* Waits for what is left of the time, and not for who waits for this transaction. */
+static void
+queue_for(const LOCKTAG *tag, LockSpace space, uint64 hash)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz start = GetCurrentTimestamp();
+	int lock_timeout = LockTimeout;
+	int deadlock_timeout = DeadlockTimeout;
+
+	PG_TRY();
+	{
+		LockTimeout = (int) (bounded_time_us / 1000);
+		DeadlockTimeout = BOUNDED_DEADLOCK_MS;
+		(void) LockAcquire(tag, ExclusiveLock, false, false);
+	}
+	PG_CATCH();
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		ErrorData *error = CopyErrorData();
+
+		LockTimeout = lock_timeout;
+		DeadlockTimeout = deadlock_timeout;
+		bounded_time_us -= GetCurrentTimestamp() - start;
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+			error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+			note_refused(space, hash);
+		FreeErrorData(error);
+		MemoryContextSwitchTo(old);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	LockTimeout = lock_timeout;
+	DeadlockTimeout = deadlock_timeout;
+	bounded_time_us -= GetCurrentTimestamp() - start;
+}
+
+static void
+lock_one(LockSpace space, uint64 hash)
+{
+	bool bounded = bounded_in != InvalidSubTransactionId;
+	LOCKTAG tag;
+
 	make_tag(&tag, space, hash);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	if (LockAcquire(&tag, ExclusiveLock, false, bounded) != LOCKACQUIRE_NOT_AVAIL)
+		return;
+	if (bounded_time_us < 1000 || was_refused(space, hash))
+		refuse(space, hash);
+	queue_for(&tag, space, hash);
+}
+
+static void
+pass_gate(LockSpace space, LOCKMODE mode)
+{
+	if (bounded_in == InvalidSubTransactionId)
+		LockRelationOid(gate_of(space), mode);
+	else if (!ConditionalLockRelationOid(gate_of(space), mode))
+		refuse(space, 0);
 }
 
 void
 es_lock_pair(LockSpace space, uint64 hash)
 {
 	note_lock();
-	LockRelationOid(gate_of(space), RowExclusiveLock);
+	pass_gate(space, RowExclusiveLock);
 	lock_one(space, hash);
 }
 
@@ -221,10 +373,10 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 	note_lock();
 	if (!reserve_pairs(space, new_pairs(space, hashes, count)))
 	{
-		LockRelationOid(gate_of(space), ShareRowExclusiveLock);
+		pass_gate(space, ShareRowExclusiveLock);
 		return;
 	}
-	LockRelationOid(gate_of(space), RowExclusiveLock);
+	pass_gate(space, RowExclusiveLock);
 	if (count > 1)
 		qsort(hashes, count, sizeof(uint64), compare_hashes);
 	for (int i = 0; i < count; i++)

@@ -35,6 +35,28 @@ extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
  */
 extern void es_begin_explaining(ErrorContextCallback *callback);
 extern void es_end_explaining(const ErrorContextCallback *callback);
+/*
+ * Until this subtransaction ends, or it is called with false, locking pairs waits
+ * only for moments, and refuses with an error what then is not free.  Whether
+ * anything was refused since the last time it was forgotten.
+ */
+extern void es_bound_lock_waits(bool bounded);
+extern bool es_lock_was_refused(void);
+extern void es_forget_refused_lock(void);
+
+/* So many of the locks that were refused are remembered. */
+#define ES_REFUSED_LOCKS 64
+
+typedef struct RefusedLock
+{
+	LockSpace space;
+	uint64 hash; /* 0 = the gate */
+} RefusedLock;
+
+/* Those since waits were bounded; returns how many. */
+extern int es_refused_locks(RefusedLock *locks);
+/* Whether this transaction holds what was refused to another. */
+extern bool es_holds_refused_lock(const RefusedLock *lock);
 /* Whether this transaction has locked any pair: then it must not wait for space. */
 extern bool es_holds_locks(void);
 /*

@@ -136,6 +136,17 @@ es_pair_enter(PairTable *table, Datum first, Datum second, bool *found)
 	return &entry->value;
 }
 
+bool
+es_pair_find(PairTable *table, Datum first, Datum second)
+{
+	PairKey key;
+
+	key.first = DatumGetTextPP(first);
+	key.second = DatumGetTextPP(second);
+	key.hash = es_pair_hash(first, second);
+	return hash_search(table->entries, &key, HASH_FIND, NULL) != NULL;
+}
+
 void
 es_pair_table_drop(PairTable *table)
 {

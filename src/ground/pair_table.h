@@ -16,6 +16,8 @@ extern PairTable *es_pair_table(int64 expected_size);
 /* The number of a pair, entered if missing (then undefined until set). */
 extern int64 *es_pair_enter(PairTable *table, Datum first, Datum second,
 							bool *found);
+/* Whether a pair was entered. */
+extern bool es_pair_find(PairTable *table, Datum first, Datum second);
 extern void es_pair_table_drop(PairTable *table);
 
 #endif /* ES_PAIR_TABLE_H */

@@ -42,6 +42,10 @@
 #define MIN_RETRY_MS 1
 #define MAX_RETRY_MS (60 * 60 * 1000)
 
+#define DEFAULT_SETTLE_TIMEOUT_MS (30 * 1000)
+#define MIN_SETTLE_TIMEOUT_MS 1
+#define MAX_SETTLE_TIMEOUT_MS (60 * 60 * 1000)
+
 #define DEFAULT_SNAPSHOT_EVERY 100
 #define MIN_SNAPSHOT_EVERY 0
 #define MAX_SNAPSHOT_EVERY INT_MAX
@@ -67,6 +71,7 @@ bool es_require_expected_sequence = false;
 int es_processed_retention = DEFAULT_PROCESSED_RETENTION_S;
 int es_retry_initial = DEFAULT_RETRY_INITIAL_MS;
 int es_retry_max = DEFAULT_RETRY_MAX_MS;
+int es_settle_timeout = DEFAULT_SETTLE_TIMEOUT_MS;
 int es_snapshot_every = DEFAULT_SNAPSHOT_EVERY;
 int es_staging_limit = DEFAULT_STAGING_LIMIT;
 int es_write_batch_size = DEFAULT_WRITE_BATCH_SIZE;
@@ -230,6 +235,13 @@ es_define_settings(void)
 							&es_retry_max, DEFAULT_RETRY_MAX_MS, MIN_RETRY_MS,
 							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS,
 							check_retry_max, NULL, NULL);
+	DefineCustomIntVariable("event_store.settle_timeout",
+							"Longest time that a durable write waits for staged rows to become durable.",
+							"It waits for those of the same aggregate or view key. "
+							"A number without unit is in milliseconds.",
+							&es_settle_timeout, DEFAULT_SETTLE_TIMEOUT_MS,
+							MIN_SETTLE_TIMEOUT_MS, MAX_SETTLE_TIMEOUT_MS,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.snapshot_every",
 							"Number of events of an aggregate after which the worker saves a new snapshot.",
 							"Counted in events; 0 saves no snapshots.",

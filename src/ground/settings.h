@@ -32,6 +32,7 @@ extern bool es_require_expected_sequence;
 extern int es_processed_retention; /* s; 0 = for ever */
 extern int es_retry_initial;	   /* ms */
 extern int es_retry_max;		   /* ms */
+extern int es_settle_timeout;	   /* ms */
 extern int es_snapshot_every;	   /* events; 0 = never */
 
 extern void es_define_settings(void);

@@ -104,6 +104,13 @@
 #define ES_SNAPSHOT_REST 9
 #define ES_SNAPSHOT_REST_MS 1000
 
+/*
+ * While somebody waits, the pause after a failure is so many times shorter, though
+ * never below the first one: it grows all the same, and is well within the time
+ * that a waiter has.
+ */
+#define ES_HURRY 8
+
 /* A snapshot may take so long. */
 #define ES_SNAPSHOT_MS 10000
 /* Steps but the drain wait so long for locks. */
@@ -130,8 +137,7 @@ typedef struct Work
 	bool needed;	 /* by anybody since it came up, so that it stays a while */
 
 	/* what the last step told */
-	int64 moved;				/* by the last round */
-	bool more;					/* was left by it */
+	RoundResult round;			/* the last */
 	bool rotated;				/* writers go to another segment now */
 	bool closed;				/* staging is */
 	char error[ES_ERROR_CHARS]; /* "" = none */
@@ -244,6 +250,27 @@ static void step_close(Work *work);
 
 /* ---------- steps ---------- */
 
+/*
+ * Whether the log shall tell of a failure: the first, the second, the fourth of the
+ * same in a row, and so on.
+ */
+static bool
+is_worth_logging(const Work *work, const char *message)
+{
+	const JobStatus *job;
+	char shown[ES_ERROR_CHARS];
+	int failures;
+
+	/* the last steps before a stop are no jobs */
+	if (running_job < 0)
+		return true;
+	job = &es_worker_slot(work->db)->jobs[running_job];
+	failures = job->failures + 1;
+	es_copy_error(shown, message);
+	return (failures & (failures - 1)) == 0 ||
+		   strcmp(shown, job->last_error) != 0;
+}
+
 /* Runs one step in its own transaction; of an error the message is left. */
 static bool
 run_step(Work *work, WorkerStep step, const char *activity)
@@ -283,17 +310,24 @@ run_step(Work *work, WorkerStep step, const char *activity)
 	PG_CATCH();
 	{
 		ErrorData *error;
+		bool logged;
 
 		HOLD_INTERRUPTS();
 		lift_limit();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		es_copy_error(work->error, error->message != NULL ? error->message : "");
 		/* what a stop of the server cuts short is no fault */
-		if (es_grace_end() == 0 || error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+		logged = (es_grace_end() == 0 ||
+				  error->sqlerrcode != ERRCODE_QUERY_CANCELED) &&
+				 is_worth_logging(work, work->error);
+		if (logged)
 			EmitErrorReport();
 		AbortCurrentTransaction();
 		FlushErrorState();
-		es_copy_error(work->error, error->message != NULL ? error->message : "");
+		if (!logged)
+			ereport(DEBUG1,
+					(errmsg_internal("%s again: %s", activity, work->error)));
 		es_count_in(work->db, ES_COUNT_WORKER_FAILURES);
 		FreeErrorData(error);
 		RESUME_INTERRUPTS();
@@ -348,8 +382,9 @@ step_open(Work *work)
 static void
 step_drain(Work *work)
 {
-	work->moved = 0;
-	work->more = false;
+	int64 max_rows = es_write_batch_size + work->round.left;
+
+	memset(&work->round, 0, sizeof(work->round));
 	work->store_gone = es_lock_store() == NULL;
 	if (work->store_gone)
 		return;
@@ -358,7 +393,7 @@ step_drain(Work *work)
 	if (!es_staging_known(work->db))
 		es_open_staging(work->db);
 	else
-		work->moved = es_drain_round(es_write_batch_size, true, &work->more);
+		es_drain_round(max_rows, true, &work->round);
 }
 
 static void
@@ -478,7 +513,7 @@ time_until_drain(const Work *work)
 	if (needs_opening(work))
 		return -1;
 	/* what a round left has waited as long as what it took */
-	if (work->more && work->moved > 0)
+	if (work->round.left > 0 || (work->round.more && work->round.moved > 0))
 		return 0;
 	if (es_drain_requested(db) || es_drain_progress(db)->failures > 0 ||
 		staged >= (uint64) es_write_batch_size)
@@ -501,19 +536,21 @@ note_round(Work *work, JobTurn *turn)
 
 	es_note_drain_success(work->db);
 	work->last_round_at = GetCurrentTimestamp();
-	if (work->moved > 0)
+	if (work->round.moved > 0)
 	{
 		work->rounds++;
 		work->space_drained = true;
 		work->needed = true;
+		work->empty_rounds = 0;
 	}
-	if (work->moved > 0 ||
-		(es_staged_rows(work->db) == 0 && !es_drain_requested(work->db)))
+	if (work->round.left == 0 &&
+		(work->round.moved > 0 ||
+		 (es_staged_rows(work->db) == 0 && !es_drain_requested(work->db))))
 	{
 		work->empty_rounds = 0;
 		return;
 	}
-	/* due, yet nothing could be moved: somebody else is at it */
+	/* due, yet this could not be moved: somebody else is at it, or holds it */
 	for (int i = 0; i < work->empty_rounds && pause < es_first_pause(); i++)
 		pause *= 2;
 	work->empty_rounds++;
@@ -673,7 +710,7 @@ typedef struct Job
 	bool keeps_worker; /* who has this to do stays, and for a minute longer */
 	bool gives_way;	   /* to rounds of draining under sustained load */
 	int first_pause;   /* after a failure, in ms; 0 = retry_initial */
-	/* whether somebody waits: then it pauses for no longer than that */
+	/* whether somebody waits: then it pauses for a part of the time */
 	bool (*hurried)(SharedDatabase *db);
 	void (*failed)(Work *work);
 } Job;
@@ -714,17 +751,31 @@ first_pause(const Job *job)
 	return job->first_pause > 0 ? job->first_pause : es_first_pause();
 }
 
-/* The pause after so many failures in a row: doubled each time, and jittered. */
-static long
-failure_pause(const Job *job, int failures)
+/* The pause after so many failures in a row: doubled each time. */
+static double
+doubled_pause(const Job *job, int failures)
 {
 	double pause = first_pause(job);
 	double longest = Max(pause, es_retry_max);
 
 	for (int i = 1; i < failures && pause < longest; i++)
 		pause *= 2;
-	pause = Min(pause, longest);
-	return (long) (pause * (1.0 + 0.25 * pg_prng_double(&pg_global_prng_state)));
+	return Min(pause, longest);
+}
+
+/* The same, jittered. */
+static long
+failure_pause(const Job *job, int failures)
+{
+	return (long) (doubled_pause(job, failures) *
+				   (1.0 + 0.25 * pg_prng_double(&pg_global_prng_state)));
+}
+
+/* The same while somebody waits. */
+static long
+hurried_pause(const Job *job, int failures)
+{
+	return Max((long) (doubled_pause(job, failures) / ES_HURRY), first_pause(job));
 }
 
 /*
@@ -737,6 +788,7 @@ time_until(Work *work, int number)
 	const Job *job = &jobs[number];
 	JobTurn *turn = &work->turns[number];
 	TimestampTz not_before = turn->not_before;
+	int failures = es_worker_slot(work->db)->jobs[number].failures;
 	long due;
 
 	if (work->store_gone && number != OPEN)
@@ -744,11 +796,11 @@ time_until(Work *work, int number)
 	due = job->time_until_due(work);
 	if (due < 0)
 		return -1;
-	if (es_worker_slot(work->db)->jobs[number].failures > 0 &&
-		job->hurried != NULL && job->hurried(work->db))
+	if (failures > 0 && job->hurried != NULL && job->hurried(work->db))
 		not_before =
 			Min(not_before,
-				TimestampTzPlusMilliseconds(turn->failed_at, first_pause(job)));
+				TimestampTzPlusMilliseconds(turn->failed_at,
+											hurried_pause(job, failures)));
 	return Max(due, milliseconds_until(not_before));
 }
 
@@ -904,7 +956,7 @@ drain_at_stop(Work *work, uint32 wait_event)
 		{
 			if (!run_last_step(work, step_drain, "drain"))
 				break;
-			waits = work->moved == 0;
+			waits = work->round.moved == 0;
 		}
 		else if (!waits)
 		{

@@ -467,7 +467,7 @@ static void
 settle_staged(void)
 {
 	if (es_may_have_staged())
-		es_settle();
+		es_settle(NULL, NULL);
 	es_move_own_rows();
 	es_note_durable_write();
 }

@@ -12,6 +12,12 @@
  * The later events of its aggregate follow it there, in this round and in
  * later ones, because the aggregate has dead letters; and so do the view
  * writes of those transactions.  Any other error ends the round.
+ *
+ * A trigger may append to an aggregate that somebody has locked, and who holds
+ * it may wait for this round.  The round does not wait for him (lock.c bounds
+ * that to moments): it leaves the transaction whose row has the trigger do so,
+ * and those that come after it on one of its aggregates or view keys, for a
+ * later round.
  */
 #include "postgres.h"
 
@@ -72,6 +78,12 @@
  */
 #define MAX_PAIRS 50000
 
+/*
+ * When a round had to leave so many transactions, it leaves the others, too: each
+ * costs a look at all its rows.
+ */
+#define MAX_LEFT 1000
+
 typedef struct Round
 {
 	Snapshot snapshot;
@@ -86,6 +98,12 @@ typedef struct Round
 	int failed;			/* transactions with a failing row */
 	ErrorData *failure; /* the first of those errors */
 	bool alike;			/* all had its SQLSTATE */
+
+	bool *left;				/* by rank: not in this round after all */
+	int nleft;				/* of them */
+	PairTable *left_events; /* the aggregates and view keys of those; NULL */
+	PairTable *left_views;	/* while there are none */
+	TimestampTz left_at;	/* when the oldest of their rows was staged */
 } Round;
 
 /* A view row of a piece. */
@@ -151,7 +169,10 @@ run_deferred(void)
 	es_end(&scope);
 }
 
-/* Runs work in a subtransaction.  Returns NULL, or the error. */
+/*
+ * Runs work in a subtransaction.  Returns NULL or the error.  A trigger that goes
+ * on without a lock that it was refused has not done what it should.
+ */
 static ErrorData *
 try_once(Round *round, void (*work)(void *arg), void *arg)
 {
@@ -166,6 +187,10 @@ try_once(Round *round, void (*work)(void *arg), void *arg)
 		work(arg);
 		if (round->alone)
 			run_deferred();
+		if (es_lock_was_refused())
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("a trigger goes on without a lock that was refused")));
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -182,31 +207,35 @@ try_once(Round *round, void (*work)(void *arg), void *arg)
 }
 
 /*
- * Runs work that can be repeated.  Returns NULL, or the error if a row is to blame
- * for it; passes other errors on.  A position that is taken already is nobody's
- * fault: others are taken, and if that does not help it is one of the world.
+ * Runs work that can be repeated.  Returns NULL or the error.  A position that is
+ * taken already is nobody's fault: others are taken, and if that does not help it
+ * is one of the world.
  */
 static ErrorData *
-probe(Round *round, void (*work)(void *arg), void *arg)
+attempt(Round *round, void (*work)(void *arg), void *arg)
 {
-	for (int attempt = 1;; attempt++)
+	for (int tries = 1;; tries++)
 	{
 		ErrorData *error = try_once(round, work, arg);
 
-		if (error == NULL)
-			return NULL;
-		if (es_violated_key(error) == ES_KEY_POSITION)
-		{
-			if (attempt == POSITION_ATTEMPTS)
-				es_raise_race();
-			es_recheck_positions();
-			FreeErrorData(error);
-			continue;
-		}
-		if (!blames_row(error->sqlerrcode))
-			ReThrowError(error);
-		return error;
+		if (error == NULL || es_violated_key(error) != ES_KEY_POSITION)
+			return error;
+		if (tries == POSITION_ATTEMPTS)
+			es_raise_race();
+		es_recheck_positions();
+		FreeErrorData(error);
 	}
+}
+
+/* The same, but passes errors on that no row is to blame for. */
+static ErrorData *
+probe(Round *round, void (*work)(void *arg), void *arg)
+{
+	ErrorData *error = attempt(round, work, arg);
+
+	if (error != NULL && (es_lock_was_refused() || !blames_row(error->sqlerrcode)))
+		ReThrowError(error);
+	return error;
 }
 
 /* Remembers a failure, to tell whether all probes fail alike. */
@@ -657,7 +686,8 @@ write_window(Piece *piece, DrainRow *rows, int nrows)
 static bool
 is_in_piece(const Piece *piece, const DrainRow *row)
 {
-	return row->rank >= piece->low && row->rank < piece->high;
+	return row->rank >= piece->low && row->rank < piece->high &&
+		   !piece->round->left[row->rank];
 }
 
 static void
@@ -732,7 +762,147 @@ write_piece(void *arg)
 	CommandCounterIncrement();
 }
 
-/* Writes transactions low to high, halving where a row is to blame. */
+/* ---------- what a round leaves ---------- */
+
+/*
+ * Leaves a row's transaction if it comes after one that is left, and remembers
+ * what it wrote if it is left.  Returns whether that was news.
+ */
+static bool
+leave_if_it_depends(Round *round, const DrainRow *row, const StagedRow *staged)
+{
+	PairTable *table = row->is_event ? round->left_events : round->left_views;
+	bool found = es_pair_find(table, staged->name, staged->key);
+
+	if (!round->left[row->rank] && !found)
+		return false;
+	if (!round->left[row->rank])
+	{
+		round->left[row->rank] = true;
+		round->nleft++;
+		/* its rows before this one are to be remembered */
+		(void) es_pair_enter(table, staged->name, staged->key, &found);
+		return true;
+	}
+	if (round->left_at == 0 || staged->staged_at < round->left_at)
+		round->left_at = staged->staged_at;
+	(void) es_pair_enter(table, staged->name, staged->key, &found);
+	return !found;
+}
+
+/*
+ * Leaves those of the transactions low to high that come after one that is left,
+ * on any of its aggregates or view keys.  A transaction has a higher rank than
+ * those it comes after, so the ones below are settled.
+ */
+static void
+leave_dependents(Round *round, int low, int high)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store drain left",
+							  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool news = round->nleft > 0;
+
+	while (news)
+	{
+		news = false;
+		for (int i = 0; i < round->set.nrows; i++)
+		{
+			DrainRow *row = &round->set.rows[i];
+			StagedRow staged;
+
+			CHECK_FOR_INTERRUPTS();
+			if (row->rank < low || row->rank >= high)
+				continue;
+			fetch_or_raise(round, row, &staged);
+			if (leave_if_it_depends(round, row, &staged))
+				news = true;
+			MemoryContextReset(context);
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* Leaves a transaction for a later round. */
+static void
+leave(Round *round, int rank)
+{
+	if (round->nleft == 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(round->context);
+
+		round->left_events = es_pair_table(64);
+		round->left_views = es_pair_table(64);
+		MemoryContextSwitchTo(old);
+	}
+	round->left[rank] = true;
+	round->nleft++;
+	leave_dependents(round, rank, rank + 1);
+}
+
+/* Leaves all from a transaction on. */
+static void
+leave_rest(Round *round, int low)
+{
+	for (int rank = low; rank < round->set.ntxns; rank++)
+	{
+		if (!round->left[rank])
+			round->nleft++;
+		round->left[rank] = true;
+	}
+}
+
+/* Takes what was left out of the numbers of the round; returns how much it was. */
+static int64
+subtract_left(Round *round)
+{
+	int64 count = 0;
+
+	for (int i = 0; i < round->set.nrows && round->nleft > 0; i++)
+	{
+		const DrainRow *row = &round->set.rows[i];
+
+		if (!round->left[row->rank])
+			continue;
+		if (row->is_event)
+			round->set.events -= row->count;
+		else
+			round->set.views--;
+		round->set.in_segment[row->segment] -= row->count;
+		count += row->count;
+		/* rows are in sid order */
+		if (count == row->count)
+			round->set.stopped_at = Min(round->set.stopped_at, row->sid);
+	}
+	if (round->nleft > 0)
+		es_count_left_behind(round->left_at);
+	return count;
+}
+
+/* ---------- the transactions of a round ---------- */
+
+/* Writes one transaction in which a row is to blame, row by row. */
+static ErrorData *
+write_carefully(Round *round, Piece *piece)
+{
+	int failed = round->failed;
+	ErrorData *error;
+
+	piece->careful = true;
+	error = attempt(round, write_piece, piece);
+	if (error == NULL && round->failed == failed)
+		round->succeeded++;
+	if (error != NULL)
+		round->failed = failed;
+	return error;
+}
+
+/*
+ * Writes transactions low to high, halving where a row is to blame or needs a
+ * lock that cannot be had.
+ */
 static void
 write_transactions(Round *round, int low, int high)
 {
@@ -741,22 +911,26 @@ write_transactions(Round *round, int low, int high)
 							  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Piece piece = {round, low, high};
-	ErrorData *error = probe(round, write_piece, &piece);
+	ErrorData *error;
 
+	leave_dependents(round, low, high);
+	es_forget_refused_lock();
+	error = attempt(round, write_piece, &piece);
 	if (error == NULL)
 		round->succeeded++;
-	else if (high - low == 1)
-	{
-		int failed = round->failed;
-
-		piece.careful = true;
-		write_piece(&piece);
-		if (round->failed == failed)
-			round->succeeded++;
-	}
+	else if (high - low == 1 && !es_lock_was_refused() &&
+			 blames_row(error->sqlerrcode))
+		error = write_carefully(round, &piece);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-	if (error != NULL && high - low > 1)
+	if (error != NULL && !es_lock_was_refused() &&
+		(high - low == 1 || !blames_row(error->sqlerrcode)))
+		ReThrowError(error);
+	if (error != NULL && high - low == 1)
+		leave(round, low);
+	if (round->nleft > MAX_LEFT)
+		leave_rest(round, low);
+	else if (error != NULL && high - low > 1)
 	{
 		int middle = low + (high - low) / 2;
 
@@ -810,12 +984,13 @@ note_drain_time(void)
 	es_end(&scope);
 }
 
-int64
-es_drain_round(int64 max_rows, bool alone, bool *more)
+void
+es_drain_round(int64 max_rows, bool alone, RoundResult *result)
 {
 	SharedDatabase *db = es_my_database();
 	Round round;
 	uint64 request;
+	uint64 tried = 0;
 
 	es_begin_call(ES_CALL_DRAIN);
 	memset(&round, 0, sizeof(round));
@@ -826,13 +1001,18 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 	round.attempts = 1 + (db == NULL ? 0 : es_drain_progress(db)->failures);
 	lock_log();
 	round.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	*more = es_collect_set(round.snapshot, max_rows, &round.set);
+	result->more = es_collect_set(round.snapshot, max_rows, &round.set);
 	if (round.set.nrows > 0)
 	{
 		ForceSyncCommit();
+		round.left = palloc0(round.set.ntxns * sizeof(bool));
 		open_tables(&round);
 		es_note_draining(true);
+		es_bound_lock_waits(true);
 		write_transactions(&round, 0, round.set.ntxns);
+		es_bound_lock_waits(false);
+		if (db != NULL)
+			es_tell_refused_locks(db);
 		es_note_draining(false);
 		close_tables(&round);
 		/* a worker, if there is one, comes back to them and counts how often */
@@ -844,12 +1024,15 @@ es_drain_round(int64 max_rows, bool alone, bool *more)
 	}
 	UnregisterSnapshot(round.snapshot);
 	if (db != NULL)
+		tried = es_fulfilled_request(db, request, round.set.stopped_at);
+	result->left = subtract_left(&round);
+	if (db != NULL)
 		request = es_fulfilled_request(db, request, round.set.stopped_at);
 	es_note_drained(round.set.events, round.set.views, round.set.in_segment,
-					request);
+					request, tried);
 	es_end_call(ES_CALL_DRAIN, 0);
 	pfree(round.set.rows);
-	return round.set.events + round.set.views;
+	result->moved = round.set.events + round.set.views;
 }
 
 /*
@@ -890,6 +1073,7 @@ es_drain_own_rows(void)
 	round.context = CurrentMemoryContext;
 	round.own = true;
 	round.attempts = 1;
+	round.left = palloc0(sizeof(bool));
 	round.set.rows =
 		palloc_extended(Max(count, 1) * sizeof(DrainRow), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < count; i++)

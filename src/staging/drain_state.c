@@ -17,6 +17,10 @@
  * after the request left nothing visible behind.  One round may not be enough
  * for that, and new rows must not put it off for ever: so the rounds remember
  * below which sid everything is that had committed when it was made.
+ *
+ * A round may have to leave rows behind, while others hold what their triggers
+ * need.  Then what was asked for is tried and not done; some who wait can go on
+ * with that, and none of them has to wait for who holds it.
  */
 #include "postgres.h"
 
@@ -72,6 +76,7 @@ initialise_progress(void *memory)
 
 	pg_atomic_init_u64(&drain->requested, 0);
 	pg_atomic_init_u64(&drain->done, 0);
+	pg_atomic_init_u64(&drain->tried, 0);
 	drain->state = ES_DRAIN_STOPPED;
 }
 
@@ -83,11 +88,13 @@ clear_progress(SharedDatabase *db)
 	set_state(db, ES_DRAIN_STOPPED);
 	pg_atomic_write_u64(&drain->requested, 0);
 	pg_atomic_write_u64(&drain->done, 0);
+	pg_atomic_write_u64(&drain->tried, 0);
 	drain->pending_request = 0;
 	drain->pending_sid = 0;
 	drain->failures = 0;
 	drain->last_error[0] = '\0';
 	drain->last_drain_at = 0;
+	drain->refused_count = 0;
 }
 
 DatabasePart es_drain_part = {sizeof(DrainProgress), initialise_progress,
@@ -130,6 +137,42 @@ es_note_drain_success(SharedDatabase *db)
 	LWLockRelease(db->lock);
 }
 
+/* ---------- refused locks ---------- */
+
+void
+es_tell_refused_locks(SharedDatabase *db)
+{
+	DrainProgress *drain = es_drain_progress(db);
+	RefusedLock locks[ES_REFUSED_LOCKS];
+	int count = es_refused_locks(locks);
+
+	if (count == 0 && drain->refused_count == 0)
+		return;
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	memcpy(drain->refused, locks, count * sizeof(RefusedLock));
+	drain->refused_count = count;
+	LWLockRelease(db->lock);
+}
+
+bool
+es_holds_up_drain(SharedDatabase *db)
+{
+	DrainProgress *drain = es_drain_progress(db);
+	RefusedLock locks[ES_REFUSED_LOCKS];
+	int count;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	count = drain->refused_count;
+	memcpy(locks, drain->refused, count * sizeof(RefusedLock));
+	LWLockRelease(db->lock);
+	for (int i = 0; i < count; i++)
+	{
+		if (es_holds_refused_lock(&locks[i]))
+			return true;
+	}
+	return false;
+}
+
 /* ---------- requests ---------- */
 
 uint64
@@ -149,6 +192,13 @@ es_drain_done(SharedDatabase *db, uint64 request)
 }
 
 bool
+es_drain_tried(SharedDatabase *db, uint64 request)
+{
+	return pg_atomic_read_u64(&es_drain_progress(db)->tried) >= request ||
+		   es_drain_done(db, request);
+}
+
+bool
 es_drain_requested(SharedDatabase *db)
 {
 	return !es_drain_done(db,
@@ -161,7 +211,7 @@ es_begin_drain_requests(SharedDatabase *db)
 	uint64 request = pg_atomic_read_u64(&es_drain_progress(db)->requested);
 
 	Assert(es_lock_held(ES_LOCK_DRAIN));
-	if (es_drain_done(db, es_drain_progress(db)->pending_request))
+	if (es_drain_tried(db, es_drain_progress(db)->pending_request))
 	{
 		pg_read_barrier();
 		es_drain_progress(db)->pending_request = request;
@@ -185,9 +235,11 @@ es_fulfilled_request(SharedDatabase *db, uint64 request, int64 stopped_at)
 }
 
 void
-es_end_drain_request(SharedDatabase *db, uint64 request)
+es_end_drain_request(SharedDatabase *db, uint64 request, uint64 tried)
 {
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
+	if (!es_drain_tried(db, tried))
+		pg_atomic_write_u64(&es_drain_progress(db)->tried, tried);
 	if (!es_drain_done(db, request))
 		pg_atomic_write_u64(&es_drain_progress(db)->done, request);
 }

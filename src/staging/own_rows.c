@@ -39,6 +39,7 @@ typedef struct DrainNote
 	int64 views;
 	int64 rows[ES_SEGMENTS]; /* moved from each segment */
 	uint64 request;			 /* the request it fulfilled; 0 = none */
+	uint64 tried;			 /* the same but for rows it left */
 	RoundMetrics metrics;
 	SubTransactionId subtransaction;
 } DrainNote;
@@ -146,6 +147,7 @@ static void
 publish_drained(SharedDatabase *db)
 {
 	uint64 request = 0;
+	uint64 tried = 0;
 	int64 moved = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -160,6 +162,7 @@ publish_drained(SharedDatabase *db)
 			pg_atomic_fetch_sub_u64(&es_staging(db)->staged_views, note->views);
 		}
 		request = Max(request, note->request);
+		tried = Max(tried, note->tried);
 		moved += note->events + note->views;
 		es_count_round(db, note->events, note->views, &note->metrics);
 	}
@@ -180,7 +183,7 @@ publish_drained(SharedDatabase *db)
 		es_staging(db)->first_staged_at = now;
 		es_note_wake();
 	}
-	es_end_drain_request(db, request);
+	es_end_drain_request(db, request, tried);
 	LWLockRelease(db->lock);
 	es_tell_progress(db);
 }
@@ -391,7 +394,7 @@ es_own_rows(int *count)
 
 void
 es_note_drained(int64 events, int64 views, const int64 rows[ES_SEGMENTS],
-				uint64 request)
+				uint64 request, uint64 tried)
 {
 	Own *o = own();
 	Size size = (o->ndrains + 1) * sizeof(DrainNote);
@@ -405,6 +408,7 @@ es_note_drained(int64 events, int64 views, const int64 rows[ES_SEGMENTS],
 	note->views = views;
 	memcpy(note->rows, rows, sizeof(note->rows));
 	note->request = request;
+	note->tried = tried;
 	es_describe_round(&note->metrics);
 	note->subtransaction = GetCurrentSubTransactionId();
 	if (events + views > 0)

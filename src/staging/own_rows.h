@@ -38,7 +38,8 @@ extern void es_note_staged(const OwnRow *row);
 extern OwnRow *es_own_rows(int *count);
 /* Rows moved, and how many of them from which segment. */
 extern void es_note_drained(int64 events, int64 views,
-							const int64 rows[ES_SEGMENTS], uint64 request);
+							const int64 rows[ES_SEGMENTS], uint64 request,
+							uint64 tried);
 
 /* What is known of staging when it opens; published at commit. */
 typedef struct StagingOpening

@@ -395,6 +395,36 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 	return true;
 }
 
+/* Whether others have staged events of an aggregate of the append. */
+static bool
+any_staged_by_others(void *arg)
+{
+	AppendCall *append = arg;
+	StagedRead read;
+	bool others = false;
+
+	if (!es_begin_latest_read(&read, es_store()->events))
+	{
+		es_end_staged_read(&read);
+		return false;
+	}
+	for (int i = 0; i < append->naggregates && !others; i++)
+	{
+		const Aggregate *aggregate = &append->aggregates[i];
+		StagedScan *scan =
+			es_staged_begin(ES_KIND_EVENT, aggregate->type, aggregate->id,
+							GetActiveSnapshot(), false);
+		StagedRow row;
+
+		CHECK_FOR_INTERRUPTS();
+		/* one's own come after those of others */
+		others = es_staged_next_row(scan, &row) && !row.own;
+		es_staged_end(scan);
+	}
+	es_end_staged_read(&read);
+	return others;
+}
+
 /*
  * The same without looking, if shared memory remembers all the heads and they
  * are all that has to be known.
@@ -443,7 +473,7 @@ decide(AppendCall *append)
 		es_end_staged_read(&read);
 		if (ready)
 			break;
-		es_settle();
+		es_settle(any_staged_by_others, append);
 		/* a trigger may have staged in this very transaction */
 		es_move_own_rows();
 	}

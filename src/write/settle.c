@@ -227,7 +227,7 @@ begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type,
 	(void) es_store();
 	es_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(*type, *id));
 	if (es_may_have_staged())
-		es_settle();
+		es_settle(NULL, NULL);
 	es_note_write();
 	es_forget_heads();
 	es_move_own_rows();

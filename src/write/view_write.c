@@ -204,7 +204,8 @@ look_at_keys(const ViewWrite *writes, int count)
 	KnownView *known;
 	KnownView *seen;
 
-	known = find_known(writes, count, es_begin_latest_read(&read, es_store()->views));
+	known = find_known(writes, count,
+					   es_begin_latest_read(&read, es_store()->views));
 	es_end_staged_read(&read);
 	if (!IsolationUsesXactSnapshot())
 		return known;
@@ -248,38 +249,45 @@ stage_views(const ViewWrite *writes, const ViewExpectation *expected, int count)
 
 /* ---------- put and delete ---------- */
 
-/*
- * Makes durable what others have staged for these locked keys.  Where the
- * oldest row of a key is this transaction's own, all others are too.
- */
-static void
-settle_others(const ViewWrite *writes, int count)
+typedef struct Keys
 {
-	MemoryContext scratch =
-		AllocSetContextCreate(CurrentMemoryContext, "event_store views",
-							  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(scratch);
+	const ViewWrite *writes;
+	int count;
+} Keys;
+
+/*
+ * Whether others have staged rows of these locked keys.  Where the oldest row of
+ * a key is this transaction's own, all others are too.
+ */
+static bool
+others_staged_keys(void *arg)
+{
+	const Keys *keys = arg;
+	MemoryContext scratch;
+	MemoryContext caller;
 	StagedRead read;
 	bool others = false;
 
+	if (!es_may_have_staged())
+		return false;
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store views",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(scratch);
 	es_begin_staged_read(&read, NULL);
-	for (int i = 0; !others && i < count; i++)
+	for (int i = 0; !others && i < keys->count; i++)
 	{
 		StagedRow row;
 
 		CHECK_FOR_INTERRUPTS();
-		others = es_find_staged_view(writes[i].view_name, writes[i].view_key,
-									 false, &row) &&
+		others = es_find_staged_view(keys->writes[i].view_name,
+									 keys->writes[i].view_key, false, &row) &&
 				 !row.own;
 		MemoryContextReset(scratch);
 	}
 	es_end_staged_read(&read);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(scratch);
-
-	/* waits without a snapshot, which would hold back what it waits for */
-	if (others)
-		es_settle();
+	return others;
 }
 
 /* Puts and deletes, at least one. */
@@ -287,6 +295,7 @@ static int64
 put_writes(const ViewWrite *writes, const ViewExpectation *expected, int count,
 		   Durability wanted)
 {
+	Keys keys = {writes, count};
 	Durability durability = es_admit(wanted, count);
 	uint64 *hashes;
 	ViewWrite *accepted;
@@ -300,8 +309,9 @@ put_writes(const ViewWrite *writes, const ViewExpectation *expected, int count,
 
 	if (durability == ES_STAGED)
 		return stage_views(writes, expected, count);
-	if (es_may_have_staged())
-		settle_others(writes, count);
+	/* waits without a snapshot, which would hold back what it waits for */
+	if (others_staged_keys(&keys))
+		es_settle(others_staged_keys, &keys);
 	es_move_own_rows();
 	if (expected == NULL)
 	{
@@ -346,13 +356,16 @@ es_lock_view_key(Datum view_name, Datum view_key)
 
 /* Whether others have staged rows of any key of a view. */
 static bool
-others_staged(Datum view_name)
+others_staged(void *arg)
 {
+	Datum view_name = *(Datum *) arg;
 	StagedRead read;
 	StagedScan *scan;
 	StagedRow row;
 	bool others = false;
 
+	if (!es_may_have_staged())
+		return false;
 	es_begin_staged_read(&read, NULL);
 	scan = es_staged_begin(ES_KIND_VIEW, view_name, (Datum) 0,
 						   GetActiveSnapshot(), false);
@@ -371,8 +384,8 @@ int64
 es_clear_view_writes(Datum view_name)
 {
 	es_note_write();
-	if (es_may_have_staged() && others_staged(view_name))
-		es_settle();
+	if (others_staged(&view_name))
+		es_settle(others_staged, &view_name);
 	es_move_own_rows();
 	es_note_durable_write();
 	return es_clear_durable_view(view_name);

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_server('backoff',
-	conf => "event_store.write_delay = '1ms'\nsynchronous_commit = off\nlog_line_prefix = '%n %b: '\n"
+	conf => "event_store.write_delay = '1ms'\nsynchronous_commit = off\nlog_line_prefix = '%n %b: '\nlog_min_messages = debug1\n"
 	  . "event_store.retry_initial = '10ms'\nevent_store.retry_max = '40ms'\n");
 $node->start;
 create_store_in($node, 'shop');
@@ -114,7 +114,7 @@ ok(flush_all($node, 'shop'), 'new settings');
 my $offset = log_offset($node);
 sql(q{INSERT INTO faults VALUES ('everything', '53100');} . transaction('paced b'));
 ok(poll('SELECT consecutive_failures >= 20 FROM event_store.staging_status'), 'it fails again and again');
-my @at = slurp_file($node->logfile, $offset) =~ /^([0-9.]+) event_store worker: ERROR:  fault 53100/mg;
+my @at = slurp_file($node->logfile, $offset) =~ /^([0-9.]+) event_store worker: (?:ERROR|DEBUG):  .*fault 53100$/mg;
 my @pauses = map { 1000 * ($at[$_] - $at[ $_ - 1 ]) } 1 .. $#at;
 # the log tells milliseconds
 cmp_ok($pauses[0], '>=', 19, 'the first pause');
