@@ -104,6 +104,15 @@ my @calls = (
 	[ record_result => q{record_result('c', 'm-17', '{}')}, 60 ],
 	[ processed_result => q{processed_result('c', 'm-17')}, 30 ],
 	[ forget_processed => q{forget_processed('c', '1 day')}, 600 ],
+	[ create_subscription => q{create_subscription('new')}, 80 ],
+	[ alter_subscription => q{alter_subscription('all', max_attempts => 3)}, 80 ],
+	[ pause_subscription => q{pause_subscription('all')}, 60 ],
+	[ resume_subscription => q{resume_subscription('paused')}, 60 ],
+	[ move_subscription => q{move_subscription('paused', 100)}, 80 ],
+	[ next_events => q{next_events('all', 100)}, 250 ],
+	[ next_events => q{next_events('all', 100, '0')}, 250 ],
+	[ subscription_state => 'subscription_state()' ],
+	[ drop_subscription => q{drop_subscription('paused')}, 80 ],
 	[ flush => 'flush()', 10 ],
 	[ save_snapshot => "save_snapshot($order, 100, '{}')", 80 ],
 	[ delete_snapshot => "delete_snapshot($order)", 60 ],
@@ -160,6 +169,8 @@ sql('VACUUM ANALYZE event_store.domain_events; VACUUM ANALYZE event_store.domain
 	VACUUM ANALYZE event_store.snapshots; VACUUM ANALYZE event_store.dead_letters;
 	VACUUM ANALYZE event_store.processed_messages');
 my $old = $node->background_psql('shop', on_error_stop => 0);
+sql(q{SELECT event_store.create_subscription('all'), event_store.create_subscription('paused');
+	SELECT event_store.pause_subscription('paused')});
 blocks($old, $_->[1]) foreach @calls;
 
 # ---------- the store grows
