@@ -254,6 +254,16 @@ SELECT count(*) FROM event_store.read_events(:start, 5, member => 0, members => 
 SELECT event_store.safe_position() > :levels, event_store.wait_for_events(:levels) > :levels;
 SELECT pg_temp.refused('SELECT * FROM event_store.feed_status');
 RESET ROLE;
+-- nor does a COPY that is refused make it wait for his transaction
+BEGIN;
+SAVEPOINT before;
+SET LOCAL ROLE regress_feed_reader;
+\set VERBOSITY sqlstate
+COPY event_store.domain_events FROM '/dev/null';
+\set VERBOSITY default
+ROLLBACK TO before;
+SELECT in_flight FROM event_store.feed_status;
+COMMIT;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA event_store FROM regress_feed_reader;
 SET ROLE regress_feed_reader;
 SELECT pg_temp.refused('SELECT event_store.read_events()');

@@ -28,11 +28,13 @@
 #include "catalog/pg_class.h"
 #include "executor/execdesc.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
 #include "storage/lockdefs.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -91,9 +93,19 @@ writes_log(const QueryDesc *query)
 	return false;
 }
 
+/* Whether the user may insert into at least a column of a relation. */
+static bool
+may_insert(Oid relation)
+{
+	return pg_class_aclcheck(relation, GetUserId(), ACL_INSERT) == ACLCHECK_OK ||
+		   pg_attribute_aclcheck_all(relation, GetUserId(), ACL_INSERT,
+									 ACLMASK_ANY) == ACLCHECK_OK;
+}
+
 /*
  * The same of COPY.  The relation is looked up again by the command itself, which
- * locks it and decides whether it is allowed.
+ * locks it and decides whether it is allowed; who is refused there must not have
+ * made the feed wait for his transaction.
  */
 static bool
 copies_to_log(Node *command)
@@ -104,7 +116,7 @@ copies_to_log(Node *command)
 	if (!IsA(command, CopyStmt) || !copy->is_from || copy->relation == NULL)
 		return false;
 	relation = RangeVarGetRelid(copy->relation, NoLock, true);
-	return OidIsValid(relation) && is_log(relation);
+	return OidIsValid(relation) && is_log(relation) && may_insert(relation);
 }
 
 /*
