@@ -152,6 +152,81 @@ SELECT * FROM deferred_seen;
 DROP TRIGGER "Deferred" ON event_store.domain_events;
 DROP TRIGGER deferred ON event_store.domain_views;
 DROP TRIGGER deferred_snapshot ON event_store.snapshots;
+-- its constraint is named in SET CONSTRAINTS, which may be called otherwise than the trigger
+CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON event_store.domain_events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred();
+ALTER TRIGGER deferred ON event_store.domain_events RENAME TO renamed;
+SET ROLE regress_trigger_writer;
+SELECT last_sequence FROM event_store.append_event('Deferred', 'c', 0, 'Made');
+RESET ROLE;
+DROP TRIGGER renamed ON event_store.domain_events;
+TRUNCATE deferred_seen;
+
+-- what would be left to run later, with the caller's rights or search_path, is refused,
+-- but to the owner
+CREATE CONSTRAINT TRIGGER later AFTER INSERT ON callers_own
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred();
+CREATE FUNCTION leave_behind() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE NEW.payload ->> 'leave';
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER leave_behind AFTER INSERT ON event_store.domain_events FOR EACH ROW EXECUTE FUNCTION leave_behind();
+CREATE FUNCTION leave(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM event_store.append_event('Deferred', 'd', NULL, 'Made', pg_catalog.jsonb_build_object('leave', statement));
+    RETURN 'left';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+SET ROLE regress_trigger_writer;
+SELECT public.leave($$INSERT INTO public.callers_own VALUES ('deferred')$$);
+SELECT public.leave($$DECLARE later CURSOR WITH HOLD FOR SELECT trap.lower('X')$$);
+SELECT public.leave($$CREATE TEMP VIEW later AS SELECT 1$$);
+RESET ROLE;
+SELECT public.leave($$INSERT INTO public.callers_own VALUES ('deferred')$$);
+SELECT operation, as_owner FROM deferred_seen;
+DROP TRIGGER leave_behind ON event_store.domain_events;
+DROP TRIGGER later ON callers_own;
+DROP FUNCTION leave(text), leave_behind();
+
+-- a foreign key and an exclusion that are deferrable are not deferred either
+CREATE TABLE kinds (kind text PRIMARY KEY);
+CREATE FUNCTION same(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'x' $$;
+ALTER TABLE event_store.domain_views
+    ADD CONSTRAINT of_kind FOREIGN KEY (view_name) REFERENCES kinds DEFERRABLE INITIALLY DEFERRED NOT VALID,
+    ADD CONSTRAINT only_one EXCLUDE ((same(view_key)) WITH =) WHERE (view_name = 'only') DEFERRABLE INITIALLY DEFERRED;
+INSERT INTO kinds VALUES ('only');
+SET ROLE regress_trigger_writer;
+\set VERBOSITY sqlstate
+BEGIN;
+SELECT event_store.put_view('unknown', 'a', '{}');
+ROLLBACK;
+BEGIN;
+SELECT event_store.put_view('only', 'a', '{}');
+SELECT event_store.put_view('only', 'b', '{}');
+ROLLBACK;
+\set VERBOSITY default
+RESET ROLE;
+ALTER TABLE event_store.domain_views DROP CONSTRAINT of_kind, DROP CONSTRAINT only_one;
+DROP TABLE kinds;
+DROP FUNCTION same(text);
+
+-- a check in the place of one of ours is code of the owner's, too
+CREATE FUNCTION careless_check(bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN lower('X'::text) = 'x'; END $$;
+ALTER TABLE event_store.domain_events
+    DROP CONSTRAINT domain_events_sequence_check,
+    ADD CONSTRAINT domain_events_sequence_check CHECK (careless_check(sequence)) NOT VALID;
+SET ROLE regress_trigger_writer;
+SET search_path = trap, pg_catalog;
+SELECT last_sequence FROM event_store.append_event('Deferred', 'e', 0, 'Made');
+RESET search_path;
+RESET ROLE;
+ALTER TABLE event_store.domain_events DROP CONSTRAINT domain_events_sequence_check;
+SELECT event_store.create_store();
+DROP FUNCTION careless_check(bigint);
 DROP SCHEMA trap CASCADE;
 DROP TABLE callers_own, deferred_seen;
 DROP FUNCTION deferred();

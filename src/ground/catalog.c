@@ -29,6 +29,7 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
@@ -42,6 +43,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/nodes.h"
 #include "nodes/params.h"
 #include "nodes/pg_list.h"
@@ -85,7 +87,7 @@ static int store_part_count = 0;
 static bool store_valid = false;
 static uint64 changes = 0; /* invalidations heard of */
 static bool callback_registered = false;
-static char *fire_at_once = NULL; /* see find_deferrable; NULL = none */
+static char *fire_at_once = NULL; /* see find_attached; NULL = none */
 
 /* Forgets the store when one of its relations changed. */
 static void
@@ -248,9 +250,51 @@ is_guard(HeapTuple tuple, TupleDesc desc, void *arg)
 		   strcmp(name, "domain_events_append_only_row") == 0;
 }
 
-/* Whether a table has no rules, row security or CHECK constraints beyond ours. */
+/* Whether an expression has anything that our CHECK constraints do not need. */
 static bool
-is_plain_table(Oid relation, int checks)
+is_foreign_to_checks(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_List:
+		case T_Var:
+		case T_Const:
+		case T_NullTest:
+			break;
+		case T_OpExpr:
+		{
+			Oid function = get_opcode(((OpExpr *) node)->opno);
+
+			if (function != F_INT84GT && function != F_BOOLNE)
+				return true;
+			break;
+		}
+		default:
+			return true;
+	}
+	return expression_tree_walker(node, is_foreign_to_checks, context);
+}
+
+/* Whether a constraint is no CHECK, or runs no code but such as ours need. */
+static bool
+is_plain_check(HeapTuple tuple, TupleDesc desc, void *arg)
+{
+	bool none;
+	Datum expression;
+
+	if (((Form_pg_constraint) GETSTRUCT(tuple))->contype != CONSTRAINT_CHECK)
+		return true;
+	expression = heap_getattr(tuple, Anum_pg_constraint_conbin, desc, &none);
+	return !none &&
+		   !is_foreign_to_checks(stringToNode(TextDatumGetCString(expression)),
+								 NULL);
+}
+
+/* Whether a table has neither rules nor row security. */
+static bool
+is_plain_table(Oid relation)
 {
 	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
 	bool plain;
@@ -258,8 +302,7 @@ is_plain_table(Oid relation, int checks)
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	plain = !((Form_pg_class) GETSTRUCT(tuple))->relhasrules &&
-			!((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity &&
-			((Form_pg_class) GETSTRUCT(tuple))->relchecks <= checks;
+			!((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
 	ReleaseSysCache(tuple);
 	return plain;
 }
@@ -267,16 +310,20 @@ is_plain_table(Oid relation, int checks)
 /*
  * Whether writing to a table runs nothing but what create_store() put there:
  * no triggers but the guard, which only fires for what we never do, no rules,
- * no columns, defaults or CHECK constraints beyond our own, no indexes that
- * compute something.  "defaults" has a bit for each column that has one.
+ * no columns or defaults beyond our own, no CHECK constraints that are of
+ * another kind, no indexes that compute something.  "defaults" has a bit for
+ * each column that has one.
  */
 static bool
-is_plain(Oid relation, int columns, uint32 defaults, int checks)
+is_plain(Oid relation, int columns, uint32 defaults)
 {
-	return is_plain_table(relation, checks) &&
+	return is_plain_table(relation) &&
 		   has_plain_columns(relation, columns, defaults) &&
 		   look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
 					   Anum_pg_trigger_tgrelid, relation, is_guard, NULL) &&
+		   look_at_all(ConstraintRelationId, ConstraintRelidTypidNameIndexId,
+					   Anum_pg_constraint_conrelid, relation, is_plain_check,
+					   NULL) &&
 		   look_at_all(IndexRelationId, IndexIndrelidIndexId,
 					   Anum_pg_index_indrelid, relation, is_plain_index, NULL);
 }
@@ -291,25 +338,51 @@ static const char *const written_tables[] =
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
 
-/* Adds a trigger that is deferrable, but for those of foreign keys. */
+/*
+ * Adds the constraint of a trigger that an INSERT may leave to the end of the
+ * transaction; its name may be another than the trigger's.  Of those that keep a
+ * key, these have their constraint on this very table.
+ */
 static bool
 list_if_deferrable(HeapTuple tuple, TupleDesc desc, void *arg)
 {
 	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 	StringInfo list = arg;
+	char *name;
 
-	if (trigger->tgdeferrable && !trigger->tgisinternal)
+	if (!trigger->tgdeferrable ||
+		(trigger->tgisinternal && trigger->tgfoid != F_UNIQUE_KEY_RECHECK &&
+		 trigger->tgfoid != F_RI_FKEY_CHECK_INS))
+		return true;
+	name = get_constraint_name(trigger->tgconstraint);
+	if (name != NULL)
 		appendStringInfo(list, "%s" ES_SCHEMA ".%s", list->len > 0 ? ", " : "",
-						 quote_identifier(NameStr(trigger->tgname)));
+						 quote_identifier(name));
 	return true;
 }
 
+/* Whether policies of row security hold for the owner of a table, too. */
+static bool
+has_policies_for_owner(Oid relation)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	bool has;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	has = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity &&
+		  ((Form_pg_class) GETSTRUCT(tuple))->relforcerowsecurity;
+	ReleaseSysCache(tuple);
+	return has;
+}
+
 /*
- * The statement that has deferrable triggers of the store fire at the end of each
- * statement, if there are any.
+ * What an owner can attach to any of the tables: the statement that has deferrable
+ * constraints fire at the end of each statement, if there are any, and whether he
+ * has policies that hold for himself.
  */
 static void
-find_deferrable(Store *s)
+find_attached(Store *s)
 {
 	StringInfoData list;
 
@@ -317,11 +390,14 @@ find_deferrable(Store *s)
 	for (int i = 0; i < ES_WRITTEN_TABLES; i++)
 	{
 		s->written[i] = relation_named(s->schema, written_tables[i], -1);
-		if (OidIsValid(s->written[i]) &&
-			get_rel_relkind(s->written[i]) == RELKIND_RELATION)
-			(void) look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
-							   Anum_pg_trigger_tgrelid, s->written[i],
-							   list_if_deferrable, &list);
+		if (!OidIsValid(s->written[i]) ||
+			get_rel_relkind(s->written[i]) != RELKIND_RELATION)
+			continue;
+		(void) look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
+						   Anum_pg_trigger_tgrelid, s->written[i],
+						   list_if_deferrable, &list);
+		if (has_policies_for_owner(s->written[i]))
+			s->policies = true;
 	}
 	if (fire_at_once != NULL)
 		pfree(fire_at_once);
@@ -435,11 +511,11 @@ find_store(Store *s, char **version, Shape *shape)
 		return false;
 	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
-	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION, 2) &&
-			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS, 0);
+	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION) &&
+			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
 	s->subscribed = is_subscribed(s->events);
 	find_optional_indexes(s);
-	find_deferrable(s);
+	find_attached(s);
 	return true;
 }
 
@@ -648,24 +724,31 @@ fire_triggers_at_once(void)
 	pfree(statement);
 }
 
+/*
+ * Where code of the owner may run, what it could leave behind to run later with
+ * the caller's rights, or under his search_path, is refused: a deferred trigger of
+ * another table, a cursor WITH HOLD, a temporary view in the place of a table.
+ */
 static void
-begin(OwnerScope *scope, bool pin_path)
+begin(OwnerScope *scope, bool runs_code)
 {
-	const Store *store = es_store();
+	Oid owner = es_store()->owner;
+	int restriction;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	GetUserIdAndSecContext(&scope->user, &scope->security);
-	SetUserIdAndSecContext(store->owner,
-						   scope->security | SECURITY_LOCAL_USERID_CHANGE);
+	restriction =
+		runs_code && scope->user != owner ? SECURITY_RESTRICTED_OPERATION : 0;
+	SetUserIdAndSecContext(owner, scope->security | SECURITY_LOCAL_USERID_CHANGE |
+									  restriction);
 	scope->guc_level = 0;
-	if (pin_path)
+	if (runs_code)
 	{
 		scope->guc_level = NewGUCNestLevel();
 		(void) set_config_option("search_path", "pg_catalog, pg_temp",
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 								 true, 0, false);
-		fire_triggers_at_once();
 	}
 }
 
@@ -673,18 +756,22 @@ void
 es_begin(OwnerScope *scope)
 {
 	begin(scope, true);
+	fire_triggers_at_once();
 }
 
 void
 es_begin_write(OwnerScope *scope)
 {
-	begin(scope, !es_store()->plain);
+	if (es_store()->plain)
+		begin(scope, false);
+	else
+		es_begin(scope);
 }
 
 void
 es_begin_read(OwnerScope *scope)
 {
-	begin(scope, false);
+	begin(scope, es_store()->policies);
 }
 
 void

@@ -7,7 +7,7 @@ SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS event_store;
 SELECT event_store.create_store() \g /dev/null
-SELECT plan(6);
+SELECT plan(8);
 
 DROP ROLE IF EXISTS event_store_test_owner;
 CREATE ROLE event_store_test_owner;
@@ -52,10 +52,32 @@ SELECT is((SELECT array_agg(DISTINCT at_once) FROM seen WHERE at_once IS NOT NUL
 SELECT is((SELECT array_agg(DISTINCT deferred) FROM seen WHERE deferred IS NOT NULL), '{event_store_test_owner}',
           'a deferred one as well');
 
--- what it does for a superuser in the foreground is PostgreSQL's own rule
 SELECT is((SELECT outcome FROM event_store.append_event('Owner', 'o-1', 1, 'Made')), 'appended', 'durable');
 SELECT is((SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Owner'), 2::bigint, 'both are there');
+
+-- a policy of row security runs for every reader, and neither finds what he put in
+-- its way nor leaves anything for his rights
+CREATE FUNCTION look() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% %', current_user, current_setting('search_path');
+END
+$$;
+CREATE FUNCTION leave() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'DECLARE later CURSOR WITH HOLD FOR SELECT current_user';
+    RETURN true;
+END
+$$;
+ALTER TABLE event_store.domain_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY attached ON event_store.domain_events USING (public.look());
+SELECT throws_ok($$SELECT * FROM event_store.load_events('Owner', 'o-1')$$, 'P0001',
+                 'event_store_test_owner pg_catalog, pg_temp', 'a policy has a search_path of its own');
+ALTER POLICY attached ON event_store.domain_events USING (public.leave());
+SELECT throws_ok($$SELECT * FROM event_store.read_events()$$, '42501', NULL, 'and leaves nothing to run later');
+DROP POLICY attached ON event_store.domain_events;
+ALTER TABLE event_store.domain_events DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 SELECT * FROM finish();
+DROP FUNCTION look(), leave();
 DROP TRIGGER at_once ON event_store.domain_events;
 DROP TRIGGER deferred ON event_store.domain_events;
 REASSIGN OWNED BY event_store_test_owner TO CURRENT_USER;
