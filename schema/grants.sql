@@ -1,37 +1,46 @@
 -- grants: who may do what
 
 -- What each level adds to those below it: what it may execute (by name, with all
--- overloads) and what it may look at.  Whatever the schema holds is in one row;
--- 'owner' is no level: what is there is for the owner, or called by the store.
+-- overloads) and what it may look at.  Whatever the schema holds is in one row.
+-- Three are no levels: what every level has, what monitors and writers have, and
+-- 'owner', which is for the owner, or called by the store.
 CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], OUT relations text[])
     RETURNS SETOF record
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 5
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 8
 BEGIN ATOMIC
     VALUES
+    ('every',
+     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
+     ARRAY['metrics']),
+    ('feed',
+     ARRAY['feed_state'],
+     ARRAY['feed_status']),
+    ('monitor',
+     ARRAY['staging_state', 'drain_wait', 'worker_state', 'worker_jobs_state', 'rebuild_state', 'subscription_state',
+           'dead_letter_state'],
+     ARRAY['staging_status', 'worker_status', 'worker_jobs', 'rebuild_status', 'subscription_status',
+           'dead_letter_status']),
     ('reader',
      ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids',
            'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
            'replay_aggregate', 'replay_aggregates', 'fold_events',
-           'read_events', 'safe_position', 'position_at', 'wait_for_events',
-           'is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
-     ARRAY['domain_events', 'domain_views', 'metrics']),
+           'read_events', 'safe_position', 'position_at', 'wait_for_events'],
+     ARRAY['domain_events', 'domain_views']),
     ('consumer',
      ARRAY['next_events', 'process_once', 'record_result', 'processed_result'],
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
-           'delete_view', 'flush', 'save_snapshot', 'delete_snapshot', 'lock_aggregate', 'assert_sequence', 'feed_state'],
-     ARRAY['feed_status']),
+           'delete_view', 'flush', 'save_snapshot', 'delete_snapshot', 'lock_aggregate', 'assert_sequence'],
+     ARRAY[]::text[]),
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters',
            'set_reducer', 'set_reducer_rules', 'take_snapshot',
-           'rebuild_view', 'rebuild_view_step', 'rebuild_state', 'clear_view', 'forget_processed',
+           'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
-           'move_subscription', 'subscription_state',
-           'staged_rows', 'staging_state', 'worker_state', 'worker_jobs_state'],
-     ARRAY['staging_status', 'worker_status', 'worker_jobs', 'rebuild_status', 'staging',
-           'dead_letters', 'snapshots', 'reducers', 'store_state', 'processed_messages',
-           'subscription_status', 'subscriptions', 'subscription_positions']),
+           'move_subscription'],
+     ARRAY['staging', 'dead_letters', 'snapshots', 'reducers', 'store_state', 'processed_messages',
+           'subscriptions', 'subscription_positions']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
@@ -39,7 +48,7 @@ BEGIN ATOMIC
            'staging_marker', 'view_rebuilds', 'view_rebuild_rows']);
 END;
 COMMENT ON FUNCTION event_store.access_levels() IS
-'Internal: what each level of grant_access adds to those below it, and in row owner what no level has.';
+'Internal: what each level of grant_access adds to those below it, in rows every and feed what several have, and in row owner what none has.';
 
 CREATE FUNCTION event_store.grant_access(role regrole, level text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -48,10 +57,11 @@ AS $grant_access$
 DECLARE
     -- the rows of access_levels() that a level is made of
     wanted CONSTANT text[] := CASE level
-        WHEN 'reader' THEN ARRAY['reader']
-        WHEN 'consumer' THEN ARRAY['reader', 'consumer']
-        WHEN 'writer' THEN ARRAY['reader', 'writer']
-        WHEN 'admin' THEN ARRAY['reader', 'consumer', 'writer', 'admin']
+        WHEN 'monitor' THEN ARRAY['every', 'feed', 'monitor']
+        WHEN 'reader' THEN ARRAY['every', 'reader']
+        WHEN 'consumer' THEN ARRAY['every', 'reader', 'consumer']
+        WHEN 'writer' THEN ARRAY['every', 'feed', 'reader', 'writer']
+        WHEN 'admin' THEN ARRAY['every', 'feed', 'monitor', 'reader', 'consumer', 'writer', 'admin']
     END;
     object_name text;
 BEGIN
@@ -62,7 +72,7 @@ BEGIN
         RAISE EXCEPTION 'level must not be null' USING ERRCODE = '22004';
     ELSIF wanted IS NULL THEN
         RAISE EXCEPTION 'level is not a known word: "%"', level
-            USING ERRCODE = '22023', HINT = 'Use ''reader'', ''consumer'', ''writer'' or ''admin''.';
+            USING ERRCODE = '22023', HINT = 'Use ''monitor'', ''reader'', ''consumer'', ''writer'' or ''admin''.';
     END IF;
 
     IF pg_catalog.to_regclass('event_store.domain_events') IS NULL THEN
@@ -96,7 +106,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;
@@ -125,6 +135,9 @@ CREATE FUNCTION event_store.outside_script(statement text) RETURNS void
 SELECT event_store.outside_script('GRANT USAGE ON SCHEMA event_store TO pg_monitor');
 DROP FUNCTION event_store.outside_script(text);
 
--- metrics tell numbers and no data
-GRANT SELECT ON event_store.metrics TO pg_monitor;
-GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics() TO pg_monitor;
+-- metrics and status tell numbers and no data
+GRANT SELECT ON event_store.metrics, event_store.staging_status, event_store.worker_status, event_store.worker_jobs,
+    event_store.feed_status, event_store.rebuild_status, event_store.subscription_status TO pg_monitor;
+GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics(), event_store.staging_state(),
+    event_store.drain_wait(), event_store.worker_state(), event_store.worker_jobs_state(), event_store.feed_state(),
+    event_store.rebuild_state(), event_store.subscription_state() TO pg_monitor;

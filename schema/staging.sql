@@ -81,9 +81,41 @@ CREATE FUNCTION event_store.staging_state(
 COMMENT ON FUNCTION event_store.staging_state() IS
 'Internal: the row of view staging_status.';
 
-CREATE VIEW event_store.staging_status AS SELECT * FROM event_store.staging_state();
+-- In PL/pgSQL, since the worker's part of the schema comes later than this.
+CREATE FUNCTION event_store.drain_wait(OUT waiting_for text, OUT waiting_since timestamptz)
+    LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+AS $drain_wait$
+BEGIN
+    SELECT pg_catalog.concat_ws(', ',
+               CASE l.locktype
+                   WHEN 'relation' THEN l.relation::pg_catalog.regclass::text
+                   WHEN 'advisory' THEN CASE l.objsubid
+                       WHEN -6911 THEN 'an aggregate'
+                       WHEN -6910 THEN 'a view key'
+                       WHEN -6909 THEN 'another round'
+                       WHEN -6908 THEN 'positions'
+                       ELSE 'an advisory lock' END
+                   WHEN 'transactionid' THEN 'a row or key that a transaction has written'
+                   ELSE l.locktype
+               END,
+               'held by ' || nullif(pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ' '), '')),
+           l.waitstart
+      INTO waiting_for, waiting_since
+      FROM event_store.worker_state() w
+      JOIN pg_catalog.pg_locks l ON l.pid = w.pid AND NOT l.granted
+     LIMIT 1;
+END
+$drain_wait$;
+COMMENT ON FUNCTION event_store.drain_wait() IS
+'Internal: which lock the worker of this database waits for.';
+
+CREATE VIEW event_store.staging_status AS
+SELECT s.staged_events, s.staged_views, s.staged_bytes, s.oldest_staged_at, s.drain_state, s.consecutive_failures,
+       s.last_error, s.last_drain_at, s.staging_epoch, w.waiting_for, w.waiting_since
+  FROM event_store.staging_state() s, event_store.drain_wait() w;
 COMMENT ON VIEW event_store.staging_status IS
-'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened).';
+'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened); which lock the worker waits for, who holds it (process ids), and since when (NULL = it waits for none).';
 
 CREATE FUNCTION event_store.flush(timeout interval DEFAULT '5s') RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_flush';
@@ -112,6 +144,22 @@ COMMENT ON FUNCTION event_store.discard_dead_letters(text, text, text) IS
 $$Removes all dead letters of an aggregate, so that it takes appends again; the reason goes to the server log. Returns the number of dead letters removed.
 Errors: 22004, 22023, 22001, 25006, 55000.
 Example: SELECT event_store.discard_dead_letters('Order', 'o-100', reason => 'test data');$$;
+
+CREATE FUNCTION event_store.dead_letter_state(
+    OUT id bigint, OUT kind text, OUT aggregate_type text, OUT aggregate_id text, OUT sequence bigint, OUT event_type text,
+    OUT view_name text, OUT view_key text, OUT error_code text, OUT attempts int, OUT failed_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'es_dead_letter_state';
+COMMENT ON FUNCTION event_store.dead_letter_state() IS
+'Internal: the rows of view dead_letter_status.';
+
+CREATE VIEW event_store.dead_letter_status AS
+SELECT d.id, d.kind, d.aggregate_type, d.aggregate_id, d.sequence, d.event_type, d.view_name, d.view_key, d.error_code,
+       d.attempts, d.failed_at
+  FROM event_store.dead_letter_state() d;
+COMMENT ON VIEW event_store.dead_letter_status IS
+$$The rows of dead_letters without what they hold: no payload, no metadata, no error message, which may quote both.
+Example: SELECT aggregate_type, error_code, count(*) FROM event_store.dead_letter_status GROUP BY 1, 2;$$;
 
 CREATE FUNCTION event_store.guard_drop() RETURNS event_trigger
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_guard_drop';

@@ -10,13 +10,14 @@ COMMENT ON FUNCTION event_store.worker_state() IS
 
 CREATE VIEW event_store.worker_status AS
 SELECT w.pid, w.state, w.started_at, w.launcher_pid, w.drain_state, w.last_error,
-       w.consecutive_failures, w.last_drain_at
-  FROM event_store.worker_state() w;
+       w.consecutive_failures, w.last_drain_at, l.waiting_for, l.waiting_since
+  FROM event_store.worker_state() w, event_store.drain_wait() l;
 COMMENT ON VIEW event_store.worker_status IS
 $$The background worker of this database, in one row.
 state: none (nothing to do), wanted, starting, running, unavailable (none can be started: calls do its work themselves, it is tried again), not preloaded, no place (event_store.max_databases stores were there before: it works as without preload).
 pid and started_at are NULL unless a worker is there; launcher_pid is NULL while the launcher is not running.
 drain_state: idle, draining, backing_off, stopped. consecutive_failures and last_error are those of the drain; worker_jobs has those of all it does. last_error is the last one and remains until the next; it lasts while consecutive_failures is above 0.
+waiting_for: the lock it waits for, and the processes that hold it; waiting_since.
 Example: SELECT state, pid FROM event_store.worker_status;$$;
 
 CREATE FUNCTION event_store.worker_jobs_state(

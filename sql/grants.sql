@@ -5,6 +5,7 @@
 SET client_min_messages = warning;
 SELECT event_store.create_store();
 RESET client_min_messages;
+CREATE ROLE regress_monitor;
 CREATE ROLE regress_reader;
 CREATE ROLE regress_writer;
 CREATE ROLE regress_admin;
@@ -26,6 +27,7 @@ SELECT public.regress_refused($$SELECT event_store.grant_access(NULL, 'reader')$
 SELECT public.regress_refused($$SELECT event_store.grant_access('regress_reader', NULL)$$);
 SELECT public.regress_refused($$SELECT event_store.grant_access('regress_reader', 'owner')$$);
 SELECT public.regress_refused($$SELECT event_store.grant_access('regress_nobody', 'reader')$$);
+SELECT event_store.grant_access('regress_monitor', 'monitor');
 SELECT event_store.grant_access('regress_reader', 'reader');
 SELECT event_store.grant_access('regress_writer', 'writer');
 SELECT event_store.grant_access('regress_admin', 'admin');
@@ -37,7 +39,7 @@ SELECT p.proname COLLATE "C" || CASE WHEN count(DISTINCT p.oid) > 1 THEN ' (' ||
        string_agg(DISTINCT rolname, ' ' ORDER BY rolname) AS roles
   FROM pg_catalog.pg_proc p
   LEFT JOIN pg_catalog.pg_roles r
-    ON rolname IN ('regress_reader', 'regress_writer', 'regress_admin', 'regress_stranger')
+    ON rolname IN ('regress_reader', 'regress_writer', 'regress_admin', 'regress_monitor', 'regress_stranger')
        AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')
  WHERE p.pronamespace = 'event_store'::regnamespace
  GROUP BY p.proname ORDER BY p.proname COLLATE "C";
@@ -46,19 +48,36 @@ SELECT c.relname COLLATE "C" AS relation, rolname, string_agg(privilege, ' ' ORD
        pg_catalog.pg_roles r,
        unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) privilege
  WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'v')
-   AND rolname IN ('regress_reader', 'regress_writer', 'regress_admin', 'regress_stranger')
+   AND rolname IN ('regress_reader', 'regress_writer', 'regress_admin', 'regress_monitor', 'regress_stranger')
    AND pg_catalog.has_table_privilege(r.oid, c.oid, privilege)
  GROUP BY c.relname, rolname ORDER BY c.relname COLLATE "C", rolname;
 SELECT rolname, pg_catalog.has_schema_privilege(oid, 'event_store', 'USAGE'),
        pg_catalog.has_schema_privilege(oid, 'event_store', 'CREATE')
   FROM pg_catalog.pg_roles
- WHERE rolname IN ('regress_reader', 'regress_writer', 'regress_admin', 'regress_stranger') ORDER BY rolname;
+ WHERE rolname IN ('regress_reader', 'regress_writer', 'regress_admin', 'regress_monitor', 'regress_stranger') ORDER BY rolname;
 
 -- a stranger
 SET ROLE regress_stranger;
 SELECT public.regress_refused($$SELECT event_store.append_event('Granted', 'g-1', NULL, 'Added')$$);
 SELECT public.regress_refused($$SELECT event_store.load_events('Granted', 'g-1')$$);
 SELECT public.regress_refused($$SELECT count(*) FROM event_store.domain_events$$);
+
+-- a monitor: how things stand, and nothing of what events hold
+SET ROLE regress_monitor;
+SELECT drain_state <> '', waiting_for, waiting_since FROM event_store.staging_status;
+SELECT state <> '', waiting_for, waiting_since FROM event_store.worker_status;
+SELECT count(*) > 0 FROM event_store.worker_jobs;
+SELECT in_flight FROM event_store.feed_status;
+SELECT count(*) FROM event_store.rebuild_status;
+SELECT count(*) FROM event_store.dead_letter_status;
+SELECT count(*) > 0 FROM event_store.metrics;
+SELECT event_store.is_available();
+SELECT public.regress_refused($$SELECT event_store.load_events('Granted', 'g-1')$$);
+SELECT public.regress_refused($$SELECT count(*) FROM event_store.domain_events$$);
+SELECT public.regress_refused($$SELECT count(*) FROM event_store.dead_letters$$);
+SELECT public.regress_refused($$SELECT count(*) FROM event_store.staging$$);
+SELECT public.regress_refused($$SELECT event_store.append_event('Granted', 'g-1', NULL, 'Added')$$);
+SELECT public.regress_refused($$SELECT event_store.drain()$$);
 
 -- a writer: through the functions, in both durabilities, not to the tables
 SET ROLE regress_writer;
@@ -192,5 +211,5 @@ SELECT count(*) FROM regress_trap.caught;
 SET client_min_messages = warning;
 DROP SCHEMA regress_trap CASCADE;
 DROP FUNCTION public.regress_refused(text);
-DROP OWNED BY regress_reader, regress_writer, regress_admin, regress_stranger;
-DROP ROLE regress_reader, regress_writer, regress_admin, regress_stranger;
+DROP OWNED BY regress_monitor, regress_reader, regress_writer, regress_admin, regress_stranger;
+DROP ROLE regress_monitor, regress_reader, regress_writer, regress_admin, regress_stranger;

@@ -18,7 +18,9 @@
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "port/atomics.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -36,6 +38,8 @@
 #include "staging/dead_letter.h"
 #include "staging/staged_row.h"
 #include "staging/staging_state.h"
+
+PG_FUNCTION_INFO_V1(es_dead_letter_state);
 
 /*
  * Shared memory knows whether any dead letter can exist at all, which answers
@@ -170,4 +174,23 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 					   get_database_name(MyDatabaseId))));
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(scratch);
+}
+
+/* dead_letter_state(): the rows of dead_letter_status. */
+Datum
+es_dead_letter_state(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {
+		"SELECT d.id, d.kind, d.aggregate_type, d.aggregate_id, d.sequence,"
+		" d.event_type, d.view_name, d.view_key, d.error_code, d.attempts,"
+		" d.failed_at FROM event_store.dead_letters d ORDER BY d.id"};
+	OwnerScope scope;
+
+	(void) es_store();
+	es_begin_result(fcinfo);
+	es_begin_read(&scope);
+	(void) es_execute_into(&plan, NULL, NULL,
+						   ((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
+	es_end(&scope);
+	return (Datum) 0;
 }

@@ -31,11 +31,12 @@ SELECT is(array_agg(format('%s %s of level %s is not there', kind, name, level))
 -- the levels build on each other, in this order
 CREATE TEMPORARY TABLE levels (level text, includes text[]);
 INSERT INTO levels VALUES
-    ('reader', '{reader}'),
-    ('consumer', '{reader,consumer}'),
-    ('writer', '{reader,writer}'),
-    ('admin', '{reader,consumer,writer,admin}');
-SELECT set_eq($$SELECT level FROM event_store.access_levels() WHERE level <> 'owner'$$, $$SELECT level FROM levels$$,
+    ('monitor', '{every,feed,monitor}'),
+    ('reader', '{every,reader}'),
+    ('consumer', '{every,reader,consumer}'),
+    ('writer', '{every,feed,reader,writer}'),
+    ('admin', '{every,feed,monitor,reader,consumer,writer,admin}');
+SELECT set_eq($$SELECT level FROM event_store.access_levels() WHERE level NOT IN ('every', 'feed', 'owner')$$, $$SELECT level FROM levels$$,
               'this test knows every level');
 SELECT is(array_agg(v.level), NULL, 'the COMMENT and the hint of grant_access name every level')
   FROM levels v, pg_proc p
@@ -56,6 +57,20 @@ SELECT set_eq(format('SELECT kind, name FROM granted WHERE level = %L', level),
               format('SELECT kind, name FROM listed WHERE level = ANY (%L)', includes),
               'level ' || level || ' grants what the lists say')
   FROM levels;
+CREATE ROLE house_pg_monitor IN ROLE pg_monitor;
+SELECT is(array_agg(l.name), '{dead_letter_status}', 'members of pg_monitor may look at what a monitor may, but for dead letters')
+  FROM listed l
+ WHERE l.level IN ('every', 'feed', 'monitor') AND l.kind = 'relation'
+   AND NOT has_table_privilege('house_pg_monitor', 'event_store.' || l.name, 'SELECT');
+SET ROLE house_pg_monitor;
+SELECT lives_ok('SELECT FROM event_store.' || name, 'and ' || name || ' answers them')
+  FROM unnest('{metrics,staging_status,worker_status,worker_jobs,feed_status,rebuild_status,subscription_status}'::text[]) name;
+RESET ROLE;
+DROP ROLE house_pg_monitor;
+SET ROLE house_monitor;
+SELECT lives_ok('SELECT FROM event_store.' || name, name || ' answers a monitor')
+  FROM unnest('{metrics,staging_status,worker_status,worker_jobs,feed_status,rebuild_status,subscription_status,dead_letter_status}'::text[]) name;
+RESET ROLE;
 SELECT is(array_agg(p.oid::regprocedure::text), NULL, 'nothing is for everybody')
   FROM pg_proc p
  WHERE p.pronamespace = 'event_store'::regnamespace

@@ -100,8 +100,15 @@ is(sql('SELECT event_store.safe_position()'), 1, 'then the log says it');
 sql(q{SELECT event_store.append_event('T', 'b', NULL, 'x', durability => 'staged')});
 hold($commands[0]);
 is_answered("staged, $commands[0]", staged => 1);
+# the round that was asked for waits: that is no failure, and can be seen
+my $pid = $holder->query_safe('SELECT pg_backend_pid()');
+ok($node->poll_query_until('shop', qq{SELECT waiting_for = 'event_store.domain_events, held by $pid'
+	AND waiting_since <= clock_timestamp() AND drain_state = 'draining' FROM event_store.staging_status}),
+	'staging_status says what the drain waits for, and since when');
+is(sql('SELECT waiting_for FROM event_store.worker_status'), "event_store.domain_events, held by $pid", 'so does worker_status');
 release();
 ok(flush_all($node, 'shop'), 'which ends when the table is free');
+is(sql('SELECT waiting_for, waiting_since FROM event_store.staging_status'), '|', 'and nothing is waited for');
 
 # ---------- an event needs no lock of the views
 
