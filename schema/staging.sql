@@ -76,7 +76,7 @@ COMMENT ON VIEW event_store.staging IS
 CREATE FUNCTION event_store.staging_state(
     OUT staged_events bigint, OUT staged_views bigint, OUT staged_bytes bigint,
     OUT oldest_staged_at timestamptz, OUT drain_state text, OUT consecutive_failures bigint,
-    OUT last_error text, OUT last_drain_at timestamptz, OUT staging_epoch bigint)
+    OUT last_error text, OUT last_drain_at timestamptz, OUT staging_epoch bigint, OUT last_error_at timestamptz)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_staging_state';
 COMMENT ON FUNCTION event_store.staging_state() IS
 'Internal: the row of view staging_status.';
@@ -112,10 +112,10 @@ COMMENT ON FUNCTION event_store.drain_wait() IS
 
 CREATE VIEW event_store.staging_status AS
 SELECT s.staged_events, s.staged_views, s.staged_bytes, s.oldest_staged_at, s.drain_state, s.consecutive_failures,
-       s.last_error, s.last_drain_at, s.staging_epoch, w.waiting_for, w.waiting_since
+       s.last_error, s.last_drain_at, s.staging_epoch, s.last_error_at, w.waiting_for, w.waiting_since
   FROM event_store.staging_state() s, event_store.drain_wait() w;
 COMMENT ON VIEW event_store.staging_status IS
-'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and last error, when it last moved rows, the staging epoch (NULL until staging was opened); which lock the worker waits for, who holds it (process ids), and since when (NULL = it waits for none).';
+'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and its last error since its last success, when it last moved rows, the staging epoch (NULL until staging was opened), when that error came; which lock the worker waits for, who holds it (process ids), and since when (NULL = it waits for none).';
 
 CREATE FUNCTION event_store.flush(timeout interval DEFAULT '5s') RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_flush';
@@ -134,14 +134,15 @@ Example: SELECT event_store.drain();$$;
 CREATE FUNCTION event_store.retry_dead_letters(aggregate_type text, aggregate_id text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_dead_letters';
 COMMENT ON FUNCTION event_store.retry_dead_letters(text, text) IS
-$$Makes the dead letters of an aggregate durable, events in sequence order, then the view writes that had followed them; all or none. A view write that failed by itself is addressed by its view_name and view_key. Returns the number of dead letters settled.
-Errors: the error of the row if it fails again; VS002 when its event_id was used meanwhile; 55000 when they do not continue the log of the aggregate; 22004, 22023, 22001, 25006.
+$$Makes the dead letters of an aggregate durable, events in sequence order, then the view writes that had followed them; all or none. A view write that failed by itself is addressed by its view_name and view_key. Returns the number of dead letters settled, which leave a row each in dead_letter_history.
+When one fails again (SQLSTATE class 22, 23, 54 or P0) it returns 0 with a WARNING: the letters stay, each with one attempt more and a new failed_at, the one that failed with its error.
+Errors: any other error; VS002 when an event_id was used meanwhile; 55000 when they do not continue the log of the aggregate; 22004, 22023, 22001, 25006.
 Example: SELECT event_store.retry_dead_letters('Order', 'o-100');$$;
 
 CREATE FUNCTION event_store.discard_dead_letters(aggregate_type text, aggregate_id text, reason text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_discard_dead_letters';
 COMMENT ON FUNCTION event_store.discard_dead_letters(text, text, text) IS
-$$Removes all dead letters of an aggregate, so that it takes appends again; the reason goes to the server log. Returns the number of dead letters removed.
+$$Removes all dead letters of an aggregate, so that it takes appends again; each leaves a row with the reason in dead_letter_history, and the reason goes to the server log. Returns the number of dead letters removed.
 Errors: 22004, 22023, 22001, 25006, 55000.
 Example: SELECT event_store.discard_dead_letters('Order', 'o-100', reason => 'test data');$$;
 
@@ -160,6 +161,12 @@ SELECT d.id, d.kind, d.aggregate_type, d.aggregate_id, d.sequence, d.event_type,
 COMMENT ON VIEW event_store.dead_letter_status IS
 $$The rows of dead_letters without what they hold: no payload, no metadata, no error message, which may quote both.
 Example: SELECT aggregate_type, error_code, count(*) FROM event_store.dead_letter_status GROUP BY 1, 2;$$;
+CREATE FUNCTION event_store.prune_dead_letter_history(older_than interval DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_prune_dead_letter_history';
+COMMENT ON FUNCTION event_store.prune_dead_letter_history(interval) IS
+$$Removes from dead_letter_history what was settled longer ago than older_than; NULL = event_store.dead_letter_retention, by which the worker prunes as well, and nothing where that is 0. Returns the number of rows removed.
+Errors: 22023 when older_than is negative; 25006; 55000.
+Example: SELECT event_store.prune_dead_letter_history('90 days');$$;
 
 CREATE FUNCTION event_store.guard_drop() RETURNS event_trigger
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_guard_drop';

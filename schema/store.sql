@@ -211,6 +211,28 @@ DECLARE
             attempts int NOT NULL,
             failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
         )$$,
+        -- what became of each dead letter that is there no more
+        $$CREATE TABLE event_store.dead_letter_history (
+            id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid() CONSTRAINT dead_letter_history_pkey PRIMARY KEY,
+            letter_id bigint NOT NULL,
+            kind text COLLATE "C" NOT NULL,
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            sequence bigint,
+            event_id uuid,
+            event_type text COLLATE "C",
+            view_name text COLLATE "C",
+            view_key text COLLATE "C",
+            error_code text NOT NULL,
+            error_message text NOT NULL,
+            attempts int NOT NULL,
+            failed_at timestamptz NOT NULL,
+            outcome text COLLATE "C" NOT NULL
+                CONSTRAINT dead_letter_history_outcome_check CHECK (outcome IN ('retried', 'discarded')),
+            reason text COLLATE "C",
+            settled_by text COLLATE "C" NOT NULL,
+            settled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        )$$,
         $$CREATE TABLE event_store.processed_messages (
             consumer text COLLATE "C" NOT NULL,
             message_id text COLLATE "C" NOT NULL,
@@ -259,7 +281,8 @@ DECLARE
         CASE WHEN payload_index THEN
         'CREATE INDEX IF NOT EXISTS domain_events_payload_idx ON event_store.domain_events USING gin (payload jsonb_path_ops)' END,
         'CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx ON event_store.dead_letters (aggregate_type, aggregate_id, id)',
-        'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL'];
+        'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)'];
     statement text;
     statements text[] := '{}';
     complaint text;
@@ -402,6 +425,8 @@ BEGIN
 'States that unfinished rebuilds have folded, each after the event at sequence. Nobody reads them but the rebuild.';
     COMMENT ON TABLE event_store.dead_letters IS
 'Staged rows that could not be made durable, with their error. Settled by retry_dead_letters or discard_dead_letters.';
+    COMMENT ON TABLE event_store.dead_letter_history IS
+'Dead letters that were settled, without their payload: retried or discarded, by which role, when and why. Pruned by age: event_store.dead_letter_retention.';
     COMMENT ON TABLE event_store.processed_messages IS
 'What process_once was told: the messages that each consumer has processed, with the result that record_result left.';
     COMMENT ON TABLE event_store.subscriptions IS

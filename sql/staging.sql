@@ -288,13 +288,23 @@ SELECT pg_temp.refused($$SELECT event_store.append_events('Dead', 'd-1', NULL, '
 SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Dead', 'Dead'], ARRAY['d-2', 'd-1'], ARRAY['A', 'A'], NULL)$$);
 SELECT pg_temp.refused($$SELECT event_store.append_batch(ARRAY['Dead', 'Dead'], ARRAY['d-2', 'd-1'], ARRAY['A', 'A'], NULL, on_conflict => 'report')$$);
 SELECT last_sequence FROM event_store.append_event('Dead', 'd-2', 2, 'Added');
--- retried while the cause is there: the error of the row, and nothing changes
-SELECT left(pg_temp.refused($$SELECT event_store.retry_dead_letters('Dead', 'd-1')$$), 5);
-SELECT count(*) FROM event_store.dead_letters WHERE aggregate_type = 'Dead';
+-- retried while the cause is there: one attempt more of all, and the error of the one that failed
+CREATE TEMPORARY TABLE failed AS SELECT id, failed_at FROM event_store.dead_letters;
+UPDATE event_store.dead_letters SET error_message = 'before' WHERE kind = 'event';
+SET client_min_messages = warning;
+SELECT event_store.retry_dead_letters('Dead', 'd-1');
+SET client_min_messages = error;
+SELECT d.kind, d.sequence, d.view_key, d.error_code, d.error_message, d.attempts, d.failed_at > f.failed_at AS failed_later
+  FROM event_store.dead_letters d LEFT JOIN failed f USING (id) WHERE d.aggregate_type = 'Dead' ORDER BY d.id;
+SELECT count(*) FROM event_store.dead_letter_history WHERE aggregate_type = 'Dead';
 SELECT event_store.retry_dead_letters('Dead', 'nothing');
 -- retried when it is gone
 ALTER TABLE event_store.domain_events DROP CONSTRAINT regress_no_poison;
 SELECT event_store.retry_dead_letters('Dead', 'd-1');
+SELECT h.kind, h.aggregate_type, h.aggregate_id, h.sequence, h.event_id = pg_temp.id(1) AS same_id, h.event_type, h.view_name, h.view_key,
+       h.error_code, h.attempts, h.failed_at > f.failed_at AS failed, h.outcome, h.reason, h.settled_by = current_user AS by_me,
+       h.settled_at <= clock_timestamp() AS settled
+  FROM event_store.dead_letter_history h JOIN failed f ON f.id = h.letter_id ORDER BY h.letter_id;
 SELECT sequence, event_type, payload, correlation_id, global_position IS NOT NULL FROM event_store.load_events('Dead', 'd-1');
 SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'Dead' ORDER BY view_key;
 SELECT count(*) FROM event_store.dead_letters WHERE aggregate_type = 'Dead';
@@ -310,19 +320,20 @@ SELECT pg_temp.events('Dead', 'd-4'), event_store.aggregate_sequence('Dead', 'd-
 SELECT pg_temp.refused($$SELECT event_store.discard_dead_letters('Dead', 'd-4', NULL)$$);
 SELECT event_store.discard_dead_letters('Dead', 'd-4', 'never happened');
 SELECT event_store.discard_dead_letters('Dead', 'd-4', 'never happened');
+SELECT sequence, event_type, attempts, outcome, reason FROM event_store.dead_letter_history WHERE aggregate_id = 'd-4' ORDER BY letter_id;
 SELECT last_sequence, outcome FROM event_store.append_event('Dead', 'd-4', 0, 'Added', event_id => pg_temp.id(2));
 
 -- a staged event whose id another aggregate took durably at the same time: VS002 in dead_letters
 SELECT durable FROM event_store.append_event('Dead', 'd-5', 0, 'Added', event_id => pg_temp.id(3), durability => 'staged');
 INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
-    VALUES (-3, 'Dead', 'd-6', 1, pg_temp.id(3), 'Added', '{}', now(), now());
+    VALUES (-103, 'Dead', 'd-6', 1, pg_temp.id(3), 'Added', '{}', now(), now());
 SELECT event_store.drain();
 SELECT aggregate_id, sequence, error_code, attempts FROM event_store.dead_letters WHERE aggregate_type = 'Dead' ORDER BY id;
 SELECT event_store.discard_dead_letters('Dead', 'd-5', 'taken');
 -- a staged event that does not continue its log
 SELECT durable FROM event_store.append_event('Dead', 'd-7', 0, 'Added', durability => 'staged');
 INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
-    VALUES (-4, 'Dead', 'd-7', 1, pg_temp.id(4), 'Added', '{}', now(), now());
+    VALUES (-104, 'Dead', 'd-7', 1, pg_temp.id(4), 'Added', '{}', now(), now());
 SELECT event_store.drain();
 SELECT aggregate_id, sequence, error_code, error_message FROM event_store.dead_letters WHERE aggregate_type = 'Dead' ORDER BY id;
 SELECT pg_temp.refused($$SELECT event_store.retry_dead_letters('Dead', 'd-7')$$);
@@ -343,6 +354,29 @@ ALTER TABLE event_store.domain_views DROP CONSTRAINT regress_no_poison;
 SELECT event_store.retry_dead_letters('Dead', 'd-8');
 SELECT event_store.load_view('Dead', 'd-8');
 SELECT count(*) FROM event_store.dead_letters;
+
+-- ids that were restored are ahead of the identity: burying goes on behind them
+SELECT durable FROM event_store.append_event('Dead', 'i-1', 0, 'Poison', durability => 'staged');
+SELECT event_store.drain();
+ALTER TABLE event_store.dead_letters ALTER id RESTART WITH 1;
+UPDATE event_store.dead_letters SET id = DEFAULT;
+INSERT INTO event_store.dead_letters (id, kind, aggregate_type, aggregate_id, view_name, view_key, error_code, error_message, attempts)
+    OVERRIDING SYSTEM VALUE SELECT i, 'view', 'Restored', 'r-' || i, 'Restored', 'r-' || i, '23514', 'restored', 1 FROM generate_series(2, 50) i;
+SELECT durable FROM event_store.append_event('Dead', 'i-2', 0, 'Poison', durability => 'staged');
+SELECT event_store.drain();
+SELECT id, aggregate_id FROM event_store.dead_letters WHERE aggregate_type = 'Dead' ORDER BY id;
+SELECT event_store.discard_dead_letters('Dead', 'i-' || i, 'a test') FROM generate_series(1, 2) i;
+DELETE FROM event_store.dead_letters;
+-- what was settled is pruned by its age
+SELECT event_store.prune_dead_letter_history(), event_store.prune_dead_letter_history('1 hour');
+UPDATE event_store.dead_letter_history SET settled_at = now() - interval '2 hours' WHERE aggregate_id LIKE 'i-%';
+SELECT event_store.prune_dead_letter_history('3 hours'), event_store.prune_dead_letter_history('1 hour');
+SET event_store.dead_letter_retention = '1h';
+UPDATE event_store.dead_letter_history SET settled_at = now() - interval '2 hours' WHERE aggregate_id = 'd-4';
+SELECT event_store.prune_dead_letter_history(), event_store.prune_dead_letter_history();
+RESET event_store.dead_letter_retention;
+SELECT count(*) > 0 FROM event_store.dead_letter_history;
+SELECT pg_temp.refused($$SELECT event_store.prune_dead_letter_history('-1s')$$);
 
 -- an error of the world: nothing becomes a dead letter, nothing is lost
 CREATE FUNCTION public.regress_world() RETURNS trigger LANGUAGE plpgsql

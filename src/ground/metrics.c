@@ -77,6 +77,8 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_FLUSH] = {"staging", "flush", ES_GROUP_OTHER},
 	 [ES_CALL_RETRY_DEAD_LETTERS] = {"staging", "retry_dead_letters",
 									 ES_GROUP_OTHER},
+	 [ES_CALL_PRUNE_DEAD_LETTER_HISTORY] = {"staging", "prune_dead_letter_history",
+											ES_GROUP_OTHER},
 	 [ES_CALL_DISCARD_DEAD_LETTERS] = {"staging", "discard_dead_letters",
 									   ES_GROUP_OTHER},
 	 [ES_CALL_PROCESS_ONCE] = {"consumers", "process_once", ES_GROUP_STORE},

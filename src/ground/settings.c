@@ -37,6 +37,10 @@
 #define MIN_MAX_WORKERS 0
 #define MAX_MAX_WORKERS 262143
 
+#define DEFAULT_DEAD_LETTER_RETENTION_S 0
+#define MIN_DEAD_LETTER_RETENTION_S 0
+#define MAX_DEAD_LETTER_RETENTION_S INT_MAX
+
 #define DEFAULT_RETRY_INITIAL_MS 1000
 #define DEFAULT_RETRY_MAX_MS (60 * 1000)
 #define MIN_RETRY_MS 1
@@ -63,6 +67,7 @@
 #define MAX_WRITE_DELAY_MS (60 * 60 * 1000)
 
 int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
+int es_dead_letter_retention = DEFAULT_DEAD_LETTER_RETENTION_S;
 int es_durability = ES_DURABLE;
 int es_max_databases = DEFAULT_MAX_DATABASES;
 int es_max_workers = DEFAULT_MAX_WORKERS;
@@ -182,6 +187,14 @@ es_define_settings(void)
 		&es_drain_at_shutdown, DEFAULT_DRAIN_AT_SHUTDOWN_MS,
 		MIN_DRAIN_AT_SHUTDOWN_MS, MAX_DRAIN_AT_SHUTDOWN_MS, PGC_SIGHUP,
 		GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.dead_letter_retention",
+							"How long dead_letter_history keeps what became of a dead letter.",
+							"A number without unit is in seconds; 0 keeps it for ever.",
+							&es_dead_letter_retention,
+							DEFAULT_DEAD_LETTER_RETENTION_S,
+							MIN_DEAD_LETTER_RETENTION_S,
+							MAX_DEAD_LETTER_RETENTION_S, PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
 	DefineCustomEnumVariable("event_store.durability",
 							 "Durability of appends and puts that do not name one.",
 							 "durable: committed like any row. "

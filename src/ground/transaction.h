@@ -18,6 +18,7 @@ typedef enum EndPhase
 	ES_END_FETCHES,
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,
+	ES_END_LETTERS,
 	ES_END_PHASES
 } EndPhase;
 

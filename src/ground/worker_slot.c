@@ -738,12 +738,18 @@ int
 es_end_job(SharedDatabase *db, int job, bool succeeded, const char *error)
 {
 	JobStatus *status = &es_worker_slot(db)->jobs[job];
+	TimestampTz now = GetCurrentTimestamp();
 	int failures;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	status->running = false;
+	if (succeeded)
+		status->last_error[0] = '\0';
 	if (error != NULL)
 		es_copy_error(status->last_error, error);
+	status->last_error_at = error != NULL ? now
+							: succeeded	  ? 0
+										  : status->last_error_at;
 	failures = status->failures = succeeded ? 0 : status->failures + 1;
 	LWLockRelease(db->lock);
 	return failures;

@@ -31,7 +31,8 @@ typedef struct JobStatus
 	bool running;
 	int failures; /* in a row */
 	TimestampTz last_run_at;
-	char last_error[ES_ERROR_CHARS];
+	char last_error[ES_ERROR_CHARS]; /* "" = none since the last success */
+	TimestampTz last_error_at;
 } JobStatus;
 
 /*

@@ -7,7 +7,7 @@
  *
  * What it does is a table of jobs: opening staging, the drain, giving space
  * back, storing the safe position for standbys, snapshots of aggregates,
- * forgetting processed messages, deleting old
+ * pruning the history of dead letters, forgetting processed messages, deleting old
  * positions of subscriptions, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own.  What a step does
  * stands in drain.c, segment.c, position.c, snapshot.c, processed.c and prune.c, and every step can also
@@ -87,6 +87,7 @@
 #include "staging/drain_state.h"
 #include "staging/segment.h"
 #include "staging/staging_state.h"
+#include "write/settle.h"
 
 /* A worker with nothing to do leaves after this long. */
 #define ES_IDLE_EXIT_MS 60000
@@ -119,6 +120,10 @@
 #define ES_POSITION_PAUSE_MS 1000
 #define ES_POSITION_RETRY_MS 30000
 
+/* Rows of the history of dead letters go in steps of so many, and so often. */
+#define ES_PRUNE_ROWS 1000
+#define ES_PRUNE_PAUSE_MS 3600000
+
 PGDLLEXPORT void es_worker_main(Datum arg);
 
 /* When a job may run again. */
@@ -140,6 +145,7 @@ typedef struct Work
 	RoundResult round;			/* the last */
 	bool rotated;				/* writers go to another segment now */
 	bool closed;				/* staging is */
+	int64 pruned;				/* rows of the history */
 	char error[ES_ERROR_CHARS]; /* "" = none */
 
 	/* the pace */
@@ -147,7 +153,8 @@ typedef struct Work
 	TimestampTz last_round_at; /* end of the last round */
 	int empty_rounds;		   /* due, yet without effect, in a row */
 	int rounds;				   /* since others had a turn */
-	bool space_drained;		   /* since it was looked after */
+	TimestampTz prune_at; /* the history of dead letters, at the earliest */
+	bool space_drained;	  /* since it was looked after */
 	int last_job;
 	JobTurn turns[ES_MAX_JOBS];
 } Work;
@@ -449,6 +456,17 @@ step_forget(Work *work)
 }
 
 static void
+step_prune_history(Work *work)
+{
+	work->pruned = 0;
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	work->pruned = es_prune_letter_history(ES_PRUNE_ROWS);
+}
+
+static void
 step_prune(Work *work)
 {
 	work->store_gone = es_lock_store() == NULL;
@@ -661,6 +679,26 @@ run_prune(Work *work, JobTurn *turn)
 	return run_unflushed(work, step_prune, "prune positions");
 }
 
+/* The history of dead letters is looked at when a worker comes, and every hour. */
+static long
+time_until_prune_history(const Work *work)
+{
+	if (es_dead_letter_retention == 0)
+		return -1;
+	return milliseconds_until(work->prune_at);
+}
+
+static bool
+run_prune_history(Work *work, JobTurn *turn)
+{
+	if (!run_unflushed(work, step_prune_history, "prune history"))
+		return false;
+	if (work->pruned < ES_PRUNE_ROWS)
+		work->prune_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 ES_PRUNE_PAUSE_MS);
+	return true;
+}
+
 /* A piece of the table of processed messages. */
 static bool
 run_forget(Work *work, JobTurn *turn)
@@ -733,6 +771,8 @@ static const Job jobs[] =
 	 {"snapshot", time_until_snapshot, run_snapshot, .keeps_worker = true,
 	  .gives_way = true},
 	 {"prune positions", time_until_prune, run_prune, .keeps_worker = true,
+	  .gives_way = true},
+	 {"prune history", time_until_prune_history, run_prune_history,
 	  .gives_way = true},
 	 {"forget processed", time_until_forget, run_forget, .keeps_worker = true,
 	  .gives_way = true},
@@ -1133,7 +1173,7 @@ es_announce_store(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-#define WORKER_STATE_COLUMNS 8
+#define WORKER_STATE_COLUMNS 9
 
 /* worker_state(): the row of worker_status. */
 Datum
@@ -1145,6 +1185,7 @@ es_worker_state(PG_FUNCTION_ARGS)
 	bool nulls[WORKER_STATE_COLUMNS];
 	TupleDesc tupdesc;
 
+	/* through the SQL of an earlier version it has fewer columns */
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	memset(nulls, true, sizeof(nulls));
@@ -1179,12 +1220,14 @@ es_worker_state(PG_FUNCTION_ARGS)
 		nulls[6] = false;
 		values[7] = TimestampTzGetDatum(drain.last_drain_at);
 		nulls[7] = drain.last_drain_at == 0;
+		values[8] = TimestampTzGetDatum(drain.last_error_at);
+		nulls[8] = drain.last_error_at == 0;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));
 }
 
-#define JOB_COLUMNS 5
+#define JOB_COLUMNS 6
 
 /* worker_jobs_state(): the rows of worker_jobs. */
 Datum
@@ -1223,6 +1266,8 @@ es_worker_jobs_state(PG_FUNCTION_ARGS)
 		nulls[3] = status[i].last_error[0] == '\0';
 		values[4] = TimestampTzGetDatum(status[i].last_run_at);
 		nulls[4] = status[i].last_run_at == 0;
+		values[5] = TimestampTzGetDatum(status[i].last_error_at);
+		nulls[5] = status[i].last_error_at == 0;
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

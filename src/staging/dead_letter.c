@@ -9,6 +9,9 @@
  *
  * A view write is filed under the aggregate whose event took it along, or
  * under its view_name and view_key if it failed by itself.
+ *
+ * That one was buried is logged when its transaction has committed: a round that
+ * fails, and buries the same row again in the next one, has buried nothing.
  */
 #include "postgres.h"
 
@@ -35,6 +38,8 @@
 #include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/shmem.h"
+#include "ground/transaction.h"
+#include "ground/worker_slot.h"
 #include "staging/dead_letter.h"
 #include "staging/staged_row.h"
 #include "staging/staging_state.h"
@@ -88,8 +93,20 @@ mark_possible(void)
 	pg_memory_barrier();
 }
 
-static char *
-sqlstate_text(int sqlstate)
+/* SQLSTATE classes 22, 23, 54 and P0 blame the row; all others the world. */
+bool
+es_blames_row(int sqlstate)
+{
+	int category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == MAKE_SQLSTATE('2', '2', '0', '0', '0') ||
+		   category == MAKE_SQLSTATE('2', '3', '0', '0', '0') ||
+		   category == MAKE_SQLSTATE('5', '4', '0', '0', '0') ||
+		   category == MAKE_SQLSTATE('P', '0', '0', '0', '0');
+}
+
+char *
+es_sqlstate_text(int sqlstate)
 {
 	char *text = palloc(6);
 
@@ -102,6 +119,91 @@ sqlstate_text(int sqlstate)
 	return text;
 }
 
+/* ---------- what is logged at commit ---------- */
+
+/* Of one transaction so many are logged one by one. */
+#define LOGGED_LETTERS 1000
+
+typedef struct Burial
+{
+	SubTransactionId subtransaction;
+	int sqlstate;
+	char *message;
+	char *detail;
+} Burial;
+
+static Burial *burials = NULL; /* in TopTransactionContext */
+static int nburials = 0;
+static int maxburials = 0;
+
+/*
+ * Nothing here may raise: what is logged was put together before, and a WARNING
+ * of bounded length needs no memory that could be missing.
+ */
+static void
+end_burials(SharedDatabase *db, bool committed)
+{
+	for (int i = 0; i < Min(nburials, LOGGED_LETTERS) && committed; i++)
+		ereport(WARNING, (errcode(burials[i].sqlstate),
+						  errmsg_internal("%s", burials[i].message),
+						  errdetail_internal("%s", burials[i].detail)));
+	if (nburials > LOGGED_LETTERS && committed)
+		ereport(WARNING, errmsg_internal("%d more became dead letters with them",
+										 nburials - LOGGED_LETTERS));
+	burials = NULL;
+	nburials = maxburials = 0;
+}
+
+static void
+abort_burials(SubTransactionId id)
+{
+	while (nburials > 0 && burials[nburials - 1].subtransaction >= id)
+		nburials--;
+}
+
+static Burial *
+new_burial(void)
+{
+	es_at_end(ES_END_LETTERS, end_burials, abort_burials);
+	if (nburials == maxburials)
+	{
+		maxburials = Max(2 * maxburials, 16);
+		if (burials == NULL)
+			burials = MemoryContextAlloc(TopTransactionContext,
+										 maxburials * sizeof(Burial));
+		else
+			burials = repalloc_huge(burials, maxburials * sizeof(Burial));
+	}
+	return &burials[nburials++];
+}
+
+/* Has the burial of a row logged. */
+static void
+note_burial(const StagedRow *row, int sqlstate, const char *message)
+{
+	Burial *burial = new_burial();
+	MemoryContext caller;
+	char shown[ES_ERROR_CHARS];
+
+	memset(burial, 0, sizeof(*burial));
+	burial->subtransaction = GetCurrentSubTransactionId();
+	if (nburials > LOGGED_LETTERS)
+		return;
+	es_copy_error(shown, message);
+	caller = MemoryContextSwitchTo(TopTransactionContext);
+	burial->sqlstate = sqlstate;
+	burial->message =
+		psprintf("a staged %s became a dead letter: %s",
+				 row->kind == ES_KIND_EVENT ? "event" : "view write", shown);
+	burial->detail =
+		psprintf("It is %s/%s, " INT64_FORMAT ", in database \"%s\".",
+				 TextDatumGetCString(row->name), TextDatumGetCString(row->key),
+				 row->ordinal, get_database_name(MyDatabaseId));
+	MemoryContextSwitchTo(caller);
+}
+
+/* ---------- burying ---------- */
+
 /* What a dead letter has before the columns of its event. */
 #define OF_LETTER 8
 
@@ -109,11 +211,21 @@ void
 es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 		int sqlstate, const char *message, int attempts)
 {
-	/* the columns of an event come last, so that their number is free */
+	/*
+	 * The columns of an event come last, so that their number is free.  Rows that
+	 * were restored may be ahead of the sequence of the identity: a letter comes
+	 * after all that are there.
+	 */
 	static KeptPlan plan =
-		{.sql = "INSERT INTO event_store.dead_letters (kind, view_name, view_key,"
-				" view_data, version, error_code, error_message, attempts, {letter})"
-				" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {letter $9})",
+		{.sql =
+			 "INSERT INTO event_store.dead_letters (id, kind, view_name, view_key,"
+			 " view_data, version, error_code, error_message, attempts, {letter})"
+			 " OVERRIDING SYSTEM VALUE VALUES (GREATEST("
+			 "pg_catalog.nextval(pg_catalog.pg_get_serial_sequence("
+			 "'event_store.dead_letters', 'id')::pg_catalog.regclass),"
+			 " (SELECT pg_catalog.max(d.id) OPERATOR(pg_catalog.+) 1::bigint"
+			 " FROM event_store.dead_letters d)),"
+			 " $1, $2, $3, $4, $5, $6, $7, $8, {letter $9})",
 		 .nargs = OF_LETTER + EV_COLUMNS - 1,
 		 .argtypes = {TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT8OID, TEXTOID,
 					  TEXTOID, INT4OID}};
@@ -133,7 +245,7 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	mark_possible();
 	memset(nulls, 'n', sizeof(nulls));
 	values[0] = CStringGetTextDatum(is_event ? "event" : "view");
-	values[5] = CStringGetTextDatum(sqlstate_text(sqlstate));
+	values[5] = CStringGetTextDatum(es_sqlstate_text(sqlstate));
 	values[6] = CStringGetTextDatum(message);
 	values[7] = Int32GetDatum(attempts);
 	nulls[0] = nulls[5] = nulls[6] = nulls[7] = ' ';
@@ -164,14 +276,7 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 	es_end(&scope);
 	es_count_dead_letters(1);
-	ereport(WARNING,
-			(errcode(sqlstate),
-			 errmsg("a staged %s became a dead letter: %s",
-					is_event ? "event" : "view write", message),
-			 errdetail("It is %s/%s, " INT64_FORMAT ", in database \"%s\".",
-					   TextDatumGetCString(row->name),
-					   TextDatumGetCString(row->key), row->ordinal,
-					   get_database_name(MyDatabaseId))));
+	note_burial(row, sqlstate, message);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(scratch);
 }

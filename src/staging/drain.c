@@ -140,18 +140,6 @@ typedef struct Piece
 
 /* ---------- probes ---------- */
 
-/* SQLSTATE classes 22, 23, 54 and P0 blame the row; all others the world. */
-static bool
-blames_row(int sqlstate)
-{
-	int category = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return category == MAKE_SQLSTATE('2', '2', '0', '0', '0') ||
-		   category == MAKE_SQLSTATE('2', '3', '0', '0', '0') ||
-		   category == MAKE_SQLSTATE('5', '4', '0', '0', '0') ||
-		   category == MAKE_SQLSTATE('P', '0', '0', '0', '0');
-}
-
 /*
  * Runs what the owner's tables have deferred to the end of the transaction,
  * while it can still be told which rows are to blame.
@@ -233,7 +221,8 @@ probe(Round *round, void (*work)(void *arg), void *arg)
 {
 	ErrorData *error = attempt(round, work, arg);
 
-	if (error != NULL && (es_lock_was_refused() || !blames_row(error->sqlerrcode)))
+	if (error != NULL &&
+		(es_lock_was_refused() || !es_blames_row(error->sqlerrcode)))
 		ReThrowError(error);
 	return error;
 }
@@ -919,12 +908,12 @@ write_transactions(Round *round, int low, int high)
 	if (error == NULL)
 		round->succeeded++;
 	else if (high - low == 1 && !es_lock_was_refused() &&
-			 blames_row(error->sqlerrcode))
+			 es_blames_row(error->sqlerrcode))
 		error = write_carefully(round, &piece);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	if (error != NULL && !es_lock_was_refused() &&
-		(high - low == 1 || !blames_row(error->sqlerrcode)))
+		(high - low == 1 || !es_blames_row(error->sqlerrcode)))
 		ReThrowError(error);
 	if (error != NULL && high - low == 1)
 		leave(round, low);

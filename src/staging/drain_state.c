@@ -27,6 +27,7 @@
 #include "fmgr.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
+#include "utils/timestamp.h"
 
 #include "ground/lock.h"
 #include "ground/shmem.h"
@@ -93,6 +94,7 @@ clear_progress(SharedDatabase *db)
 	drain->pending_sid = 0;
 	drain->failures = 0;
 	drain->last_error[0] = '\0';
+	drain->last_error_at = 0;
 	drain->last_drain_at = 0;
 	drain->refused_count = 0;
 }
@@ -118,10 +120,12 @@ es_set_drain_state(SharedDatabase *db, DrainState state)
 int
 es_note_drain_failure(SharedDatabase *db, const char *message)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	int failures;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	es_copy_error(es_drain_progress(db)->last_error, message);
+	es_drain_progress(db)->last_error_at = now;
 	failures = ++es_drain_progress(db)->failures;
 	set_state(db, ES_DRAIN_BACKING_OFF);
 	LWLockRelease(db->lock);
@@ -134,6 +138,8 @@ es_note_drain_success(SharedDatabase *db)
 {
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	es_drain_progress(db)->failures = 0;
+	es_drain_progress(db)->last_error[0] = '\0';
+	es_drain_progress(db)->last_error_at = 0;
 	LWLockRelease(db->lock);
 }
 

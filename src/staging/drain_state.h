@@ -33,8 +33,9 @@ typedef struct DrainProgress
 	uint64 pending_request;		/* that rounds work on */
 	int64 pending_sid;			/* what it asks for has lower sids */
 	DrainState state;
-	int failures; /* of the worker's rounds, in a row */
-	char last_error[ES_ERROR_CHARS];
+	int failures;					 /* of the worker's rounds, in a row */
+	char last_error[ES_ERROR_CHARS]; /* "" = none since the last success */
+	TimestampTz last_error_at;
 	TimestampTz last_drain_at;
 	/* what triggers of the last round wanted to lock and others held */
 	int refused_count;
@@ -55,6 +56,7 @@ extern const char *es_drain_state_name(DrainState state);
 extern void es_set_drain_state(SharedDatabase *db, DrainState state);
 /* A round, or what it needs, failed: backs off.  Returns the failures in a row. */
 extern int es_note_drain_failure(SharedDatabase *db, const char *message);
+/* It went through: the error is over. */
 extern void es_note_drain_success(SharedDatabase *db);
 
 /* A round tells which locks it was refused, and whether this transaction has any. */

@@ -596,11 +596,12 @@ es_staging_state(PG_FUNCTION_ARGS)
 {
 	SharedDatabase *db;
 	TupleDesc desc;
-	Datum values[9];
-	bool nulls[9] = {false};
+	Datum values[10];
+	bool nulls[10] = {false};
 	DrainState state = ES_DRAIN_STOPPED;
 	TimestampTz oldest;
 
+	es_check_version();
 	(void) es_store();
 	db = es_my_database();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -610,7 +611,7 @@ es_staging_state(PG_FUNCTION_ARGS)
 	nulls[3] = !oldest_staged(&oldest);
 	values[3] = nulls[3] ? (Datum) 0 : TimestampTzGetDatum(oldest);
 	nulls[0] = nulls[1] = !es_staging_known(db);
-	nulls[6] = nulls[7] = nulls[8] = true;
+	nulls[6] = nulls[7] = nulls[8] = nulls[9] = true;
 	if (db != NULL)
 	{
 		char error[ES_ERROR_CHARS];
@@ -631,6 +632,8 @@ es_staging_state(PG_FUNCTION_ARGS)
 		nulls[7] = es_drain_progress(db)->last_drain_at == 0;
 		values[8] = Int64GetDatum(es_staging(db)->epoch);
 		nulls[8] = es_staging_is(db, ES_STAGING_UNKNOWN);
+		values[9] = TimestampTzGetDatum(es_drain_progress(db)->last_error_at);
+		nulls[9] = es_drain_progress(db)->last_error_at == 0;
 		LWLockRelease(db->lock);
 		nulls[6] = error[0] == '\0';
 		values[6] = CStringGetTextDatum(error);

@@ -5,6 +5,13 @@
  * While an aggregate has dead letters its appends are refused with VS006, so
  * that its log never gets a hole: retrying puts the events where they belong,
  * and discarding says that they never happened.
+ *
+ * A retry that fails is an attempt, and shall be seen as one.  So its work is done
+ * in a subtransaction, and what the letters themselves are to blame for ends in
+ * their rows, not in an error that would take the note of it away again.
+ *
+ * A letter that is settled leaves a row in dead_letter_history, without its
+ * payload, which a discarded one may have been discarded for.
  */
 #include "postgres.h"
 
@@ -13,6 +20,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -21,6 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
@@ -34,15 +43,19 @@
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "ground/settings.h"
 #include "ground/transaction.h"
 #include "log/log.h"
 #include "log/view_table.h"
+#include "staging/dead_letter.h"
 #include "staging/flush.h"
 #include "staging/own_rows.h"
 #include "staging/staged_scan.h"
+#include "write/settle.h"
 
 PG_FUNCTION_INFO_V1(es_retry_dead_letters);
 PG_FUNCTION_INFO_V1(es_discard_dead_letters);
+PG_FUNCTION_INFO_V1(es_prune_dead_letter_history);
 
 /*
  * Whether a dead event is in the log by now: its owner may have put it there.  One
@@ -79,15 +92,15 @@ is_in_log(const EventRow *row, int64 head, Snapshot snapshot)
 	return false;
 }
 
-/* Inserts events; what rows of ours come into their way meanwhile is 40001. */
+/* Inserts an event; what rows of ours come into their way meanwhile is 40001. */
 static void
-insert_or_refuse(EventRow **rows, int count)
+insert_or_refuse(EventRow *row)
 {
 	MemoryContext context = CurrentMemoryContext;
 
 	PG_TRY();
 	{
-		es_insert_events(rows, count);
+		es_insert_events(&row, 1);
 	}
 	PG_CATCH();
 	{
@@ -97,57 +110,102 @@ insert_or_refuse(EventRow **rows, int count)
 	PG_END_TRY();
 }
 
-/* Inserts the dead events of an aggregate in sequence order. */
+/* Whose letters are retried, and which one of them just now. */
+typedef struct Retry
+{
+	Datum type;
+	Datum id;
+	int64 letter;
+} Retry;
+
+/* A row of a query on letters as an event. */
+static EventRow *
+event_of(SPITupleTable *table, uint64 row)
+{
+	EventRow *event = palloc(sizeof(EventRow));
+
+	for (int c = 0; c < EV_COLUMNS; c++)
+		event->values[c] = SPI_getbinval(table->vals[row], table->tupdesc,
+										 c + 1, &event->nulls[c]);
+	return event;
+}
+
+/*
+ * Inserts the dead events of an aggregate in sequence order, one by one, so that
+ * it is known which of them fails.
+ */
 static void
-retry_events(Datum type, Datum id)
+retry_events(Retry *retry)
 {
 	static KeptPlan plan =
-		{"SELECT NULL::bigint, {letter d}"
+		{"SELECT NULL::bigint, {letter d}, d.id"
 		 " FROM event_store.dead_letters d"
 		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
 		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2"
 		 " AND d.kind OPERATOR(pg_catalog.=) 'event' ORDER BY d.sequence, d.id",
 		 2,
 		 {TEXTOID, TEXTOID}};
-	Datum values[2] = {type, id};
+	Datum values[2] = {retry->type, retry->id};
 	OwnerScope scope;
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64 head = es_durable_head(type, id, snapshot, NULL);
-	EventRow **rows;
-	int letters;
-	int count = 0;
+	int64 head = es_durable_head(retry->type, retry->id, snapshot, NULL);
+	SPITupleTable *table;
+	uint64 count;
 
 	PushActiveSnapshot(snapshot);
 	es_begin(&scope);
-	letters = (int) es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
-	rows = palloc_extended(Max(letters, 1) * sizeof(EventRow *), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < letters; i++)
+	count = es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	table = SPI_tuptable;
+	for (uint64 i = 0; i < count; i++)
 	{
-		EventRow *row = palloc(sizeof(EventRow));
+		EventRow *event = event_of(table, i);
+		bool isnull;
 
-		for (int c = 0; c < EV_COLUMNS; c++)
-			row->values[c] =
-				SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-							  c + 1, &row->nulls[c]);
-		if (!is_in_log(row, head + count, snapshot))
-			rows[count++] = row;
+		CHECK_FOR_INTERRUPTS();
+		retry->letter =
+			DatumGetInt64(SPI_getbinval(table->vals[i], table->tupdesc,
+										EV_COLUMNS + 1, &isnull));
+		if (!is_in_log(event, head, snapshot))
+		{
+			insert_or_refuse(event);
+			head++;
+		}
+		pfree(event);
 	}
-	if (count > 0)
-		insert_or_refuse(rows, count);
 	es_end(&scope);
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
+}
+
+/* A row of a query on letters as the write of a view. */
+static ViewWrite
+write_of(SPITupleTable *table, uint64 row)
+{
+	HeapTuple tuple = table->vals[row];
+	ViewWrite write = {0};
+	bool isnull;
+	Datum version;
+
+	write.view_name = SPI_getbinval(tuple, table->tupdesc, 1, &isnull);
+	write.view_key = SPI_getbinval(tuple, table->tupdesc, 2, &isnull);
+	write.view_data = SPI_getbinval(tuple, table->tupdesc, 3, &isnull);
+	if (isnull)
+		write.view_data = (Datum) 0;
+	version = SPI_getbinval(tuple, table->tupdesc, 4, &isnull);
+	write.has_version = !isnull;
+	write.version = isnull ? 0 : DatumGetInt64(version);
+	return write;
 }
 
 /*
  * Writes the dead view writes filed under a pair, in their order.  What was
  * written to a key since is newer and stays.
  */
-static int64
-retry_views(Datum type, Datum id)
+static void
+retry_views(Retry *retry)
 {
 	static KeptPlan keys =
-		{"SELECT d.view_name, d.view_key, d.view_data, d.version"
+		{"SELECT d.view_name, d.view_key, d.view_data, d.version, d.id"
 		 " FROM event_store.dead_letters d"
 		 " LEFT JOIN event_store.domain_views v ON v.view_name OPERATOR(pg_catalog.=) d.view_name"
 		 " AND v.view_key OPERATOR(pg_catalog.=) d.view_key"
@@ -159,54 +217,125 @@ retry_views(Datum type, Datum id)
 		 " ORDER BY d.id",
 		 2,
 		 {TEXTOID, TEXTOID}};
-	Datum values[2] = {type, id};
+	Datum values[2] = {retry->type, retry->id};
 	OwnerScope scope;
-	int64 count;
 	SPITupleTable *table;
+	uint64 count;
 
 	es_begin(&scope);
-	count = (int64) es_execute(&keys, values, NULL, false, SPI_OK_SELECT);
+	count = es_execute(&keys, values, NULL, false, SPI_OK_SELECT);
 	table = SPI_tuptable;
-	for (int64 i = 0; i < count; i++)
+	for (uint64 i = 0; i < count; i++)
 	{
-		ViewWrite write = {0};
+		ViewWrite write = write_of(table, i);
 		bool isnull;
-		Datum version;
 
-		write.view_name =
-			SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
-		write.view_key =
-			SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
-		write.view_data =
-			SPI_getbinval(table->vals[i], table->tupdesc, 3, &isnull);
-		if (isnull)
-			write.view_data = (Datum) 0;
-		version = SPI_getbinval(table->vals[i], table->tupdesc, 4, &isnull);
-		write.has_version = !isnull;
-		write.version = isnull ? 0 : DatumGetInt64(version);
+		retry->letter = DatumGetInt64(SPI_getbinval(table->vals[i],
+													table->tupdesc, 5, &isnull));
 		es_lock_pair(ES_LOCK_VIEW_KEY,
 					 es_pair_hash(write.view_name, write.view_key));
 		(void) es_write_views(&write, 1, false);
 	}
 	es_end(&scope);
-	return count;
 }
 
-/* Removes the dead letters filed under a pair; returns how many. */
-static int64
-remove_letters(Datum type, Datum id)
+/*
+ * Retries all letters of a pair, or none.  Returns NULL, or the error that one of
+ * them is to blame for; passes others on.
+ */
+static ErrorData *
+retry_letters(Retry *retry)
 {
-	static KeptPlan plan = {"DELETE FROM event_store.dead_letters d"
-							" WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
-							" AND d.aggregate_id OPERATOR(pg_catalog.=) $2",
-							2,
-							{TEXTOID, TEXTOID}};
-	Datum values[2] = {type, id};
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		retry_events(retry);
+		retry_views(retry);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error != NULL && !es_blames_row(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+/* Notes an attempt that failed: on all letters of the pair, and why on one. */
+static void
+note_failed_retry(const Retry *retry, const ErrorData *error)
+{
+	static KeptPlan plan =
+		{"UPDATE event_store.dead_letters AS d SET"
+		 " attempts = d.attempts OPERATOR(pg_catalog.+) 1,"
+		 " failed_at = pg_catalog.clock_timestamp(),"
+		 " error_code = CASE WHEN d.id OPERATOR(pg_catalog.=) $3 THEN $4 ELSE d.error_code END,"
+		 " error_message = CASE WHEN d.id OPERATOR(pg_catalog.=) $3 THEN $5 ELSE d.error_message END"
+		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2",
+		 5,
+		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID}};
+	Datum values[5] = {retry->type, retry->id, Int64GetDatum(retry->letter),
+					   CStringGetTextDatum(es_sqlstate_text(error->sqlerrcode)),
+					   CStringGetTextDatum(error->message)};
+	OwnerScope scope;
+	uint64 count;
+
+	es_begin(&scope);
+	count = es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+	es_end(&scope);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("retry of " UINT64_FORMAT " dead letters of %s/%s failed: %s",
+					count, TextDatumGetCString(retry->type),
+					TextDatumGetCString(retry->id), error->message),
+			 errdetail("Letter " INT64_FORMAT
+					   " failed again, and all stay with one attempt more.",
+					   retry->letter)));
+}
+
+/*
+ * Moves the dead letters filed under a pair to their history; returns how many.
+ * Who did it is the role of the session, whatever function it called.
+ */
+static int64
+settle_letters(Datum type, Datum id, const char *outcome, text *reason)
+{
+	static KeptPlan plan =
+		{"WITH settled AS (DELETE FROM event_store.dead_letters d"
+		 " WHERE d.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND d.aggregate_id OPERATOR(pg_catalog.=) $2 RETURNING d.*)"
+		 " INSERT INTO event_store.dead_letter_history (letter_id, kind,"
+		 " aggregate_type, aggregate_id, sequence, event_id, event_type, view_name,"
+		 " view_key, error_code, error_message, attempts, failed_at, outcome, reason,"
+		 " settled_by)"
+		 " SELECT s.id, s.kind, s.aggregate_type, s.aggregate_id, s.sequence,"
+		 " s.event_id, s.event_type, s.view_name, s.view_key, s.error_code,"
+		 " s.error_message, s.attempts, s.failed_at, $3, $4, $5 FROM settled s",
+		 5,
+		 {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
+	Datum values[5] = {type, id, CStringGetTextDatum(outcome),
+					   PointerGetDatum(reason),
+					   CStringGetTextDatum(GetUserNameFromId(GetOuterUserId(),
+															 false))};
 	OwnerScope scope;
 	int64 count;
 
 	es_begin(&scope);
-	count = (int64) es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	count = (int64) es_execute(&plan, values, reason == NULL ? "   n " : NULL,
+							   false, SPI_OK_INSERT);
 	es_end(&scope);
 	es_count_dead_letters(-count);
 	return count;
@@ -237,15 +366,17 @@ begin_settling(FunctionCallInfo fcinfo, const char *function, Datum *type,
 Datum
 es_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	Datum type;
-	Datum id;
-	int64 count;
+	Retry retry = {0};
+	ErrorData *error;
+	int64 count = 0;
 
 	es_begin_call(ES_CALL_RETRY_DEAD_LETTERS);
-	begin_settling(fcinfo, "retry_dead_letters()", &type, &id);
-	retry_events(type, id);
-	(void) retry_views(type, id);
-	count = remove_letters(type, id);
+	begin_settling(fcinfo, "retry_dead_letters()", &retry.type, &retry.id);
+	error = retry_letters(&retry);
+	if (error == NULL)
+		count = settle_letters(retry.type, retry.id, "retried", NULL);
+	else
+		note_failed_retry(&retry, error);
 	es_end_call(ES_CALL_RETRY_DEAD_LETTERS, count);
 	PG_RETURN_INT64(count);
 }
@@ -261,12 +392,75 @@ es_discard_dead_letters(PG_FUNCTION_ARGS)
 	es_begin_call(ES_CALL_DISCARD_DEAD_LETTERS);
 	reason = es_required_text(fcinfo, 2, "reason");
 	begin_settling(fcinfo, "discard_dead_letters()", &type, &id);
-	count = remove_letters(type, id);
+	count = settle_letters(type, id, "discarded", reason);
 	if (count > 0)
 		ereport(LOG,
 				(errmsg("discarded " INT64_FORMAT " dead letters of %s/%s: %s",
 						count, TextDatumGetCString(type),
 						TextDatumGetCString(id), text_to_cstring(reason))));
 	es_end_call(ES_CALL_DISCARD_DEAD_LETTERS, count);
+	PG_RETURN_INT64(count);
+}
+
+/* ---------- the history ---------- */
+
+/* Removes from the history what is older; "most" rows, 0 = all. */
+static int64
+prune_history(Interval *age, int64 most)
+{
+	static KeptPlan plan = {"DELETE FROM event_store.dead_letter_history h"
+							" WHERE h.id OPERATOR(pg_catalog.=) ANY (ARRAY("
+							"SELECT o.id FROM event_store.dead_letter_history o"
+							" WHERE o.settled_at OPERATOR(pg_catalog.<)"
+							" (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $1)"
+							" ORDER BY o.settled_at LIMIT $2))",
+							2,
+							{INTERVALOID, INT8OID}};
+	Datum values[2] = {IntervalPGetDatum(age), Int64GetDatum(most)};
+	OwnerScope scope;
+	int64 count;
+
+	es_begin(&scope);
+	count = (int64) es_execute(&plan, values, most == 0 ? " n" : NULL, false,
+							   SPI_OK_DELETE);
+	es_end(&scope);
+	return count;
+}
+
+int64
+es_prune_letter_history(int64 most)
+{
+	Interval age = {0};
+
+	if (es_dead_letter_retention == 0)
+		return 0;
+	age.time = es_dead_letter_retention * USECS_PER_SEC;
+	return prune_history(&age, most);
+}
+
+/* prune_dead_letter_history(): what the worker does, in the foreground. */
+Datum
+es_prune_dead_letter_history(PG_FUNCTION_ARGS)
+{
+	int64 count;
+
+	es_begin_call(ES_CALL_PRUNE_DEAD_LETTER_HISTORY);
+	PreventCommandIfReadOnly("prune_dead_letter_history()");
+	PreventCommandIfParallelMode("prune_dead_letter_history()");
+	(void) es_store();
+	if (PG_ARGISNULL(0))
+		count = es_prune_letter_history(0);
+	else
+	{
+		Interval zero = {0};
+
+		if (DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(0),
+											 IntervalPGetDatum(&zero))))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("older_than must not be negative")));
+		count = prune_history(PG_GETARG_INTERVAL_P(0), 0);
+	}
+	es_note_write();
+	es_end_call(ES_CALL_PRUNE_DEAD_LETTER_HISTORY, count);
 	PG_RETURN_INT64(count);
 }

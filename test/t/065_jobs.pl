@@ -53,7 +53,7 @@ sub job
 # ---------- all is well
 
 is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
-	'open staging, drain, reclaim, store position, snapshot, prune positions, forget processed, close staging', 'the jobs');
+	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, close staging', 'the jobs');
 append_ten('T', 'staged', 'staged');
 ok(flush_all($node, 'shop'), 'the drain runs');
 ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');
@@ -91,7 +91,7 @@ sql("SELECT pg_terminate_backend($worker)");
 $worker = wait_for_worker($node, 'shop', $worker);
 ok(poll($stored), 'what comes after the cause is gone makes up for it');
 ok(poll(q{SELECT failures = 0 FROM event_store.worker_jobs WHERE job = 'store position'}), 'and ends them');
-is(job('store position'), 'idle|0|no space here', 'the error stays to be read');
+is(job('store position'), 'idle|0|', 'with the error');
 
 # ---------- the drain fails: other jobs go on
 
@@ -113,6 +113,32 @@ $worker = wait_for_worker($node, 'shop', $worker);
 ok(flush_all($node, 'shop'), 'when the cause is gone it goes on');
 is(events_in($node, 'shop'), '50', 'with all that was staged');
 ok(poll(q{SELECT failures = 0 AND state = 'idle' FROM event_store.worker_jobs WHERE job = 'drain'}), 'and is well');
+
+# ---------- the history of dead letters cannot be pruned: nothing else fails
+
+sql(q{
+	CREATE TRIGGER full_disk BEFORE DELETE ON event_store.dead_letter_history
+	    FOR EACH ROW EXECUTE FUNCTION full_disk();
+	INSERT INTO event_store.dead_letter_history (letter_id, kind, aggregate_type, aggregate_id, error_code, error_message,
+	                                             attempts, failed_at, outcome, settled_by, settled_at)
+	SELECT n, 'event', 'T', 'old', '23514', 'refused', 1, now(), 'discarded', 'me', now() - interval '1h' * (n % 2)
+	  FROM generate_series(1, 5000) n;
+	ALTER DATABASE shop SET event_store.dead_letter_retention = '1min';
+});
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT state = 'backing_off' FROM event_store.worker_jobs WHERE job = 'prune history'}), 'pruning fails');
+is(job('prune history'), 'backing_off|1|no space here', 'and says why');
+append_ten('T', 'unpruned', 'staged');
+ok(flush_all($node, 'shop'), 'the drain goes on');
+ok(poll(sprintf $taken, 'unpruned'), 'and snapshots');
+sql('DROP TRIGGER full_disk ON event_store.dead_letter_history');
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT count(*) = 2500 AND min(settled_at) > now() - interval '30min' FROM event_store.dead_letter_history}),
+	'when the cause is gone what is old goes, step by step');
+ok(poll(q{SELECT failures = 0 AND last_error IS NULL AND last_error_at IS NULL
+            FROM event_store.worker_jobs WHERE job = 'prune history'}), 'and the error with it');
 
 # ---------- old messages cannot be forgotten: nothing else fails
 
@@ -180,7 +206,7 @@ ok(poll(q{SELECT last_error LIKE '%Writing/w: the worker cannot wait for itself%
 is(sql(q{SELECT count(*) FROM event_store.snapshots WHERE aggregate_id = 'w'}), '0', 'without a snapshot');
 append_ten('T', 'after', 'durable');
 ok(poll(sprintf $taken, 'after'), 'others are taken');
-is(sql($drain), 'idle|0|f', 'the drain has not failed');
+is(sql($drain), 'idle|0|t', 'the drain has not failed');
 is(sql(q{SELECT last_sequence FROM event_store.append_event('Log', 'l', NULL, 'Seen', durability => 'durable')}),
 	'11', 'and goes on for a session that does the same');
 
@@ -217,7 +243,7 @@ foreach my $call (
 	$node->wait_for_log(qr/ERROR: .*STATEMENT:  store position/s, $offset);
 	like(slurp_file($node->logfile, $offset), qr/ERROR:  the worker cannot wait for itself/, "$function: refused at once");
 }
-is(sql($drain), 'idle|0|f', 'none of it is a failure of the drain');
+is(sql($drain), 'idle|0|t', 'none of it is a failure of the drain');
 
 # staged writes that would wait are durable instead
 $node->append_conf('postgresql.conf', "event_store.staging_limit = 1\nevent_store.on_staging_full = 'block'\n");

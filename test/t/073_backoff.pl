@@ -197,6 +197,8 @@ sql(transaction('three Poison', '=three') . transaction('four Poison') . transac
 is(sql(q{SELECT event_store.flush('200ms')}), 'f', 'rows that all fail in one way');
 ok(poll(q{SELECT drain_state = 'backing_off' AND consecutive_failures = 1 AND last_error = 'fault 22012'
             FROM event_store.staging_status}), 'are taken for an error of the world');
+is(sql(q{SELECT s.last_error_at = w.last_error_at AND s.last_error_at > now() - interval '1h' AND s.last_error = w.last_error
+           FROM event_store.staging_status s, event_store.worker_status w}), 't', 'which has its time');
 is(sql(q{SELECT staged_events || ' ' || staged_views || letters() FROM event_store.staging_status}), '3 1', 'and stay');
 # with one that does not fail they are not
 sql(transaction('six a'));
@@ -205,12 +207,16 @@ is(sql('SELECT letters()'), 'three Poison 22012, three three VS006, four Poison 
 is(sql(q{SELECT sum(event_store.discard_dead_letters('T', id, 'a test')) FROM unnest(ARRAY['three', 'four', 'five']) id}), '4', 'discarded');
 configure('retry_initial', 5);
 configure('retry_max', 5);
+my $buried = log_offset($node);
 sql(transaction('seven Poison') . transaction('eight Poison'));
 ok(flush_all($node, 'shop'), 'in the end flush() comes through');
 is(sql(q{SELECT letters() || '; ' || string_agg(DISTINCT attempts::text, ' ') FROM event_store.dead_letters}),
 	'seven Poison 22012, eight Poison 22012; 5', 'since nothing is tried for ever');
-ok(poll(q{SELECT consecutive_failures = 0 AND drain_state = 'idle' FROM event_store.staging_status}), 'and the worker is well again');
+ok(poll(q{SELECT consecutive_failures = 0 AND drain_state = 'idle' AND last_error IS NULL AND last_error_at IS NULL
+            FROM event_store.staging_status}), 'and the worker is well again');
 is(sql(q{SELECT value FROM event_store.metrics WHERE metric = 'persistence.dead_letters'}), '2', 'the metric counts them');
+my @logged = slurp_file($node->logfile, $buried) =~ /became a dead letter: .*\n.*DETAIL:  It is T\/(\w+), 1/g;
+is("@logged", 'seven eight', 'and each was logged once, when it was one');
 
 # attempts are counted beyond the end of a worker
 configure('retry_initial', 3600000);

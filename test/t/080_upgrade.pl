@@ -425,6 +425,9 @@ foreach my $signature (grep { !$present{$_} } @signatures)
 	my ($function) = split /\|/, $signature;
 
 	next unless $known{$function};
+	# answers before the update as well, as was seen above: it takes no arguments and
+	# gives the first columns, as many as are asked for
+	next if $function eq 'es_worker_state';
 	like($sources{$function} // '', qr/\A(?:(?!PG_GETARG|PG_ARGISNULL|fcinfo(?!->resultinfo)).)*es_(?:check_version|store)\(\)/s,
 		"$function() looks at the version first");
 }
