@@ -16,9 +16,9 @@ BEGIN ATOMIC
      ARRAY['feed_state'],
      ARRAY['feed_status']),
     ('monitor',
-     ARRAY['staging_state', 'drain_wait', 'worker_state', 'worker_jobs_state', 'rebuild_state', 'subscription_state',
+     ARRAY['staging_state', 'drain_wait', 'worker_state', 'worker_jobs_state', 'reducer_state', 'rebuild_state', 'subscription_state',
            'dead_letter_state'],
-     ARRAY['staging_status', 'worker_status', 'worker_jobs', 'rebuild_status', 'subscription_status',
+     ARRAY['staging_status', 'worker_status', 'worker_jobs', 'reducer_status', 'rebuild_status', 'subscription_status',
            'dead_letter_status']),
     ('reader',
      ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids',
@@ -136,8 +136,8 @@ SELECT event_store.outside_script('GRANT USAGE ON SCHEMA event_store TO pg_monit
 DROP FUNCTION event_store.outside_script(text);
 
 -- metrics and status tell numbers and no data
-GRANT SELECT ON event_store.metrics, event_store.staging_status, event_store.worker_status, event_store.worker_jobs,
+GRANT SELECT ON event_store.metrics, event_store.staging_status, event_store.worker_status, event_store.worker_jobs, event_store.reducer_status,
     event_store.feed_status, event_store.rebuild_status, event_store.subscription_status TO pg_monitor;
 GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics(), event_store.staging_state(),
-    event_store.drain_wait(), event_store.worker_state(), event_store.worker_jobs_state(), event_store.feed_state(),
+    event_store.drain_wait(), event_store.worker_state(), event_store.worker_jobs_state(), event_store.reducer_state(), event_store.feed_state(),
     event_store.rebuild_state(), event_store.subscription_state() TO pg_monitor;

@@ -21,3 +21,20 @@ $$Registers rules that fold the events of an aggregate type into its state. NULL
 aggregate_type: 1 to 255 characters. rules: for each event type a list of operations on the state; docs/rules.md describes them. They are checked here and folded in C. reducer_version: NULL = the previous one + 1, or the same when the rules are the same. Snapshots of an older version are no longer used.
 Errors: 22004 aggregate_type is NULL; 22001 it is too long; 22023 a rule is wrong, and which, or reducer_version is not greater than that of another reducer; 25006; 55000.
 Example: SELECT event_store.set_reducer_rules('Order', NULL);$$;
+
+CREATE FUNCTION event_store.reducer_state(
+        OUT aggregate_type text, OUT failures bigint, OUT consecutive_failures int,
+        OUT last_error text, OUT last_error_at timestamptz, OUT rests_until timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'es_reducer_state';
+COMMENT ON FUNCTION event_store.reducer_state() IS
+'Internal: the rows of the view reducer_status.';
+
+CREATE VIEW event_store.reducer_status AS
+SELECT r.aggregate_type, r.failures, r.consecutive_failures, r.last_error, r.last_error_at, r.rests_until
+  FROM event_store.reducer_state() r;
+COMMENT ON VIEW event_store.reducer_status IS
+$$The aggregate types of which the worker could not take a snapshot, mostly since their reducer raised an error, since the server started: a row each, at most 32.
+failures: all of them; consecutive_failures: those since the last snapshot that was taken, and last_error the last one of these, at last_error_at. Until rests_until no snapshot of the type is tried.
+Of more than 32 types one that has been well for long is forgotten first. Of a type's name the first 255 bytes are shown. No rows without preload.
+Example: SELECT aggregate_type, last_error FROM event_store.reducer_status WHERE consecutive_failures > 0;$$;

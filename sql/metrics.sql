@@ -330,7 +330,7 @@ SELECT count(*), count(*) FILTER (WHERE m.value IS DISTINCT FROM o.value)
          FROM regexp_matches(event_store.openmetrics(),
                   '^(event_store_' || replace(m.metric, '.', '_') || CASE m.kind WHEN 'counter' THEN '_total' ELSE '' END
                   || CASE WHEN m.operation IS NOT NULL THEN '\{name="' || m.name || '",operation="' || m.operation || '"\}'
-                          WHEN m.name IS NOT NULL THEN '\{name="' || m.name || '"\}' ELSE '' END || ') (\S+)$', 'gn') l) o ON true
+                          WHEN m.name IS NOT NULL THEN '\{name="' || regexp_replace(m.name, '[()]', '\\\&', 'g') || '"\}' ELSE '' END || ') (\S+)$', 'gn') l) o ON true
  WHERE m.kind <> 'histogram' AND m.unit <> 'seconds' AND m.metric <> 'persistence.drain.rate' AND m.value IS NOT NULL;
 SELECT event_store.openmetrics() LIKE '# TYPE event_store_persistence_store_count_total counter%# EOF';
 

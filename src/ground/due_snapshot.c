@@ -8,6 +8,10 @@
  * until the next one.
  *
  * Beside it stand the types whose snapshots failed, which are left alone a while.
+ * They stand here since a failure may have been the end of its worker, and stay
+ * with their counts when they are well again, while there is room: of more than
+ * it holds the one that has been well for longest goes, or the one whose rest
+ * ends first.
  */
 #include "postgres.h"
 
@@ -35,9 +39,6 @@ static int ndue = 0;
 /* So many may be due at once; further ones are forgotten. */
 #define HINTS 256
 
-/* So many types whose snapshots failed are known. */
-#define RESTING_TYPES 32
-
 /*
  * A type whose snapshot failed is left alone for so many times as long as that
  * took, doubled by every further failure, up to so many milliseconds.
@@ -45,24 +46,13 @@ static int ndue = 0;
 #define REST 9
 #define LONGEST_REST_MS 3600000
 
-/*
- * An aggregate type whose last snapshot failed, by the hash of its name.  It is
- * kept here since a failure may have been the end of its worker.
- */
-typedef struct RestingType
-{
-	uint64 type;	   /* 0 = none */
-	int failures;	   /* in a row */
-	TimestampTz until; /* is left alone */
-} RestingType;
-
 /* The ring; SharedDatabase.lock protects it. */
 typedef struct DueShare
 {
 	int64 positions[HINTS]; /* of events */
 	int first;
 	int count;
-	RestingType resting[RESTING_TYPES];
+	FailingType failing[ES_FAILING_TYPES];
 } DueShare;
 
 static void clear_share(SharedDatabase *db);
@@ -163,36 +153,44 @@ es_forget_snapshots_due(SharedDatabase *db)
 {
 	Assert(LWLockHeldByMeInMode(db->lock, LW_EXCLUSIVE));
 	due_of(db)->count = 0;
+	memset(due_of(db)->failing, 0, sizeof(due_of(db)->failing));
 }
 
-/* ---------- types that rest ---------- */
+/* ---------- types whose snapshots failed ---------- */
 
 /* Where a type stands; NULL = nowhere. */
-static RestingType *
-find_resting(SharedDatabase *db, uint64 type)
+static FailingType *
+find_failing(SharedDatabase *db, uint64 type)
 {
-	for (int i = 0; i < RESTING_TYPES; i++)
+	for (int i = 0; i < ES_FAILING_TYPES; i++)
 	{
-		if (due_of(db)->resting[i].type == type)
-			return &due_of(db)->resting[i];
+		if (due_of(db)->failing[i].type == type)
+			return &due_of(db)->failing[i];
 	}
 	return NULL;
 }
 
-/* A place for another type: a free one, or that of the one whose rest ends first. */
-static RestingType *
-place_for_resting(SharedDatabase *db)
+/* Whether a type gives way to another before a second one does. */
+static bool
+goes_before(const FailingType *one, const FailingType *other)
 {
-	RestingType *place = &due_of(db)->resting[0];
+	if (one->type == 0 || other->type == 0)
+		return other->type != 0;
+	if ((one->failures == 0) != (other->failures == 0))
+		return one->failures == 0;
+	return one->until < other->until;
+}
 
-	for (int i = 0; i < RESTING_TYPES; i++)
+/* A place for another type. */
+static FailingType *
+place_for_failing(SharedDatabase *db)
+{
+	FailingType *place = &due_of(db)->failing[0];
+
+	for (int i = 1; i < ES_FAILING_TYPES; i++)
 	{
-		RestingType *other = &due_of(db)->resting[i];
-
-		if (other->type == 0)
-			return other;
-		if (other->until < place->until)
-			place = other;
+		if (goes_before(&due_of(db)->failing[i], place))
+			place = &due_of(db)->failing[i];
 	}
 	return place;
 }
@@ -200,37 +198,43 @@ place_for_resting(SharedDatabase *db)
 bool
 es_snapshots_rest(SharedDatabase *db, uint64 type)
 {
-	RestingType *resting;
+	FailingType *failing;
 	bool rests;
 
 	LWLockAcquire(db->lock, LW_SHARED);
-	resting = find_resting(db, type);
-	rests = resting != NULL && resting->until > GetCurrentTimestamp();
+	failing = find_failing(db, type);
+	rests = failing != NULL && failing->failures > 0 &&
+			failing->until > GetCurrentTimestamp();
 	LWLockRelease(db->lock);
 	return rests;
 }
 
 int
-es_let_snapshots_rest(SharedDatabase *db, uint64 type, TimestampTz started)
+es_let_snapshots_rest(SharedDatabase *db, uint64 type, const char *name,
+					  TimestampTz started, const char *error)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz longest = TimestampTzPlusMilliseconds(now, LONGEST_REST_MS);
 	int64 rest = REST * Max(now - started, 1);
-	RestingType *resting;
+	FailingType *failing;
 	int failures;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	resting = find_resting(db, type);
-	if (resting == NULL)
+	failing = find_failing(db, type);
+	if (failing == NULL)
 	{
-		resting = place_for_resting(db);
-		resting->type = type;
-		resting->failures = 0;
+		failing = place_for_failing(db);
+		memset(failing, 0, sizeof(*failing));
+		failing->type = type;
+		es_copy_error(failing->name, name);
 	}
-	for (int i = 0; i < resting->failures && now + rest < longest; i++)
+	for (int i = 0; i < failing->failures && now + rest < longest; i++)
 		rest *= 2;
-	failures = ++resting->failures;
-	resting->until = Min(now + rest, longest);
+	failures = ++failing->failures;
+	failing->total++;
+	failing->until = Min(now + rest, longest);
+	failing->failed_at = now;
+	es_copy_error(failing->error, error);
 	LWLockRelease(db->lock);
 	return failures;
 }
@@ -238,11 +242,29 @@ es_let_snapshots_rest(SharedDatabase *db, uint64 type, TimestampTz started)
 void
 es_end_snapshots_rest(SharedDatabase *db, uint64 type)
 {
-	RestingType *resting;
+	FailingType *failing;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	resting = find_resting(db, type);
-	if (resting != NULL)
-		memset(resting, 0, sizeof(RestingType));
+	failing = find_failing(db, type);
+	if (failing != NULL)
+	{
+		failing->failures = 0;
+		failing->error[0] = '\0';
+	}
 	LWLockRelease(db->lock);
+}
+
+int
+es_failing_types(SharedDatabase *db, FailingType *types)
+{
+	int count = 0;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	for (int i = 0; i < ES_FAILING_TYPES; i++)
+	{
+		if (due_of(db)->failing[i].type != 0)
+			types[count++] = due_of(db)->failing[i];
+	}
+	LWLockRelease(db->lock);
+	return count;
 }

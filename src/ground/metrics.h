@@ -90,6 +90,7 @@ typedef enum Counter
 	ES_COUNT_UNATTENDED, /* the same, for want of a worker */
 	ES_COUNT_ROUNDS,	 /* by es_count_round */
 	ES_COUNT_SNAPSHOTS,
+	ES_COUNT_SNAPSHOT_FAILURES, /* by snapshot.c */
 	ES_COUNT_WORKER_STARTS,
 	ES_COUNT_WORKER_FAILURES,
 	ES_COUNTERS

@@ -20,13 +20,16 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/tuplestore.h"
 
 #include "ground/arguments.h"
 #include "ground/common.h"
+#include "ground/due_snapshot.h"
 #include "ground/metrics.h"
+#include "ground/shmem.h"
 #include "read/gauges.h"
 
 PG_FUNCTION_INFO_V1(es_metrics_state);
@@ -45,7 +48,8 @@ typedef enum Source
 	FROM_CONFLICTS, /* of all appends */
 	FROM_COUNTER,	/* one number ... */
 	FROM_GAUGE,
-	FROM_HISTOGRAM /* the distribution of numbers */
+	FROM_HISTOGRAM, /* the distribution of numbers */
+	FROM_TYPES		/* a counter by aggregate type */
 } Source;
 
 typedef struct Metric
@@ -118,6 +122,9 @@ static const Metric shown[] =
 	  "Times that staging was lost in the life of the store"},
 	 {"persistence.snapshots", "counter", "rows", NULL, FROM_COUNTER,
 	  ES_COUNT_SNAPSHOTS, "Snapshots taken by the server"},
+	 {"persistence.snapshot.failures", "counter", "failures", NULL, FROM_TYPES,
+	  ES_COUNT_SNAPSHOT_FAILURES,
+	  "Snapshots that the server could not take, by aggregate type"},
 	 {"worker.starts", "counter", "workers", NULL, FROM_COUNTER,
 	  ES_COUNT_WORKER_STARTS, "Workers of this database that came up"},
 	 {"worker.failures", "counter", "failures", NULL, FROM_COUNTER,
@@ -141,15 +148,37 @@ typedef struct Reading
 {
 	MetricsReading *metrics;
 	double gauges[ES_GAUGES];
+	FailingType types[ES_FAILING_TYPES + 1]; /* the last one for all others */
+	int ntypes;
 } Reading;
+
+/* What is counted of types that are not known any more. */
+static void
+read_types(Reading *reading)
+{
+	SharedDatabase *db = es_find_database(MyDatabaseId);
+	FailingType *others;
+	int64 known = 0;
+
+	if (db != NULL)
+		reading->ntypes = es_failing_types(db, reading->types);
+	for (int i = 0; i < reading->ntypes; i++)
+		known += reading->types[i].total;
+	others = &reading->types[reading->ntypes++];
+	strlcpy(others->name, "(others)", sizeof(others->name));
+	others->total =
+		Max((int64) reading->metrics->counters[ES_COUNT_SNAPSHOT_FAILURES] - known,
+			0);
+}
 
 static Reading *
 read_all(void)
 {
-	Reading *reading = palloc(sizeof(Reading));
+	Reading *reading = palloc0(sizeof(Reading));
 
 	reading->metrics = es_read_metrics();
 	es_read_gauges(reading->metrics, reading->gauges);
+	read_types(reading);
 	return reading;
 }
 
@@ -173,6 +202,7 @@ applies(const Metric *metric, Call call)
 		case FROM_COUNTER:
 		case FROM_GAUGE:
 		case FROM_HISTOGRAM:
+		case FROM_TYPES:
 			return false;
 		default:
 			return es_call_kinds[call].group == (CallGroup) metric->of;
@@ -280,6 +310,9 @@ es_metrics_state(PG_FUNCTION_ARGS)
 		if (metric->source == FROM_COUNTER || metric->source == FROM_GAUGE)
 			put_row(result, metric, metric->name, NULL, 0,
 					single_value(metric, reading));
+		for (int t = 0; t < reading->ntypes && metric->source == FROM_TYPES; t++)
+			put_row(result, metric, reading->types[t].name, NULL, 0,
+					(double) reading->types[t].total);
 		if (metric->source == FROM_HISTOGRAM)
 			put_quantiles(result, metric, metric->name, NULL,
 						  &reading->metrics->histograms[metric->of], &numbers);
@@ -339,6 +372,25 @@ labels_of(const char *name, const char *operation)
 	if (operation != NULL)
 		return psprintf("name=\"%s\",operation=\"%s\"", name, operation);
 	return name != NULL ? psprintf("name=\"%s\"", name) : "";
+}
+
+/* A label's value, with what would end it escaped. */
+static char *
+escaped(const char *value)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (; *value != '\0'; value++)
+	{
+		if (*value == '\n')
+			appendStringInfoString(&out, "\\n");
+		else if (*value == '"' || *value == '\\')
+			appendStringInfo(&out, "\\%c", *value);
+		else
+			appendStringInfoChar(&out, *value);
+	}
+	return out.data;
 }
 
 /* The name of a sample with its labels. */
@@ -408,6 +460,11 @@ put_samples(StringInfo out, const Metric *metric, const char *name,
 		put_name(out, name, labels_of(metric->name, NULL));
 		put_number(out, value);
 		return;
+	}
+	for (int t = 0; t < reading->ntypes && metric->source == FROM_TYPES; t++)
+	{
+		put_name(out, name, labels_of(escaped(reading->types[t].name), NULL));
+		put_number(out, (double) reading->types[t].total);
 	}
 	if (metric->source == FROM_HISTOGRAM)
 		put_histogram(out, name, labels_of(metric->name, NULL),

@@ -31,6 +31,7 @@
 #include "common/int.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "tcop/utility.h"
@@ -41,17 +42,22 @@
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "utils/varlena.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
+#include "ground/due_snapshot.h"
 #include "ground/pair_table.h"
+#include "ground/shmem.h"
 #include "replay/reducer.h"
 #include "replay/rules.h"
 
 PG_FUNCTION_INFO_V1(es_set_reducer);
 PG_FUNCTION_INFO_V1(es_set_reducer_rules);
+PG_FUNCTION_INFO_V1(es_reducer_state);
 
 static KeptPlan find_reducer =
 	{.sql = "SELECT t.reducer, t.rules, t.reducer_version, t.reducer_owner"
@@ -414,4 +420,38 @@ es_set_reducer_rules(PG_FUNCTION_ARGS)
 	}
 	register_reducer(fcinfo, aggregate_type, &wanted);
 	PG_RETURN_VOID();
+}
+
+/* ---------- how they do ---------- */
+
+#define REDUCER_STATE_COLUMNS 6
+
+/* reducer_state(): the rows of reducer_status. */
+Datum
+es_reducer_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SharedDatabase *db =
+		es_shared != NULL ? es_find_database(MyDatabaseId) : NULL;
+	FailingType *types = palloc(ES_FAILING_TYPES * sizeof(FailingType));
+	int count = db == NULL ? 0 : es_failing_types(db, types);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < count; i++)
+	{
+		const FailingType *type = &types[i];
+		bool well = type->failures == 0;
+		Datum values[REDUCER_STATE_COLUMNS] = {CStringGetTextDatum(type->name),
+											   Int64GetDatum(type->total),
+											   Int32GetDatum(type->failures),
+											   CStringGetTextDatum(type->error),
+											   TimestampTzGetDatum(type->failed_at),
+											   TimestampTzGetDatum(type->until)};
+		bool nulls[REDUCER_STATE_COLUMNS] = {false, false, false,
+											 well,	well,  well};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	pfree(types);
+	return (Datum) 0;
 }

@@ -208,6 +208,7 @@ es_snapshot_aggregate(text *aggregate_type, text *aggregate_id)
 /* What the worker is at, for the case that it has to give up for good. */
 static uint64 type_at_work = 0; /* 0 = nothing */
 static TimestampTz started_work;
+static char name_at_work[ES_ERROR_CHARS]; /* of the type */
 static char aggregate_at_work[ES_ERROR_CHARS];
 
 /*
@@ -265,7 +266,9 @@ note_snapshot_failure(SharedDatabase *db, const ErrorData *error)
 	const char *message = psprintf("could not take a snapshot of %s: %s",
 								   aggregate_at_work, error->message);
 
-	if (es_let_snapshots_rest(db, type_at_work, started_work) == 1)
+	es_count(ES_COUNT_SNAPSHOT_FAILURES);
+	if (es_let_snapshots_rest(db, type_at_work, name_at_work, started_work,
+							  message) == 1)
 		ereport(WARNING,
 				(errcode(error->sqlerrcode), errmsg_internal("%s", message),
 				 error->detail != NULL ? errdetail_internal("%s", error->detail)
@@ -281,10 +284,12 @@ es_give_up_snapshot(SharedDatabase *db)
 
 	if (type_at_work == 0)
 		return NULL;
-	(void) es_let_snapshots_rest(db, type_at_work, started_work);
 	snprintf(message, sizeof(message),
-			 "could not take a snapshot of %.200s: the reducer went on after it was canceled",
+			 "could not take a snapshot of %.180s: the reducer went on after it was canceled",
 			 aggregate_at_work);
+	es_count_in(db, ES_COUNT_SNAPSHOT_FAILURES);
+	(void) es_let_snapshots_rest(db, type_at_work, name_at_work, started_work,
+								 message);
 	return message;
 }
 
@@ -296,6 +301,7 @@ note_work(text *aggregate_type, text *aggregate_id)
 
 	type_at_work = es_pair_hash(type, type) | 1;
 	started_work = GetCurrentTimestamp();
+	es_copy_error(name_at_work, text_to_cstring(aggregate_type));
 	snprintf(aggregate_at_work, sizeof(aggregate_at_work), "%s/%s",
 			 text_to_cstring(aggregate_type), text_to_cstring(aggregate_id));
 }

@@ -204,6 +204,11 @@ like(slurp_file($node->logfile, $offset),
 ok(poll(q{SELECT last_error LIKE '%Writing/w: the worker cannot wait for itself%' AND failures = 0 AND state = 'idle'
             FROM event_store.worker_jobs WHERE job = 'snapshot'}), 'is shown, and its type rests');
 is(sql(q{SELECT count(*) FROM event_store.snapshots WHERE aggregate_id = 'w'}), '0', 'without a snapshot');
+is(sql(q{SELECT aggregate_type, failures, consecutive_failures, last_error, last_error_at < rests_until FROM event_store.reducer_status}),
+	'Writing|1|1|could not take a snapshot of Writing/w: the worker cannot wait for itself|t', 'as reducer_status says');
+my $counted = q{SELECT string_agg(name || ' ' || value, ', ' ORDER BY name) FROM event_store.metrics
+                 WHERE metric = 'persistence.snapshot.failures'};
+is(sql($counted), '(others) 0, Writing 1', 'and the metrics');
 append_ten('T', 'after', 'durable');
 ok(poll(sprintf $taken, 'after'), 'others are taken');
 is(sql($drain), 'idle|0|t', 'the drain has not failed');
