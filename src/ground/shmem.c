@@ -263,7 +263,7 @@ refusal_of(Oid database, uint8 *bit)
 static bool
 was_refused(Oid database)
 {
-	uint8 bit;
+	uint8 bit = 0;
 
 	Assert(LWLockHeldByMe(es_shared->lock));
 	return (*refusal_of(database, &bit) & bit) != 0;
@@ -309,7 +309,7 @@ static SharedDatabase *
 claim_place(void)
 {
 	SharedDatabase *db;
-	uint8 bit;
+	uint8 bit = 0;
 
 	LWLockAcquire(es_shared->lock, LW_EXCLUSIVE);
 	db = slot_of(MyDatabaseId);
