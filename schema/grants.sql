@@ -16,7 +16,7 @@ BEGIN ATOMIC
            'is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
      ARRAY['domain_events', 'domain_views', 'metrics']),
     ('consumer',
-     ARRAY['next_events', 'process_once', 'record_result', 'processed_result'],
+     ARRAY['next_events', 'fail_events', 'process_once', 'record_result', 'processed_result'],
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
@@ -27,16 +27,16 @@ BEGIN ATOMIC
            'set_reducer', 'set_reducer_rules', 'take_snapshot',
            'rebuild_view', 'rebuild_view_step', 'rebuild_state', 'clear_view', 'forget_processed',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
-           'move_subscription', 'subscription_state',
+           'move_subscription', 'retry_parked_events', 'discard_parked_events', 'subscription_state',
            'staged_rows', 'staging_state', 'worker_state', 'worker_jobs_state'],
      ARRAY['staging_status', 'worker_status', 'worker_jobs', 'rebuild_status', 'staging',
            'dead_letters', 'snapshots', 'reducers', 'store_state', 'processed_messages',
-           'subscription_status', 'subscriptions', 'subscription_positions']),
+           'subscription_status', 'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
-           'staging_marker', 'view_rebuilds', 'view_rebuild_rows']);
+           'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks']);
 END;
 COMMENT ON FUNCTION event_store.access_levels() IS
 'Internal: what each level of grant_access adds to those below it, and in row owner what no level has.';
@@ -96,7 +96,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, status). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

@@ -329,11 +329,20 @@ is_plain(Oid relation, int columns, uint32 defaults)
 }
 
 /* The durable tables that code of an owner may be attached to. */
-static const char *const written_tables[] =
-	{"domain_events",	  "domain_views",		   "snapshots",
-	 "reducers",		  "dead_letters",		   "view_rebuilds",
-	 "view_rebuild_rows", "store_state",		   "processed_messages",
-	 "subscriptions",	  "subscription_positions"};
+static const char *const written_tables[] = {"domain_events",
+											 "domain_views",
+											 "snapshots",
+											 "reducers",
+											 "dead_letters",
+											 "view_rebuilds",
+											 "view_rebuild_rows",
+											 "store_state",
+											 "processed_messages",
+											 "subscriptions",
+											 "subscription_positions",
+											 "parked_events",
+											 "subscription_marks",
+											 "discarded_events"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
