@@ -259,7 +259,42 @@ DECLARE
             member int NOT NULL,
             number bigint NOT NULL,
             position bigint NOT NULL,
+            stopped boolean NOT NULL DEFAULT false,
+            attempts int NOT NULL DEFAULT 0,
+            attempt_position bigint NOT NULL DEFAULT 0,
+            retry_at timestamptz,
+            last_error text,
             CONSTRAINT subscription_positions_pkey PRIMARY KEY (subscription_name, member, number)
+        )$$,
+        -- one row a partition, and one an event of state 'event': see parked.c
+        $$CREATE TABLE event_store.parked_events (
+            subscription_name text COLLATE "C" NOT NULL,
+            partition_key text COLLATE "C" NOT NULL,
+            global_position bigint NOT NULL,
+            event_id uuid NOT NULL,
+            state text COLLATE "C" NOT NULL
+                CONSTRAINT parked_events_state_check CHECK (state IN ('retrying', 'parked', 'event')),
+            attempts int NOT NULL,
+            retry_at timestamptz,
+            error_code text,
+            error_message text,
+            parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            CONSTRAINT parked_events_pkey PRIMARY KEY (subscription_name, partition_key, global_position)
+        )$$,
+        -- events that are passed over before their member gets there
+        $$CREATE TABLE event_store.subscription_marks (
+            subscription_name text COLLATE "C" NOT NULL,
+            global_position bigint NOT NULL,
+            CONSTRAINT subscription_marks_pkey PRIMARY KEY (subscription_name, global_position)
+        )$$,
+        $$CREATE TABLE event_store.discarded_events (
+            subscription_name text COLLATE "C" NOT NULL,
+            partition_key text COLLATE "C" NOT NULL,
+            first_position bigint,
+            last_position bigint,
+            events bigint NOT NULL,
+            reason text NOT NULL,
+            discarded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
         )$$,
         -- one row
         $$CREATE TABLE event_store.store_state (
@@ -282,7 +317,8 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS domain_events_payload_idx ON event_store.domain_events USING gin (payload jsonb_path_ops)' END,
         'CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx ON event_store.dead_letters (aggregate_type, aggregate_id, id)',
         'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL',
-        'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)'];
+        'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)',
+        'CREATE INDEX IF NOT EXISTS parked_events_retry_idx ON event_store.parked_events (subscription_name, retry_at)'];
     statement text;
     statements text[] := '{}';
     complaint text;
@@ -433,6 +469,12 @@ BEGIN
 'What each subscription is. Made and changed by create_subscription and its like.';
     COMMENT ON TABLE event_store.subscription_positions IS
 'Where the members of subscriptions stand: of each the row with the highest number. Older rows are of no use.';
+    COMMENT ON TABLE event_store.parked_events IS
+'What is set aside of subscriptions: a row a partition, from its first event that is not settled on (retrying or parked; its later events wait behind it), and a row an event that is parked alone (event).';
+    COMMENT ON TABLE event_store.subscription_marks IS
+'Events that members of subscriptions pass over when they get there.';
+    COMMENT ON TABLE event_store.discarded_events IS
+'What discard_parked_events has passed over, and why.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

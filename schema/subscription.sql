@@ -58,6 +58,30 @@ max_count limits the rows (NULL = as many as a call reads, 10,000). A further ca
 Errors: 0A000 outside FROM; 22004, 22001, 22023; 25001 with a timeout at REPEATABLE READ and SERIALIZABLE; 25006 on a standby; 40001 where only members have events that were served since the snapshot; 42704 when there is none of that name; 55000 without preload.
 Example: SELECT e.global_position, e.event_type FROM (SELECT event_store.create_subscription('example') AS made OFFSET 0) c, LATERAL event_store.next_events(CASE WHEN c.made IS NOT NULL THEN 'example' END, max_count => 10) e;$$;
 
+CREATE FUNCTION event_store.fail_events(subscription_name text, at_position bigint, error text, action text DEFAULT 'retry') RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_fail_events';
+COMMENT ON FUNCTION event_store.fail_events(text, bigint, text, text) IS
+$$Says that the event at a position could not be handled, and returns what is done: retrying, parked, skipped, stopped, or handled when it was acknowledged before.
+action: retry sets the partition aside and tries it again after a pause that doubles from event_store.retry_initial to retry_max, until max_attempts end in what on_failure says; park: until retry_parked_events or discard_parked_events; park_event: this event alone; skip: passes over it; stop: the member, until resume_subscription. Under on_failure = stop a retry lets the member itself wait.
+Where the transaction still has the batch (a savepoint after the fetch was rolled back to), COMMIT acknowledges what lies before at_position, and the caller keeps no effect of it or of later ones. Where the batch was rolled back, or is another transaction's (waited for), nothing is acknowledged, and the partition waits from its first event that is not.
+Errors: 22004, 22001; 22023 also when there is no such event for the subscription; 25006 on a standby; 42704; 55000 also for skip and park_event where the event waits behind another one of its partition.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('failing') AS made) SELECT event_store.fail_events('failing', e.global_position, 'no such customer', 'park') FROM c, LATERAL (SELECT global_position FROM event_store.read_events(max_count => 1) OFFSET 0) e;$$;
+
+CREATE FUNCTION event_store.retry_parked_events(
+    subscription_name text, partition_key text DEFAULT NULL, global_positions bigint[] DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_parked_events';
+COMMENT ON FUNCTION event_store.retry_parked_events(text, text, bigint[]) IS
+$$Lets what is set aside be tried again at once, with all its attempts: of one partition or (NULL) all, the rows of parked_events at global_positions or (NULL) all. Returns how many rows. An event that was parked alone comes alone, and so out of its order.
+Errors: 22004, 22001; 25006 on a standby; 42704; 55000.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('retried') AS made) SELECT event_store.retry_parked_events('retried', 'Order/o-1') FROM c;$$;
+
+CREATE FUNCTION event_store.discard_parked_events(subscription_name text, partition_key text, reason text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_discard_parked_events';
+COMMENT ON FUNCTION event_store.discard_parked_events(text, text, text) IS
+$$Passes over what is set aside of a partition, from its first event as far as its member has come, and over its events that are parked alone; the partition goes on behind them. Returns how many events; discarded_events keeps it with the reason. Waits for a transaction that has events of that member.
+Errors: 22004, 22001, 22023; 25006 on a standby; 42704; 55000.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('discarding') AS made) SELECT event_store.discard_parked_events('discarding', 'Order/o-1', 'a test order') FROM c;$$;
+
 CREATE FUNCTION event_store.subscription_state(
     OUT subscription_name text, OUT member int, OUT "position" bigint, OUT safe_position bigint, OUT lag_events bigint,
     OUT lag interval, OUT state text, OUT consumer text, OUT pid int, OUT since timestamptz, OUT lease_until timestamptz,
@@ -69,4 +93,4 @@ COMMENT ON FUNCTION event_store.subscription_state() IS
 
 CREATE VIEW event_store.subscription_status AS SELECT * FROM event_store.subscription_state();
 COMMENT ON VIEW event_store.subscription_status IS
-'One row a member of each subscription: how far it has come, and how far it is safe to read; the positions in between, gaps included, and the age of the first event there; its state (idle, fetching, retrying: after rollbacks, as many as attempts says, paused), and the process that is fetching, since when.';
+'One row a member of each subscription: how far it has come, and how far it is safe to read; the positions in between, gaps included, and the age of the first event there; its state (idle, fetching, retrying: after rollbacks or failures, as many as attempts says, stopped, paused), what is set aside of its partitions, and the process that is fetching, since when.';

@@ -290,10 +290,10 @@ SELECT d.recorded_at > s.recorded_at AS later, d.global_position < s.global_posi
 CREATE FUNCTION pg_temp.last_before_later(at timestamptz) RETURNS bigint
     LANGUAGE sql
 AS $$
-    SELECT coalesce(max(e.global_position), 0) FROM event_store.domain_events e
-     WHERE e.global_position > 0
-       AND NOT EXISTS (SELECT FROM event_store.domain_events l
-                        WHERE l.global_position BETWEEN 1 AND e.global_position AND l.recorded_at > at)
+    SELECT coalesce(max(e.global_position), 0)
+      FROM (SELECT d.global_position, max(d.recorded_at) OVER (ORDER BY d.global_position) AS latest
+              FROM event_store.domain_events d WHERE d.global_position > 0) e
+     WHERE e.latest <= at
 $$;
 SELECT count(*) >= 9 AS times, count(DISTINCT told) >= 3 AS answers, count(*) FILTER (WHERE told <> pg_temp.last_before_later(at)) AS wrong
   FROM (SELECT at, event_store.position_at(at) AS told

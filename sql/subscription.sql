@@ -360,6 +360,132 @@ SELECT pg_temp.outcome($$SELECT FROM event_store.next_events('paused')$$);
 SELECT count(*) FROM event_store.subscription_status WHERE subscription_name = 'paused';
 RESET default_transaction_read_only;
 
+-- events that fail, in a batch that is still this transaction's: what lies before is
+-- acknowledged, the partition waits, the others go on
+CREATE FUNCTION pg_temp.fail(name text, id text, sequence bigint, action text) RETURNS text
+    LANGUAGE sql AS $$
+    SELECT event_store.fail_events(name, e.global_position, 'no such customer', action)
+      FROM event_store.domain_events e WHERE e.aggregate_type = 'SubF' AND e.aggregate_id = id AND e.sequence = $3
+$$;
+CREATE VIEW pg_temp.aside AS
+SELECT p.partition_key, e.sequence, p.state, p.attempts, p.retry_at IS NOT NULL AS due, p.error_message, e.event_id = p.event_id AS same
+  FROM event_store.parked_events p JOIN event_store.domain_events e USING (global_position) ORDER BY 1, 2;
+SELECT event_store.safe_position() AS failing \gset
+SELECT event_store.create_subscription('failing', '{SubF}', start_after => :failing, max_attempts => 2);
+SELECT pg_temp.append('F/a E, F/b E, F/a E, F/c E, F/b E, F/a E');
+BEGIN;
+SELECT pg_temp.next('failing');
+SAVEPOINT s;
+ROLLBACK TO s;
+SELECT pg_temp.fail('failing', 'b', 1, 'park');
+COMMIT;
+TABLE pg_temp.aside;
+SELECT state, attempts, parked FROM event_store.subscription_status WHERE subscription_name = 'failing';
+SELECT pg_temp.next('failing');
+SELECT pg_temp.next('failing');
+SELECT pg_temp.fail('failing', 'b', 2, 'retry'), pg_temp.fail('failing', 'a', 1, 'retry');
+-- decided: it comes with all that waited behind it
+SELECT pg_temp.append('F/b E, F/a E');
+SELECT pg_temp.next('failing');
+SELECT event_store.retry_parked_events('failing');
+SELECT pg_temp.next('failing', 2);
+TABLE pg_temp.aside;
+SELECT pg_temp.next('failing');
+SELECT pg_temp.next('failing');
+TABLE pg_temp.aside;
+-- or is passed over
+SELECT pg_temp.append('F/d E, F/d E, F/e E');
+BEGIN;
+SELECT pg_temp.next('failing');
+ROLLBACK;
+SELECT pg_temp.fail('failing', 'd', 2, 'park');
+TABLE pg_temp.aside;
+SELECT pg_temp.next('failing', 1), pg_temp.next('failing', 1);
+SELECT pg_temp.append('F/d E');
+SELECT pg_temp.next('failing');
+SELECT event_store.discard_parked_events('failing', 'SubF/d', 'a test order');
+SELECT partition_key, events, reason, first_position < last_position FROM event_store.discarded_events WHERE subscription_name = 'failing';
+SELECT event_store.discard_parked_events('failing', 'SubF/d', 'again');
+SELECT pg_temp.append('F/d E');
+SELECT pg_temp.next('failing');
+-- retry: until max_attempts end in what on_failure says; a retry that fails counts on
+SELECT pg_temp.append('F/f E, F/g E, F/f E');
+BEGIN;
+SELECT pg_temp.next('failing');
+SELECT pg_temp.fail('failing', 'f', 1, 'retry');
+UPDATE event_store.parked_events SET retry_at = retry_at + interval '1 day';
+COMMIT;
+SELECT pg_temp.next('failing');
+TABLE pg_temp.aside;
+SELECT event_store.retry_parked_events('failing', 'SubF/other'), event_store.retry_parked_events('failing', 'SubF/f', '{1}');
+SELECT pg_temp.fail('failing', 'f', 1, 'retry');
+TABLE pg_temp.aside;
+SELECT event_store.retry_parked_events('failing', 'SubF/f');
+BEGIN;
+SELECT pg_temp.next('failing');
+SELECT pg_temp.fail('failing', 'f', 1, 'park');
+COMMIT;
+TABLE pg_temp.aside;
+SELECT event_store.retry_parked_events('failing', 'SubF/f');
+BEGIN;
+SELECT pg_temp.next('failing');
+SELECT pg_temp.next('failing');
+COMMIT;
+TABLE pg_temp.aside;
+-- park_event and skip: this event alone, its partition goes on
+SELECT pg_temp.append('F/h E, F/h E, F/h E, F/h E');
+BEGIN;
+SELECT pg_temp.next('failing', 1);
+SELECT pg_temp.fail('failing', 'h', 1, 'park_event');
+COMMIT;
+SELECT pg_temp.fail('failing', 'h', 3, 'skip'), pg_temp.fail('failing', 'h', 3, 'skip');
+SELECT pg_temp.next('failing');
+TABLE pg_temp.aside;
+SELECT event_store.retry_parked_events('failing');
+SELECT pg_temp.next('failing');
+SELECT count(*) FROM event_store.parked_events;
+-- stop: the member itself, until it is resumed
+SELECT event_store.alter_subscription('failing', on_failure => 'stop');
+SELECT pg_temp.append('F/i E, F/j E');
+BEGIN;
+SELECT pg_temp.next('failing');
+SELECT pg_temp.fail('failing', 'j', 1, 'retry');
+UPDATE event_store.subscription_positions SET retry_at = retry_at + interval '1 day';
+COMMIT;
+SELECT pg_temp.next('failing');
+SELECT state, attempts, last_error FROM event_store.subscription_status WHERE subscription_name = 'failing';
+SELECT pg_temp.fail('failing', 'j', 1, 'retry');
+SELECT state, attempts FROM event_store.subscription_status WHERE subscription_name = 'failing';
+SELECT event_store.resume_subscription('failing');
+SELECT pg_temp.next('failing');
+SELECT state, attempts, last_error FROM event_store.subscription_status WHERE subscription_name = 'failing';
+-- several calls: what lies before the event over all of them
+SELECT pg_temp.append('F/k E, F/l E, F/m E, F/n E');
+BEGIN;
+SELECT pg_temp.next('failing', 2), pg_temp.next('failing', 2);
+SELECT pg_temp.fail('failing', 'l', 1, 'skip');
+COMMIT;
+SELECT pg_temp.next('failing');
+-- a move back: what was parked waits from where it is met again
+SELECT pg_temp.append('F/o E, F/o E');
+SELECT pg_temp.next('failing', 1);
+SELECT pg_temp.fail('failing', 'o', 2, 'park');
+SELECT event_store.pause_subscription('failing');
+SELECT event_store.move_subscription('failing', :failing);
+SELECT event_store.resume_subscription('failing');
+TABLE pg_temp.aside;
+SELECT count(*) FROM event_store.next_events('failing');
+SELECT event_store.drop_subscription('failing');
+TABLE pg_temp.aside;
+SELECT pg_temp.outcome($$SELECT event_store.fail_events('unknown', 1, 'x')$$);
+SELECT pg_temp.outcome($$SELECT event_store.fail_events('paused', 0, 'x')$$);
+SELECT pg_temp.outcome($$SELECT event_store.fail_events('paused', NULL, 'x')$$);
+SELECT pg_temp.outcome($$SELECT event_store.fail_events('paused', 1, 'x', 'give up')$$);
+SELECT pg_temp.outcome($$SELECT event_store.retry_parked_events('unknown')$$);
+SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('unknown', 'a', 'b')$$);
+SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('paused', NULL, 'b')$$);
+SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('paused', 'a', NULL)$$);
+
 -- the level of a consumer
 CREATE ROLE subscription_consumer;
 SELECT event_store.grant_access('subscription_consumer', 'consumer');

@@ -18,227 +18,45 @@
  * position that snapshot does not show was served by a transaction whose effects it does not
  * show either; such members are passed over, and 40001 where only they have events.
  *
- * Fetches that are open are remembered here by subtransaction, for what their
- * end tells shared memory: who fetches, and how large the next batch may be.
+ * A partition that was set aside (parked.c) is retried by its member, alone in a
+ * batch, when that is due.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
-#include "executor/spi.h"
-#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "consume/consume.h"
+#include "consume/fetches.h"
 #include "consume/member.h"
-#include "consume/partition.h"
+#include "consume/parked.h"
 #include "consume/progress.h"
-#include "consume/prune.h"
+#include "consume/retry.h"
+#include "consume/stretch.h"
 #include "consume/subscription.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
-#include "ground/event.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
-#include "ground/transaction.h"
 #include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "read/feed.h"
-#include "replay/fold.h"
 
-/* A call reads so many events of the log at most, for one member. */
-#define STRETCH_EVENTS 10000
 /* A statement that waits keeps its snapshot, so it does not wait longer, in ms. */
 #define MAX_TIMEOUT_MS 5000
 
 PG_FUNCTION_INFO_V1(es_next_events);
-
-/* ---------- open fetches ---------- */
-
-/* A batch that this transaction was given. */
-typedef struct Fetch
-{
-	uint64 subscription;
-	int member;
-	int64 events;
-	int64 lost; /* events of calls behind it that were rolled back */
-	SubTransactionId subtransaction;
-	struct Fetch *next; /* an older one */
-} Fetch;
-
-static Fetch *fetches = NULL;
-
-/* The events of a member that this transaction was given. */
-static int64
-events_fetched(uint64 subscription, int member)
-{
-	int64 events = 0;
-
-	for (Fetch *f = fetches; f != NULL; f = f->next)
-	{
-		if (f->subscription == subscription && f->member == member)
-			events += f->events;
-	}
-	return events;
-}
-
-/* The newest fetch of a subscription in this transaction, or NULL. */
-static Fetch *
-open_fetch(uint64 subscription)
-{
-	for (Fetch *f = fetches; f != NULL; f = f->next)
-	{
-		if (f->subscription == subscription)
-			return f;
-	}
-	return NULL;
-}
-
-/*
- * Ends the newest fetch.  Several calls for one member are one batch: what there is
- * to tell of it is told with the first of them.
- */
-static void
-end_newest(bool committed)
-{
-	Fetch *f = fetches;
-	Fetch *older;
-
-	fetches = f->next;
-	older = open_fetch(f->subscription);
-	if (committed)
-		es_note_stored(es_my_database());
-	if (older != NULL && older->member == f->member)
-		older->lost += f->lost + (committed ? 0 : f->events);
-	else
-		es_end_progress(es_progress_key(f->subscription, f->member),
-						f->events + f->lost, committed);
-}
-
-static void
-end_fetches(SharedDatabase *db, bool committed)
-{
-	while (fetches != NULL)
-		end_newest(committed);
-}
-
-/* Those of its children have the same number or higher ones. */
-static void
-abort_fetches(SubTransactionId subtransaction)
-{
-	while (fetches != NULL && fetches->subtransaction >= subtransaction)
-		end_newest(false);
-}
-
-static void
-note_fetch(uint64 subscription, int member, int64 events)
-{
-	Fetch *f = MemoryContextAlloc(TopTransactionContext, sizeof(Fetch));
-
-	es_at_end(ES_END_FETCHES, end_fetches, abort_fetches);
-	f->subscription = subscription;
-	f->member = member;
-	f->events = events;
-	f->lost = 0;
-	f->subtransaction = GetCurrentSubTransactionId();
-	f->next = fetches;
-	fetches = f;
-	es_begin_progress(es_progress_key(subscription, member));
-}
-
-/* ---------- one batch ---------- */
-
-typedef struct Batch
-{
-	const Subscription *subscription;
-	int member;
-	int64 max_count;
-	Tuplestorestate *into; /* NULL = only counts */
-	MemoryContext row_context;
-	int64 count; /* events in it */
-	int64 read;	 /* events looked at, and the last of them */
-	int64 last;
-} Batch;
-
-/* Whether a partition is this member's. */
-static bool
-is_members(Batch *batch, TupleTableSlot *slot)
-{
-	MemoryContext caller;
-	text *partition;
-
-	if (batch->subscription->members == 1)
-		return true;
-	slot_getallattrs(slot);
-	caller = MemoryContextSwitchTo(batch->row_context);
-	partition = es_partition_of(&batch->subscription->partitioning,
-								slot->tts_values, slot->tts_isnull);
-	MemoryContextSwitchTo(caller);
-	return es_partition_member(partition, batch->subscription->members) ==
-		   batch->member;
-}
-
-/* Takes an event of the log if it is for the member; false when the batch is full. */
-static bool
-take_event(TupleTableSlot *slot, void *arg)
-{
-	Batch *batch = arg;
-	const Datum *values = slot->tts_values;
-
-	slot_getsomeattrs(slot, EV_EVENT_TYPE + 1);
-	batch->read++;
-	batch->last = DatumGetInt64(values[EV_GLOBAL_POSITION]);
-	MemoryContextReset(batch->row_context);
-	if (!es_subscribes(batch->subscription, values[EV_AGGREGATE_TYPE],
-					   values[EV_EVENT_TYPE]) ||
-		!is_members(batch, slot))
-		return true;
-	if (batch->into != NULL)
-		tuplestore_puttupleslot(batch->into, slot);
-	batch->count++;
-	return batch->count < batch->max_count;
-}
-
-/*
- * Reads a stretch of the log behind a position, up to the safe one; returns how far
- * the member has then come.
- */
-static int64
-read_stretch(Batch *batch, int64 after, int64 safe)
-{
-	static KeptPlan plan = {ES_EVENT_SELECT
-							" WHERE e.global_position OPERATOR(pg_catalog.>) $1"
-							" AND e.global_position OPERATOR(pg_catalog.<=) $2"
-							" ORDER BY e.global_position LIMIT $3",
-							3,
-							{INT8OID, INT8OID, INT8OID}};
-	Datum values[3] = {Int64GetDatum(after), Int64GetDatum(safe),
-					   Int64GetDatum(STRETCH_EVENTS)};
-
-	batch->last = after;
-	batch->row_context =
-		AllocSetContextCreate(CurrentMemoryContext, "event_store partition",
-							  ALLOCSET_SMALL_SIZES);
-	PushActiveSnapshot(GetLatestSnapshot());
-	es_for_each_row(&plan, values, NULL, take_event, batch);
-	PopActiveSnapshot();
-	MemoryContextDelete(batch->row_context);
-	return batch->count >= batch->max_count || batch->read >= STRETCH_EVENTS
-			   ? batch->last
-			   : safe;
-}
 
 /* ---------- members ---------- */
 
@@ -261,22 +79,6 @@ typedef struct NextCall
 	int64 count; /* events it has found */
 } NextCall;
 
-/* Reads the newest state of a member, whose lock is held. */
-static MemberState
-newest_state(const NextCall *call, int member)
-{
-	MemberState state;
-	bool found;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_read_member(call->name, member, GetActiveSnapshot(), &state);
-	PopActiveSnapshot();
-	if (!found)
-		elog(ERROR, "member %d of subscription %s has no position", member,
-			 TextDatumGetCString(call->name));
-	return state;
-}
-
 /* Whether the transaction's own snapshot shows that state as the newest one. */
 static bool
 snapshot_shows(const NextCall *call, int member, const MemberState *newest)
@@ -288,49 +90,156 @@ snapshot_shows(const NextCall *call, int member, const MemberState *newest)
 			shown.number == newest->number);
 }
 
-/* Moves a member in this transaction, over a batch. */
-static void
-move_member(const NextCall *call, int member, MemberState *state, int64 events)
+/* A member at its turn; its lock is held. */
+typedef struct Turn
 {
-	es_consume_durably();
-	es_store_member(call->name, member, state);
-	note_fetch(call->hash, member, events);
-	if (events > 0)
-		es_note_served(call->hash, member);
+	NextCall *call;
+	int member;
+	bool again; /* the transaction has been given events of it */
+	bool shown; /* its snapshot shows the newest state */
+	MemberState state;
+	Progress progress;
+	int64 served; /* how far the member has come */
+	int64 max_count;
+} Turn;
+
+/* Gives a batch in this transaction: the state that follows it is stored. */
+static void
+give(Turn *turn, const Stretch *stretch, Fetch *fetch)
+{
+	NextCall *call = turn->call;
+
+	fetch->subscription = call->hash;
+	fetch->member = turn->member;
+	fetch->events = stretch->count;
+	fetch->positions = stretch->positions;
+	es_store_member(call->name, turn->member, &turn->state);
+	es_note_fetch(fetch);
+	es_note_served(call->hash, turn->member);
+	call->count += stretch->count;
 }
 
-/* What a member that was served by nobody else has; its lock is held. */
+/* What comes next in the log. */
+static Served
+serve_new(Turn *turn)
+{
+	NextCall *call = turn->call;
+	Stretch stretch = {.subscription = &call->subscription,
+					   .member = turn->member,
+					   .max_count = turn->shown ? turn->max_count : 1,
+					   .into = turn->shown ? call->into : NULL};
+	Fetch fetch = {.before = turn->state};
+	int64 reached;
+
+	if (turn->served >= call->safe)
+		return SERVED_NOTHING;
+	reached = es_read_stretch(&stretch, turn->served, call->safe);
+	if (!turn->shown)
+		return stretch.count > 0 ? SERVED_HIDDEN : SERVED_NOTHING;
+	if (stretch.count == 0)
+	{
+		/* of a state that may yet be rolled back nothing is remembered */
+		if (!turn->again)
+			es_note_progress(es_progress_key(call->hash, turn->member),
+							 turn->state.number, reached);
+		return reached < call->safe ? SERVED_PASSED : SERVED_NOTHING;
+	}
+	es_consume_durably();
+	turn->state =
+		(MemberState){.number = turn->state.number, .position = reached};
+	give(turn, &stretch, &fetch);
+	return SERVED_EVENTS;
+}
+
+/*
+ * One partition that was set aside, from its first event on as far as the member
+ * has come, or one event that was parked alone.  What is left of it is written at
+ * once, since COMMIT is the acknowledgement.
+ */
+static Served
+serve_due(Turn *turn, const DueRetry *due)
+{
+	NextCall *call = turn->call;
+	Stretch stretch = {.subscription = &call->subscription,
+					   .member = -1,
+					   .partition = due->partition,
+					   .alone = due->alone,
+					   .max_count = due->alone ? 1 : turn->max_count,
+					   .into = call->into};
+	Fetch fetch = {.before = turn->state,
+				   .retried = true,
+				   .partition = due->partition,
+				   .alone = due->alone,
+				   .attempts = due->attempts};
+
+	es_consume_durably();
+	es_read_stretches(&stretch, due->position - 1,
+					  due->alone ? due->position : turn->served);
+	if (due->alone)
+		es_settle_alone(call->name, due->partition, due->position, turn->served);
+	else
+		es_advance_partition(&call->subscription, due->partition,
+							 stretch.count > 0
+								 ? stretch.positions[stretch.count - 1]
+								 : turn->served,
+							 turn->served);
+	if (stretch.count == 0)
+		return SERVED_NOTHING;
+	/* what waited there was passed over, which the row has told until now */
+	turn->state.position = turn->served;
+	give(turn, &stretch, &fetch);
+	return SERVED_EVENTS;
+}
+
+static Served
+serve_retried(Turn *turn)
+{
+	NextCall *call = turn->call;
+	DueRetry due;
+
+	while (!turn->again && call->subscription.sets_aside &&
+		   es_find_due(&call->subscription, turn->member, turn->served, &due))
+	{
+		if (!turn->shown)
+			return SERVED_HIDDEN;
+		if (serve_due(turn, &due) == SERVED_EVENTS)
+			return SERVED_EVENTS;
+	}
+	return SERVED_NOTHING;
+}
+
+/* Batches that are retried and new ones take turns. */
 static Served
 serve_locked(NextCall *call, int member, bool again)
 {
 	uint64 key = es_progress_key(call->hash, member);
-	Progress progress = es_read_progress(key);
-	MemberState state = newest_state(call, member);
-	bool shown = again || snapshot_shows(call, member, &state);
-	int64 after = state.position;
-	int64 limit = progress.limit - events_fetched(call->hash, member);
-	Batch batch = {.subscription = &call->subscription,
-				   .member = member,
-				   .max_count = shown ? Min(call->max_count, limit) : 1,
-				   .into = shown ? call->into : NULL};
+	Turn turn = {.call = call, .member = member, .again = again};
+	Served served = SERVED_NOTHING;
 
-	if (progress.number == state.number)
-		after = Max(after, progress.position);
-	if (batch.max_count <= 0 || after >= call->safe)
+	turn.progress = es_read_progress(key);
+	turn.state = es_newest_member(call->name, member);
+	turn.shown = again || snapshot_shows(call, member, &turn.state);
+	turn.served = turn.state.position;
+	turn.max_count =
+		Min(call->max_count,
+			turn.progress.limit - es_events_fetched(call->hash, member));
+	if (turn.progress.number == turn.state.number)
+		turn.served = Max(turn.served, turn.progress.position);
+	if (turn.max_count <= 0 || turn.state.stopped ||
+		turn.state.retry_at > GetCurrentTimestamp())
 		return SERVED_NOTHING;
-	state.position = read_stretch(&batch, after, call->safe);
-	if (!shown)
-		return batch.count > 0 ? SERVED_HIDDEN : SERVED_NOTHING;
-	if (batch.count > 0)
+	if (!turn.progress.retried)
+		served = serve_retried(&turn);
+	if (served != SERVED_EVENTS)
+		served = serve_new(&turn);
+	if (served != SERVED_EVENTS && turn.progress.retried)
 	{
-		move_member(call, member, &state, batch.count);
-		call->count += batch.count;
-		return SERVED_EVENTS;
+		Served retried = serve_retried(&turn);
+
+		if (retried != SERVED_NOTHING)
+			served = retried;
 	}
-	/* of a state that may yet be rolled back nothing is remembered */
-	if (!again)
-		es_note_progress(key, state.number, state.position);
-	return state.position < call->safe ? SERVED_PASSED : SERVED_NOTHING;
+	return served;
 }
 
 static Served
@@ -350,12 +259,14 @@ serve_member(NextCall *call, int member, bool again)
 static Served
 serve_some_member(NextCall *call)
 {
-	const Fetch *open = open_fetch(call->hash);
+	const Fetch *open = es_open_fetch(call->hash);
 	int last = es_last_served(call->hash);
 	bool hidden = false;
 	bool passed = false;
 
 	if (call->subscription.paused)
+		return SERVED_NOTHING;
+	if (open != NULL && open->retried)
 		return SERVED_NOTHING;
 	if (open != NULL)
 		return serve_member(call, open->member, true);

@@ -23,9 +23,13 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "storage/lockdefs.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "consume/member.h"
 #include "ground/catalog.h"
@@ -40,8 +44,36 @@ enum
 	SP_SUBSCRIPTION_NAME = 1,
 	SP_MEMBER,
 	SP_NUMBER,
-	SP_POSITION
+	SP_POSITION,
+	SP_STOPPED,
+	SP_ATTEMPTS,
+	SP_ATTEMPT_POSITION,
+	SP_RETRY_AT,
+	SP_LAST_ERROR
 };
+
+static void
+read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
+{
+	bool isnull;
+	Datum value;
+
+	memset(state, 0, sizeof(*state));
+	state->number = DatumGetInt64(heap_getattr(tuple, SP_NUMBER, desc, &isnull));
+	state->position =
+		DatumGetInt64(heap_getattr(tuple, SP_POSITION, desc, &isnull));
+	state->stopped = DatumGetBool(heap_getattr(tuple, SP_STOPPED, desc, &isnull));
+	state->attempts =
+		DatumGetInt32(heap_getattr(tuple, SP_ATTEMPTS, desc, &isnull));
+	state->attempt_position =
+		DatumGetInt64(heap_getattr(tuple, SP_ATTEMPT_POSITION, desc, &isnull));
+	value = heap_getattr(tuple, SP_RETRY_AT, desc, &isnull);
+	if (!isnull)
+		state->retry_at = DatumGetTimestampTz(value);
+	value = heap_getattr(tuple, SP_LAST_ERROR, desc, &isnull);
+	if (!isnull)
+		state->last_error = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+}
 
 bool
 es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
@@ -62,34 +94,58 @@ es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
 	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 	found = HeapTupleIsValid(tuple);
 	if (found)
-	{
-		TupleDesc desc = RelationGetDescr(table);
-		bool isnull;
-
-		state->number =
-			DatumGetInt64(heap_getattr(tuple, SP_NUMBER, desc, &isnull));
-		state->position =
-			DatumGetInt64(heap_getattr(tuple, SP_POSITION, desc, &isnull));
-	}
+		read_state(tuple, RelationGetDescr(table), state);
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
 	table_close(table, AccessShareLock);
 	return found;
 }
 
+MemberState
+es_newest_member(Datum name, int member)
+{
+	MemberState state;
+	bool found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	found = es_read_member(name, member, GetActiveSnapshot(), &state);
+	PopActiveSnapshot();
+	if (!found)
+		elog(ERROR, "member %d of subscription %s has no position", member,
+			 TextDatumGetCString(name));
+	return state;
+}
+
 void
 es_store_member(Datum name, int member, MemberState *state)
 {
 	static KeptPlan plan = {"INSERT INTO event_store.subscription_positions"
-							" (subscription_name, member, number, position)"
-							" VALUES ($1, $2, $3, $4)",
-							4,
-							{TEXTOID, INT4OID, INT8OID, INT8OID}};
-	Datum values[4] = {name, Int32GetDatum(member),
+							" (subscription_name, member, number, position, stopped, attempts,"
+							" attempt_position, retry_at, last_error)"
+							" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+							9,
+							{TEXTOID, INT4OID, INT8OID, INT8OID, BOOLOID,
+							 INT4OID, INT8OID, TIMESTAMPTZOID, TEXTOID}};
+	Datum values[9] = {name,
+					   Int32GetDatum(member),
 					   Int64GetDatum(++state->number),
-					   Int64GetDatum(state->position)};
+					   Int64GetDatum(state->position),
+					   BoolGetDatum(state->stopped),
+					   Int32GetDatum(state->attempts),
+					   Int64GetDatum(state->attempt_position),
+					   TimestampTzGetDatum(state->retry_at),
+					   state->last_error};
+	char nulls[9] = {' ',
+					 ' ',
+					 ' ',
+					 ' ',
+					 ' ',
+					 ' ',
+					 ' ',
+					 state->retry_at == 0 ? 'n' : ' ',
+					 state->last_error == 0 ? 'n' : ' '};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_INSERT);
+	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 }
 
 static uint64

@@ -14,6 +14,12 @@ typedef struct MemberState
 {
 	int64 number; /* of the row; they go up by one */
 	int64 position;
+	bool stopped; /* until resume_subscription() */
+	/* attempts at one event, under on_failure = 'stop', and the pause after them */
+	int attempts;
+	int64 attempt_position;
+	TimestampTz retry_at; /* 0 = at once */
+	Datum last_error;	  /* a text; 0 = none */
 } MemberState;
 
 /*
@@ -22,6 +28,8 @@ typedef struct MemberState
  */
 extern bool es_read_member(Datum name, int member, Snapshot snapshot,
 						   MemberState *state);
+/* The newest state of all; the lock is held.  In the current memory context. */
+extern MemberState es_newest_member(Datum name, int member);
 /*
  * Stores a state as the newest one, with the number that follows.  The member's lock
  * is held.  In an owner's scope.

@@ -164,7 +164,7 @@ es_note_pruned(uint64 key, int64 number)
 }
 
 void
-es_begin_progress(uint64 key)
+es_begin_progress(uint64 key, bool retried)
 {
 	ProgressShare *share = my_share();
 	TimestampTz now = GetCurrentTimestamp();
@@ -172,6 +172,7 @@ es_begin_progress(uint64 key)
 
 	SpinLockAcquire(&share->mutex);
 	place = find_place(share, key, true, now);
+	place->progress.retried = retried;
 	place->progress.pid = MyProcPid;
 	place->progress.since = now;
 	SpinLockRelease(&share->mutex);

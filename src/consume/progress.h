@@ -24,6 +24,7 @@ typedef struct Progress
 	int64 position;
 	int64 limit;
 	int64 pruned; /* no older states than this one are left */
+	bool retried; /* the last batch was of a partition set aside */
 	int aborted;  /* fetches in a row */
 	int pid;	  /* 0 = nobody */
 	TimestampTz since;
@@ -39,7 +40,7 @@ extern void es_note_progress(uint64 key, int64 number, int64 position);
 /* States older than this one are deleted. */
 extern void es_note_pruned(uint64 key, int64 number);
 /* This process fetches; its fetch of so many events has ended. */
-extern void es_begin_progress(uint64 key);
+extern void es_begin_progress(uint64 key, bool retried);
 extern void es_end_progress(uint64 key, int64 events, bool committed);
 /* The member that was served last, of a subscription. */
 extern int es_last_served(uint64 subscription);

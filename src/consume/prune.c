@@ -70,8 +70,27 @@ es_pruning_due(const SharedDatabase *db)
 	return pg_atomic_read_u32(&share_of(db)->stored) >= PRUNE_AFTER;
 }
 
-/* Deletes what lies behind the newest position of a member. */
+/*
+ * Deletes the marks of a subscription that all members have passed, where nothing is
+ * set aside, which might yet meet them.
+ */
 static void
+prune_marks(Datum name, int64 passed)
+{
+	static KeptPlan plan = {"DELETE FROM event_store.subscription_marks m"
+							" WHERE m.subscription_name OPERATOR(pg_catalog.=) $1"
+							" AND m.global_position OPERATOR(pg_catalog.<=) $2"
+							" AND NOT EXISTS (SELECT FROM event_store.parked_events p"
+							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1)",
+							2,
+							{TEXTOID, INT8OID}};
+	Datum values[2] = {name, Int64GetDatum(passed)};
+
+	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+}
+
+/* Deletes what lies behind the newest position of a member; returns that. */
+static int64
 prune_member(Datum name, int member)
 {
 	static KeptPlan plan = {"DELETE FROM event_store.subscription_positions p"
@@ -86,20 +105,19 @@ prune_member(Datum name, int member)
 	Datum values[4] = {name, Int32GetDatum(member)};
 
 	if (!es_read_member(name, member, GetActiveSnapshot(), &newest))
-		return;
+		return 0;
 	values[2] = Int64GetDatum(es_read_progress(key).pruned);
 	values[3] = Int64GetDatum(newest.number);
 	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
 	es_note_pruned(key, newest.number);
+	return newest.position;
 }
 
 void
 es_prune_positions(SharedDatabase *db)
 {
-	static KeptPlan members = {
-		"SELECT s.subscription_name, g.g"
-		" FROM event_store.subscriptions s,"
-		" pg_catalog.generate_series(0, s.members OPERATOR(pg_catalog.-) 1) g (g)"};
+	static KeptPlan all = {"SELECT s.subscription_name, s.members"
+						   " FROM event_store.subscriptions s"};
 	OwnerScope scope;
 	SPITupleTable *table;
 	uint64 count;
@@ -107,15 +125,19 @@ es_prune_positions(SharedDatabase *db)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin(&scope);
-	count = es_execute(&members, NULL, NULL, true, SPI_OK_SELECT);
+	count = es_execute(&all, NULL, NULL, true, SPI_OK_SELECT);
 	table = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
 	{
 		bool isnull;
 		Datum name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
-		Datum member = SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
+		int members = DatumGetInt32(SPI_getbinval(table->vals[i],
+												  table->tupdesc, 2, &isnull));
+		int64 passed = PG_INT64_MAX;
 
-		prune_member(name, DatumGetInt32(member));
+		for (int m = 0; m < members; m++)
+			passed = Min(passed, prune_member(name, m));
+		prune_marks(name, passed);
 	}
 	es_end(&scope);
 	PopActiveSnapshot();

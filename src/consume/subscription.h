@@ -7,6 +7,16 @@
 
 #include "consume/partition.h"
 
+/* What is done with an event that fails; the first one is no end of it. */
+typedef enum FailureAction
+{
+	ES_FAIL_RETRY,
+	ES_FAIL_PARK,
+	ES_FAIL_PARK_EVENT,
+	ES_FAIL_SKIP,
+	ES_FAIL_STOP
+} FailureAction;
+
 typedef struct Subscription
 {
 	Datum name; /* a text */
@@ -17,9 +27,15 @@ typedef struct Subscription
 	int event_type_count;
 	int members;
 	bool paused;
+	FailureAction on_failure;
+	int max_attempts;
+	bool sets_aside; /* something is set aside */
 	Partitioning partitioning;
 } Subscription;
 
+/* The action of a word; 22023 for another one. */
+extern FailureAction es_failure_action(const text *word, const char *name,
+									   bool may_retry);
 /* What stands for a subscription in locks and in shared memory. */
 extern uint64 es_subscription_hash(Datum name);
 /*

@@ -16,6 +16,7 @@
 #include "utils/tuplestore.h"
 
 #include "consume/member.h"
+#include "consume/partition.h"
 #include "consume/progress.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
@@ -63,18 +64,44 @@ set_age(int64 after, int64 safe, Datum *age, bool *isnull)
 }
 
 static const char *
-state_of(bool paused, const Progress *progress)
+state_of(bool paused, const MemberState *state, const Progress *progress)
 {
 	if (paused)
 		return "paused";
+	if (state->stopped)
+		return "stopped";
 	if (progress->pid != 0)
 		return "fetching";
-	return progress->aborted > 0 ? "retrying" : "idle";
+	return progress->aborted > 0 || state->attempts > 0 ? "retrying" : "idle";
+}
+
+/* How much is set aside of a member's partitions. */
+static int64
+count_parked(Datum name, int member, int members)
+{
+	static KeptPlan plan = {"SELECT p.partition_key FROM event_store.parked_events p"
+							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1",
+							1,
+							{TEXTOID}};
+	uint64 count = es_execute(&plan, &name, NULL, true, SPI_OK_SELECT);
+	int64 parked = 0;
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool isnull;
+		Datum key = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+								  1, &isnull);
+
+		if (es_partition_member(DatumGetTextPP(key), members) == member)
+			parked++;
+	}
+	return parked;
 }
 
 /* Puts the row of a member, under the active snapshot. */
 static void
-put_member(ReturnSetInfo *result, Datum name, bool paused, int member, int64 safe)
+put_member(ReturnSetInfo *result, Datum name, bool paused, int member,
+		   int members, int64 safe)
 {
 	Progress progress =
 		es_read_progress(es_progress_key(es_subscription_hash(name), member));
@@ -94,13 +121,15 @@ put_member(ReturnSetInfo *result, Datum name, bool paused, int member, int64 saf
 	values[ST_SAFE_POSITION] = Int64GetDatum(safe);
 	values[ST_LAG_EVENTS] = Int64GetDatum(Max(safe - passed, 0));
 	set_age(passed, safe, &values[ST_LAG], &nulls[ST_LAG]);
-	values[ST_STATE] = CStringGetTextDatum(state_of(paused, &progress));
-	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = nulls[ST_LAST_ERROR] = true;
+	values[ST_STATE] = CStringGetTextDatum(state_of(paused, &state, &progress));
+	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = true;
+	values[ST_LAST_ERROR] = state.last_error;
+	nulls[ST_LAST_ERROR] = state.last_error == 0;
 	values[ST_PID] = Int32GetDatum(progress.pid);
 	values[ST_SINCE] = TimestampTzGetDatum(progress.since);
 	nulls[ST_PID] = nulls[ST_SINCE] = progress.pid == 0;
-	values[ST_ATTEMPTS] = Int32GetDatum(progress.aborted);
-	values[ST_PARKED] = Int64GetDatum(0);
+	values[ST_ATTEMPTS] = Int32GetDatum(Max(progress.aborted, state.attempts));
+	values[ST_PARKED] = Int64GetDatum(count_parked(name, member, members));
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -133,7 +162,7 @@ es_subscription_state(PG_FUNCTION_ARGS)
 												 3, &isnull));
 
 		for (int m = 0; m < members; m++)
-			put_member(result, name, paused, m, safe);
+			put_member(result, name, paused, m, members, safe);
 	}
 	es_end(&scope);
 	return (Datum) 0;

@@ -340,7 +340,10 @@ static const char *const written_tables[] = {"domain_events",
 											 "processed_messages",
 											 "subscriptions",
 											 "subscription_positions",
-											 "dead_letter_history"};
+											 "dead_letter_history",
+											 "parked_events",
+											 "subscription_marks",
+											 "discarded_events"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");

@@ -85,7 +85,12 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_RECORD_RESULT] = {"consumers", "record_result", ES_GROUP_STORE},
 	 [ES_CALL_PROCESSED_RESULT] = {"consumers", "processed_result", ES_GROUP_LOAD},
 	 [ES_CALL_FORGET_PROCESSED] = {"consumers", "forget_processed", ES_GROUP_OTHER},
-	 [ES_CALL_NEXT_EVENTS] = {"consumers", "next_events", ES_GROUP_LOAD}};
+	 [ES_CALL_NEXT_EVENTS] = {"consumers", "next_events", ES_GROUP_LOAD},
+	 [ES_CALL_FAIL_EVENTS] = {"consumers", "fail_events", ES_GROUP_OTHER},
+	 [ES_CALL_RETRY_PARKED_EVENTS] = {"consumers", "retry_parked_events",
+									  ES_GROUP_OTHER},
+	 [ES_CALL_DISCARD_PARKED_EVENTS] = {"consumers", "discard_parked_events",
+										ES_GROUP_OTHER}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32

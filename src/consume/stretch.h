@@ -1,0 +1,42 @@
+/*
+ * stretch.h
+ *		The log as a subscription reads it.
+ */
+#ifndef ES_STRETCH_H
+#define ES_STRETCH_H
+
+#include "utils/tuplestore.h"
+
+#include "consume/subscription.h"
+
+/* So many events of the log are read at most at a time. */
+#define ES_STRETCH_EVENTS 10000
+
+/* What is wanted, and what was found. */
+typedef struct Stretch
+{
+	const Subscription *subscription;
+	int member;		 /* only its partitions; -1 = all */
+	Datum partition; /* only this one; (Datum) 0 = all */
+	bool alone;		 /* an event that was parked alone */
+	int64 max_count;
+	Tuplestorestate *into; /* NULL = none */
+
+	int64 count;
+	int64 *positions; /* of those found */
+	int64 room;
+	int64 read; /* looked at, and the last of them */
+	int64 last;
+	MemoryContext context; /* of one event */
+} Stretch;
+
+/*
+ * Reads a stretch behind a position, up to another one, leaving out what is set aside
+ * and, but for a partition of its own, what waits behind that.  Returns how far it
+ * came.  In an owner's scope.
+ */
+extern int64 es_read_stretch(Stretch *stretch, int64 after, int64 up_to);
+/* The same in as many stretches as it takes. */
+extern void es_read_stretches(Stretch *stretch, int64 after, int64 up_to);
+
+#endif /* ES_STRETCH_H */
