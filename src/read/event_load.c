@@ -26,6 +26,7 @@
 #include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "staging/dead_letter.h"
 #include "staging/head.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
@@ -162,8 +163,10 @@ es_load_event(PG_FUNCTION_ARGS)
 	es_begin_read(&scope);
 	found = es_execute_into(&plan, &value, NULL, rsinfo->setResult);
 	es_end(&scope);
+	/* behind a dead letter it will be one: see staged_scan.c */
 	if (found == 0 &&
-		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row))
+		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row) &&
+		!es_has_dead_letters(row.name, row.key, GetActiveSnapshot()))
 	{
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
 							 row.event.values, row.event.nulls);

@@ -19,6 +19,11 @@
  * there already have no row for it.
  *
  * On a standby unlogged tables cannot be touched: readers skip staging.
+ *
+ * Staged events of an aggregate that has dead letters are dead letters with the
+ * next round: their transactions were open when an earlier event was buried.
+ * Readers of aggregates are spared them, since nobody wants the events before a
+ * hole and those behind it.
  */
 #include "postgres.h"
 
@@ -56,7 +61,9 @@
 
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/pair_table.h"
 #include "ground/shmem.h"
+#include "staging/dead_letter.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staging_state.h"
@@ -259,6 +266,12 @@ struct StagedScan
 	StagedRow run; /* whose events are being returned */
 	UnpackedRun unpacked;
 	int left; /* events of it not returned yet */
+
+	/* of who reads aggregates: */
+	bool spares_dead;
+	Snapshot snapshot;
+	Datum judged;	  /* id of the aggregate that was looked at last */
+	bool judged_dead; /* it has dead letters */
 };
 
 /*
@@ -422,8 +435,9 @@ compare_tuples(const StagedScan *scan, HeapTuple a, HeapTuple b, TupleDesc desc)
 	return ScanDirectionIsBackward(scan->direction) ? -result : result;
 }
 
-bool
-es_staged_next_row(StagedScan *scan, StagedRow *row)
+/* The next row, whatever it is. */
+static bool
+next_row(StagedScan *scan, StagedRow *row)
 {
 	int best = -1;
 	HeapTuple tuple;
@@ -447,6 +461,40 @@ es_staged_next_row(StagedScan *scan, StagedRow *row)
 	es_deform_staged(tuple, RelationGetDescr(scan->tables[best]), best, row);
 	advance(scan, best);
 	return true;
+}
+
+/* Whether the events of a row will be dead letters, as those before them are. */
+static bool
+is_dead(StagedScan *scan, const StagedRow *row)
+{
+	MemoryContext caller;
+
+	if (!scan->spares_dead || !es_dead_letters_possible())
+		return false;
+	if (scan->judged == (Datum) 0 || es_compare_keys(scan->judged, row->key) != 0)
+	{
+		if (scan->judged != (Datum) 0)
+			pfree(DatumGetPointer(scan->judged));
+		caller = MemoryContextSwitchTo(scan->context);
+		scan->judged = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->key));
+		MemoryContextSwitchTo(caller);
+		scan->judged_dead =
+			es_has_dead_letters(row->name, row->key, scan->snapshot);
+	}
+	return scan->judged_dead;
+}
+
+bool
+es_staged_next_row(StagedScan *scan, StagedRow *row)
+{
+	while (next_row(scan, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!is_dead(scan, row))
+			return true;
+		es_staged_free(row);
+	}
+	return false;
 }
 
 /* Frees what is left of the run at hand. */
@@ -527,15 +575,19 @@ es_staged_begin(StagedKind kind, Datum name, Datum key, Snapshot snapshot,
 				bool backward)
 {
 	ScanKeyData keys[3];
+	StagedScan *scan;
 
 	ScanKeyInit(&keys[0], ST_KIND, BTEqualStrategyNumber, F_INT2EQ,
 				Int16GetDatum(kind));
 	ScanKeyInit(&keys[1], ST_NAME, BTEqualStrategyNumber, F_TEXTEQ, name);
 	if (key != (Datum) 0)
 		ScanKeyInit(&keys[2], ST_KEY, BTEqualStrategyNumber, F_TEXTEQ, key);
-	return es_staged_scan(ES_BY_KEY,
+	scan = es_staged_scan(ES_BY_KEY,
 						  backward ? BackwardScanDirection : ForwardScanDirection,
 						  snapshot, key != (Datum) 0 ? 3 : 2, keys);
+	scan->spares_dead = kind == ES_KIND_EVENT;
+	scan->snapshot = snapshot;
+	return scan;
 }
 
 bool

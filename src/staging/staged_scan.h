@@ -43,7 +43,8 @@ extern void es_end_staged_read(StagedRead *read);
 /*
  * Staged events of an aggregate, or writes of a view key, newest or oldest
  * first, visible in "snapshot"; key = (Datum) 0: all keys of the name, in key
- * order.  A row returned lives in the current memory context.
+ * order.  A row returned lives in the current memory context.  Of an aggregate
+ * that has dead letters there are no staged events.
  */
 typedef struct StagedScan StagedScan;
 extern StagedScan *es_staged_begin(StagedKind kind, Datum name, Datum key,
