@@ -307,6 +307,18 @@ SELECT event_store.create_store();
 SELECT event_store.is_available();
 SELECT count(*) FROM event_store.load_events('Bytes', 'b-1');
 
+-- an index may have the planner run a function that reads the store, and so plans in turn
+CREATE FUNCTION public.reads() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM event_store.load_view('Views', 'k-1'), event_store.aggregate_sequence('Merged', 'a-1');
+    RETURN true;
+END $$;
+CREATE INDEX reads ON event_store.domain_events (recorded_at) WHERE public.reads();
+\c -
+\t on
+SELECT count(*) FROM event_store.load_events('Bytes', 'b-1');
+SELECT count(*) FROM event_store.read_events(0, 1);
+
 \c :regression
 DROP DATABASE regress_shape;
 ALTER SYSTEM RESET event_store.write_delay;

@@ -128,13 +128,16 @@ es_plan_for_any_size(SPIPlanPtr plan, int *generation)
 {
 	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
 	get_relation_stats_hook_type stats_hook = get_relation_stats_hook;
+	build_simple_rel_hook_type relation_hook = build_simple_rel_hook;
 	int settings;
 
 	if (has_plan(source, *generation))
 		return;
 	es_forget_plan(plan);
 	settings = NewGUCNestLevel();
-	previous_relation_hook = build_simple_rel_hook;
+	/* an index of the owner's may have the planner run a function that comes here */
+	if (relation_hook != take_for_large)
+		previous_relation_hook = relation_hook;
 	PG_TRY();
 	{
 		build_simple_rel_hook = take_for_large;
@@ -145,7 +148,7 @@ es_plan_for_any_size(SPIPlanPtr plan, int *generation)
 	}
 	PG_FINALLY();
 	{
-		build_simple_rel_hook = previous_relation_hook;
+		build_simple_rel_hook = relation_hook;
 		get_relation_stats_hook = stats_hook;
 	}
 	PG_END_TRY();
