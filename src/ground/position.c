@@ -684,7 +684,9 @@ es_store_safe_position(void)
  * which the flag tells that there is something to store.
  *
  * Nor does it wait for DDL.  A serializable transaction leaves it to others, which
- * it would otherwise depend on.
+ * it would otherwise depend on; one that has become read-only has to.  Under REPEATABLE
+ * READ a row that somebody else has just stored would be an error, so it is met as
+ * under READ COMMITTED.  After an error the transaction ends, and its level with it.
  */
 static void
 store_without_worker(void)
@@ -700,11 +702,12 @@ store_without_worker(void)
 	SharedDatabase *db = es_my_database_if_any();
 	const Store *store;
 	FeedState state = {0};
+	int isolation = XactIsoLevel;
 	OwnerScope scope;
 	Datum position;
 
 	if (!in_flight_here || db == NULL || es_worker_possible(db) ||
-		!standby_possible() || IsolationIsSerializable())
+		!standby_possible() || IsolationIsSerializable() || XactReadOnly)
 		return;
 	/* the transaction may have dropped it */
 	store = es_store_if_any();
@@ -714,9 +717,11 @@ store_without_worker(void)
 	state.last = last_taken_position(db, es_store()->positions);
 	find_safe(&state, MyProcNumber);
 	position = Int64GetDatum(state.safe);
+	XactIsoLevel = XACT_READ_COMMITTED;
 	es_begin(&scope);
 	(void) es_execute_latest(&plan, &position);
 	es_end(&scope);
+	XactIsoLevel = isolation;
 }
 
 /*

@@ -167,6 +167,14 @@ foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
 	follows_to($last, "$level");
 }
 
+# one that can store nothing any more commits all the same
+is(sql(q{BEGIN;
+		SELECT first_sequence FROM event_store.append_event('Feed', 'read-only', 0, 'Added');
+		SET TRANSACTION READ ONLY;
+		COMMIT;
+		SELECT count(*) FROM event_store.load_events('Feed', 'read-only')}),
+	"1\n1", 'a transaction that has become read-only');
+
 # what the transaction itself has dropped is no obstacle
 create_store_in($primary, 'gone');
 is($primary->safe_psql('gone', q{
@@ -205,10 +213,17 @@ $primary->pgbench(
 		SELECT event_store.append_event('Many', 'a-' || :client_id, NULL, 'Added');
 		SELECT pg_sleep(0.001 * :n);
 		COMMIT;} });
+$primary->pgbench(
+	'-n -c 24 -j 2 -t 400 shop', 0, [qr/actually processed: 9600\/9600/], [qr/^/],
+	'many more, without a pause: none meets what another has just stored',
+	{ '063_hurry' => q{
+		BEGIN ISOLATION LEVEL REPEATABLE READ;
+		SELECT event_store.append_event('Hurry', 'h-' || :client_id, NULL, 'Added');
+		COMMIT;} });
 $last = append('s');
 follows_to($last, 'the next commit stores what the many left');
 is($looker->query_safe("SELECT count(*) FROM event_store.read_events($before_many, NULL)"),
-	'481', 'and all is there');
+	'10081', 'and all is there');
 $looker->quit;
 $primary->append_conf('postgresql.conf', "max_worker_processes = 8\n");
 $primary->restart;
