@@ -80,6 +80,15 @@ $node->start;
 $node->poll_query_until('quiet', 'SELECT staging_epoch = 2 FROM event_store.staging_status')
   or die 'no new epoch';
 is(losses_reported($quiet_from), 1, 'and then has something to lose');
+$quiet_from = log_offset($node);
+is($node->safe_psql('quiet', q{SELECT durable FROM event_store.append_event('T', 'q-t', 0, 'x', durability => 'staged')}),
+	'f', 'something is staged');
+$node->safe_psql('quiet', 'DROP TABLE event_store.store_state; SELECT event_store.create_store()');
+$node->stop('immediate');
+$node->start;
+$node->poll_query_until('quiet', 'SELECT staging_epoch = 3 FROM event_store.staging_status')
+  or die 'no new epoch';
+is(losses_reported($quiet_from), 1, 'also when what tells of it was dropped and made again meanwhile');
 $node->safe_psql('postgres', 'DROP DATABASE quiet');
 
 my $append_two = q{
