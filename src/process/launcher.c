@@ -36,7 +36,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/lockdefs.h"
 #include "utils/memutils.h"
@@ -572,10 +571,7 @@ es_launcher_main(Datum arg)
 	es_end_busy();
 	while (!es_asked_to_leave())
 	{
-		bool reloaded = ConfigReloadPending;
-
-		es_heed_signals();
-		if (reloaded)
+		if (es_heed_signals())
 			es_warn_of_settings();
 		es_sleep_on_latch(tend_workers(), wait_event);
 	}

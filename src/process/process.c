@@ -175,15 +175,15 @@ es_sleep_on_latch(long timeout, uint32 wait_event)
 	ResetLatch(MyLatch);
 }
 
-void
+bool
 es_heed_signals(void)
 {
 	/* a cancel that comes between steps has nothing to cancel */
 	QueryCancelPending = false;
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return true;
 }

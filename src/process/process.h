@@ -24,7 +24,8 @@ extern bool es_asked_to_leave(void);
 /* Whether the server is stopping, and when its grace is over. */
 extern bool es_server_stops(void);
 extern TimestampTz es_grace_end(void);
-extern void es_heed_signals(void);
+/* Whether the settings were read again. */
+extern bool es_heed_signals(void);
 /* A negative timeout (ms) means until the latch is set. */
 extern void es_sleep_on_latch(long timeout, uint32 wait_event);
 

@@ -52,7 +52,6 @@
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -1006,7 +1005,7 @@ drain_at_stop(Work *work, uint32 wait_event)
 		}
 		if (waits)
 			es_sleep_on_latch(ES_LAST_LOOK_MS, wait_event);
-		es_heed_signals();
+		(void) es_heed_signals();
 	}
 	if (es_staged_rows(db) > 0)
 		ereport(WARNING,
@@ -1050,10 +1049,9 @@ take_turn(Work *work, uint32 wait_event)
 {
 	SharedDatabase *db = work->db;
 	long times[lengthof(jobs)] = {0};
-	bool reloaded = ConfigReloadPending;
+	bool reloaded = es_heed_signals();
 	int number;
 
-	es_heed_signals();
 	if (es_asked_to_leave())
 		leave_for_good(work, wait_event);
 	if (reloaded)
