@@ -381,6 +381,16 @@ BEGIN
             statements := statements || ARRAY(SELECT event_store.missing_parts(statement));
         END IF;
     END LOOP;
+    -- the tables of staging come with the extension, which cannot go while rows are staged
+    statements := statements || ARRAY(
+        SELECT pg_catalog.format('CREATE INDEX staging_%s_%s_idx ON event_store.staging_%1$s %3$s', s.segment, i.name, i.columns)
+          FROM pg_catalog.generate_series(0, 7) s(segment),
+               (VALUES ('key', '(kind, name, key, ordinal)'),
+                       ('event_id', '(event_id) WHERE event_id IS NOT NULL'),
+                       ('txn', '(txn, sid)')) i(name, columns)
+         WHERE pg_catalog.to_regclass(pg_catalog.format('event_store.staging_%s_%s_idx', s.segment, i.name)) IS NULL
+           AND pg_catalog.to_regclass(pg_catalog.format('event_store.staging_%s', s.segment)) IS NOT NULL
+         ORDER BY s.segment, i.name);
     -- of an index that exists the name is looked at, shape.c looks at the rest
     FOREACH statement IN ARRAY statements || pg_catalog.array_remove(indexes, NULL) LOOP
         BEGIN

@@ -625,8 +625,13 @@ compare_index(Oid schema, Oid table, const RelationShape *relation, int copy,
 	HeapTuple tuple;
 
 	if (!OidIsValid(oid))
-		return lacks(shape, relation,
-					 psprintf("index event_store.%s is missing", name));
+	{
+		/* create_store() makes those of the extension's tables, too */
+		(void) differs(shape, relation,
+					   psprintf("index event_store.%s is missing", name));
+		shape->hint = HINT_ADD;
+		return false;
+	}
 	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(oid));
 	if (!HeapTupleIsValid(tuple) || access_method(oid) != BTREE_AM_OID)
 		fault = "is not a btree index";
