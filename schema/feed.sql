@@ -15,14 +15,14 @@ COMMENT ON FUNCTION event_store.read_events(bigint, int, text[], text[], int, in
 $$Returns durable events of all aggregates in global_position order, after a position and up to the safe position: a reader that goes on after the last position it got sees every committed event exactly once.
 after_position is exclusive, up_to_position inclusive (NULL = the safe position); max_count limits the rows (NULL = all); aggregate_types and event_types select, quickly with the index of create_store(category_index => true) or (event_type_index => true); member (0-based) of members gets its share of the aggregates, always the same; backward turns the order only.
 A consumer gives as up_to_position what wait_for_events returned, and goes on from there when fewer than max_count events came, else from the last one it got.
-Errors: 22023, also when after_position was never given here: the log is another one, or an older state of it (a standby, which may only be behind, returns nothing); 55000 without preload, and where domain_events is fed by a subscription.
+Errors: 22023, also when after_position was never given here: the log is another one, or an older state of it (a standby, which may only be behind, returns nothing); 55000 without preload, and where domain_events is fed by logical replication.
 Example: SELECT global_position, aggregate_id, event_type FROM event_store.read_events(after_position => 0, max_count => 10);$$;
 
 CREATE FUNCTION event_store.safe_position() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_safe_position';
 COMMENT ON FUNCTION event_store.safe_position() IS
 $$Returns the global position up to which no event can appear any more. It bounds what later statements may read, not the statement it is called in.
-Errors: 55000 without preload, and where domain_events is fed by a subscription.
+Errors: 55000 without preload, and where domain_events is fed by logical replication.
 Example: SELECT event_store.safe_position();$$;
 
 CREATE FUNCTION event_store.position_at(at timestamptz) RETURNS bigint
@@ -30,14 +30,14 @@ CREATE FUNCTION event_store.position_at(at timestamptz) RETURNS bigint
 COMMENT ON FUNCTION event_store.position_at(timestamptz) IS
 $$Returns the position of the last event, up to the safe position, at and before which no event was recorded later than a time; 0 = there is none. Who reads on after it misses nothing that was recorded after that time, and may get a few events from before it.
 recorded_at nearly follows the positions: an event that was staged is recorded when it is staged and gets its position when it is drained, and clocks are set back. An event recorded ahead of its time, by a clock that was wrong, keeps the answer before itself for all times up to its own. Once an event recorded after the time is safe the answer stays the same. It reads the events on one side of the time, at most about half of the log: 1 million events take about 0.1 s.
-Errors: 22004; 55000 without preload, and where domain_events is fed by a subscription.
+Errors: 22004; 55000 without preload, and where domain_events is fed by logical replication.
 Example: SELECT event_store.position_at('2026-01-01 00:00:00+00');$$;
 
 CREATE FUNCTION event_store.wait_for_events(after_position bigint, timeout interval DEFAULT '5s') RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait_for_events';
 COMMENT ON FUNCTION event_store.wait_for_events(bigint, interval) IS
 $$Waits until the safe position is above after_position, at most for timeout, and returns the safe position. Calls of one session return at least 10 ms apart, so that a consumer that follows a busy log reads it in batches.
-Errors: 22004; 22023 when timeout is negative or above 10 minutes, or after_position was never given here (a standby waits for it); 55000 without preload, and where domain_events is fed by a subscription.
+Errors: 22004; 22023 when timeout is negative or above 10 minutes, or after_position was never given here (a standby waits for it); 55000 without preload, and where domain_events is fed by logical replication.
 Example: SELECT event_store.wait_for_events(after_position => 0, timeout => '1s');$$;
 
 CREATE FUNCTION event_store.feed_state(
