@@ -584,6 +584,10 @@ SELECT global_position - :safe, aggregate_id, sequence FROM event_store.read_eve
 SELECT pg_temp.around(-5, 'e-1', 1, pg_temp.id(1061));
 SELECT last_sequence, outcome FROM event_store.append_event('Around', 'e-1', 0, 'Added', event_id => pg_temp.id(1061));
 SELECT left(pg_temp.refused($$SELECT event_store.append_event('Around', 'e-2', 0, 'Added', event_id => pg_temp.id(1061))$$), 5);
+-- the last sequence there is
+SELECT pg_temp.around(-7, 'e-4', 9223372036854775807);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'e-4', NULL, 'Added')$$);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Around', 'e-4', NULL, 'Added', durability => 'staged')$$);
 -- no prepared transaction
 BEGIN;
 SELECT pg_temp.around(-6, 'e-3', 1);

@@ -27,6 +27,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
+#include "common/int.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -298,6 +299,17 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 			 errdetail_internal("%s", detail.data)));
 }
 
+/* Goes on by one event; only a row written around the API can be the last. */
+static void
+take_sequence(Aggregate *aggregate)
+{
+	if (pg_add_s64_overflow(aggregate->sequence, 1, &aggregate->sequence))
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("aggregate %s/%s has no sequence left",
+							   TextDatumGetCString(aggregate->type),
+							   TextDatumGetCString(aggregate->id))));
+}
+
 /*
  * Checks every expectation against the aggregate as it is just before that
  * event.  Raises VS001, or where it is to be reported marks the aggregate, or all.
@@ -315,7 +327,7 @@ check_expectations(AppendCall *append)
 		if (aggregate->outcome != OUTCOME_APPENDED)
 			continue;
 		if (expectation_met(event, aggregate->sequence))
-			aggregate->sequence++;
+			take_sequence(aggregate);
 		else if (append->on_conflict == ES_CONFLICT_ERROR)
 			raise_conflict(aggregate, event, aggregate->sequence);
 		else
