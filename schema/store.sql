@@ -405,11 +405,12 @@ BEGIN
                 || pg_catalog.concat_ws(': ', statement, SQLERRM, NULLIF(complaint, ''));
         END;
     END LOOP;
+    INSERT INTO event_store.store_state SELECT WHERE NOT EXISTS (SELECT FROM event_store.store_state);
     -- one that was dropped while something was staged: a crash would lose that unnoticed
-    INSERT INTO event_store.store_state (staging_epoch, staging_dirty)
-    SELECT coalesce(pg_catalog.max(m.epoch), 1), pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
-      FROM event_store.staging_marker m
-    HAVING NOT EXISTS (SELECT FROM event_store.store_state);
+    IF FOUND AND pg_catalog.has_table_privilege('event_store.staging_marker', 'SELECT') THEN
+        UPDATE event_store.store_state SET staging_epoch = m.epoch, staging_dirty = true
+          FROM event_store.staging_marker m;
+    END IF;
 
     -- The guard outlives the extension, so it is PL/pgSQL and nobody's member.
     -- The apply worker of logical replication replays what its publisher did.

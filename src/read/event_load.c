@@ -9,8 +9,10 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -26,6 +28,7 @@
 #include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "replay/fold.h"
 #include "staging/dead_letter.h"
 #include "staging/head.h"
 #include "staging/staged_row.h"
@@ -45,7 +48,32 @@ typedef struct LoadRange
 	int64 up_to; /* inclusive */
 	int64 max_count;
 	bool backward;
+	int64 previous; /* loaded last; at first what comes before the first */
+	Tuplestorestate *into;
 } LoadRange;
+
+/* An event is loaded: it follows, or goes before, the previous one. */
+static void
+note_loaded(LoadRange *range, int64 sequence)
+{
+	if (!range->backward)
+		es_check_follows(range->previous, sequence);
+	else if (range->previous != PG_INT64_MAX)
+		es_check_follows(sequence, range->previous);
+	range->previous = sequence;
+}
+
+static bool
+load_row(TupleTableSlot *slot, void *arg)
+{
+	LoadRange *range = arg;
+	bool isnull;
+
+	note_loaded(range,
+				DatumGetInt64(slot_getattr(slot, EV_SEQUENCE + 1, &isnull)));
+	tuplestore_puttupleslot(range->into, slot);
+	return true;
+}
 
 #define LOAD_RANGE                                                      \
 	ES_EVENT_SELECT " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1" \
@@ -55,7 +83,7 @@ typedef struct LoadRange
 
 /* Loads the durable events of a range; returns how many. */
 static int64
-load_durable(const LoadRange *range, int64 max_count, Tuplestorestate *into)
+load_durable(LoadRange *range, int64 max_count)
 {
 	static KeptPlan forward = {LOAD_RANGE " ORDER BY e.sequence LIMIT $5",
 							   5,
@@ -71,15 +99,25 @@ load_durable(const LoadRange *range, int64 max_count, Tuplestorestate *into)
 	if (max_count <= 0)
 		return 0;
 	es_begin_read(&scope);
-	count = es_execute_into(range->backward ? &backward : &forward, values,
-							NULL, into);
+	/* row by row only where there may be something to find */
+	if (IsolationUsesXactSnapshot())
+	{
+		int64 before = tuplestore_tuple_count(range->into);
+
+		es_for_each_row(range->backward ? &backward : &forward, values, NULL,
+						load_row, range);
+		count = tuplestore_tuple_count(range->into) - before;
+	}
+	else
+		count = es_execute_into(range->backward ? &backward : &forward, values,
+								NULL, range->into);
 	es_end(&scope);
 	return count;
 }
 
 /* Loads the staged events of a range; returns how many. */
 static int64
-load_staged(const LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
+load_staged(LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
 {
 	StagedScan *scan;
 	StagedRow row;
@@ -94,6 +132,7 @@ load_staged(const LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
 		CHECK_FOR_INTERRUPTS();
 		if (sequence > range->after && sequence <= range->up_to)
 		{
+			note_loaded(range, sequence);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
 								 row.event.values, row.event.nulls);
 			count++;
@@ -120,17 +159,19 @@ es_load_events(PG_FUNCTION_ARGS)
 	range.max_count = es_max_count_argument(fcinfo, 4);
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();
+	range.previous = range.backward ? PG_INT64_MAX : Max(range.after, 0);
 	es_begin_result(fcinfo);
+	range.into = rsinfo->setResult;
 
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	if (range.backward)
 	{
 		count = load_staged(&range, range.max_count, rsinfo);
-		count += load_durable(&range, range.max_count - count, rsinfo->setResult);
+		count += load_durable(&range, range.max_count - count);
 	}
 	else
 	{
-		count = load_durable(&range, range.max_count, rsinfo->setResult);
+		count = load_durable(&range, range.max_count);
 		count += load_staged(&range, range.max_count - count, rsinfo);
 	}
 	es_end_staged_read(&read);

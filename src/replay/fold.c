@@ -386,6 +386,15 @@ es_plan_events(KeptPlan *plan)
 	AtEOXact_GUC(false, settings);
 }
 
+/* Folds an event that was read from the store, where each follows the one before. */
+static bool
+fold_next(Fold *fold, Datum *values, bool *nulls)
+{
+	if (!es_fold_is_bounded(fold) || !is_beyond(fold, values, nulls))
+		es_check_follows(fold->sequence, DatumGetInt64(values[EV_SEQUENCE]));
+	return es_fold_event(fold, values, nulls);
+}
+
 static bool
 fold_row(TupleTableSlot *slot, void *arg)
 {
@@ -393,7 +402,7 @@ fold_row(TupleTableSlot *slot, void *arg)
 
 	MemoryContextReset(fold->per_event);
 	slot_getsomeattrs(slot, es_fold_columns(fold));
-	return es_fold_event(fold, slot->tts_values, slot->tts_isnull) &&
+	return fold_next(fold, slot->tts_values, slot->tts_isnull) &&
 		   (fold->stop_at == DT_NOEND || GetCurrentTimestamp() < fold->stop_at);
 }
 
@@ -426,7 +435,7 @@ es_fold_staged(Fold *fold, text *aggregate_type, text *aggregate_id)
 		more = es_staged_next(scan, &row);
 		MemoryContextSwitchTo(caller);
 		if (more)
-			more = es_fold_event(fold, row.event.values, row.event.nulls);
+			more = fold_next(fold, row.event.values, row.event.nulls);
 	}
 	es_staged_end(scan);
 }
@@ -466,7 +475,7 @@ es_series_event(Series *series, Datum *values, bool *nulls, Datum seed,
 	if (!fold->finished && DatumGetInt64(values[EV_SEQUENCE]) > fold->sequence)
 	{
 		MemoryContextReset(fold->per_event);
-		(void) es_fold_event(fold, values, nulls);
+		(void) fold_next(fold, values, nulls);
 	}
 }
 

@@ -64,6 +64,7 @@
 #include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "staging/dead_letter.h"
+#include "staging/own_rows.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staging_state.h"
@@ -245,6 +246,31 @@ es_end_staged_read(StagedRead *read)
 	}
 	if (OidIsValid(read->table))
 		UnlockRelationOid(read->table, AccessShareLock);
+}
+
+/*
+ * The snapshot of a REPEATABLE READ transaction shows what the transaction itself
+ * has appended, and may not show what others had appended before that.  A state
+ * without it is wrong, and a snapshot or view made of it wrong for good.
+ */
+void
+es_check_follows(int64 previous, int64 sequence)
+{
+	int own;
+
+	if (sequence == previous + 1 || !IsolationUsesXactSnapshot())
+		return;
+	/* a hole that an owner has left in the log stops nobody */
+	(void) es_own_rows(&own);
+	if (own == 0 && !es_wrote_durably())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent append"),
+			 errdetail("This transaction has appended behind event " INT64_FORMAT
+					   " of an aggregate, which its snapshot does not show.",
+					   previous + 1),
+			 errhint("The transaction might succeed if retried.")));
 }
 
 /* ---------- scans ---------- */

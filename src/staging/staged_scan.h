@@ -39,6 +39,11 @@ extern void es_begin_staged_read(StagedRead *read, Snapshot wanted);
  */
 extern bool es_begin_latest_read(StagedRead *read, Oid table);
 extern void es_end_staged_read(StagedRead *read);
+/*
+ * For each event of an aggregate that is read, in order: 40001 where one between
+ * it and the previous one is missing from the snapshot.
+ */
+extern void es_check_follows(int64 previous, int64 sequence);
 
 /*
  * Staged events of an aggregate, or writes of a view key, newest or oldest

@@ -91,6 +91,19 @@ $node->poll_query_until('quiet', 'SELECT staging_epoch = 3 FROM event_store.stag
 is(losses_reported($quiet_from), 1, 'also when what tells of it was dropped and made again meanwhile');
 $node->safe_psql('postgres', 'DROP DATABASE quiet');
 
+# the owner of a store need not be the one who made the extension
+$node->safe_psql('postgres', 'CREATE DATABASE owned');
+is($node->safe_psql('owned', q{
+		CREATE ROLE keeper;
+		CREATE EXTENSION event_store;
+		ALTER SCHEMA event_store OWNER TO keeper;
+		GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA event_store TO keeper;
+		SET SESSION AUTHORIZATION keeper;
+		DO 'BEGIN PERFORM event_store.create_store(); PERFORM event_store.create_store(); END';
+		SELECT staging_dirty FROM event_store.store_state}),
+	'f', 'a store of an owner who is no superuser');
+$node->safe_psql('postgres', 'DROP DATABASE owned; DROP ROLE keeper');
+
 my $append_two = q{
 	SELECT count(*) FROM event_store.append_batch('[
 	    {"aggregate_type": "T", "aggregate_id": "t-1", "event_type": "x"},
