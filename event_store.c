@@ -39,29 +39,42 @@ column_or_null(FunctionCallInfo fcinfo, int argno, bool *isnull)
 	return *isnull ? (Datum) 0 : PG_GETARG_DATUM(argno);
 }
 
-/* The descriptor of the result's row type; the caller releases it. */
-static TupleDesc
-result_descriptor(FunctionCallInfo fcinfo)
+/*
+ * The row type of the result.  It is asked for before the append, since the
+ * extension may be dropped while that waits.
+ */
+static Oid
+result_type(FunctionCallInfo fcinfo)
 {
 	Oid type;
-	TupleDesc desc;
 
 	if (get_call_result_type(fcinfo, &type, NULL) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	desc = lookup_rowtype_tupdesc(type, -1);
-	/* the type may have been changed while we waited */
+	return type;
+}
+
+/* The descriptor of that type; the caller releases it. */
+static TupleDesc
+result_descriptor(Oid type)
+{
+	TupleDesc desc = lookup_rowtype_tupdesc_noerror(type, -1, true);
+
+	/* the type may have been changed, or dropped, while we waited */
 	(void) es_store();
+	if (desc == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("extension event_store was dropped meanwhile")));
 	return desc;
 }
 
 /* The append_result of an append to one aggregate. */
 static Datum
-append_result(FunctionCallInfo fcinfo, const AppendCall *append)
+append_result(Oid type, const AppendCall *append)
 {
 	const Aggregate *aggregate = &append->aggregates[0];
 	const EventRow *first = &append->list.events[0].row;
 	const EventRow *last = &append->list.events[append->list.count - 1].row;
-	TupleDesc desc = result_descriptor(fcinfo);
+	TupleDesc desc = result_descriptor(type);
 	Datum result;
 	bool durable = !last->nulls[EV_GLOBAL_POSITION];
 	Datum values[6];
@@ -86,9 +99,11 @@ es_append_event(PG_FUNCTION_ARGS)
 	NewEvent event;
 	AppendCall append = {"append_event()"};
 	Durability durability;
+	Oid row_type;
 	Datum result;
 
 	es_begin_call(ES_CALL_APPEND_EVENT);
+	row_type = result_type(fcinfo);
 	memset(&event, 0, sizeof(event));
 	memset(event.row.nulls, true, sizeof(event.row.nulls));
 	event.row.values[EV_AGGREGATE_TYPE] =
@@ -114,7 +129,7 @@ es_append_event(PG_FUNCTION_ARGS)
 	append.list.events = &event;
 	append.list.count = 1;
 	es_append(&append, durability, true);
-	result = append_result(fcinfo, &append);
+	result = append_result(row_type, &append);
 	es_end_call(ES_CALL_APPEND_EVENT, append.to_write);
 	return result;
 }
@@ -128,9 +143,11 @@ es_append_events(PG_FUNCTION_ARGS)
 	Durability durability;
 	int64 expected;
 	bool expects;
+	Oid row_type;
 	Datum result;
 
 	es_begin_call(ES_CALL_APPEND_EVENTS);
+	row_type = result_type(fcinfo);
 	type = es_required_text(fcinfo, 0, "aggregate_type");
 	id = es_required_text(fcinfo, 1, "aggregate_id");
 	expected = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
@@ -146,7 +163,7 @@ es_append_events(PG_FUNCTION_ARGS)
 	append.list.events[0].expects = expects;
 	append.list.events[0].expected = expected;
 	es_append(&append, durability, true);
-	result = append_result(fcinfo, &append);
+	result = append_result(row_type, &append);
 	es_end_call(ES_CALL_APPEND_EVENTS, append.to_write);
 	return result;
 }
@@ -177,7 +194,8 @@ batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 
 	for (int i = 0; i < (int) lengthof(names); i++)
 		names[i] = CStringGetTextDatum(es_outcome_names[i]);
-	InitMaterializedSRF(fcinfo, 0);
+	/* the function itself may have been dropped while the append waited */
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	for (int i = 0; i < append->list.count; i++)
 	{
 		const EventRow *row = &append->list.events[i].row;

@@ -6,12 +6,14 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS event_store;
-SELECT event_store.create_store() \g /dev/null
 SELECT plan(8);
 
 DROP ROLE IF EXISTS event_store_test_owner;
 CREATE ROLE event_store_test_owner;
 GRANT USAGE ON SCHEMA event_store TO event_store_test_owner;
+-- in one transaction, since a worker that is at work would be in the way
+BEGIN;
+SELECT event_store.create_store() \g /dev/null
 DO $$
 DECLARE
     t record;
@@ -27,6 +29,7 @@ BEGIN
     END LOOP;
 END
 $$;
+COMMIT;
 CREATE TABLE seen (at_once name, deferred name);
 GRANT INSERT ON seen TO PUBLIC;
 CREATE FUNCTION note_user() RETURNS trigger LANGUAGE plpgsql AS $$

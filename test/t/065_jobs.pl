@@ -173,7 +173,7 @@ sql(q{
 sql(q{DO $$ BEGIN FOR i IN 1 .. 1050 LOOP PERFORM count(*) FROM event_store.next_events('consumed', 1); COMMIT; END LOOP; END $$});
 ok(poll(q{SELECT state = 'backing_off' FROM event_store.worker_jobs WHERE job = 'prune positions'}), 'deleting positions fails');
 is(job('prune positions'), 'backing_off|1|no space here', 'and says why');
-append_ten('T', 'unpruned', 'staged');
+append_ten('T', 'positions', 'staged');
 ok(flush_all($node, 'shop'), 'the drain goes on');
 is(sql(q{SELECT count(*) FROM event_store.next_events('consumed')}), '50', 'and so do consumers');
 sql('DROP TRIGGER full_disk ON event_store.subscription_positions');

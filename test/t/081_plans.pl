@@ -133,6 +133,10 @@ my @calls = (
 	[ staging_state => 'staging_state()', 30 ],
 	[ worker_state => 'worker_state()', 30 ],
 	[ worker_jobs_state => 'worker_jobs_state()', 30 ],
+	[ reducer_state => 'reducer_state()', 30 ],
+	[ drain_wait => 'drain_wait()', 30 ],
+	[ dead_letter_state => 'dead_letter_state()' ],
+	[ prune_dead_letter_history => q{prune_dead_letter_history('1 day')}, 60 ],
 	[ feed_state => 'feed_state()', 30 ]);
 
 my %called = map { $_->[0] => 1 } @calls;
