@@ -405,12 +405,6 @@ BEGIN
                 || pg_catalog.concat_ws(': ', statement, SQLERRM, NULLIF(complaint, ''));
         END;
     END LOOP;
-    INSERT INTO event_store.store_state SELECT WHERE NOT EXISTS (SELECT FROM event_store.store_state);
-    -- one that was dropped while something was staged: a crash would lose that unnoticed
-    IF FOUND AND pg_catalog.has_table_privilege('event_store.staging_marker', 'SELECT') THEN
-        UPDATE event_store.store_state SET staging_epoch = m.epoch, staging_dirty = true
-          FROM event_store.staging_marker m;
-    END IF;
 
     -- The guard outlives the extension, so it is PL/pgSQL and nobody's member.
     -- The apply worker of logical replication replays what its publisher did.
@@ -498,7 +492,7 @@ BEGIN
         (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
           WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass));
 
-    -- it is there now, and knows from here on which log it is
+    -- it is there now, gets its row of store_state and knows from here on which log it is
     PERFORM event_store.announce_store();
 
     IF NOT event_store.is_available() THEN

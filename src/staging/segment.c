@@ -166,6 +166,55 @@ marker_carries(int64 epoch, bool set)
 	return found;
 }
 
+/* The epoch that the marker carries; 0 = there is none. */
+static int64
+marker_epoch(void)
+{
+	Oid marker = get_relname_relid("staging_marker", es_store()->schema);
+	Relation table = table_open(marker, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan =
+		systable_beginscan(table, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple tuple;
+	int64 epoch = 0;
+
+	(void) es_store();
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool isnull;
+
+		epoch = DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(table),
+										   &isnull));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(table, AccessShareLock);
+	return epoch;
+}
+
+/*
+ * Who makes or repairs the store may be another than the owner of its tables, and
+ * what that one attached to them does not run as him.  A row that was lost while
+ * something was staged comes back with what the marker tells, so that a crash after
+ * that loses nothing unnoticed.
+ */
+void
+es_make_store_state(void)
+{
+	static KeptPlan plan =
+		{"INSERT INTO event_store.store_state (staging_epoch, staging_dirty)"
+		 " SELECT GREATEST($1, 1), $1 OPERATOR(pg_catalog.>) 0"
+		 " WHERE NOT EXISTS (SELECT FROM event_store.store_state)",
+		 1,
+		 {INT8OID}};
+	OwnerScope scope;
+	Datum epoch = Int64GetDatum(marker_epoch());
+
+	es_begin(&scope);
+	es_execute(&plan, &epoch, NULL, false, SPI_OK_INSERT);
+	es_end(&scope);
+}
+
 /* Reads what store_state says; returns whether it is dirty. */
 static bool
 read_store_state(StagingOpening *opening)

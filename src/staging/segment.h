@@ -5,6 +5,8 @@
 #ifndef ES_SEGMENT_H
 #define ES_SEGMENT_H
 
+/* Puts the row of store_state there that a store must have. */
+extern void es_make_store_state(void);
 /*
  * Finds out what is staged, and opens staging if somebody wants that or it may not
  * be empty: tells a clean restart from a loss (a new epoch), marks store_state

@@ -6,7 +6,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS event_store;
-SELECT plan(8);
+SELECT plan(9);
 
 DROP ROLE IF EXISTS event_store_test_owner;
 CREATE ROLE event_store_test_owner;
@@ -79,6 +79,14 @@ ALTER POLICY attached ON event_store.domain_events USING (public.leave());
 SELECT throws_ok($$SELECT * FROM event_store.read_events()$$, '42501', NULL, 'and leaves nothing to run later');
 DROP POLICY attached ON event_store.domain_events;
 ALTER TABLE event_store.domain_events DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+
+-- nor does a trigger run as who repairs the store
+TRUNCATE seen;
+CREATE TRIGGER at_once AFTER INSERT ON event_store.store_state
+    FOR EACH STATEMENT EXECUTE FUNCTION note_user();
+SELECT event_store.create_store() \g /dev/null
+SELECT is((SELECT array_agg(DISTINCT at_once) FROM seen), '{event_store_test_owner}', 'create_store() runs it as the owner');
+DROP TRIGGER at_once ON event_store.store_state;
 SELECT * FROM finish();
 DROP FUNCTION look(), leave();
 DROP TRIGGER at_once ON event_store.domain_events;
