@@ -89,7 +89,13 @@ sub append_all
 		$count{$durability}++;
 		$from = $to + 1;
 	}
+	my $last = pop @script;
 	$sql->('TRUNCATE result;', @script);
+	# a round that is under way, or asked for, would take the last one as well
+	$node->poll_query_until('receipt',
+		q{SELECT drain_state IN ('idle', 'stopped') FROM event_store.staging_status})
+	  or die 'the drain goes on';
+	$sql->($last);
 	note "$count{durable} durable and $count{staged} staged chunks";
 	return;
 }
