@@ -135,6 +135,8 @@ es_enter_process(const int *grace_ms)
 	pqsignal(SIGTERM, handle_sigterm);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
+	/* a SIGHUP of the time when this process ignored it, as the server starts it */
+	ProcessConfigFile(PGC_SIGHUP);
 }
 
 void
