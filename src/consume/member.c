@@ -20,6 +20,7 @@
 #include "access/sdir.h"
 #include "access/skey.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -73,6 +74,8 @@ read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
 	value = heap_getattr(tuple, SP_LAST_ERROR, desc, &isnull);
 	if (!isnull)
 		state->last_error = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	state->own =
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
 
 bool

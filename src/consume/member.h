@@ -20,6 +20,7 @@ typedef struct MemberState
 	int64 attempt_position;
 	TimestampTz retry_at; /* 0 = at once */
 	Datum last_error;	  /* a text; 0 = none */
+	bool own; /* of this transaction, which may yet be rolled back */
 } MemberState;
 
 /*

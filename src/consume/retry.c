@@ -48,6 +48,16 @@ es_advance_partition(const Subscription *subscription, Datum partition,
 	es_set_aside(subscription->name, partition, &row, (Datum) 0);
 }
 
+void
+es_settle_retried(const Subscription *subscription, Datum partition, bool alone,
+				  int64 up_to, int64 served)
+{
+	if (alone)
+		es_settle_alone(subscription->name, partition, up_to, served);
+	else
+		es_advance_partition(subscription, partition, up_to, served);
+}
+
 /*
  * Marks behind the position are forgotten.  A partition whose first event lies behind it
  * waits from the first one there on.

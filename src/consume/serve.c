@@ -1,0 +1,277 @@
+/*
+ * serve.c
+ *		Giving a consumer the events that come next, in whichever way he consumes.
+ *
+ * A call takes a member whose lock is free, without waiting for anybody, beginning
+ * behind the one that was served last, so that none starves.  It reads the member's
+ * newest position with the latest snapshot, since the lock was granted by then, and
+ * the log from there up to the safe position, one bounded stretch of it.  What is
+ * not for this member is passed over: in shared memory where nothing was found, and
+ * with the position where something was.
+ *
+ * A partition that was set aside (parked.c) is retried by its member, alone in a
+ * batch, when that is due; retried batches and new ones take turns.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/condition_variable.h"
+#include "storage/lockdefs.h"
+#include "utils/timestamp.h"
+
+#include "consume/consume.h"
+#include "consume/member.h"
+#include "consume/parked.h"
+#include "consume/progress.h"
+#include "consume/retry.h"
+#include "consume/serve.h"
+#include "consume/stretch.h"
+#include "consume/subscription.h"
+#include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "ground/lock.h"
+#include "ground/position.h"
+#include "ground/shmem.h"
+#include "ground/wait.h"
+#include "read/feed.h"
+
+/* A statement that waits keeps its snapshot, so it does not wait longer, in ms. */
+#define MAX_TIMEOUT_MS 5000
+
+/* ---------- a member ---------- */
+
+/* What comes next in the log. */
+static Served
+serve_new(Turn *turn)
+{
+	Serving *call = turn->call;
+	Stretch stretch = {.subscription = &call->subscription,
+					   .member = turn->member,
+					   .max_count = turn->shown ? turn->max_count : 1};
+	int64 reached;
+
+	if (turn->served >= call->safe)
+		return SERVED_NOTHING;
+	if (turn->shown)
+		call->kind->read(turn, &stretch, NULL);
+	reached = es_read_stretch(&stretch, turn->served, call->safe);
+	if (!turn->shown)
+		return stretch.count > 0 ? SERVED_HIDDEN : SERVED_NOTHING;
+	if (stretch.count == 0)
+	{
+		/* of a state that may yet be rolled back nothing is remembered */
+		if (!turn->state.own)
+			es_note_progress(es_progress_key(call->hash, turn->member),
+							 turn->state.number, reached);
+		return reached < call->safe ? SERVED_PASSED : SERVED_NOTHING;
+	}
+	es_consume_durably();
+	call->kind->give_new(turn, &stretch, reached);
+	call->count += stretch.count;
+	return SERVED_EVENTS;
+}
+
+/*
+ * One partition that was set aside, from its first event on as far as the member
+ * has come, or one event that was parked alone.  A partition of which nothing is left
+ * is released.
+ */
+static Served
+serve_due(Turn *turn, const DueRetry *due)
+{
+	Serving *call = turn->call;
+	Stretch stretch = {.subscription = &call->subscription,
+					   .member = -1,
+					   .partition = due->partition,
+					   .alone = due->alone,
+					   .max_count = due->alone ? 1 : turn->max_count};
+
+	call->kind->read(turn, &stretch, due);
+	es_read_stretches(&stretch, due->position - 1,
+					  due->alone ? due->position : turn->served);
+	es_consume_durably();
+	if (stretch.count > 0)
+	{
+		call->kind->give_due(turn, &stretch, due);
+		call->count += stretch.count;
+		return SERVED_EVENTS;
+	}
+	es_settle_retried(&call->subscription, due->partition, due->alone,
+					  due->alone ? due->position : turn->served, turn->served);
+	call->wrote = true;
+	return SERVED_NOTHING;
+}
+
+static Served
+serve_retried(Turn *turn)
+{
+	const Subscription *subscription = &turn->call->subscription;
+	DueRetry due;
+
+	while (subscription->sets_aside &&
+		   es_find_due(subscription, turn->member, turn->served, &due))
+	{
+		if (!turn->shown)
+			return SERVED_HIDDEN;
+		if (serve_due(turn, &due) == SERVED_EVENTS)
+			return SERVED_EVENTS;
+	}
+	return SERVED_NOTHING;
+}
+
+/* Batches that are retried and new ones take turns; a call that goes on has new ones. */
+static Served
+serve_locked(Serving *call, int member, bool again)
+{
+	Turn turn = {.call = call, .member = member, .shown = true};
+	Served served = SERVED_NOTHING;
+
+	turn.progress = es_read_progress(es_progress_key(call->hash, member));
+	turn.state = es_newest_member(call->name, member);
+	turn.served = turn.state.position;
+	turn.max_count = call->max_count;
+	if (turn.progress.number == turn.state.number)
+		turn.served = Max(turn.served, turn.progress.position);
+	if (!call->kind->begin(&turn) || turn.max_count <= 0 ||
+		turn.state.stopped || turn.state.retry_at > GetCurrentTimestamp())
+		return SERVED_NOTHING;
+	if (!turn.progress.retried && !again)
+		served = serve_retried(&turn);
+	if (served != SERVED_EVENTS)
+		served = serve_new(&turn);
+	if (served != SERVED_EVENTS && turn.progress.retried && !again)
+	{
+		Served retried = serve_retried(&turn);
+
+		if (retried != SERVED_NOTHING)
+			served = retried;
+	}
+	return served;
+}
+
+static Served
+serve_member(Serving *call, int member, bool again)
+{
+	Served served;
+
+	if (!es_try_lock_member(call->hash, member))
+		return SERVED_NOTHING;
+	served = serve_locked(call, member, again);
+	if (served == SERVED_EVENTS)
+		es_note_served(call->hash, member);
+	else if (!call->wrote)
+		es_unlock_member(call->hash, member);
+	return served;
+}
+
+/* ---------- a subscription ---------- */
+
+/* Serves one member, the one that it has to be, or any. */
+static Served
+serve_some_member(Serving *call)
+{
+	int members = call->subscription.members;
+	int last = es_last_served(call->hash);
+	int only = call->kind->only(call);
+	bool hidden = false;
+	bool passed = false;
+
+	if (call->subscription.paused || only == ES_NO_MEMBER)
+		return SERVED_NOTHING;
+	if (only >= 0)
+		return serve_member(call, only, true);
+	for (int i = 1; i <= members; i++)
+	{
+		Served served = serve_member(call, (last + i) % members, false);
+
+		if (served == SERVED_EVENTS)
+			return served;
+		hidden = hidden || served == SERVED_HIDDEN;
+		passed = passed || served == SERVED_PASSED;
+	}
+	return passed ? SERVED_PASSED : hidden ? SERVED_HIDDEN : SERVED_NOTHING;
+}
+
+/* One try; whoever moves, resizes or drops the subscription holds off new ones. */
+static Served
+serve(Serving *call)
+{
+	Served served;
+	OwnerScope scope;
+
+	if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock))
+		return SERVED_NOTHING;
+	call->safe = es_feed_position();
+	es_begin(&scope);
+	es_read_subscription(call->name, &call->subscription);
+	served = serve_some_member(call);
+	es_end(&scope);
+	if (served != SERVED_EVENTS && !call->wrote)
+		es_unlock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock);
+	return served;
+}
+
+Served
+es_serve_within(Serving *call, int64 timeout)
+{
+	static uint32 wait_event;
+	ConditionVariable *ended = &es_positions(es_my_database())->ended;
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	Served served;
+
+	if (timeout == 0)
+		return serve(call);
+	es_begin_wait_on(ended);
+	for (;;)
+	{
+		long left;
+
+		CHECK_FOR_INTERRUPTS();
+		served = serve(call);
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+		if (served == SERVED_EVENTS || left <= 0)
+			break;
+		if (served != SERVED_PASSED)
+			es_wait_on(ended, left, es_wait_event(&wait_event, "EventStoreFeed"));
+	}
+	es_end_wait();
+	return served;
+}
+
+/* ---------- arguments ---------- */
+
+void
+es_check_in_from(FunctionCallInfo fcinfo, const char *function)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		!(result->allowedModes & SFRM_Materialize_Preferred))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s() stands in FROM only", function),
+				 errhint("Write SELECT * FROM event_store.%s(...).", function)));
+}
+
+int64
+es_serve_timeout(FunctionCallInfo fcinfo, int argno, const char *function)
+{
+	int64 timeout = 0;
+
+	if (!PG_ARGISNULL(argno))
+		es_check_timeout(PG_GETARG_INTERVAL_P(argno), "timeout", &timeout);
+	if (timeout > MAX_TIMEOUT_MS)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("timeout must not be longer than %d seconds",
+							   MAX_TIMEOUT_MS / 1000)));
+	if (timeout > 0 && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s() does not wait at this isolation level", function),
+				 errhint("What it waited for would not be in the snapshot; leave timeout out.")));
+	return timeout;
+}
