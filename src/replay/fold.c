@@ -278,10 +278,12 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 	error_context_stack = &callback;
 	caller = MemoryContextSwitchTo(fold->per_event);
 
+	fold->applied = true;
 	if (OidIsValid(fold->reducer.function))
 		fold_by_function(fold, values, nulls);
 	else if (fold->reducer.rules != NULL)
-		es_rules_apply(fold->reducer.rules, fold->state, values, nulls);
+		fold->applied =
+			es_rules_apply(fold->reducer.rules, fold->state, values, nulls);
 	else if (!nulls[EV_PAYLOAD])
 		es_merge_apply(fold->state, DatumGetJsonbP(values[EV_PAYLOAD]));
 	fold->sequence = sequence;
