@@ -17,7 +17,7 @@ MODULE_big = event_store
 
 # by floors, the lowest first: ARCHITECTURE.md
 OBJS = \
-	src/ground/event.o src/ground/settings.o src/ground/arguments.o src/ground/uuid7.o src/ground/iso_time.o src/ground/pair_table.o src/ground/shmem.o src/ground/wait.o src/ground/worker_slot.o src/ground/head_cache.o src/ground/metrics.o src/ground/shape.o src/ground/planning.o src/ground/catalog.o src/ground/lock.o src/ground/transaction.o src/ground/due_snapshot.o src/ground/log_identity.o src/ground/position.o src/ground/upgrade.o \
+	src/ground/event.o src/ground/settings.o src/ground/arguments.o src/ground/uuid7.o src/ground/iso_time.o src/ground/pair_table.o src/ground/shmem.o src/ground/wait.o src/ground/worker_slot.o src/ground/head_cache.o src/ground/metrics.o src/ground/shape.o src/ground/planning.o src/ground/attached.o src/ground/catalog.o src/ground/lock.o src/ground/transaction.o src/ground/due_snapshot.o src/ground/log_identity.o src/ground/position.o src/ground/upgrade.o \
 	src/log/outside_write.o src/log/log.o src/log/view_table.o \
 	src/staging/staging_state.o src/staging/drain_state.o src/staging/own_rows.o src/staging/staged_row.o src/staging/staged_scan.o src/staging/head.o src/staging/staged_view.o src/staging/staging.o src/staging/segment.o src/staging/drain_set.o src/staging/dead_letter.o src/staging/drain_round.o src/staging/drain_piece.o src/staging/drain_left.o src/staging/drain.o src/staging/flush.o \
 	src/replay/state.o src/replay/merge.o src/replay/path.o src/replay/json_value.o src/replay/event_path.o src/replay/condition.o src/replay/operation.o src/replay/rules.o src/replay/reducer.o src/replay/fold.o src/replay/snapshot.o src/replay/replay.o src/replay/rebuild.o \
