@@ -17,7 +17,7 @@
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
-#include "staging/segment.h"
+#include "staging/opening.h"
 
 PG_FUNCTION_INFO_V1(es_announce_store);
 

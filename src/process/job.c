@@ -36,6 +36,7 @@
 #include "replay/snapshot.h"
 #include "staging/drain.h"
 #include "staging/drain_state.h"
+#include "staging/opening.h"
 #include "staging/segment.h"
 #include "staging/staging_state.h"
 #include "write/settle.h"
