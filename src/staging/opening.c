@@ -82,9 +82,9 @@ marker_epoch(void)
 	return epoch;
 }
 
-/* Reads the marker: does it carry this epoch?  With "set", makes it so. */
-static bool
-marker_carries(int64 epoch, bool set)
+/* Makes the marker carry an epoch, and no other. */
+static void
+set_marker(int64 epoch)
 {
 	Oid marker = get_relname_relid("staging_marker", es_store()->schema);
 	Relation table = table_open(marker, RowExclusiveLock);
@@ -92,30 +92,17 @@ marker_carries(int64 epoch, bool set)
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	SysScanDesc scan =
 		systable_beginscan(table, InvalidOid, false, snapshot, 0, NULL);
+	Datum value = Int64GetDatum(epoch);
+	bool isnull = false;
 	HeapTuple tuple;
-	bool found = false;
 
 	(void) es_store();
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool isnull;
-
-		if (DatumGetInt64(heap_getattr(tuple, 1, desc, &isnull)) == epoch)
-			found = true;
-		else if (set)
-			simple_heap_delete(table, &tuple->t_self);
-	}
+		simple_heap_delete(table, &tuple->t_self);
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
-	if (set && !found)
-	{
-		Datum value = Int64GetDatum(epoch);
-		bool isnull = false;
-
-		simple_heap_insert(table, heap_form_tuple(desc, &value, &isnull));
-	}
+	simple_heap_insert(table, heap_form_tuple(desc, &value, &isnull));
 	table_close(table, NoLock);
-	return found;
 }
 
 /*
@@ -169,7 +156,7 @@ settle_epoch(StagingOpening *opening, bool was_dirty)
 		 {INT8OID}};
 	Datum epoch;
 
-	if (was_dirty && !marker_carries(opening->epoch, false))
+	if (was_dirty && marker_epoch() != opening->epoch)
 	{
 		opening->epoch++;
 		ereport(WARNING,
@@ -182,7 +169,8 @@ settle_epoch(StagingOpening *opening, bool was_dirty)
 							   : timestamptz_to_str(opening->last_drain_at),
 						   opening->epoch, get_database_name(MyDatabaseId))));
 	}
-	(void) marker_carries(opening->epoch, true);
+	if (marker_epoch() != opening->epoch)
+		set_marker(opening->epoch);
 	epoch = Int64GetDatum(opening->epoch);
 	es_execute(&dirty, &epoch, NULL, false, SPI_OK_UPDATE);
 }
