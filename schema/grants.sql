@@ -23,7 +23,7 @@ BEGIN ATOMIC
     ('reader',
      ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids',
            'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
-           'replay_aggregate', 'replay_aggregates', 'fold_events',
+           'replay_aggregate', 'replay_aggregates', 'fold_events', 'view_keys',
            'read_events', 'safe_position', 'position_at', 'wait_for_events'],
      ARRAY['domain_events', 'domain_views']),
     ('consumer',

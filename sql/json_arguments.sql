@@ -32,6 +32,8 @@ INSERT INTO calls (call, value) VALUES
     ($$put_views('json', ARRAY['j'], %s)$$, '{"{\"a\": 1}"}'),
     ($$set_reducer_rules('Ruled', %s)$$, '{"events": {}}'),
     ($$set_reducer_rules('Ruled', rules => %s, reducer_version => NULL)$$, '{"events": {}}'),
+    ($$view_keys(NULL, %s)$$, '{"each": "$.payload.tags"}'),
+    ($$view_keys(NULL, key => %s)$$, '{"each": "$.payload.tags"}'),
     ($$save_snapshot('Json', 'j', 1, %s)$$, '{"a": 1}'),
     ($$save_snapshot('Json', 'j', 1, state => %s)$$, '{"a": 1}'),
     ($$record_result('json', 'm-1', %s)$$, '{"a": 1}'),

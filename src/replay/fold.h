@@ -5,6 +5,7 @@
 #ifndef ES_FOLD_H
 #define ES_FOLD_H
 
+#include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
@@ -59,6 +60,12 @@ extern void es_fold_start(Fold *fold, Datum state, int64 sequence);
  * live during the call.
  */
 extern bool es_fold_event(Fold *fold, Datum *values, bool *nulls);
+/*
+ * Takes an event apart that a caller gives; 22004 where it lacks what every event
+ * has.
+ */
+extern void es_take_event(HeapTupleHeader event, TupleDesc desc, Datum *values,
+						  bool *nulls);
 /* So many columns of an event, from the first, must be there. */
 extern int es_fold_columns(const Fold *fold);
 /* The state after the last event, in the current memory context; 0 = NULL. */

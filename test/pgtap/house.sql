@@ -90,6 +90,7 @@ SELECT is(array_agg(t.typname), NULL, 'every type has a COMMENT')
 CREATE TEMPORARY TABLE uncounted (name text, why text);
 INSERT INTO uncounted VALUES
     ('fold_events', 'an aggregate: what gives it events counts'),
+    ('view_keys', 'reads no data'),
     ('safe_position', 'reads a number'),
     ('wait_for_events', 'waits'),
     ('is_available', 'reads no data'),

@@ -62,6 +62,7 @@ my @calls = (
 	[ replay_aggregates => q{replay_aggregates('Order', ARRAY['a-17', 'a-18', 'a-19'], as_of_position => 10000000)}, 130 ],
 	[ replay_aggregates => q{replay_aggregates('Order', ARRAY['a-17', 'a-18'], as_of_sequence => 10)}, 200 ],
 	[ replay_aggregates => q{replay_aggregates('Rare', as_of_position => 400000)}, 200, 'log' ],
+	[ view_keys => q{view_keys(NULL, NULL)}, 5 ],
 	[ fold_events => "(SELECT event_store.fold_events(e ORDER BY e.sequence) FROM event_store.load_events($order) e)", 200 ],
 	[ read_events => q{read_events(100000, 100)}, 150 ],
 	[ read_events => q{read_events(100000, 100, backward => true)}, 150 ],
