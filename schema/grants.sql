@@ -38,7 +38,7 @@ BEGIN ATOMIC
            'set_reducer', 'set_reducer_rules', 'take_snapshot',
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
-           'move_subscription', 'retry_parked_events', 'discard_parked_events'],
+           'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'store_state', 'processed_messages',
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events']),
     ('owner',

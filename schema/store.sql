@@ -251,7 +251,9 @@ DECLARE
             max_attempts int NOT NULL,
             partition_by text COLLATE "C" NOT NULL,
             paused boolean NOT NULL DEFAULT false,
-            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            -- where the members stood before a resize, from member 0 on: see resize.c
+            old_positions bigint[]
         )$$,
         -- the newest row of a member holds: see member.c
         $$CREATE TABLE event_store.subscription_positions (

@@ -49,6 +49,13 @@ $$Moves all members of a paused subscription: they go on behind after_position, 
 Errors: 22004, 22001; 22023 also when after_position was never given; 25006 on a standby; 42704 when there is none of that name; 55000 also when it is not paused; 55P03.
 Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('moved')), p AS MATERIALIZED (SELECT event_store.pause_subscription('moved') FROM c) SELECT event_store.move_subscription('moved', 0) FROM p;$$;
 
+CREATE FUNCTION event_store.resize_subscription(subscription_name text, members int) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resize_subscription';
+COMMENT ON FUNCTION event_store.resize_subscription(text, int) IS
+$$Divides a subscription among another number of members, 1 to 1000. Nothing is lost, repeated or overtaken within its partition. Waits for transactions that have events of it, and holds off new ones meanwhile (lock_timeout counts). The new members begin where the last of the old ones stood, and pass over what the others had been given.
+Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 55000 also while a member has stopped; 55006 until all members have passed where the first one stood at the resize before, and in a transaction that has events of it; 55P03.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('resized')) SELECT event_store.resize_subscription('resized', 4) FROM c;$$;
+
 CREATE FUNCTION event_store.next_events(subscription_name text, max_count int DEFAULT 100, timeout interval DEFAULT '0')
     RETURNS SETOF event_store.event
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_next_events';

@@ -23,7 +23,6 @@
 #include "consume/member.h"
 #include "consume/parked.h"
 #include "consume/partition.h"
-#include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
@@ -45,7 +44,8 @@ typedef struct Failure
 	Datum partition;
 	int member;
 	MemberState state;
-	int64 served; /* how far the member has come */
+	int64 passed; /* how far the member has come */
+	int64 served; /* how far the partition was given to anybody */
 } Failure;
 
 /* ---------- what failed ---------- */
@@ -261,7 +261,7 @@ fail_behind(Failure *f, const ParkedRow *row)
 	else if (target > f->served)
 		es_mark_event(f->subscription.name, target);
 	es_advance_partition(&f->subscription, f->partition, target, f->served);
-	store(f, f->served);
+	store(f, f->passed);
 	return f->action == ES_FAIL_SKIP ? "skipped" : "parked";
 }
 
@@ -314,7 +314,6 @@ fail_elsewhere(Failure *f)
 static const char *
 fail_event(Failure *f)
 {
-	Progress progress;
 	const Fetch *batch;
 
 	es_read_subscription(f->subscription.name, &f->subscription);
@@ -323,10 +322,9 @@ fail_event(Failure *f)
 	/* a row may have come while we waited */
 	f->subscription.sets_aside = true;
 	f->state = es_newest_member(f->subscription.name, f->member);
-	progress = es_read_progress(es_progress_key(f->subscription.hash, f->member));
-	f->served = f->state.position;
-	if (progress.number == f->state.number)
-		f->served = Max(f->served, progress.position);
+	f->passed = es_member_passed(f->subscription.hash, f->member, &f->state);
+	f->served = es_partition_served(&f->subscription,
+									DatumGetTextPP(f->partition), f->passed);
 	batch = find_batch(f);
 	return batch != NULL ? fail_here(f, batch) : fail_elsewhere(f);
 }

@@ -87,13 +87,27 @@ give(Turn *turn, const Stretch *stretch, Fetch *fetch)
 	es_note_fetch(fetch);
 }
 
+/* The state behind a batch.  Attempts count until their event has been given. */
+static MemberState
+following(const MemberState *before, int64 position)
+{
+	MemberState state = {.number = before->number, .position = position};
+
+	if (before->attempt_position > position)
+	{
+		state.attempts = before->attempts;
+		state.attempt_position = before->attempt_position;
+		state.last_error = before->last_error;
+	}
+	return state;
+}
+
 static void
 give_new(Turn *turn, const Stretch *stretch, int64 reached)
 {
 	Fetch fetch = {.before = turn->state};
 
-	turn->state =
-		(MemberState){.number = turn->state.number, .position = reached};
+	turn->state = following(&turn->state, reached);
 	give(turn, stretch, &fetch);
 }
 
@@ -108,7 +122,8 @@ give_due(Turn *turn, const Stretch *stretch, const DueRetry *due)
 				   .attempts = due->attempts};
 
 	es_settle_retried(&turn->call->subscription, due->partition, due->alone,
-					  stretch->positions[stretch->count - 1], turn->served);
+					  stretch->positions[stretch->count - 1],
+					  es_served_of(turn, due));
 	/* what waited there was passed over, which the row has told until now */
 	turn->state.position = turn->served;
 	give(turn, stretch, &fetch);

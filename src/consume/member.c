@@ -33,6 +33,7 @@
 #include "utils/timestamp.h"
 
 #include "consume/member.h"
+#include "consume/progress.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
 
@@ -117,6 +118,16 @@ es_newest_member(Datum name, int member)
 		elog(ERROR, "member %d of subscription %s has no position", member,
 			 TextDatumGetCString(name));
 	return state;
+}
+
+int64
+es_member_passed(uint64 subscription, int member, const MemberState *state)
+{
+	Progress progress = es_read_progress(es_progress_key(subscription, member));
+
+	return progress.number == state->number
+			   ? Max(state->position, progress.position)
+			   : state->position;
 }
 
 void

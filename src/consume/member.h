@@ -31,6 +31,9 @@ extern bool es_read_member(Datum name, int member, Snapshot snapshot,
 						   MemberState *state);
 /* The newest state of all; the lock is held.  In the current memory context. */
 extern MemberState es_newest_member(Datum name, int member);
+/* How far it has come: its position, and beyond it over what is not for it. */
+extern int64 es_member_passed(uint64 subscription, int member,
+							  const MemberState *state);
 /*
  * Stores a state as the newest one, with the number that follows.  The member's lock
  * is held.  In an owner's scope.

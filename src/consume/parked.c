@@ -220,7 +220,7 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 }
 
 bool
-es_find_due(const Subscription *subscription, int member, int64 served,
+es_find_due(const Subscription *subscription, int member, int64 passed,
 			DueRetry *due)
 {
 	static KeptPlan plan = {"SELECT p.partition_key, p.global_position,"
@@ -245,7 +245,9 @@ es_find_due(const Subscription *subscription, int member, int64 served,
 		due->position = DatumGetInt64(value_of(i, 2));
 		due->alone = DatumGetBool(value_of(i, 3));
 		due->attempts = DatumGetInt32(value_of(i, 4));
-		if (due->position <= served &&
+		if (due->position <= es_partition_served(subscription,
+												 DatumGetTextPP(due->partition),
+												 passed) &&
 			es_partition_member(DatumGetTextPP(due->partition),
 								subscription->members) == member)
 			return true;

@@ -64,7 +64,7 @@ typedef struct DueRetry
  * none.
  */
 extern bool es_find_due(const Subscription *subscription, int member,
-						int64 served, DueRetry *due);
+						int64 passed, DueRetry *due);
 /* All that is set aside of a subscription is forgotten. */
 extern void es_drop_parked(Datum name);
 

@@ -15,7 +15,6 @@
 #include "consume/member.h"
 #include "consume/parked.h"
 #include "consume/partition.h"
-#include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
@@ -199,33 +198,31 @@ keep_history(Datum name, Datum partition, const int64 *bounds, int64 events,
 }
 
 /*
- * Passes over a partition from its first event as far as its member has come; a first one
+ * Passes over a partition from its first event as far as it was served; a first one
  * that is still ahead is marked.  Returns how many events that are.
  */
 static int64
 discard_partition(const Subscription *s, Datum partition, int64 *bounds)
 {
 	int member = es_partition_member(DatumGetTextPP(partition), s->members);
-	Progress progress = es_read_progress(es_progress_key(s->hash, member));
 	MemberState state = es_newest_member(s->name, member);
+	int64 passed = es_member_passed(s->hash, member, &state);
+	int64 served = es_partition_served(s, DatumGetTextPP(partition), passed);
 	Stretch events = {.subscription = s,
 					  .member = -1,
 					  .partition = partition,
 					  .max_count = PG_INT64_MAX};
 	ParkedRow row;
-	int64 served = state.position;
 
-	if (progress.number == state.number)
-		served = Max(served, progress.position);
 	if (!es_find_parked(s->name, partition, &row))
 		return discard_alone(s->name, partition, served);
 	es_read_stretches(&events, row.position - 1, Max(served, row.position));
 	es_release_partition(s->name, partition);
 	if (row.position > served)
 		es_mark_event(s->name, row.position);
-	if (served > state.position)
+	if (passed > state.position)
 	{
-		state.position = served;
+		state.position = passed;
 		es_store_member(s->name, member, &state);
 	}
 	bounds[0] = row.position;

@@ -75,9 +75,16 @@ serve_new(Turn *turn)
 	return SERVED_EVENTS;
 }
 
+int64
+es_served_of(const Turn *turn, const DueRetry *due)
+{
+	return es_partition_served(&turn->call->subscription,
+							   DatumGetTextPP(due->partition), turn->served);
+}
+
 /*
- * One partition that was set aside, from its first event on as far as the member
- * has come, or one event that was parked alone.  A partition of which nothing is left
+ * One partition that was set aside, from its first event on as far as it was
+ * served, or one event that was parked alone.  A partition of which nothing is left
  * is released.
  */
 static Served
@@ -89,10 +96,11 @@ serve_due(Turn *turn, const DueRetry *due)
 					   .partition = due->partition,
 					   .alone = due->alone,
 					   .max_count = due->alone ? 1 : turn->max_count};
+	int64 served = es_served_of(turn, due);
 
 	call->kind->read(turn, &stretch, due);
 	es_read_stretches(&stretch, due->position - 1,
-					  due->alone ? due->position : turn->served);
+					  due->alone ? due->position : served);
 	es_consume_durably();
 	if (stretch.count > 0)
 	{
@@ -101,7 +109,7 @@ serve_due(Turn *turn, const DueRetry *due)
 		return SERVED_EVENTS;
 	}
 	es_settle_retried(&call->subscription, due->partition, due->alone,
-					  due->alone ? due->position : turn->served, turn->served);
+					  due->alone ? due->position : served, served);
 	call->wrote = true;
 	return SERVED_NOTHING;
 }

@@ -76,6 +76,8 @@ extern void es_check_in_from(FunctionCallInfo fcinfo, const char *function);
 /* The timeout of a call that waits with a snapshot, in ms. */
 extern int64 es_serve_timeout(FunctionCallInfo fcinfo, int argno,
 							  const char *function);
+/* How far the partition of what is due was given to anybody. */
+extern int64 es_served_of(const Turn *turn, const DueRetry *due);
 /* Tries until there are events, or the time is over. */
 extern Served es_serve_within(Serving *call, int64 timeout);
 

@@ -35,7 +35,7 @@ is_wanted(const Stretch *stretch, TupleTableSlot *slot)
 	text *partition;
 
 	if (!s->sets_aside && stretch->partition == 0 &&
-		(stretch->member < 0 || s->members == 1))
+		(stretch->member < 0 || s->members == 1) && stretch->last > s->old_highest)
 		return true;
 	slot_getallattrs(slot);
 	partition =
@@ -43,8 +43,13 @@ is_wanted(const Stretch *stretch, TupleTableSlot *slot)
 	if (stretch->member >= 0 &&
 		es_partition_member(partition, s->members) != stretch->member)
 		return false;
-	if (stretch->partition != 0 &&
-		!es_same_text(PointerGetDatum(partition), stretch->partition))
+	if (stretch->partition != 0)
+	{
+		if (!es_same_text(PointerGetDatum(partition), stretch->partition))
+			return false;
+	}
+	/* what its member before a resize had come to is settled, or set aside */
+	else if (stretch->last <= es_partition_served(s, partition, 0))
 		return false;
 	return !s->sets_aside || stretch->alone ||
 		   es_find_aside(s->name, PointerGetDatum(partition), stretch->last,

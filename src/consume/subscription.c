@@ -60,7 +60,7 @@ column(int number, bool *isnull)
 
 	if (*isnull)
 		return (Datum) 0;
-	if (type == TEXTOID || type == TEXTARRAYOID)
+	if (type == TEXTOID || type == TEXTARRAYOID || type == INT8ARRAYOID)
 		return PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
 	return value;
 }
@@ -77,19 +77,46 @@ read_types(int number, Datum **types, int *count)
 						  TYPALIGN_INT, types, NULL, count);
 }
 
+/* Where the members of before a resize stood, who had counted from 0. */
+static void
+read_old_positions(int number, Subscription *subscription)
+{
+	bool isnull;
+	Datum array = column(number, &isnull);
+	Datum *positions;
+
+	subscription->old_members = 0;
+	subscription->old_highest = 0;
+	if (isnull)
+		return;
+	deconstruct_array(DatumGetArrayTypeP(array), INT8OID, sizeof(int64),
+					  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &positions, NULL,
+					  &subscription->old_members);
+	subscription->old_positions =
+		palloc(subscription->old_members * sizeof(int64));
+	for (int i = 0; i < subscription->old_members; i++)
+	{
+		subscription->old_positions[i] = DatumGetInt64(positions[i]);
+		subscription->old_highest =
+			Max(subscription->old_highest, subscription->old_positions[i]);
+	}
+}
+
 void
 es_read_subscription(Datum name, Subscription *subscription)
 {
-	static KeptPlan plan = {"SELECT s.aggregate_types, s.event_types, s.members,"
-							" s.paused, s.partition_by, s.on_failure, s.max_attempts,"
-							" EXISTS (SELECT FROM event_store.parked_events p"
-							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1)"
-							" OR EXISTS (SELECT FROM event_store.subscription_marks m"
-							" WHERE m.subscription_name OPERATOR(pg_catalog.=) $1)"
-							" FROM event_store.subscriptions s"
-							" WHERE s.subscription_name OPERATOR(pg_catalog.=) $1",
-							1,
-							{TEXTOID}};
+	static KeptPlan plan =
+		{"SELECT s.aggregate_types, s.event_types, s.members,"
+		 " s.paused, s.partition_by, s.on_failure, s.max_attempts,"
+		 " EXISTS (SELECT FROM event_store.parked_events p"
+		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1)"
+		 " OR EXISTS (SELECT FROM event_store.subscription_marks m"
+		 " WHERE m.subscription_name OPERATOR(pg_catalog.=) $1),"
+		 " s.old_positions"
+		 " FROM event_store.subscriptions s"
+		 " WHERE s.subscription_name OPERATOR(pg_catalog.=) $1",
+		 1,
+		 {TEXTOID}};
 	uint64 found;
 	bool isnull;
 
@@ -111,6 +138,18 @@ es_read_subscription(Datum name, Subscription *subscription)
 		es_failure_action(DatumGetTextPP(column(6, &isnull)), "on_failure", false);
 	subscription->max_attempts = DatumGetInt32(column(7, &isnull));
 	subscription->sets_aside = DatumGetBool(column(8, &isnull));
+	read_old_positions(9, subscription);
+}
+
+int64
+es_partition_served(const Subscription *subscription, const text *partition,
+					int64 passed)
+{
+	if (passed >= subscription->old_highest)
+		return passed;
+	return Max(passed,
+			   subscription->old_positions
+				   [es_partition_member(partition, subscription->old_members)]);
 }
 
 static bool

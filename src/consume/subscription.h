@@ -17,6 +17,8 @@ typedef enum FailureAction
 	ES_FAIL_STOP
 } FailureAction;
 
+#define ES_MAX_MEMBERS 1000
+
 typedef struct Subscription
 {
 	Datum name; /* a text */
@@ -31,6 +33,10 @@ typedef struct Subscription
 	int max_attempts;
 	bool sets_aside; /* something is set aside */
 	Partitioning partitioning;
+	/* where the members stood before a resize; 0 of them: nobody asks any more */
+	int old_members;
+	int64 *old_positions;
+	int64 old_highest;
 } Subscription;
 
 /* The action of a word; 22023 for another one. */
@@ -43,6 +49,12 @@ extern uint64 es_subscription_hash(Datum name);
  * there is none.
  */
 extern void es_read_subscription(Datum name, Subscription *subscription);
+/*
+ * How far the events of a partition were given to anybody, where its member has passed
+ * a position: so far, or as far as its member before a resize had come.
+ */
+extern int64 es_partition_served(const Subscription *subscription,
+								 const text *partition, int64 passed);
 /* Whether events of these types are for it. */
 extern bool es_subscribes(const Subscription *subscription,
 						  Datum aggregate_type, Datum event_type);

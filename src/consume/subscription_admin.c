@@ -3,8 +3,8 @@
  *		Subscriptions made and changed.
  *
  * Whoever is given events holds the subscription's lock in share mode to the end of
- * his transaction; what must not happen under him, a move and a drop, takes it
- * exclusively, and waits for open fetches while new ones are held off.  To pause, resume and
+ * his transaction; what must not happen under him, a move and a drop (and a resize:
+ * resize.c), takes it exclusively, and waits for open fetches while new ones are held off.  To pause, resume and
  * alter is to change the row: open fetches go on with what they have read.
  */
 #include "postgres.h"
@@ -30,8 +30,6 @@
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "read/feed.h"
-
-#define MAX_MEMBERS 1000
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_alter_subscription);
@@ -64,19 +62,6 @@ types_argument(FunctionCallInfo fcinfo, int argno, const char *name, char *null)
 		es_check_name(types[i], false, psprintf("%s[%d]", name, i + 1), NULL,
 					  true);
 	return PG_GETARG_DATUM(argno);
-}
-
-static int
-number_argument(FunctionCallInfo fcinfo, int argno, const char *name, int least,
-				int most)
-{
-	if (PG_ARGISNULL(argno))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("%s must not be null", name)));
-	if (PG_GETARG_INT32(argno) < least || PG_GETARG_INT32(argno) > most)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must be from %d to %d", name, least, most)));
-	return PG_GETARG_INT32(argno);
 }
 
 static Datum
@@ -172,13 +157,14 @@ create_arguments(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 												 &nulls[SUB_AGGREGATE_TYPES]);
 	values[SUB_EVENT_TYPES] =
 		types_argument(fcinfo, 2, "event_types", &nulls[SUB_EVENT_TYPES]);
-	values[SUB_MEMBERS] =
-		Int32GetDatum(number_argument(fcinfo, 3, "members", 1, MAX_MEMBERS));
+	values[SUB_MEMBERS] = Int32GetDatum(es_bounded_argument(fcinfo, 3, "members",
+															1, ES_MAX_MEMBERS));
 	values[SUB_START_AFTER] = PG_ARGISNULL(4) ? 0 : PG_GETARG_DATUM(4);
 	nulls[SUB_START_AFTER] = PG_ARGISNULL(4) ? 'n' : ' ';
 	values[SUB_ON_FAILURE] = on_failure_argument(fcinfo, 5);
 	values[SUB_MAX_ATTEMPTS] =
-		Int32GetDatum(number_argument(fcinfo, 6, "max_attempts", 0, PG_INT32_MAX));
+		Int32GetDatum(es_bounded_argument(fcinfo, 6, "max_attempts", 0,
+										  PG_INT32_MAX));
 	partition_by = es_required_text(fcinfo, 7, "partition_by");
 	es_read_partitioning(partition_by, &partitioning);
 	values[SUB_PARTITION_BY] = PointerGetDatum(partition_by);
@@ -277,8 +263,8 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	}
 	if (!PG_ARGISNULL(4))
 	{
-		values[4] = Int32GetDatum(number_argument(fcinfo, 4, "max_attempts", 0,
-												  PG_INT32_MAX));
+		values[4] = Int32GetDatum(es_bounded_argument(fcinfo, 4, "max_attempts",
+													  0, PG_INT32_MAX));
 		nulls[4] = ' ';
 	}
 	es_begin_consuming("alter_subscription()");
@@ -304,6 +290,10 @@ set_paused(FunctionCallInfo fcinfo, const char *function, bool paused)
 
 	es_begin_consuming(function);
 	es_consume_durably();
+	/* before the row, as whoever moves, resizes and drops it has them */
+	if (!paused)
+		es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(values[0]),
+					 ShareLock);
 	es_begin(&scope);
 	es_read_subscription(values[0], &subscription);
 	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
@@ -324,7 +314,6 @@ restart_members(Datum name)
 	Subscription subscription;
 	OwnerScope scope;
 
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ShareLock);
 	es_begin(&scope);
 	es_read_subscription(name, &subscription);
 	for (int m = 0; m < subscription.members; m++)
@@ -357,6 +346,11 @@ es_resume_subscription(PG_FUNCTION_ARGS)
 Datum
 es_move_subscription(PG_FUNCTION_ARGS)
 {
+	static KeptPlan forget = {"UPDATE event_store.subscriptions SET old_positions = NULL"
+							  " WHERE subscription_name OPERATOR(pg_catalog.=) $1"
+							  " AND old_positions IS NOT NULL",
+							  1,
+							  {TEXTOID}};
 	Datum name = name_argument(fcinfo);
 	Subscription subscription;
 	int64 position;
@@ -386,6 +380,10 @@ es_move_subscription(PG_FUNCTION_ARGS)
 		state.position = position;
 		es_store_member(name, m, &state);
 	}
+	/* a resize had its members before it at other places */
+	es_execute(&forget, &name, NULL, false, SPI_OK_UPDATE);
+	subscription.old_members = 0;
+	subscription.old_highest = 0;
 	/* events that were settled on are to come again */
 	subscription.sets_aside = true;
 	es_move_parked(&subscription, position);

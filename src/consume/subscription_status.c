@@ -112,9 +112,7 @@ put_member(ReturnSetInfo *result, Datum name, bool paused, int member,
 
 	if (!es_read_member(name, member, GetActiveSnapshot(), &state))
 		return;
-	passed = state.position;
-	if (progress.number == state.number)
-		passed = Max(passed, progress.position);
+	passed = es_member_passed(es_subscription_hash(name), member, &state);
 	values[ST_SUBSCRIPTION_NAME] = name;
 	values[ST_MEMBER] = Int32GetDatum(member);
 	values[ST_POSITION] = Int64GetDatum(passed);

@@ -103,6 +103,7 @@ INSERT INTO uncounted VALUES
     ('pause_subscription', 'rare'),
     ('resume_subscription', 'rare'),
     ('move_subscription', 'rare'),
+    ('resize_subscription', 'rare'),
     ('set_reducer', 'rare'),
     ('set_reducer_rules', 'rare'),
     ('rebuild_view', 'has its own progress, rebuild_status'),

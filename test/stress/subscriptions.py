@@ -2,7 +2,7 @@
 """Subscriptions against a model: subscriptions.py [--sequences N] [--length N] [--seed N]
 
 Random sequences of what a consumer can do (fetch, commit, roll back, to a savepoint as well,
-fail in the same transaction and in another one, die, retry, discard, stop and resume) on
+fail in the same transaction and in another one, die, retry, discard, stop and resume, resize) on
 small logs of two partitions.  After each step and at the end of each sequence must hold:
 
 - an event has its effect once (a primary key sees to that here);
@@ -175,6 +175,19 @@ class Run:
         self.rollback()
         self.ask(f"SELECT event_store.pause_subscription('{self.name}'), event_store.resume_subscription('{self.name}')")
 
+    def resize(self, members):
+        self.rollback()
+        try:
+            self.ask(f"SELECT event_store.resize_subscription('{self.name}', {members})")
+        except psycopg2.errors.ObjectNotInPrerequisiteState:
+            if not self.ask(f"SELECT 1 FROM event_store.subscription_status WHERE subscription_name = '{self.name}' AND state = 'stopped'"):
+                raise Violation('resize is refused, and no member has stopped')
+        except psycopg2.errors.ObjectInUse:
+            behind = self.ask(f"SELECT 1 FROM event_store.subscription_status t JOIN event_store.subscriptions s USING (subscription_name) "
+                              f"WHERE subscription_name = '{self.name}' AND t.position < (SELECT max(o) FROM unnest(s.old_positions) o)")
+            if not behind:
+                raise Violation('resize is refused, and the last one is over')
+
     # ---------- a sequence
 
     def step(self, rnd):
@@ -212,6 +225,9 @@ class Run:
     def take_resume(self):
         self.resume()
 
+    def take_resize(self, members):
+        self.resize(members)
+
     def finish(self):
         """A good consumer gets all the rest."""
         self.rollback()
@@ -224,7 +240,7 @@ class Run:
             else:
                 quiet += 1
             self.commit()
-            if quiet == 4:
+            if quiet == 6:
                 break
         missing = [e for e in range(len(self.log)) if e not in self.done | self.given_up]
         left = self.ask(f"SELECT partition_key, global_position - {self.first}, state FROM event_store.parked_events "
@@ -235,6 +251,7 @@ class Run:
 
 STEPS = ([('fetch', 1), ('fetch', 2), ('fetch', 9), ('fetch', 9), ('commit',), ('commit',), ('rollback',), ('back', 9), ('die',),
           ('retry',), ('resume',), ('discard', 'A'), ('discard', 'B')] +
+         [('resize', n) for n in (1, 2, 3)] * 2 +
          [('here', n, a) for n in (0, 1, 2) for a in ('retry', 'park', 'park_event', 'skip', 'stop')] +
          [('elsewhere', e, a) for e in (0, 1, 2, 3) for a in ('retry', 'park', 'park_event', 'skip')])
 

@@ -110,6 +110,7 @@ my @calls = (
 	[ pause_subscription => q{pause_subscription('all')}, 60 ],
 	[ resume_subscription => q{resume_subscription('paused')}, 60 ],
 	[ move_subscription => q{move_subscription('paused', 100)}, 80 ],
+	[ resize_subscription => q{resize_subscription('paused', 3)}, 120 ],
 	[ next_events => q{next_events('all', 100)}, 250 ],
 	[ next_events => q{next_events('all', 100, '0')}, 250 ],
 	[ fail_events => q{fail_events('all', 17, 'test')}, 250 ],
