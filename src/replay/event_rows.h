@@ -1,6 +1,13 @@
 /*
  * event_rows.h
  *		The rows of a view that an event belongs to.
+ *
+ * Whoever keeps a view reads its key and its rules once (es_row_key_parse,
+ * es_rules_parse with key->has_item).  For each event, in order, it asks for the rows
+ * here; begins a state for each that it has not begun yet, with the row's data or NULL
+ * (es_state_begin); and folds the event in (es_rules_apply_to_row with the row's item).
+ * Of a state without a value (es_state_result gives NULL) the row is deleted, or not
+ * made.
  */
 #ifndef ES_EVENT_ROWS_H
 #define ES_EVENT_ROWS_H
@@ -33,8 +40,9 @@ typedef struct RowKeyAccess
 	text *(*get_sticky)(int place, Datum aggregate_type, Datum aggregate_id,
 						void *arg);
 	/*
-	 * Keeps it from this event on.  Called only where it differs from what is kept,
-	 * at most once for a place and an event.
+	 * Keeps it from this event on; the value lives as the rows do.  Called only where
+	 * it differs from what is kept, at most once for a place and an event, whether or
+	 * not an operation applies to a row.
 	 */
 	void (*set_sticky)(int place, Datum aggregate_type, Datum aggregate_id,
 					   text *value, void *arg);

@@ -80,9 +80,8 @@ count_digits(const char *string, int size)
 	return count;
 }
 
-/* A plain decimal number: no exponent, white space or words. */
-static bool
-is_decimal(const char *string, int size)
+bool
+es_is_decimal(const char *string, int size)
 {
 	int digits;
 
@@ -98,14 +97,6 @@ is_decimal(const char *string, int size)
 	size -= digits;
 	return size > 1 && string[0] == '.' &&
 		   count_digits(string + 1, size - 1) == size - 1;
-}
-
-bool
-es_is_number(const JsonbValue *value)
-{
-	return value->type == jbvNumeric ||
-		   (value->type == jbvString &&
-			is_decimal(value->val.string.val, value->val.string.len));
 }
 
 Numeric

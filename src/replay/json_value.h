@@ -22,8 +22,18 @@ extern void es_set_string(JsonbValue *value, char *string);
  */
 extern bool es_make_string(JsonbValue *value);
 
+/* A plain decimal number: no exponent, white space or words. */
+extern bool es_is_decimal(const char *string, int size);
+
 /* Whether it is a JSON number or a decimal string. */
-extern bool es_is_number(const JsonbValue *value);
+static inline bool
+es_is_number(const JsonbValue *value)
+{
+	return value->type == jbvNumeric ||
+		   (value->type == jbvString &&
+			es_is_decimal(value->val.string.val, value->val.string.len));
+}
+
 /* The number that such a value is. */
 extern Numeric es_number_of(const JsonbValue *value);
 

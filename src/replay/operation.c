@@ -125,7 +125,7 @@ source_value(RuleEvent *event, const RuleSource *source, JsonbValue *value)
 static void
 take_key(Change *change, JsonbValue *name)
 {
-	if (!es_make_string(name))
+	if (name->type != jbvString && !es_make_string(name))
 		refuse_value(change, "key", "a string, number or boolean");
 	change->has_key = true;
 	change->key.is_index = false;

@@ -702,10 +702,10 @@ apply_list(const EventRules *list, State *state, RuleEvent *event, bool absent)
 	for (int i = 0; i < list->count; i++)
 	{
 		const RuleOperation *operation = &list->operations[i];
-		bool counts = !absent || (operation->kind != OP_UNSET &&
-								  operation->kind != OP_REMOVE);
 
-		if (es_operation_apply(operation, state, event) && counts)
+		if (es_operation_apply(operation, state, event) &&
+			(!absent ||
+			 (operation->kind != OP_UNSET && operation->kind != OP_REMOVE)))
 			applied = true;
 	}
 	return applied;
