@@ -266,6 +266,17 @@ DECLARE
             attempt_position bigint NOT NULL DEFAULT 0,
             retry_at timestamptz,
             last_error text,
+            lease bigint,
+            consumer text COLLATE "C",
+            lease_first bigint,
+            lease_last bigint,
+            lease_events int,
+            lease_partition text COLLATE "C",
+            lease_alone boolean,
+            lease_since timestamptz,
+            lease_until timestamptz,
+            batch_limit int,
+            limit_until bigint,
             CONSTRAINT subscription_positions_pkey PRIMARY KEY (subscription_name, member, number)
         )$$,
         -- one row a partition, and one an event of state 'event': see parked.c
@@ -281,6 +292,7 @@ DECLARE
             error_code text,
             error_message text,
             parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            batch_limit int,
             CONSTRAINT parked_events_pkey PRIMARY KEY (subscription_name, partition_key, global_position)
         )$$,
         -- events that are passed over before their member gets there
@@ -375,6 +387,9 @@ BEGIN
     CREATE SEQUENCE IF NOT EXISTS event_store.global_position_seq AS bigint;
     -- its value says for which log positions were last reserved
     CREATE SEQUENCE IF NOT EXISTS event_store.log_identity AS bigint;
+    -- the same of leases
+    CREATE SEQUENCE IF NOT EXISTS event_store.fencing_number_seq AS bigint;
+    CREATE SEQUENCE IF NOT EXISTS event_store.fencing_identity AS bigint;
 
     FOREACH statement IN ARRAY tables LOOP
         IF pg_catalog.to_regclass(pg_catalog.substring(statement, 'event_store\.\w+')) IS NULL THEN
@@ -460,6 +475,8 @@ BEGIN
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
     COMMENT ON SEQUENCE event_store.log_identity IS
 'A hash of the timeline, system, database and table that global positions were last reserved for. Where these differ, as after a failover or in a restored dump, positions jump.';
+    COMMENT ON SEQUENCE event_store.fencing_identity IS
+'The same of fencing numbers, which every lease has one of.';
     COMMENT ON TABLE event_store.domain_views IS
 'The durable read models: the last value of every (view_name, view_key). Staged values are only seen by load_view and load_views.';
     COMMENT ON TABLE event_store.snapshots IS
@@ -479,9 +496,9 @@ BEGIN
     COMMENT ON TABLE event_store.subscriptions IS
 'What each subscription is. Made and changed by create_subscription and its like.';
     COMMENT ON TABLE event_store.subscription_positions IS
-'Where the members of subscriptions stand: of each the row with the highest number. Older rows are of no use.';
+'Where the members of subscriptions stand, and the lease of each: the row with the highest number. Older rows are of no use.';
     COMMENT ON TABLE event_store.parked_events IS
-'What is set aside of subscriptions: a row a partition, from its first event that is not settled on (retrying or parked; its later events wait behind it), and a row an event that is parked alone (event).';
+'What is set aside of subscriptions: a row a partition, from its first event that is not settled on (retrying or parked; its later events wait behind it), and a row an event that is parked alone (event). error_code is known where the server itself saw the failure (VS007: a lease expired); a consumer gives a text alone.';
     COMMENT ON TABLE event_store.subscription_marks IS
 'Events that members of subscriptions pass over when they get there.';
     COMMENT ON TABLE event_store.discarded_events IS

@@ -87,27 +87,12 @@ give(Turn *turn, const Stretch *stretch, Fetch *fetch)
 	es_note_fetch(fetch);
 }
 
-/* The state behind a batch.  Attempts count until their event has been given. */
-static MemberState
-following(const MemberState *before, int64 position)
-{
-	MemberState state = {.number = before->number, .position = position};
-
-	if (before->attempt_position > position)
-	{
-		state.attempts = before->attempts;
-		state.attempt_position = before->attempt_position;
-		state.last_error = before->last_error;
-	}
-	return state;
-}
-
 static void
 give_new(Turn *turn, const Stretch *stretch, int64 reached)
 {
 	Fetch fetch = {.before = turn->state};
 
-	turn->state = following(&turn->state, reached);
+	es_move_member(&turn->state, reached);
 	give(turn, stretch, &fetch);
 }
 

@@ -51,30 +51,67 @@ enum
 	SP_ATTEMPTS,
 	SP_ATTEMPT_POSITION,
 	SP_RETRY_AT,
-	SP_LAST_ERROR
+	SP_LAST_ERROR,
+	SP_LEASE,
+	SP_CONSUMER,
+	SP_LEASE_FIRST,
+	SP_LEASE_LAST,
+	SP_LEASE_EVENTS,
+	SP_LEASE_PARTITION,
+	SP_LEASE_ALONE,
+	SP_LEASE_SINCE,
+	SP_LEASE_UNTIL,
+	SP_BATCH_LIMIT,
+	SP_LIMIT_UNTIL
 };
+
+#define SP_COLUMNS SP_LIMIT_UNTIL
+
+/* A column, 0 for NULL; a text is copied. */
+static Datum
+column(HeapTuple tuple, TupleDesc desc, int number)
+{
+	bool isnull;
+	Datum value = heap_getattr(tuple, number, desc, &isnull);
+
+	if (isnull)
+		return (Datum) 0;
+	return TupleDescAttr(desc, number - 1)->atttypid == TEXTOID
+			   ? PointerGetDatum(PG_DETOAST_DATUM_COPY(value))
+			   : value;
+}
+
+static void
+read_lease(HeapTuple tuple, TupleDesc desc, Lease *lease)
+{
+	lease->number = DatumGetInt64(column(tuple, desc, SP_LEASE));
+	if (lease->number == 0)
+		return;
+	lease->consumer = column(tuple, desc, SP_CONSUMER);
+	lease->first = DatumGetInt64(column(tuple, desc, SP_LEASE_FIRST));
+	lease->last = DatumGetInt64(column(tuple, desc, SP_LEASE_LAST));
+	lease->events = DatumGetInt32(column(tuple, desc, SP_LEASE_EVENTS));
+	lease->partition = column(tuple, desc, SP_LEASE_PARTITION);
+	lease->alone = DatumGetBool(column(tuple, desc, SP_LEASE_ALONE));
+	lease->since = DatumGetTimestampTz(column(tuple, desc, SP_LEASE_SINCE));
+	lease->until = DatumGetTimestampTz(column(tuple, desc, SP_LEASE_UNTIL));
+}
 
 static void
 read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
 {
-	bool isnull;
-	Datum value;
-
 	memset(state, 0, sizeof(*state));
-	state->number = DatumGetInt64(heap_getattr(tuple, SP_NUMBER, desc, &isnull));
-	state->position =
-		DatumGetInt64(heap_getattr(tuple, SP_POSITION, desc, &isnull));
-	state->stopped = DatumGetBool(heap_getattr(tuple, SP_STOPPED, desc, &isnull));
-	state->attempts =
-		DatumGetInt32(heap_getattr(tuple, SP_ATTEMPTS, desc, &isnull));
+	state->number = DatumGetInt64(column(tuple, desc, SP_NUMBER));
+	state->position = DatumGetInt64(column(tuple, desc, SP_POSITION));
+	state->stopped = DatumGetBool(column(tuple, desc, SP_STOPPED));
+	state->attempts = DatumGetInt32(column(tuple, desc, SP_ATTEMPTS));
 	state->attempt_position =
-		DatumGetInt64(heap_getattr(tuple, SP_ATTEMPT_POSITION, desc, &isnull));
-	value = heap_getattr(tuple, SP_RETRY_AT, desc, &isnull);
-	if (!isnull)
-		state->retry_at = DatumGetTimestampTz(value);
-	value = heap_getattr(tuple, SP_LAST_ERROR, desc, &isnull);
-	if (!isnull)
-		state->last_error = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+		DatumGetInt64(column(tuple, desc, SP_ATTEMPT_POSITION));
+	state->retry_at = DatumGetTimestampTz(column(tuple, desc, SP_RETRY_AT));
+	state->last_error = column(tuple, desc, SP_LAST_ERROR);
+	read_lease(tuple, desc, &state->lease);
+	state->batch_limit = DatumGetInt32(column(tuple, desc, SP_BATCH_LIMIT));
+	state->limit_until = DatumGetInt64(column(tuple, desc, SP_LIMIT_UNTIL));
 	state->own =
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
@@ -131,35 +168,75 @@ es_member_passed(uint64 subscription, int member, const MemberState *state)
 }
 
 void
+es_move_member(MemberState *state, int64 position)
+{
+	state->position = position;
+	if (state->attempt_position <= position)
+	{
+		state->attempts = 0;
+		state->attempt_position = 0;
+		state->retry_at = 0;
+		state->last_error = (Datum) 0;
+	}
+	if (state->limit_until <= position)
+	{
+		state->batch_limit = 0;
+		state->limit_until = 0;
+	}
+}
+
+void
 es_store_member(Datum name, int member, MemberState *state)
 {
-	static KeptPlan plan = {"INSERT INTO event_store.subscription_positions"
-							" (subscription_name, member, number, position, stopped, attempts,"
-							" attempt_position, retry_at, last_error)"
-							" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-							9,
-							{TEXTOID, INT4OID, INT8OID, INT8OID, BOOLOID,
-							 INT4OID, INT8OID, TIMESTAMPTZOID, TEXTOID}};
-	Datum values[9] = {name,
-					   Int32GetDatum(member),
-					   Int64GetDatum(++state->number),
-					   Int64GetDatum(state->position),
-					   BoolGetDatum(state->stopped),
-					   Int32GetDatum(state->attempts),
-					   Int64GetDatum(state->attempt_position),
-					   TimestampTzGetDatum(state->retry_at),
-					   state->last_error};
-	char nulls[9] = {' ',
-					 ' ',
-					 ' ',
-					 ' ',
-					 ' ',
-					 ' ',
-					 ' ',
-					 state->retry_at == 0 ? 'n' : ' ',
-					 state->last_error == 0 ? 'n' : ' '};
+	static KeptPlan plan =
+		{"INSERT INTO event_store.subscription_positions"
+		 " (subscription_name, member, number, position, stopped, attempts,"
+		 " attempt_position, retry_at, last_error, lease, consumer, lease_first,"
+		 " lease_last, lease_events, lease_partition, lease_alone, lease_since,"
+		 " lease_until, batch_limit, limit_until)"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
+		 " $16, $17, $18, $19, $20)",
+		 SP_COLUMNS,
+		 {TEXTOID, INT4OID,		   INT8OID,		   INT8OID, BOOLOID,
+		  INT4OID, INT8OID,		   TIMESTAMPTZOID, TEXTOID, INT8OID,
+		  TEXTOID, INT8OID,		   INT8OID,		   INT4OID, TEXTOID,
+		  BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID}};
+	const Lease *lease = &state->lease;
+	Datum values[SP_COLUMNS] = {name,
+								Int32GetDatum(member),
+								Int64GetDatum(++state->number),
+								Int64GetDatum(state->position),
+								BoolGetDatum(state->stopped),
+								Int32GetDatum(state->attempts),
+								Int64GetDatum(state->attempt_position),
+								TimestampTzGetDatum(state->retry_at),
+								state->last_error,
+								Int64GetDatum(lease->number),
+								lease->consumer,
+								Int64GetDatum(lease->first),
+								Int64GetDatum(lease->last),
+								Int32GetDatum(lease->events),
+								lease->partition,
+								BoolGetDatum(lease->alone),
+								TimestampTzGetDatum(lease->since),
+								TimestampTzGetDatum(lease->until),
+								Int32GetDatum(state->batch_limit),
+								Int64GetDatum(state->limit_until)};
+	char nulls[SP_COLUMNS];
 
+	memset(nulls, ' ', sizeof(nulls));
+	if (state->retry_at == 0)
+		nulls[SP_RETRY_AT - 1] = 'n';
+	if (state->last_error == 0)
+		nulls[SP_LAST_ERROR - 1] = 'n';
+	if (lease->number == 0)
+		memset(&nulls[SP_LEASE - 1], 'n', SP_LEASE_UNTIL - SP_LEASE + 1);
+	if (lease->partition == 0)
+		nulls[SP_LEASE_PARTITION - 1] = 'n';
+	if (state->batch_limit == 0)
+		memset(&nulls[SP_BATCH_LIMIT - 1], 'n', 2);
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	state->own = true;
 }
 
 static uint64

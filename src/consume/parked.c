@@ -106,20 +106,24 @@ es_retry_at(int attempts)
 }
 
 void
-es_set_aside(Datum name, Datum partition, const ParkedRow *row, Datum error)
+es_set_aside(Datum name, Datum partition, const ParkedRow *row,
+			 const FailureCause *cause)
 {
 	static KeptPlan plan =
 		{"WITH gone AS (DELETE FROM event_store.parked_events p" PARTITION_ROW
-		 " RETURNING p.error_message)"
+		 " RETURNING p.error_code, p.error_message, p.batch_limit)"
 		 " INSERT INTO event_store.parked_events (subscription_name, partition_key,"
-		 " global_position, event_id, state, attempts, retry_at, error_message)"
+		 " global_position, event_id, state, attempts, retry_at, error_code, error_message,"
+		 " batch_limit)"
 		 " SELECT $1, $2, $3, e.event_id, $4, $5, $6,"
-		 " COALESCE($7, (SELECT g.error_message FROM gone g))"
-		 " FROM event_store.domain_events e"
+		 " CASE WHEN $8 IS NULL THEN g.error_code ELSE $7 END,"
+		 " COALESCE($8, g.error_message), g.batch_limit"
+		 " FROM event_store.domain_events e LEFT JOIN gone g ON true"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) $3",
-		 7,
-		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID}};
-	Datum values[7] = {name,
+		 8,
+		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID,
+		  TEXTOID}};
+	Datum values[8] = {name,
 					   partition,
 					   Int64GetDatum(row->position),
 					   CStringGetTextDatum(row->retrying ? "retrying" : "parked"),
@@ -127,14 +131,16 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row, Datum error)
 					   TimestampTzGetDatum(row->attempts == 0
 											   ? GetCurrentTimestamp()
 											   : es_retry_at(row->attempts)),
-					   error};
-	char nulls[7] = {' ',
+					   cause == NULL ? 0 : cause->code,
+					   cause == NULL ? 0 : cause->message};
+	char nulls[8] = {' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 row->retrying ? ' ' : 'n',
-					 error == 0 ? 'n' : ' '};
+					 values[6] == 0 ? 'n' : ' ',
+					 values[7] == 0 ? 'n' : ' '};
 	ParkedRow there;
 
 	/* of the row at the same place its key is still there for the statement */
@@ -142,12 +148,13 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row, Datum error)
 	{
 		static KeptPlan update =
 			{"UPDATE event_store.parked_events p SET state = $4, attempts = $5,"
-			 " retry_at = $6, error_message = COALESCE($7, p.error_message),"
+			 " retry_at = $6, error_message = COALESCE($8, p.error_message),"
+			 " error_code = CASE WHEN $8 IS NULL THEN p.error_code ELSE $7 END,"
 			 " parked_at = pg_catalog.clock_timestamp()" PARTITION_ROW
 			 " AND p.global_position OPERATOR(pg_catalog.=) $3",
-			 7,
+			 8,
 			 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID,
-			  TEXTOID}};
+			  TEXTOID, TEXTOID}};
 
 		es_execute(&update, values, nulls, false, SPI_OK_UPDATE);
 	}
@@ -167,22 +174,39 @@ es_release_partition(Datum name, Datum partition)
 }
 
 void
-es_park_event(Datum name, Datum partition, int64 position, Datum error)
+es_limit_partition(Datum name, Datum partition, int limit)
+{
+	static KeptPlan plan =
+		{"UPDATE event_store.parked_events p SET batch_limit = $3" PARTITION_ROW,
+		 3,
+		 {TEXTOID, TEXTOID, INT4OID}};
+	Datum values[3] = {name, partition, Int32GetDatum(limit)};
+
+	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+}
+
+void
+es_park_event(Datum name, Datum partition, int64 position,
+			  const FailureCause *cause)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.parked_events (subscription_name, partition_key,"
-		 " global_position, event_id, state, attempts, error_message)"
-		 " SELECT $1, $2, $3, e.event_id, 'event', 1, $4"
+		 " global_position, event_id, state, attempts, error_code, error_message)"
+		 " SELECT $1, $2, $3, e.event_id, 'event', 1, $4, $5"
 		 " FROM event_store.domain_events e"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) $3"
 		 " ON CONFLICT (subscription_name, partition_key, global_position) DO UPDATE"
 		 " SET state = 'event', retry_at = NULL,"
 		 " attempts = parked_events.attempts OPERATOR(pg_catalog.+) 1,"
+		 " error_code = CASE WHEN excluded.error_message IS NULL"
+		 " THEN parked_events.error_code ELSE excluded.error_code END,"
 		 " error_message = COALESCE(excluded.error_message, parked_events.error_message)",
-		 4,
-		 {TEXTOID, TEXTOID, INT8OID, TEXTOID}};
-	Datum values[4] = {name, partition, Int64GetDatum(position), error};
-	char nulls[4] = {' ', ' ', ' ', error == 0 ? 'n' : ' '};
+		 5,
+		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID}};
+	Datum values[5] = {name, partition, Int64GetDatum(position), cause->code,
+					   cause->message};
+	char nulls[5] = {' ', ' ', ' ', cause->code == 0 ? 'n' : ' ',
+					 cause->message == 0 ? 'n' : ' '};
 
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 }
@@ -224,7 +248,8 @@ es_find_due(const Subscription *subscription, int member, int64 passed,
 			DueRetry *due)
 {
 	static KeptPlan plan = {"SELECT p.partition_key, p.global_position,"
-							" p.state OPERATOR(pg_catalog.=) 'event', p.attempts"
+							" p.state OPERATOR(pg_catalog.=) 'event', p.attempts,"
+							" COALESCE(p.batch_limit, 0)"
 							" FROM event_store.parked_events p"
 							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 							" AND p.retry_at OPERATOR(pg_catalog.<=) $2"
@@ -245,6 +270,7 @@ es_find_due(const Subscription *subscription, int member, int64 passed,
 		due->position = DatumGetInt64(value_of(i, 2));
 		due->alone = DatumGetBool(value_of(i, 3));
 		due->attempts = DatumGetInt32(value_of(i, 4));
+		due->limit = DatumGetInt32(value_of(i, 5));
 		if (due->position <= es_partition_served(subscription,
 												 DatumGetTextPP(due->partition),
 												 passed) &&

@@ -164,6 +164,17 @@ es_note_pruned(uint64 key, int64 number)
 }
 
 void
+es_note_turn(uint64 key, bool retried)
+{
+	ProgressShare *share = my_share();
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&share->mutex);
+	find_place(share, key, true, now)->progress.retried = retried;
+	SpinLockRelease(&share->mutex);
+}
+
+void
 es_begin_progress(uint64 key, bool retried)
 {
 	ProgressShare *share = my_share();

@@ -42,6 +42,8 @@ extern void es_note_pruned(uint64 key, int64 number);
 /* This process fetches; its fetch of so many events has ended. */
 extern void es_begin_progress(uint64 key, bool retried);
 extern void es_end_progress(uint64 key, int64 events, bool committed);
+/* Whether the last batch was of a partition that was set aside. */
+extern void es_note_turn(uint64 key, bool retried);
 /* The member that was served last, of a subscription. */
 extern int es_last_served(uint64 subscription);
 extern void es_note_served(uint64 subscription, int member);

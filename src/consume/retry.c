@@ -22,6 +22,7 @@
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
+#include "ground/pair_table.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_retry_parked_events);
@@ -44,7 +45,7 @@ es_advance_partition(const Subscription *subscription, Datum partition,
 		return;
 	}
 	row.position = next.positions[0];
-	es_set_aside(subscription->name, partition, &row, (Datum) 0);
+	es_set_aside(subscription->name, partition, &row, NULL);
 }
 
 void
@@ -103,7 +104,7 @@ es_move_parked(const Subscription *subscription, int64 position)
 		if (before.count == 0)
 			continue;
 		row.position = before.positions[0];
-		es_set_aside(subscription->name, partition, &row, (Datum) 0);
+		es_set_aside(subscription->name, partition, &row, NULL);
 	}
 }
 
@@ -115,7 +116,7 @@ Datum
 es_retry_parked_events(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan =
-		{"UPDATE event_store.parked_events p SET attempts = 0,"
+		{"UPDATE event_store.parked_events p SET attempts = 0, batch_limit = NULL,"
 		 " retry_at = pg_catalog.clock_timestamp(),"
 		 " state = CASE p.state WHEN 'event' THEN p.state ELSE 'retrying' END"
 		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
@@ -198,8 +199,25 @@ keep_history(Datum name, Datum partition, const int64 *bounds, int64 events,
 }
 
 /*
- * Passes over a partition from its first event as far as it was served; a first one
- * that is still ahead is marked.  Returns how many events that are.
+ * Marks the events of a partition that lie ahead of its member: it passes over them when
+ * it gets there.
+ */
+static void
+mark_ahead(const Subscription *s, const Stretch *events, int64 first, int64 served)
+{
+	if (first > served)
+		es_mark_event(s->name, first);
+	for (int64 i = 0; i < events->count; i++)
+	{
+		if (events->positions[i] > served)
+			es_mark_event(s->name, events->positions[i]);
+	}
+}
+
+/*
+ * Passes over a partition from its first event as far as it was served, or as an
+ * open batch goes.  Returns how many events that are.  The batch of a lease that is
+ * retrying it is lost with it.
  */
 static int64
 discard_partition(const Subscription *s, Datum partition, int64 *bounds)
@@ -208,23 +226,28 @@ discard_partition(const Subscription *s, Datum partition, int64 *bounds)
 	MemberState state = es_newest_member(s->name, member);
 	int64 passed = es_member_passed(s->hash, member, &state);
 	int64 served = es_partition_served(s, DatumGetTextPP(partition), passed);
+	bool voided = state.lease.partition != 0 &&
+				  es_same_text(state.lease.partition, partition);
 	Stretch events = {.subscription = s,
 					  .member = -1,
 					  .partition = partition,
 					  .max_count = PG_INT64_MAX};
 	ParkedRow row;
+	int64 last;
 
-	if (!es_find_parked(s->name, partition, &row))
-		return discard_alone(s->name, partition, served);
-	es_read_stretches(&events, row.position - 1, Max(served, row.position));
-	es_release_partition(s->name, partition);
-	if (row.position > served)
-		es_mark_event(s->name, row.position);
-	if (passed > state.position)
+	if (voided)
+		state.lease = (Lease){0};
+	last = state.lease.partition == 0 ? Max(served, state.lease.last) : served;
+	if (voided || passed > state.position)
 	{
 		state.position = passed;
 		es_store_member(s->name, member, &state);
 	}
+	if (!es_find_parked(s->name, partition, &row))
+		return discard_alone(s->name, partition, served);
+	es_read_stretches(&events, row.position - 1, Max(last, row.position));
+	es_release_partition(s->name, partition);
+	mark_ahead(s, &events, row.position, served);
 	bounds[0] = row.position;
 	bounds[1] =
 		events.count > 0 ? events.positions[events.count - 1] : row.position;

@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
+#include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/parked.h"
 #include "consume/progress.h"
@@ -44,6 +45,12 @@
 
 /* ---------- a member ---------- */
 
+static int64
+limited(int64 count, int limit)
+{
+	return limit == 0 ? count : Min(count, limit);
+}
+
 /* What comes next in the log. */
 static Served
 serve_new(Turn *turn)
@@ -51,7 +58,9 @@ serve_new(Turn *turn)
 	Serving *call = turn->call;
 	Stretch stretch = {.subscription = &call->subscription,
 					   .member = turn->member,
-					   .max_count = turn->shown ? turn->max_count : 1};
+					   .max_count = turn->shown ? limited(turn->max_count,
+														  turn->state.batch_limit)
+												: 1};
 	int64 reached;
 
 	if (turn->served >= call->safe)
@@ -95,7 +104,8 @@ serve_due(Turn *turn, const DueRetry *due)
 					   .member = -1,
 					   .partition = due->partition,
 					   .alone = due->alone,
-					   .max_count = due->alone ? 1 : turn->max_count};
+					   .max_count =
+						   due->alone ? 1 : limited(turn->max_count, due->limit)};
 	int64 served = es_served_of(turn, due);
 
 	call->kind->read(turn, &stretch, due);
@@ -133,30 +143,81 @@ serve_retried(Turn *turn)
 
 /* Batches that are retried and new ones take turns; a call that goes on has new ones. */
 static Served
+serve_turn(Turn *turn, bool again)
+{
+	Served served = SERVED_NOTHING;
+
+	if (turn->max_count <= 0 || turn->state.stopped ||
+		turn->state.retry_at > GetCurrentTimestamp())
+		return SERVED_NOTHING;
+	if (!turn->progress.retried && !again)
+		served = serve_retried(turn);
+	if (served != SERVED_EVENTS)
+		served = serve_new(turn);
+	if (served != SERVED_EVENTS && turn->progress.retried && !again)
+	{
+		Served retried = serve_retried(turn);
+
+		if (retried != SERVED_NOTHING)
+			served = retried;
+	}
+	return served;
+}
+
+/* The member's state, or what this call has already made of it. */
+static void
+begin_turn(Turn *turn)
+{
+	Serving *call = turn->call;
+
+	turn->progress = es_read_progress(es_progress_key(call->hash, turn->member));
+	if (call->before != NULL && call->before_member == turn->member)
+	{
+		turn->state = *call->before;
+		turn->state.own = true;
+		turn->changed = true;
+		call->before = NULL;
+	}
+	else
+		turn->state = es_newest_member(call->name, turn->member);
+	turn->served = turn->state.position;
+	turn->max_count = call->max_count;
+	if (turn->progress.number == turn->state.number && !turn->changed)
+		turn->served = Max(turn->served, turn->progress.position);
+}
+
+/* A lease that is over is taken off; false while it is open. */
+static bool
+end_lease(Turn *turn)
+{
+	Serving *call = turn->call;
+
+	if (turn->state.lease.number == 0)
+		return true;
+	if (es_lease_is_open(&turn->state))
+		return false;
+	es_consume_durably();
+	es_expire_lease(&call->subscription, turn->member, &turn->state);
+	call->subscription.sets_aside = true;
+	turn->state.own = true;
+	turn->changed = true;
+	turn->served = Max(turn->served, turn->state.position);
+	return true;
+}
+
+static Served
 serve_locked(Serving *call, int member, bool again)
 {
 	Turn turn = {.call = call, .member = member, .shown = true};
 	Served served = SERVED_NOTHING;
 
-	turn.progress = es_read_progress(es_progress_key(call->hash, member));
-	turn.state = es_newest_member(call->name, member);
-	turn.served = turn.state.position;
-	turn.max_count = call->max_count;
-	if (turn.progress.number == turn.state.number)
-		turn.served = Max(turn.served, turn.progress.position);
-	if (!call->kind->begin(&turn) || turn.max_count <= 0 ||
-		turn.state.stopped || turn.state.retry_at > GetCurrentTimestamp())
-		return SERVED_NOTHING;
-	if (!turn.progress.retried && !again)
-		served = serve_retried(&turn);
-	if (served != SERVED_EVENTS)
-		served = serve_new(&turn);
-	if (served != SERVED_EVENTS && turn.progress.retried && !again)
+	begin_turn(&turn);
+	if (call->kind->begin(&turn) && end_lease(&turn))
+		served = serve_turn(&turn, again);
+	if (turn.changed && served != SERVED_EVENTS)
 	{
-		Served retried = serve_retried(&turn);
-
-		if (retried != SERVED_NOTHING)
-			served = retried;
+		es_store_member(call->name, member, &turn.state);
+		call->wrote = true;
 	}
 	return served;
 }

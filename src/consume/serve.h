@@ -34,6 +34,7 @@ typedef struct Turn
 	Progress progress;
 	int64 served; /* how far the member has come */
 	int64 max_count;
+	bool changed; /* the state is to be stored in any case */
 } Turn;
 
 /* What tells one way of consuming from another. */
@@ -66,6 +67,9 @@ struct Serving
 	int64 safe;
 	int64 count; /* events it has found */
 	bool wrote;	 /* what this try has written keeps its locks */
+	/* a state of that member, to be stored with what it is given; NULL = none */
+	MemberState *before;
+	int before_member;
 };
 
 /*

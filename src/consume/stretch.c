@@ -27,9 +27,12 @@
 #include "ground/pair_table.h"
 #include "replay/fold.h"
 
-/* Whether an event is of a partition that is wanted, and not set aside. */
+/*
+ * Whether an event is of a partition that is wanted, and not set aside; sets the
+ * partition if that was asked for.
+ */
 static bool
-is_wanted(const Stretch *stretch, TupleTableSlot *slot)
+is_wanted(const Stretch *stretch, TupleTableSlot *slot, text **found)
 {
 	const Subscription *s = stretch->subscription;
 	text *partition;
@@ -40,6 +43,7 @@ is_wanted(const Stretch *stretch, TupleTableSlot *slot)
 	slot_getallattrs(slot);
 	partition =
 		es_partition_of(&s->partitioning, slot->tts_values, slot->tts_isnull);
+	*found = partition;
 	if (stretch->member >= 0 &&
 		es_partition_member(partition, s->members) != stretch->member)
 		return false;
@@ -77,6 +81,7 @@ take_event(TupleTableSlot *slot, void *arg)
 	Stretch *stretch = arg;
 	const Datum *values = slot->tts_values;
 	MemoryContext caller;
+	text *partition = NULL;
 	bool wanted;
 
 	slot_getsomeattrs(slot, EV_EVENT_TYPE + 1);
@@ -85,7 +90,9 @@ take_event(TupleTableSlot *slot, void *arg)
 	caller = MemoryContextSwitchTo(stretch->context);
 	wanted = es_subscribes(stretch->subscription, values[EV_AGGREGATE_TYPE],
 						   values[EV_EVENT_TYPE]) &&
-			 is_wanted(stretch, slot);
+			 is_wanted(stretch, slot, &partition);
+	if (wanted && stretch->put != NULL)
+		stretch->put(stretch, slot, partition);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(stretch->context);
 	if (!wanted)

@@ -329,7 +329,11 @@ restart_members(Datum name)
 			es_unlock_member(subscription.hash, m);
 			continue;
 		}
-		state = (MemberState){.number = state.number, .position = state.position};
+		state.stopped = false;
+		state.attempts = 0;
+		state.attempt_position = 0;
+		state.retry_at = 0;
+		state.last_error = (Datum) 0;
 		es_store_member(name, m, &state);
 	}
 	es_end(&scope);
@@ -378,6 +382,9 @@ es_move_subscription(PG_FUNCTION_ARGS)
 		es_lock_member(subscription.hash, m);
 		state = es_newest_member(name, m);
 		state.position = position;
+		state.lease = (Lease){0};
+		state.batch_limit = 0;
+		state.limit_until = 0;
 		es_store_member(name, m, &state);
 	}
 	/* a resize had its members before it at other places */

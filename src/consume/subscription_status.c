@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/partition.h"
 #include "consume/progress.h"
@@ -72,7 +73,11 @@ state_of(bool paused, const MemberState *state, const Progress *progress)
 		return "stopped";
 	if (progress->pid != 0)
 		return "fetching";
-	return progress->aborted > 0 || state->attempts > 0 ? "retrying" : "idle";
+	if (es_lease_is_open(state))
+		return "leased";
+	return state->lease.number != 0 || progress->aborted > 0 || state->attempts > 0
+			   ? "retrying"
+			   : "idle";
 }
 
 /* How much is set aside of a member's partitions. */
@@ -120,12 +125,16 @@ put_member(ReturnSetInfo *result, Datum name, bool paused, int member,
 	values[ST_LAG_EVENTS] = Int64GetDatum(Max(safe - passed, 0));
 	set_age(passed, safe, &values[ST_LAG], &nulls[ST_LAG]);
 	values[ST_STATE] = CStringGetTextDatum(state_of(paused, &state, &progress));
-	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = true;
+	values[ST_CONSUMER] = state.lease.consumer;
+	values[ST_LEASE_UNTIL] = TimestampTzGetDatum(state.lease.until);
+	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = state.lease.number == 0;
 	values[ST_LAST_ERROR] = state.last_error;
 	nulls[ST_LAST_ERROR] = state.last_error == 0;
 	values[ST_PID] = Int32GetDatum(progress.pid);
-	values[ST_SINCE] = TimestampTzGetDatum(progress.since);
-	nulls[ST_PID] = nulls[ST_SINCE] = progress.pid == 0;
+	nulls[ST_PID] = progress.pid == 0;
+	values[ST_SINCE] = TimestampTzGetDatum(progress.pid != 0 ? progress.since
+															 : state.lease.since);
+	nulls[ST_SINCE] = progress.pid == 0 && state.lease.number == 0;
 	values[ST_ATTEMPTS] = Int32GetDatum(Max(progress.aborted, state.attempts));
 	values[ST_PARKED] = Int64GetDatum(count_parked(name, member, members));
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);

@@ -208,6 +208,8 @@ find_parts(Store *s)
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
 	s->log_identity = relation_named(s->schema, "log_identity", -1);
+	s->fencing_numbers = relation_named(s->schema, "fencing_number_seq", -1);
+	s->fencing_identity = relation_named(s->schema, "fencing_identity", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->store_state = relation_named(s->schema, "store_state", -1);
 	s->processed_messages = relation_named(s->schema, "processed_messages", -1);

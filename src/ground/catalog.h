@@ -49,6 +49,8 @@ typedef struct Store
 	Oid written[ES_WRITTEN_TABLES]; /* all tables that calls write to */
 	Oid positions;					/* the sequence of global positions */
 	Oid log_identity;				/* the sequence that says whose they are */
+	Oid fencing_numbers;			/* the same of fencing numbers */
+	Oid fencing_identity;
 	Oid dead_letters;
 	Oid store_state;
 	Oid processed_messages;

@@ -18,7 +18,7 @@
  *	 5. the drain lock, held to commit by whoever moves rows; others only
  *		touch it in share mode for a moment, to wait where the deadlock
  *		detector sees it
- *	 6. the positions lock, released at once
+ *	 6. the positions lock, or that of fencing numbers, released at once
  *
  * The lock table of the server is small, and shared with everybody.  Calls that
  * lock many pairs therefore share a budget, counted in shared memory; one that

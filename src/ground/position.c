@@ -160,9 +160,6 @@ in_flight(int proc_number)
 	return (InFlight *) in_flight_part.memory + proc_number;
 }
 
-/* How far positions jump where another log may have given some. */
-#define POSITION_JUMP (INT64CONST(1) << 32)
-
 /* Positions reserved at once; each block costs one flush of the WAL. */
 #define POSITION_BLOCK 8192
 
@@ -231,18 +228,6 @@ advance_sequence(Oid sequence, int64 last)
 	XLogFlush(XactLastRecEnd);
 }
 
-/*
- * A position beyond all that another log, which has "last" in common with this
- * one, may have given.  Logs that go on from one and the same state have
- * different timelines, and must not meet either.
- */
-static int64
-far_beyond(int64 last)
-{
-	return Max(last + POSITION_JUMP,
-			   (int64) GetWALInsertionTimeLine() * POSITION_JUMP);
-}
-
 /* How often the log was to be looked at; read it before doing so. */
 static uint32
 looks_wanted(SharedDatabase *db)
@@ -273,13 +258,13 @@ reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 				   es_positions(db)->limit >= reserved;
 	int64 last = goes_on ? es_positions(db)->limit : reserved;
 
-	if (logged > last || es_log_is_another())
+	if (logged > last || es_log_is_another(es_store()->log_identity))
 	{
-		last = far_beyond(Max(last, logged));
+		last = es_far_beyond(Max(last, logged));
 		goes_on = false;
 	}
 	advance_sequence(sequence, last + count + POSITION_BLOCK);
-	es_note_log();
+	es_note_log(es_store()->log_identity);
 
 	SpinLockAcquire(&es_positions(db)->mutex);
 	if (!goes_on)
@@ -399,10 +384,10 @@ take_from_sequence(Oid sequence, int64 count)
 	/* what is in the log from "first" on was not taken here */
 	if (checked != sequence || logged >= first)
 	{
-		if (logged >= first || es_log_is_another())
-			first = far_beyond(Max(first, logged)) + 1;
+		if (logged >= first || es_log_is_another(es_store()->log_identity))
+			first = es_far_beyond(Max(first, logged)) + 1;
 		advance_sequence(sequence, first + count - 1);
-		es_note_log();
+		es_note_log(es_store()->log_identity);
 		checked = sequence;
 	}
 	else if (count > 1)

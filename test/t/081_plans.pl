@@ -114,6 +114,10 @@ my @calls = (
 	[ next_events => q{next_events('all', 100)}, 250 ],
 	[ next_events => q{next_events('all', 100, '0')}, 250 ],
 	[ fail_events => q{fail_events('all', 17, 'test')}, 250 ],
+	[ claim_events => q{claim_events('all', 'c', 100)}, 250 ],
+	[ ack_events => q{ack_events('leased', 0, (SELECT max(lease) FROM event_store.subscription_positions))}, 80 ],
+	[ release_events => q{release_events('leased', 0, (SELECT max(lease) FROM event_store.subscription_positions))}, 80 ],
+	[ extend_lease => q{extend_lease('leased', 0, (SELECT max(lease) FROM event_store.subscription_positions))}, 80 ],
 	[ retry_parked_events => q{retry_parked_events('all')}, 80 ],
 	[ discard_parked_events => q{discard_parked_events('all', 'Order/a-17', 'test')}, 120 ],
 	[ subscription_state => 'subscription_state()' ],
@@ -178,7 +182,7 @@ sql('VACUUM ANALYZE event_store.domain_events; VACUUM ANALYZE event_store.domain
 	VACUUM ANALYZE event_store.snapshots; VACUUM ANALYZE event_store.dead_letters;
 	VACUUM ANALYZE event_store.processed_messages');
 my $old = $node->background_psql('shop', on_error_stop => 0);
-sql(q{SELECT event_store.create_subscription('all'), event_store.create_subscription('paused');
+sql(q{SELECT event_store.create_subscription('all'), event_store.create_subscription('paused'), event_store.create_subscription('leased');
 	SELECT event_store.pause_subscription('paused')});
 blocks($old, $_->[1]) foreach @calls;
 
@@ -212,6 +216,7 @@ sql(q{
 	SELECT 'event', 'Dead', 'd-' || n, 1, gen_random_uuid(), 'Moved', 1, '{}', now(), now(), '23514', 'no', 1
 	  FROM generate_series(1, 20000) n});
 is(sql('SELECT count(*) FROM event_store.domain_events'), '500000', 'a large store');
+is(sql(q{SELECT count(*) FROM event_store.claim_events('leased', 'plans', 100, '1 day')}), '100', 'a batch of it is leased');
 
 # ---------- and is read
 
