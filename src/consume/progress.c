@@ -108,16 +108,23 @@ find_place(ProgressShare *share, uint64 key, bool make, TimestampTz now)
 	return oldest;
 }
 
+/* The same, for a caller who then unlocks the share. */
+static Place *
+lock_place(ProgressShare *share, uint64 key, bool make)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&share->mutex);
+	return find_place(share, key, make, now);
+}
+
 Progress
 es_read_progress(uint64 key)
 {
 	ProgressShare *share = my_share();
 	Progress progress = {.limit = ES_NO_LIMIT};
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, false);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, false, now);
 	if (place != NULL)
 		progress = place->progress;
 	SpinLockRelease(&share->mutex);
@@ -128,11 +135,8 @@ void
 es_forget_progress(uint64 key)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, false);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, false, now);
 	if (place != NULL)
 		memset(place, 0, sizeof(*place));
 	SpinLockRelease(&share->mutex);
@@ -142,11 +146,8 @@ void
 es_note_progress(uint64 key, int64 number, int64 position)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, true);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, true, now);
 	place->progress.number = number;
 	place->progress.position = position;
 	SpinLockRelease(&share->mutex);
@@ -156,10 +157,8 @@ void
 es_note_pruned(uint64 key, int64 number)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
 
-	SpinLockAcquire(&share->mutex);
-	find_place(share, key, true, now)->progress.pruned = number;
+	lock_place(share, key, true)->progress.pruned = number;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -178,14 +177,11 @@ void
 es_begin_progress(uint64 key, bool retried)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, true);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, true, now);
 	place->progress.retried = retried;
 	place->progress.pid = MyProcPid;
-	place->progress.since = now;
+	place->progress.since = place->used;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -197,11 +193,8 @@ void
 es_end_progress(uint64 key, int64 events, bool committed)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Progress *progress;
+	Progress *progress = &lock_place(share, key, true)->progress;
 
-	SpinLockAcquire(&share->mutex);
-	progress = &find_place(share, key, true, now)->progress;
 	progress->pid = 0;
 	if (!committed)
 	{

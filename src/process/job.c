@@ -85,6 +85,16 @@ es_leave_unless_called(Work *work)
 
 /* ---------- steps ---------- */
 
+/* Whether there is (still) a store: then the step is its owner from here on. */
+static bool
+enter_store(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (!work->store_gone)
+		es_become_owner();
+	return !work->store_gone;
+}
+
 /* Is there (still) a store?  Opens staging for it, if that is wanted. */
 static void
 step_open(Work *work)
@@ -113,10 +123,8 @@ step_drain(Work *work)
 	int64 max_rows = es_write_batch_size + work->round.left;
 
 	memset(&work->round, 0, sizeof(work->round));
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
+	if (!enter_store(work))
 		return;
-	es_become_owner();
 	/* rows were counted for a store that is no more */
 	if (!es_staging_known(work->db))
 		es_open_staging(work->db);
@@ -139,10 +147,7 @@ static const Step reclaim_step = {"reclaim", step_reclaim};
 static void
 step_close(Work *work)
 {
-	work->store_gone = es_lock_store() == NULL;
-	if (!work->store_gone)
-		es_become_owner();
-	work->closed = work->store_gone || es_close_staging();
+	work->closed = !enter_store(work) || es_close_staging();
 }
 
 const Step es_close_step = {"close staging", step_close, .worth_finishing = true};
@@ -150,11 +155,8 @@ const Step es_close_step = {"close staging", step_close, .worth_finishing = true
 static void
 step_position(Work *work)
 {
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
-		return;
-	es_become_owner();
-	es_store_safe_position();
+	if (enter_store(work))
+		es_store_safe_position();
 }
 
 static const Step position_step = {"store position", step_position,
@@ -165,10 +167,8 @@ step_snapshot(Work *work)
 {
 	const char *error;
 
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
+	if (!enter_store(work))
 		return;
-	es_become_owner();
 	es_limit_step(ES_SNAPSHOT_MS);
 	error = es_take_due_snapshot(work->db);
 	es_lift_limit();
@@ -181,11 +181,8 @@ static const Step snapshot_step = {"snapshot", step_snapshot, .unflushed = true}
 static void
 step_forget(Work *work)
 {
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
-		return;
-	es_become_owner();
-	es_forget_next(work->db);
+	if (enter_store(work))
+		es_forget_next(work->db);
 }
 
 static const Step forget_step = {"forget processed", step_forget,
@@ -195,11 +192,8 @@ static void
 step_prune_history(Work *work)
 {
 	work->pruned = 0;
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
-		return;
-	es_become_owner();
-	work->pruned = es_prune_letter_history(ES_PRUNE_ROWS);
+	if (enter_store(work))
+		work->pruned = es_prune_letter_history(ES_PRUNE_ROWS);
 }
 
 static const Step prune_history_step = {"prune history", step_prune_history,
@@ -208,11 +202,8 @@ static const Step prune_history_step = {"prune history", step_prune_history,
 static void
 step_prune(Work *work)
 {
-	work->store_gone = es_lock_store() == NULL;
-	if (work->store_gone)
-		return;
-	es_become_owner();
-	es_prune_positions(work->db);
+	if (enter_store(work))
+		es_prune_positions(work->db);
 }
 
 static const Step prune_step = {"prune positions", step_prune, .unflushed = true};
