@@ -245,8 +245,8 @@ foreach my $call (
 	sql("SELECT pg_terminate_backend($worker)");
 	$worker = wait_for_worker($node, 'shop', $worker);
 	append_ten('T', $function, 'durable');
-	$node->wait_for_log(qr/ERROR: .*STATEMENT:  store position/s, $offset);
-	like(slurp_file($node->logfile, $offset), qr/ERROR:  the worker cannot wait for itself/, "$function: refused at once");
+	# before its row was there the trigger had nothing to execute, which is another error
+	ok($node->wait_for_log(qr/ERROR:  the worker cannot wait for itself.*STATEMENT:  store position/s, $offset), "$function: refused at once");
 }
 is(sql($drain), 'idle|0|t', 'none of it is a failure of the drain');
 
