@@ -34,11 +34,15 @@
 
 #include "consume/member.h"
 #include "consume/progress.h"
+#include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
 
 /* Spreads small numbers over all bits. */
 #define MIX UINT64CONST(0x9E3779B97F4A7C15)
+
+/* Members whose numbers a session remembers. */
+#define SEEN 16
 
 /* Columns of subscription_positions. */
 enum
@@ -97,6 +101,12 @@ read_lease(HeapTuple tuple, TupleDesc desc, Lease *lease)
 	lease->until = DatumGetTimestampTz(column(tuple, desc, SP_LEASE_UNTIL));
 }
 
+static uint64
+lock_of(uint64 subscription, int member)
+{
+	return hash_combine64(subscription, ((uint64) member + 1) * MIX);
+}
+
 static void
 read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
 {
@@ -116,13 +126,15 @@ read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
 
-bool
-es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
+/* The newest state from a number on that a snapshot shows. */
+static bool
+read_from(Datum name, int member, int64 number, Snapshot snapshot,
+		  MemberState *state)
 {
 	const Store *store = es_store();
 	Relation table = table_open(store->positions_of_members, AccessShareLock);
 	Relation index = index_open(es_store()->positions_by_member, AccessShareLock);
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
 	SysScanDesc scan;
 	HeapTuple tuple;
 	bool found;
@@ -131,7 +143,9 @@ es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
 				name);
 	ScanKeyInit(&keys[1], SP_MEMBER, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(member));
-	scan = systable_beginscan_ordered(table, index, snapshot, 2, keys);
+	ScanKeyInit(&keys[2], SP_NUMBER, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(number));
+	scan = systable_beginscan_ordered(table, index, snapshot, 3, keys);
 	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 	found = HeapTupleIsValid(tuple);
 	if (found)
@@ -142,18 +156,42 @@ es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
 	return found;
 }
 
+bool
+es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
+{
+	return read_from(name, member, 0, snapshot, state);
+}
+
+/*
+ * A step back in an index reads all that the page has of the range, so it begins at the
+ * number that this session has seen last: all others are below the newest.  A
+ * subscription that was made anew has none so high, and is read from the beginning.
+ */
 MemberState
 es_newest_member(Datum name, int member)
 {
+	static struct
+	{
+		uint64 key;
+		int64 number;
+	} seen[SEEN];
+	uint64 key = lock_of(es_subscription_hash(name), member);
 	MemberState state;
-	bool found;
+	bool found = false;
+	int i = (int) (key % SEEN);
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_read_member(name, member, GetActiveSnapshot(), &state);
+	if (seen[i].key == key)
+		found =
+			read_from(name, member, seen[i].number, GetActiveSnapshot(), &state);
+	if (!found)
+		found = es_read_member(name, member, GetActiveSnapshot(), &state);
 	PopActiveSnapshot();
 	if (!found)
 		elog(ERROR, "member %d of subscription %s has no position", member,
 			 TextDatumGetCString(name));
+	seen[i].key = key;
+	seen[i].number = state.number;
 	return state;
 }
 
@@ -237,12 +275,6 @@ es_store_member(Datum name, int member, MemberState *state)
 		memset(&nulls[SP_BATCH_LIMIT - 1], 'n', 2);
 	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
 	state->own = true;
-}
-
-static uint64
-lock_of(uint64 subscription, int member)
-{
-	return hash_combine64(subscription, ((uint64) member + 1) * MIX);
 }
 
 void

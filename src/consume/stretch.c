@@ -60,6 +60,17 @@ is_wanted(const Stretch *stretch, TupleTableSlot *slot, text **found)
 						 stretch->partition == 0) == ES_NOT_ASIDE;
 }
 
+/* The row is taken apart no further than what is asked for needs. */
+static bool
+has_type(const Subscription *s, TupleTableSlot *slot)
+{
+	if (s->aggregate_type_count < 0 && s->event_type_count < 0)
+		return true;
+	slot_getsomeattrs(slot, EV_EVENT_TYPE + 1);
+	return es_subscribes(s, slot->tts_values[EV_AGGREGATE_TYPE],
+						 slot->tts_values[EV_EVENT_TYPE]);
+}
+
 static void
 note_position(Stretch *stretch)
 {
@@ -84,12 +95,11 @@ take_event(TupleTableSlot *slot, void *arg)
 	text *partition = NULL;
 	bool wanted;
 
-	slot_getsomeattrs(slot, EV_EVENT_TYPE + 1);
+	slot_getsomeattrs(slot, EV_GLOBAL_POSITION + 1);
 	stretch->read++;
 	stretch->last = DatumGetInt64(values[EV_GLOBAL_POSITION]);
 	caller = MemoryContextSwitchTo(stretch->context);
-	wanted = es_subscribes(stretch->subscription, values[EV_AGGREGATE_TYPE],
-						   values[EV_EVENT_TYPE]) &&
+	wanted = has_type(stretch->subscription, slot) &&
 			 is_wanted(stretch, slot, &partition);
 	if (wanted && stretch->put != NULL)
 		stretch->put(stretch, slot, partition);

@@ -69,6 +69,8 @@
 /* Columns of domain_views, and those of them with a default. */
 #define VIEW_COLUMNS 6
 #define VIEW_DEFAULTS ((1 << 4) | (1 << 5))
+#define PROCESSED_COLUMNS 5
+#define PROCESSED_DEFAULTS (1 << 4)
 
 static Store store_cache;
 static Oid store_parts[ES_SHAPE_PARTS];
@@ -256,6 +258,8 @@ find_store(Store *s, char **version, Shape *shape)
 	ReleaseSysCache(tuple);
 	s->plain = es_is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION) &&
 			   es_is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
+	s->plain_processed = es_is_plain(s->processed_messages, PROCESSED_COLUMNS,
+									 PROCESSED_DEFAULTS);
 	s->subscribed = es_is_subscribed(s->events);
 	es_find_optional_indexes(s);
 	find_attached(s);
@@ -506,6 +510,15 @@ void
 es_begin_write(OwnerScope *scope)
 {
 	if (es_store()->plain)
+		begin(scope, false);
+	else
+		es_begin(scope);
+}
+
+void
+es_begin_processed(OwnerScope *scope)
+{
+	if (es_store()->plain_processed)
 		begin(scope, false);
 	else
 		es_begin(scope);

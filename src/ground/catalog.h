@@ -42,6 +42,7 @@ typedef struct Store
 	Oid events_by_position;	 /* its primary key */
 	Oid views;				 /* domain_views */
 	bool plain;				 /* nothing is attached to these two */
+	bool plain_processed;	 /* nor to processed_messages */
 	bool policies;			 /* row security of a table holds for its owner */
 	bool subscribed;		 /* a subscription writes domain_events */
 	Oid aggregate_gate;		 /* see lock.c */
@@ -117,12 +118,14 @@ typedef struct OwnerScope
  * caller's search_path, nor leave anything behind that runs with his rights:
  * es_begin pins the one, and runs the other as a security-restricted operation.
  * es_begin_write does so where something is attached to domain_events or
- * domain_views, which only such a scope may write; es_begin_read, for reading
- * alone, where there are policies that hold for the owner.  In the scope of one
+ * domain_views, which only such a scope may write; es_begin_processed likewise with
+ * processed_messages; es_begin_read, for reading alone, where there are policies that
+ * hold for the owner.  In the scope of one
  * that writes, deferrable constraints of the store's tables are not deferred.
  */
 extern void es_begin(OwnerScope *scope);
 extern void es_begin_write(OwnerScope *scope);
+extern void es_begin_processed(OwnerScope *scope);
 extern void es_begin_read(OwnerScope *scope);
 extern void es_end(const OwnerScope *scope);
 
