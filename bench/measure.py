@@ -20,7 +20,7 @@ class Bench:
         self.absent = {}            # template: why it is not there
         self.databases = 0
         self.prepared = {}          # what: why it could not be, or None
-        self.last_position = 0
+        self.first_position = self.last_position = 0
 
     # ---------------------------------------------------------------- set-up
 
@@ -70,8 +70,8 @@ class Bench:
         self.server.sql(text + 'VACUUM (ANALYZE) event_store.domain_events;', READING)
         folds.run_setup(self.server, READING)
         self.expect_snapshot()
-        self.last_position = self.server.value('SELECT max(global_position) FROM event_store.domain_events',
-                                               READING)
+        self.first_position, self.last_position = map(int, self.server.sql(
+            'SELECT min(global_position) - 1, max(global_position) FROM event_store.domain_events', READING)[0])
 
     def expect_snapshot(self):
         """The only snapshot is the one 100 events before the end of the long aggregate."""
@@ -128,7 +128,8 @@ class Bench:
         self.flush(database)
 
     def variables(self, series):
-        variables = dict(series.variables, last=self.last_position)
+        variables = dict(series.variables, first=self.first_position, last=self.last_position,
+                         batches=(self.last_position - self.first_position) // 100)
         if 'bytes' in variables and not series.script.startswith('batch'):
             variables['payload'] = self.payload(variables['bytes'])
         return variables

@@ -64,6 +64,7 @@ class Target:
 
 RAW_COUNT = 'SELECT count(*) FROM bench.raw_events'
 LOG_COUNT = 'SELECT count(*) FROM event_store.domain_events'
+EFFECTS_COUNT = 'SELECT count(*) FROM bench.effects'
 ALL_COUNT = f'SELECT ({LOG_COUNT}) + staged_events FROM event_store.staging_status'
 
 
@@ -93,6 +94,14 @@ def batches(events, sync=True):
 
 def reading(script, title, events=0):
     return Series(script, title, script, events=events)
+
+
+def consuming(script, title):
+    """A consumer of batches of 100, one client; each turn begins at the first event."""
+    return Series(script, title, script, events=100, count=EFFECTS_COUNT if 'insert' in script else '',
+                  before='TRUNCATE bench.effects; SELECT event_store.drop_subscription(\'bench\');'
+                         ' SELECT event_store.create_subscription(\'bench\'); VACUUM event_store.subscription_positions;'
+                         ' VACUUM bench.checkpoints')
 
 
 def client_fold(name, aggregate_type):
@@ -175,6 +184,19 @@ GROUPS = [
         reading('read_plain', 'SELECT … ORDER BY global_position', 10000),
         reading('read_events', 'read_events', 10000),
     ], database='bench_reading', share=0.5),
+    Group('consume', 'Consuming batches of 100', [
+        consuming('next_by_hand', 'read_events, UPDATE of a checkpoint, COMMIT'),
+        consuming('next_events', 'next_events, COMMIT'),
+        consuming('next_insert_by_hand', 'INSERT … SELECT FROM read_events, UPDATE of a checkpoint, COMMIT'),
+        consuming('next_insert', 'INSERT … SELECT FROM next_events'),
+    ], note='By one connection, synchronous_commit on. The consumer by hand knows its position, so that it need not read it; nothing keeps'
+            ' a second one from the same events.', database='bench_reading', share=0.5),
+    Group('process', 'Messages that come once, 4 clients', [
+        Series('process_by_hand', 'INSERT … ON CONFLICT DO NOTHING', 'process_by_hand', 4,
+               count='SELECT count(*) FROM bench.processed'),
+        Series('process_once', 'process_once', 'process_once', 4,
+               count='SELECT count(*) FROM event_store.processed_messages'),
+    ]),
     Group('payload 1000', 'Single appends, payloads of 1 kB, 16 clients',
           [raw(16, bytes_=1000, label=' 1000'), append(16, bytes_=1000, label=' 1000')],
           words=('payload',)),
@@ -235,6 +257,9 @@ TARGETS = [
     Target('12', 'replay, snapshot 100 back (time)', 'replay_snapshot', 'replay_short', 1.2, 1.05, time=True),
     Target('13', 'read_events of 10,000 : SELECT', 'read_events', 'read_plain', 0.9, 1.0),
     Target('14', '4 consumers tailing : none', 'append_event tailed', 'append_event 16 on', 0.85, 0.95),
+    Target('next', 'next_events of 100 : by hand', 'next_events', 'next_by_hand', 1.0, 1.3),
+    Target('next', 'INSERT from next_events : by hand', 'next_insert', 'next_insert_by_hand', 1.3, 1.6),
+    Target('once', 'process_once : INSERT ON CONFLICT', 'process_once', 'process_by_hand', 0.9, 1.0, unit='calls/s'),
     Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
     Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
     Target('zipf', '10,000 aggregates by Zipf : raw', 'shared_append zipf 16 on', 'shared_raw zipf 16 on'),
