@@ -196,6 +196,11 @@ find_attached(Store *s)
 	pfree(list.data);
 }
 
+static const char *const by_subscription[ES_BY_SUBSCRIPTION][2] =
+	{[ES_SUBSCRIPTIONS] = {"subscriptions", "subscriptions_pkey"},
+	 [ES_PARKED_EVENTS] = {"parked_events", "parked_events_pkey"},
+	 [ES_SUBSCRIPTION_MARKS] = {"subscription_marks", "subscription_marks_pkey"}};
+
 /* Looks up what is known to be there, by name. */
 static void
 find_parts(Store *s)
@@ -219,6 +224,13 @@ find_parts(Store *s)
 		relation_named(s->schema, "subscription_positions", -1);
 	s->positions_by_member =
 		relation_named(s->schema, "subscription_positions_pkey", -1);
+	for (int i = 0; i < ES_BY_SUBSCRIPTION; i++)
+	{
+		NamedTable *t = &s->by_subscription[i];
+
+		t->table = relation_named(s->schema, by_subscription[i][0], -1);
+		t->by_key = relation_named(s->schema, by_subscription[i][1], -1);
+	}
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
 						ObjectIdGetDatum(s->schema));

@@ -25,6 +25,21 @@ typedef struct StagingSegment
 	Oid by_txn;		 /* (txn, sid) */
 } StagingSegment;
 
+/* Tables whose rows begin with the name of a subscription, as their primary keys do. */
+typedef enum SubscriptionTable
+{
+	ES_SUBSCRIPTIONS,
+	ES_PARKED_EVENTS,
+	ES_SUBSCRIPTION_MARKS,
+	ES_BY_SUBSCRIPTION
+} SubscriptionTable;
+
+typedef struct NamedTable
+{
+	Oid table;
+	Oid by_key;
+} NamedTable;
+
 /*
  * What this database's store is made of.  Valid until the next command that
  * may process invalidations; never keep a pointer over one.
@@ -57,6 +72,7 @@ typedef struct Store
 	Oid processed_messages;
 	Oid positions_of_members; /* subscription_positions */
 	Oid positions_by_member;  /* its primary key */
+	NamedTable by_subscription[ES_BY_SUBSCRIPTION];
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
 	/* whether there are indexes on these and global_position */
