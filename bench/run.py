@@ -12,6 +12,7 @@ sys.dont_write_bytecode = True
 
 import against
 import folds
+import held
 import peers
 import plan
 import report
@@ -65,7 +66,7 @@ def options():
     elif given.against:
         given.wanted = plan.COMPARED_ROWS
     else:
-        given.wanted = plan.QUICK_ROWS if given.quick else [row for row in plan.rows() if row != 'growth']
+        given.wanted = plan.QUICK_ROWS if given.quick else [row for row in plan.rows() if row not in plan.LONG_ROWS]
     for row in given.wanted:
         if row not in plan.rows():
             parser.error(f'no row {row}; there are: {", ".join(plan.rows())}')
@@ -195,6 +196,7 @@ def find_client(versions, absent):
 def measure_extra(kind, bench, given, failures):
     runs = []
     measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
+                'held': lambda: held.run(bench.server, bench, 60 if given.quick else 600, 15 if given.quick else 60, say),
                 'fold-growth': lambda: folds.growth(bench, min(3, given.turns), say)}[kind]()
     try:
         for run in measured:
