@@ -23,7 +23,7 @@ OBJS = \
 	src/replay/state.o src/replay/merge.o src/replay/path.o src/replay/json_value.o src/replay/event_path.o src/replay/condition.o src/replay/operation.o src/replay/rules.o src/replay/reducer.o src/replay/fold.o src/replay/snapshot.o src/replay/row_key.o src/replay/event_rows.o src/replay/replay.o src/replay/rebuild.o \
 	src/read/event_load.o src/read/view_load.o src/read/feed_plan.o src/read/feed.o src/read/gauges.o src/read/openmetrics.o \
 	src/write/event_input.o src/write/append.o src/write/view_write.o src/write/settle.o \
-	src/consume/consume.o src/consume/processed.o src/consume/partition.o src/consume/progress.o src/consume/member.o src/consume/parked.o src/consume/stretch.o src/consume/retry.o src/consume/subscription.o src/consume/prune.o src/consume/fetches.o src/consume/failure.o src/consume/lease.o src/consume/ack.o src/consume/serve.o src/consume/fetch.o src/consume/claim.o src/consume/failing.o src/consume/subscription_admin.o src/consume/resize.o src/consume/subscription_status.o \
+	src/consume/consume.o src/consume/processed.o src/consume/partition.o src/consume/progress.o src/consume/member.o src/consume/parked.o src/consume/stretch.o src/consume/retry.o src/consume/subscription.o src/consume/prune.o src/consume/fetches.o src/consume/failure.o src/consume/deaths.o src/consume/lease.o src/consume/ack.o src/consume/serve.o src/consume/fetch.o src/consume/claim.o src/consume/failing.o src/consume/subscription_admin.o src/consume/resize.o src/consume/subscription_status.o \
 	src/process/process.o src/process/step.o src/process/job.o src/process/worker.o src/process/worker_status.o src/process/announce.o src/process/launcher.o src/process/database_command.o \
 	event_store.o view_store.o module.o
 

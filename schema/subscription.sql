@@ -52,7 +52,7 @@ Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('moved')
 CREATE FUNCTION event_store.resize_subscription(subscription_name text, members int) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resize_subscription';
 COMMENT ON FUNCTION event_store.resize_subscription(text, int) IS
-$$Divides a subscription among another number of members, 1 to 1000. Nothing is lost, repeated or overtaken within its partition. Waits for transactions that have events of it, and holds off new ones meanwhile (lock_timeout counts). The new members begin where the last of the old ones stood, and pass over what the others had been given.
+$$Divides a subscription among another number of members, 1 to 1000. Nothing is lost, repeated or overtaken within its partition. Waits for transactions that have events of it, and holds off new ones meanwhile (lock_timeout counts); leases are lost, and their events come again. The new members begin where the last of the old ones stood, and pass over what the others had been given.
 Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 55000 also while a member has stopped; 55006 until all members have passed where the first one stood at the resize before, and in a transaction that has events of it; 55P03.
 Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('resized')) SELECT event_store.resize_subscription('resized', 4) FROM c;$$;
 
@@ -110,7 +110,7 @@ CREATE FUNCTION event_store.extend_lease(subscription_name text, member int, lea
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_extend_lease';
 COMMENT ON FUNCTION event_store.extend_lease(text, int, bigint, interval) IS
 $$Lets a lease end lease_time from now, one that has expired as well as long as nobody has claimed its events. Returns when it ends.
-Errors: 22004, 22001, 22023; 25006 on a standby; 42704; 55000 without preload; VS007 when the lease is not the newest one of that member.
+Errors: 22004, 22001, 22023; 25006 on a standby; 42704; 55000 without preload; VS007 when the lease is not the newest one of that member, or was open when the server crashed.
 Example: SELECT event_store.extend_lease('extended', e.member, e.lease, '1min') > e.recorded_at FROM (SELECT event_store.create_subscription('extended') AS made OFFSET 0) c, LATERAL event_store.claim_events(CASE WHEN c.made IS NOT NULL THEN 'extended' END, 'mailer-1', max_count => 1) e;$$;
 
 CREATE FUNCTION event_store.retry_parked_events(

@@ -292,6 +292,7 @@ acknowledge(Ack *ack)
 {
 	LeaseCall *call = &ack->lease;
 	const Lease *lease = &call->state.lease;
+	Lease end = *lease;
 
 	if (ack->up_to > lease->last)
 		refuse_position(ack->up_to, "lies beyond the batch");
@@ -303,7 +304,12 @@ acknowledge(Ack *ack)
 	if (ack->up_to < lease->first)
 		return false;
 	pass(call, ack->up_to);
-	return !keep_rest(call, ack->up_to);
+	if (keep_rest(call, ack->up_to))
+		return false;
+	/* what lies behind it in a new batch is not for this member, or waits */
+	if (end.partition == 0)
+		es_move_member(&call->state, end.last);
+	return true;
 }
 
 Datum

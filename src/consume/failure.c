@@ -23,8 +23,8 @@
 #include "ground/catalog.h"
 #include "ground/event.h"
 
-void
-es_find_failed(Failure *f)
+bool
+es_find_event(Failure *f)
 {
 	static KeptPlan plan = {ES_EVENT_SELECT
 							" WHERE e.global_position OPERATOR(pg_catalog.=) $1",
@@ -44,17 +44,25 @@ es_find_failed(Failure *f)
 	if (found == 0 ||
 		!es_subscribes(&f->subscription, event.values[EV_AGGREGATE_TYPE],
 					   event.values[EV_EVENT_TYPE]))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("there is no event at position %lld for subscription \"%s\"",
-						(long long) f->position,
-						TextDatumGetCString(f->subscription.name))));
+		return false;
 	f->partition = PointerGetDatum(es_partition_of(&f->subscription.partitioning,
 												   event.values, event.nulls));
 	f->member = es_partition_member(DatumGetTextPP(f->partition),
 									f->subscription.members);
 	f->served = es_partition_served(&f->subscription,
 									DatumGetTextPP(f->partition), f->passed);
+	return true;
+}
+
+void
+es_find_failed(Failure *f)
+{
+	if (!es_find_event(f))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no event at position %lld for subscription \"%s\"",
+						(long long) f->position,
+						TextDatumGetCString(f->subscription.name))));
 }
 
 bool

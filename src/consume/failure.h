@@ -24,10 +24,12 @@ typedef struct Failure
 } Failure;
 
 /*
- * Finds the event, and so its partition, its member and how far it was served; 22023 when there is none for the
- * subscription.
+ * Finds the event, and so its partition, its member and how far it was served; 22023
+ * when there is none for the subscription.
  */
 extern void es_find_failed(Failure *failure);
+/* The same; false where there is none. */
+extern bool es_find_event(Failure *failure);
 /* Whether so many attempts are the last; then the action is what on_failure says. */
 extern bool es_failure_ends(Failure *failure, int attempts);
 /* The member waits, or stops, as a whole. */

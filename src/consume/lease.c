@@ -72,7 +72,9 @@ count_attempt(const Subscription *subscription, int member, MemberState *state,
 		CStringGetTextDatum(psprintf("the lease of consumer \"%s\" expired",
 									 TextDatumGetCString(lease->consumer)));
 	failure.subscription.sets_aside = true;
-	es_find_failed(&failure);
+	/* its types may have been altered since */
+	if (!es_find_event(&failure))
+		return;
 	es_count_attempts(&failure, 1);
 	*state = failure.state;
 }
@@ -104,7 +106,7 @@ refuse_lost(Datum name, int member, int64 lease)
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_LEASE_LOST),
 			 errmsg("lease %lld is lost", (long long) lease),
-			 errdetail("It is not the newest one of member %d of subscription \"%s\".",
+			 errdetail("It is not the open one of member %d of subscription \"%s\".",
 					   member, TextDatumGetCString(name)),
 			 errhint("Drop what is left of the batch and claim again; its events come again.")));
 }
@@ -199,6 +201,9 @@ es_extend_lease(PG_FUNCTION_ARGS)
 	es_begin_call(ES_CALL_EXTEND_LEASE);
 	time = es_lease_time(fcinfo, 3);
 	es_open_lease_call(fcinfo, &call, "extend_lease()", &scope);
+	/* it would be over all the same */
+	if (es_number_is_before_crash(call.state.lease.number))
+		refuse_lost(call.subscription.name, call.member, call.state.lease.number);
 	call.state.lease.since = GetCurrentTimestamp();
 	until = call.state.lease.since + time;
 	call.state.lease.until = until;

@@ -210,6 +210,23 @@ es_end_progress(uint64 key, int64 events, bool committed)
 	SpinLockRelease(&share->mutex);
 }
 
+void
+es_add_death(uint64 key, int64 number, int64 position)
+{
+	ProgressShare *share = my_share();
+	TimestampTz now = GetCurrentTimestamp();
+	Progress *progress;
+
+	SpinLockAcquire(&share->mutex);
+	progress = &find_place(share, key, true, now)->progress;
+	if (progress->death_number != number || progress->death_position != position)
+		progress->deaths = 0;
+	progress->death_number = number;
+	progress->death_position = position;
+	progress->deaths++;
+	SpinLockRelease(&share->mutex);
+}
+
 int
 es_last_served(uint64 subscription)
 {

@@ -23,10 +23,13 @@ typedef struct Progress
 	int64 number;
 	int64 position;
 	int64 limit;
-	int64 pruned; /* no older states than this one are left */
-	bool retried; /* the last batch was of a partition set aside */
-	int aborted;  /* fetches in a row */
-	int pid;	  /* 0 = nobody */
+	int64 pruned;		/* no older states than this one are left */
+	bool retried;		/* the last batch was of a partition set aside */
+	int aborted;		/* fetches in a row */
+	int deaths;			/* sessions that ended with one event in hand ... */
+	int64 death_number; /* ... while the newest state was of that number */
+	int64 death_position;
+	int pid; /* 0 = nobody */
 	TimestampTz since;
 } Progress;
 
@@ -42,6 +45,8 @@ extern void es_note_pruned(uint64 key, int64 number);
 /* This process fetches; its fetch of so many events has ended. */
 extern void es_begin_progress(uint64 key, bool retried);
 extern void es_end_progress(uint64 key, int64 events, bool committed);
+/* A session ended with that event alone in hand: see deaths.c. */
+extern void es_add_death(uint64 key, int64 number, int64 position);
 /* Whether the last batch was of a partition that was set aside. */
 extern void es_note_turn(uint64 key, bool retried);
 /* The member that was served last, of a subscription. */

@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
+#include "consume/deaths.h"
 #include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/parked.h"
@@ -205,6 +206,23 @@ end_lease(Turn *turn)
 	return true;
 }
 
+/* Sessions that ended with an event of it in hand count. */
+static void
+count_deaths(Turn *turn)
+{
+	Serving *call = turn->call;
+
+	if (turn->changed || turn->progress.deaths == 0 ||
+		!es_count_deaths(&call->subscription, turn->member, &turn->state,
+						 &turn->progress))
+		return;
+	es_consume_durably();
+	call->subscription.sets_aside = true;
+	turn->state.own = true;
+	turn->changed = true;
+	turn->served = Max(turn->served, turn->state.position);
+}
+
 static Served
 serve_locked(Serving *call, int member, bool again)
 {
@@ -213,7 +231,10 @@ serve_locked(Serving *call, int member, bool again)
 
 	begin_turn(&turn);
 	if (call->kind->begin(&turn) && end_lease(&turn))
+	{
+		count_deaths(&turn);
 		served = serve_turn(&turn, again);
+	}
 	if (turn.changed && served != SERVED_EVENTS)
 	{
 		es_store_member(call->name, member, &turn.state);
@@ -225,15 +246,18 @@ serve_locked(Serving *call, int member, bool again)
 static Served
 serve_member(Serving *call, int member, bool again)
 {
+	bool wrote = call->wrote;
 	Served served;
 
 	if (!es_try_lock_member(call->hash, member))
 		return SERVED_NOTHING;
+	call->wrote = false;
 	served = serve_locked(call, member, again);
 	if (served == SERVED_EVENTS)
 		es_note_served(call->hash, member);
 	else if (!call->wrote)
 		es_unlock_member(call->hash, member);
+	call->wrote = call->wrote || wrote;
 	return served;
 }
 

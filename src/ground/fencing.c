@@ -170,7 +170,8 @@ es_number_is_before_crash(int64 number)
 	FencingShare *share = my_share();
 	int64 first;
 
-	if (!((LastStop *) last_stop_part.memory)->crashed)
+	/* a standby shows what its primary gave */
+	if (RecoveryInProgress() || !((LastStop *) last_stop_part.memory)->crashed)
 		return false;
 	SpinLockAcquire(&share->mutex);
 	first = share->first;

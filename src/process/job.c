@@ -5,7 +5,7 @@
  * They are a table: opening staging, the drain, giving space back, storing the
  * safe position for standbys, snapshots of aggregates, pruning the history of
  * dead letters, forgetting processed messages, deleting old positions of
- * subscriptions, closing staging.  A job says when it is due, and does a bounded
+ * subscriptions, counting sessions that ended with an event, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own (step.c).  What a step
  * does stands in the file below that owns it, and every step can also be run in
  * the foreground by a function.
@@ -23,6 +23,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+#include "consume/deaths.h"
 #include "consume/processed.h"
 #include "consume/prune.h"
 #include "ground/catalog.h"
@@ -207,6 +208,18 @@ step_prune(Work *work)
 }
 
 static const Step prune_step = {"prune positions", step_prune, .unflushed = true};
+
+static void
+step_count_deaths(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (work->store_gone)
+		return;
+	es_become_owner();
+	es_store_deaths(work->db);
+}
+
+static const Step count_deaths_step = {"count deaths", step_count_deaths};
 
 /* ---------- when they are due, and what they do ---------- */
 
@@ -406,6 +419,18 @@ run_prune(Work *work, JobTurn *turn)
 	return run_step(work, &prune_step);
 }
 
+static long
+time_until_count_deaths(const Work *work)
+{
+	return es_deaths_due(work->db) ? 0 : -1;
+}
+
+static bool
+run_count_deaths(Work *work, JobTurn *turn)
+{
+	return run_step(work, &count_deaths_step);
+}
+
 /* The history of dead letters is looked at when a worker comes, and every hour. */
 static long
 time_until_prune_history(const Work *work)
@@ -481,6 +506,8 @@ const Job es_jobs[] =
 	  .gives_way = true},
 	 {"forget processed", time_until_forget, run_forget, .keeps_worker = true,
 	  .gives_way = true},
+	 {"count deaths", time_until_count_deaths, run_count_deaths,
+	  .keeps_worker = true, .gives_way = true},
 	 {"close staging", time_until_close, run_close}};
 
 const int es_job_count = lengthof(es_jobs);
