@@ -1,10 +1,11 @@
 """One turn of one series, and what is not a series: cost and growth."""
+import os
 import time
 from pathlib import Path
 
 import folds
 from plan import COUNTED, LOG_COUNT, NODE, RAW_COUNT, STORE
-from server import Failed, complaint, summary
+from server import Failed, command, complaint, summary
 
 READING = 'bench_reading'
 COPY_COLUMNS = ('global_position, aggregate_type, aggregate_id, sequence, event_id, event_type,'
@@ -157,6 +158,14 @@ class Bench:
         result = summary(len(calls), len(calls) / given['seconds'], calls)
         result['events_per_second'] = result['calls_per_second'] * series.events
         return result
+
+    def measure_queue(self, series, database, given):
+        words = command('node', Path(__file__).with_name('queue_client.mjs'), os.environ['PEERS'], database,
+                        series.variables['way'], given['seconds'], env=self.server.env).split()
+        done, seconds = int(words[0]), float(words[1])
+        if done == 0:
+            raise Failed(f'{series.title}: nothing was done')
+        return {'calls': done, 'calls_per_second': done / seconds, 'events_per_second': done / seconds}
 
     def measure_conflicts(self, series, database, given):
         result = self.server.pgbench(series.script, database, **given)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 STORE, MESSAGE_DB, EMMETT = 'bench_store', 'bench_message_db', 'bench_emmett'
 NODE = 'node'                       # the client of npm's pg
+GRAPHILE, PG_BOSS = 'graphile-worker', 'pg-boss'
 
 # the same logic, and how it becomes the reducer of the orders
 ORDER_REDUCERS = {
@@ -104,6 +105,10 @@ def consuming(script, title):
                          ' VACUUM bench.checkpoints')
 
 
+def queue(way, title, needs=NODE):
+    return Series(f'queue {way}', title, '', 4, kind='queue', variables={'way': way}, needs=needs)
+
+
 def client_fold(name, aggregate_type):
     return Series(name, 'Node client: load_events, fold in JavaScript', '', events=1000, kind='client_fold',
                   variables={'type': aggregate_type}, needs=NODE)
@@ -191,6 +196,12 @@ GROUPS = [
         consuming('next_insert', 'INSERT … SELECT FROM next_events'),
     ], note='By one connection, synchronous_commit on. The consumer by hand knows its position, so that it need not read it; nothing keeps'
             ' a second one from the same events.', database='bench_reading', share=0.5),
+    Group('claim', 'Claiming work and acknowledging it, 4 consumers in Node', [
+        queue('event_store', 'claim_events of 100, each acknowledging the one before'),
+        queue('graphile', 'graphile-worker, its defaults', GRAPHILE),
+        queue('graphile_batched', 'graphile-worker, localQueue, batched completion, 24 jobs at once', GRAPHILE),
+        queue('pg_boss', 'pg-boss, fetch and complete of one job', PG_BOSS),
+    ], note='All in one process; the work itself is nothing. pg-boss without the pauses between its polls.'),
     Group('process', 'Messages that come once, 4 clients', [
         Series('process_by_hand', 'INSERT … ON CONFLICT DO NOTHING', 'process_by_hand', 4,
                count='SELECT count(*) FROM bench.processed'),
@@ -259,6 +270,9 @@ TARGETS = [
     Target('14', '4 consumers tailing : none', 'append_event tailed', 'append_event 16 on', 0.85, 0.95),
     Target('next', 'next_events of 100 : by hand', 'next_events', 'next_by_hand', 1.0, 1.3),
     Target('next', 'INSERT from next_events : by hand', 'next_insert', 'next_insert_by_hand', 1.3, 1.6),
+    Target('claim', 'claim and ack of 100 : graphile-worker', 'queue event_store', 'queue graphile', 10, 30),
+    Target('claim', 'the same : graphile-worker, batched', 'queue event_store', 'queue graphile_batched', 1.5, 3),
+    Target('claim', 'the same : pg-boss', 'queue event_store', 'queue pg_boss', 10, 30),
     Target('once', 'process_once : INSERT ON CONFLICT', 'process_once', 'process_by_hand', 0.9, 1.0, unit='calls/s'),
     Target('held', 'next_events, old snapshot, last : first minute', 'held last', 'held first', 0.9, 1.0),
     Target('held', 'the same, p99 of a call (time)', 'held p99 last', 'held p99 first', 1.1, 1.0, time=True),

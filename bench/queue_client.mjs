@@ -82,7 +82,14 @@ async function graphile(options) {
 	const { run, runMigrations, Logger } = await load('graphile-worker');
 	const logger = new Logger(() => () => {});
 	await runMigrations({ connectionString: url, logger });
-	await sql("SELECT graphile_worker.add_job('job', json_build_object('job', i)) FROM generate_series(1, 50000) i");
+	for (let i = 0; i < 8; i++) {
+		await sql(
+			`SELECT count(*) FROM graphile_worker.add_jobs(ARRAY(
+				SELECT json_populate_record(NULL::graphile_worker.job_spec,
+						json_build_object('identifier', 'job', 'payload', json_build_object('job', i)))
+				FROM generate_series(1, 5000) i))`,
+		);
+	}
 	await sql('VACUUM (ANALYZE) graphile_worker._private_jobs');
 	await measure(async (work, count) => {
 		const taskList = { job: () => count(1) };

@@ -191,6 +191,10 @@ def find_client(versions, absent):
         del absent[plan.NODE]
     except Failed as failure:
         absent[plan.NODE] = str(failure)
+    for name in (plan.GRAPHILE, plan.PG_BOSS):
+        versions[name] = peers.version_of(os.environ['PEERS'], name)
+        if plan.NODE in absent or versions[name] is None:
+            absent[name] = versions[name] = 'absent: npm could not install it'
 
 
 def measure_extra(kind, bench, given, failures):
@@ -271,7 +275,7 @@ def main():
     needs_peers = any(one.template != plan.STORE for _, series in groups for one in series)
     versions, bench.absent = peers.make(server, os.environ['PEERS']) if needs_peers else ({}, {})
     bench.absent[plan.NODE] = 'not looked for'
-    if any(one.needs == plan.NODE for _, series in groups for one in series):
+    if any(one.needs for _, series in groups for one in series):
         find_client(versions, bench.absent)
     about = environment(server, versions, given)
     say(report.environment_text(about))
