@@ -145,9 +145,9 @@ find_position(KeptPlan *plan, Datum *values)
  *
  * Times hardly go back along the positions, so what was recorded after the time is
  * nearly all behind what was not; but only nearly, so all on one side has to be
- * read.  That is the smaller one: an event in the middle tells which.  From the front
- * the events are read in their order, up to the first; from the back those after the
- * time, which the index of recorded_at finds.
+ * read.  That is the smaller one: an event in the middle of the log, which need not
+ * begin at 1, tells which.  From the front the events are read in their order, up to
+ * the first; from the back those after the time, which the index of recorded_at finds.
  */
 static int64
 first_recorded_after(TimestampTz at, int64 safe)
@@ -156,7 +156,11 @@ first_recorded_after(TimestampTz at, int64 safe)
 		{"SELECT e.global_position FROM event_store.domain_events e"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) (SELECT c.global_position"
 		 " FROM event_store.domain_events c"
-		 " WHERE c.global_position OPERATOR(pg_catalog.>=) $2"
+		 " WHERE c.global_position OPERATOR(pg_catalog.>=)"
+		 " (($2 OPERATOR(pg_catalog.+) (SELECT f.global_position"
+		 " FROM event_store.domain_events f"
+		 " WHERE f.global_position OPERATOR(pg_catalog.>) 0"
+		 " ORDER BY f.global_position LIMIT 1)) OPERATOR(pg_catalog./) 2)"
 		 " ORDER BY c.global_position LIMIT 1)"
 		 " AND e.recorded_at OPERATOR(pg_catalog.<=) $1",
 		 2,
@@ -174,7 +178,7 @@ first_recorded_after(TimestampTz at, int64 safe)
 		 1,
 		 {TIMESTAMPTZOID},
 		 .kind = ES_PLAN_FOR_VALUES};
-	Datum values[2] = {TimestampTzGetDatum(at), Int64GetDatum(safe / 2)};
+	Datum values[2] = {TimestampTzGetDatum(at), Int64GetDatum(safe)};
 	int64 found;
 
 	if (find_position(&middle, values) == 0)

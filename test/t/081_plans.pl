@@ -296,6 +296,19 @@ same('NULL, ' . none(60) . q{ || '{Seldom, Moved}', 1, 3},
 	q{event_type IN ('Seldom', 'Moved') AND event_store.aggregate_member(aggregate_type, aggregate_id, 3) = 1}, '62 types and a member');
 same(q{ARRAY[]::text[]}, 'false', 'no types');
 
-$_->quit foreach $old, $fresh, $later;
+# ---------- a log whose positions begin far beyond 1, as after a jump
+
+$node->safe_psql('postgres', 'CREATE DATABASE late');
+$node->safe_psql('late', q{CREATE EXTENSION event_store;
+	SELECT event_store.create_store();
+	INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type,
+	                                       payload, occurred_at, recorded_at)
+	SELECT (1::bigint << 32) + n, 'Order', 'a-1', n, gen_random_uuid(), 'Moved', '{}', '2026-01-01', '2026-01-01'::timestamptz + n * interval '1 second'
+	  FROM generate_series(1, 20000) n});
+my $late = $node->background_psql('late', on_error_stop => 0);
+blocks($late, q{position_at('2026-01-01 00:00:10')});
+cmp_ok(blocks($late, q{position_at('2026-01-01 00:00:10')}), '<=', 60, 'the middle of a log is looked for where the log is');
+
+$_->quit foreach $old, $fresh, $later, $late;
 $node->stop;
 done_testing();
