@@ -22,6 +22,7 @@
 #include "ground/position.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
+#include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "log/outside_write.h"
 #include "process/database_command.h"
@@ -43,7 +44,7 @@ static void (*const share_parts[])(void) =
 	 es_share_locks,		 es_share_positions, es_share_fencing,
 	 es_share_due_snapshots, es_share_staging,	 es_share_drain_progress,
 	 es_share_rebuilds,		 es_share_processed, es_share_progress,
-	 es_share_deaths,		 es_share_pruning};
+	 es_share_deaths,		 es_share_pruning,	 es_share_waiters};
 
 void
 _PG_init(void)

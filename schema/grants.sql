@@ -27,7 +27,8 @@ BEGIN ATOMIC
            'read_events', 'safe_position', 'position_at', 'wait_for_events'],
      ARRAY['domain_events', 'domain_views']),
     ('consumer',
-     ARRAY['next_events', 'fail_events', 'claim_events', 'ack_events', 'release_events', 'extend_lease', 'process_once', 'record_result', 'processed_result'],
+     ARRAY['next_events', 'fail_events', 'claim_events', 'ack_events', 'release_events', 'extend_lease',
+           'wait_for_subscription', 'wait_for_subscriptions', 'process_once', 'record_result', 'processed_result'],
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
@@ -106,7 +107,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

@@ -65,6 +65,20 @@ max_count limits the rows (NULL = as many as a call reads, 10,000). A further ca
 Errors: 0A000 outside FROM; 22004, 22001, 22023; 25001 with a timeout at REPEATABLE READ and SERIALIZABLE; 25006 on a standby; 40001 where only members have events that were served since the snapshot; 42704 when there is none of that name; 55000 without preload.
 Example: SELECT e.global_position, e.event_type FROM (SELECT event_store.create_subscription('example') AS made OFFSET 0) c, LATERAL event_store.next_events(CASE WHEN c.made IS NOT NULL THEN 'example' END, max_count => 10) e;$$;
 
+CREATE FUNCTION event_store.wait_for_subscription(subscription_name text, up_to_position bigint, timeout interval DEFAULT '5s') RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait_for_subscription';
+COMMENT ON FUNCTION event_store.wait_for_subscription(text, bigint, interval) IS
+$$Waits until a subscription has handled everything up to a position (NULL = what is safe to read now), at most for timeout, and returns whether it has: so that a caller who appended, and committed, reads what its consumers made of it.
+Errors: 22001, 22004; 22023 also when up_to_position was never given; 25001 in the transaction that itself appended up to there; 42704 when there is none of that name; 55000 without preload, and where the subscription does not get there by itself: paused, stopped, or an event up to there is parked.
+Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('handled', start_after => event_store.safe_position())) SELECT event_store.wait_for_subscription('handled', 0) FROM c;$$;
+
+CREATE PROCEDURE event_store.wait_for_subscriptions(subscription_names text[], timeout interval, INOUT ready text[] DEFAULT NULL)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_wait_for_subscriptions';
+COMMENT ON PROCEDURE event_store.wait_for_subscriptions(text[], interval, text[]) IS
+$$Waits until one of these subscriptions has something for a consumer, at most for timeout (NULL = 5 seconds), and returns the names of those that have; none when the time was over. Unlike a SELECT it holds no snapshot meanwhile. One call serves all consumers of a process.
+Errors: 22001, 22004, 22023; 25001 where a snapshot is held: at REPEATABLE READ and SERIALIZABLE, in a function, with an open cursor; 42704 when one of them does not exist; 55000 without preload.
+Example: CALL event_store.wait_for_subscriptions(CASE WHEN event_store.create_subscription('waited') THEN '{waited}'::text[] END, timeout => '10ms');$$;
+
 CREATE FUNCTION event_store.fail_events(subscription_name text, at_position bigint, error text, action text DEFAULT 'retry') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_fail_events';
 COMMENT ON FUNCTION event_store.fail_events(text, bigint, text, text) IS

@@ -162,7 +162,8 @@ give_due(Turn *turn, const Stretch *stretch, const DueRetry *due)
 }
 
 static const ServeKind claiming = {"claim_events", any_member, begin_claim,
-								   read_rows,	   give_new,   give_due};
+								   read_rows,	   give_new,   give_due,
+								   false};
 
 /* ---------- the batch before ---------- */
 

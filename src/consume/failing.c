@@ -31,6 +31,7 @@
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
+#include "ground/waiter.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_fail_events);
@@ -257,6 +258,8 @@ es_fail_events(PG_FUNCTION_ARGS)
 	es_consume_durably();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION,
 				 es_subscription_hash(failure.subscription.name), ShareLock);
+	es_note_freed(es_subscription_hash(failure.subscription.name), true);
+	es_note_freed(es_subscription_hash(failure.subscription.name), true);
 	es_begin(&scope);
 	done = fail_event(&failure);
 	es_end(&scope);

@@ -115,7 +115,8 @@ give_due(Turn *turn, const Stretch *stretch, const DueRetry *due)
 }
 
 static const ServeKind fetching = {"next_events", only_member, begin_fetch,
-								   read_rows,	  give_new,	   give_due};
+								   read_rows,	  give_new,	   give_due,
+								   false};
 
 /* ---------- SQL ---------- */
 

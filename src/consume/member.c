@@ -37,7 +37,8 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
-
+#include "ground/shmem.h"
+#include "ground/waiter.h"
 /* Spreads small numbers over all bits. */
 #define MIX UINT64CONST(0x9E3779B97F4A7C15)
 
@@ -280,18 +281,23 @@ es_store_member(Datum name, int member, MemberState *state)
 void
 es_lock_member(uint64 subscription, int member)
 {
+	es_note_freed(subscription, false);
 	es_lock_hash(ES_LOCK_MEMBER, lock_of(subscription, member), ExclusiveLock);
 }
 
 bool
 es_try_lock_member(uint64 subscription, int member)
 {
-	return es_try_lock_hash(ES_LOCK_MEMBER, lock_of(subscription, member),
-							ExclusiveLock);
+	if (!es_try_lock_hash(ES_LOCK_MEMBER, lock_of(subscription, member),
+						  ExclusiveLock))
+		return false;
+	es_note_freed(subscription, false);
+	return true;
 }
 
 void
 es_unlock_member(uint64 subscription, int member)
 {
 	es_unlock_hash(ES_LOCK_MEMBER, lock_of(subscription, member), ExclusiveLock);
+	es_tell_freed(es_my_database(), subscription);
 }

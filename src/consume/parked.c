@@ -281,6 +281,25 @@ es_find_due(const Subscription *subscription, int member, int64 passed,
 	return false;
 }
 
+TimestampTz
+es_next_due(const Subscription *subscription)
+{
+	static KeptPlan plan = {"SELECT p.retry_at FROM event_store.parked_events p"
+							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
+							" AND p.retry_at OPERATOR(pg_catalog.>) $2"
+							" ORDER BY p.retry_at LIMIT 1",
+							2,
+							{TEXTOID, TIMESTAMPTZOID}};
+	Datum values[2] = {subscription->name,
+					   TimestampTzGetDatum(GetCurrentTimestamp())};
+	uint64 count;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	count = es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	PopActiveSnapshot();
+	return count == 0 ? 0 : DatumGetTimestampTz(value_of(0, 1));
+}
+
 void
 es_drop_parked(Datum name)
 {

@@ -75,6 +75,8 @@ typedef struct DueRetry
  */
 extern bool es_find_due(const Subscription *subscription, int member,
 						int64 passed, DueRetry *due);
+/* When the next one is due that is not yet; 0 = none. */
+extern TimestampTz es_next_due(const Subscription *subscription);
 /* All that is set aside of a subscription is forgotten. */
 extern void es_drop_parked(Datum name);
 

@@ -154,6 +154,21 @@ es_note_progress(uint64 key, int64 number, int64 position)
 }
 
 void
+es_extend_progress(uint64 key, int64 number, int64 from, int64 to)
+{
+	ProgressShare *share = my_share();
+	TimestampTz now = GetCurrentTimestamp();
+	Place *place;
+
+	SpinLockAcquire(&share->mutex);
+	place = find_place(share, key, false, now);
+	if (place != NULL && place->progress.number == number &&
+		place->progress.position >= from && place->progress.position < to)
+		place->progress.position = to;
+	SpinLockRelease(&share->mutex);
+}
+
+void
 es_note_pruned(uint64 key, int64 number)
 {
 	ProgressShare *share = my_share();

@@ -40,6 +40,8 @@ extern void es_forget_progress(uint64 key);
 extern Progress es_read_progress(uint64 key);
 /* Nothing for the member up to there, while its newest state is that one. */
 extern void es_note_progress(uint64 key, int64 number, int64 position);
+/* The same where nothing was known to be there up to another position before. */
+extern void es_extend_progress(uint64 key, int64 number, int64 from, int64 to);
 /* States older than this one are deleted. */
 extern void es_note_pruned(uint64 key, int64 number);
 /* This process fetches; its fetch of so many events has ended. */

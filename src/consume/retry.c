@@ -23,6 +23,7 @@
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "ground/waiter.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_retry_parked_events);
@@ -138,6 +139,7 @@ es_retry_parked_events(PG_FUNCTION_ARGS)
 	es_begin_consuming("retry_parked_events()");
 	es_consume_durably();
 	es_begin(&scope);
+	es_note_freed(es_subscription_hash(values[0]), true);
 	es_read_subscription(values[0], &subscription);
 	count = (int64) es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
 	es_end(&scope);
@@ -276,6 +278,7 @@ es_discard_parked_events(PG_FUNCTION_ARGS)
 	(void) es_feed_database();
 	es_consume_durably();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ShareLock);
+	es_note_freed(es_subscription_hash(name), true);
 	es_begin(&scope);
 	es_read_subscription(name, &subscription);
 	es_lock_member(subscription.hash,

@@ -19,7 +19,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/condition_variable.h"
 #include "storage/lockdefs.h"
 #include "utils/timestamp.h"
 
@@ -33,12 +32,10 @@
 #include "consume/serve.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
+#include "consume/work.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
-#include "ground/position.h"
-#include "ground/shmem.h"
-#include "ground/wait.h"
 #include "read/feed.h"
 
 /* A statement that waits keeps its snapshot, so it does not wait longer, in ms. */
@@ -50,6 +47,25 @@ static int64
 limited(int64 count, int limit)
 {
 	return limit == 0 ? count : Min(count, limit);
+}
+
+/* Nothing is for the member up to there. */
+static Served
+pass_over(Turn *turn, int64 reached)
+{
+	Serving *call = turn->call;
+
+	/* of a state that may yet be rolled back nothing is remembered */
+	if (!turn->state.own)
+		es_note_progress(es_progress_key(call->hash, turn->member),
+						 turn->state.number, reached);
+	if (reached < call->safe)
+		return SERVED_PASSED;
+	es_note_nothing(call->work, turn->member, &turn->state);
+	/* what is set aside may have waited for the member to pass it */
+	if (call->work != NULL && call->subscription.sets_aside)
+		call->work->again = true;
+	return SERVED_NOTHING;
 }
 
 /* What comes next in the log. */
@@ -65,20 +81,17 @@ serve_new(Turn *turn)
 	int64 reached;
 
 	if (turn->served >= call->safe)
+	{
+		es_note_nothing(call->work, turn->member, &turn->state);
 		return SERVED_NOTHING;
+	}
 	if (turn->shown)
 		call->kind->read(turn, &stretch, NULL);
 	reached = es_read_stretch(&stretch, turn->served, call->safe);
-	if (!turn->shown)
-		return stretch.count > 0 ? SERVED_HIDDEN : SERVED_NOTHING;
 	if (stretch.count == 0)
-	{
-		/* of a state that may yet be rolled back nothing is remembered */
-		if (!turn->state.own)
-			es_note_progress(es_progress_key(call->hash, turn->member),
-							 turn->state.number, reached);
-		return reached < call->safe ? SERVED_PASSED : SERVED_NOTHING;
-	}
+		return pass_over(turn, reached);
+	if (!turn->shown)
+		return SERVED_HIDDEN;
 	es_consume_durably();
 	call->kind->give_new(turn, &stretch, reached);
 	call->count += stretch.count;
@@ -146,23 +159,27 @@ serve_retried(Turn *turn)
 static Served
 serve_turn(Turn *turn, bool again)
 {
-	Served served = SERVED_NOTHING;
+	bool retried_last = turn->progress.retried;
+	Served retried = SERVED_NOTHING;
+	Served served;
 
-	if (turn->max_count <= 0 || turn->state.stopped ||
-		turn->state.retry_at > GetCurrentTimestamp())
+	if (turn->max_count <= 0 || turn->state.stopped)
 		return SERVED_NOTHING;
-	if (!turn->progress.retried && !again)
-		served = serve_retried(turn);
-	if (served != SERVED_EVENTS)
-		served = serve_new(turn);
-	if (served != SERVED_EVENTS && turn->progress.retried && !again)
+	if (turn->state.retry_at > GetCurrentTimestamp())
 	{
-		Served retried = serve_retried(turn);
-
-		if (retried != SERVED_NOTHING)
-			served = retried;
+		es_note_due(turn->call->work, turn->state.retry_at);
+		return SERVED_NOTHING;
 	}
-	return served;
+	if (!again && !retried_last)
+		retried = serve_retried(turn);
+	if (retried == SERVED_EVENTS)
+		return retried;
+	served = serve_new(turn);
+	if (served == SERVED_EVENTS)
+		return served;
+	if (!again && retried_last)
+		retried = serve_retried(turn);
+	return retried != SERVED_NOTHING ? retried : served;
 }
 
 /* The member's state, or what this call has already made of it. */
@@ -187,16 +204,37 @@ begin_turn(Turn *turn)
 		turn->served = Max(turn->served, turn->progress.position);
 }
 
-/* A lease that is over is taken off; false while it is open. */
+/* Somebody else has it: who waits is told when it is free. */
+static Served
+meet_lock(Serving *call)
+{
+	if (call->work != NULL)
+		call->work->busy = true;
+	return SERVED_NOTHING;
+}
+
+/*
+ * A lease that is over is taken off; false while it is open.  Who only looks is told
+ * that there is something: its batch.
+ */
 static bool
-end_lease(Turn *turn)
+end_lease(Turn *turn, Served *served)
 {
 	Serving *call = turn->call;
 
 	if (turn->state.lease.number == 0)
 		return true;
 	if (es_lease_is_open(&turn->state))
+	{
+		es_note_due(call->work, turn->state.lease.until);
+		(void) meet_lock(call);
 		return false;
+	}
+	if (call->kind->looks)
+	{
+		*served = SERVED_HIDDEN;
+		return false;
+	}
 	es_consume_durably();
 	es_expire_lease(&call->subscription, turn->member, &turn->state);
 	call->subscription.sets_aside = true;
@@ -212,7 +250,7 @@ count_deaths(Turn *turn)
 {
 	Serving *call = turn->call;
 
-	if (turn->changed || turn->progress.deaths == 0 ||
+	if (call->kind->looks || turn->changed || turn->progress.deaths == 0 ||
 		!es_count_deaths(&call->subscription, turn->member, &turn->state,
 						 &turn->progress))
 		return;
@@ -230,7 +268,7 @@ serve_locked(Serving *call, int member, bool again)
 	Served served = SERVED_NOTHING;
 
 	begin_turn(&turn);
-	if (call->kind->begin(&turn) && end_lease(&turn))
+	if (call->kind->begin(&turn) && end_lease(&turn, &served))
 	{
 		count_deaths(&turn);
 		served = serve_turn(&turn, again);
@@ -250,7 +288,7 @@ serve_member(Serving *call, int member, bool again)
 	Served served;
 
 	if (!es_try_lock_member(call->hash, member))
-		return SERVED_NOTHING;
+		return meet_lock(call);
 	call->wrote = false;
 	served = serve_locked(call, member, again);
 	if (served == SERVED_EVENTS)
@@ -290,49 +328,45 @@ serve_some_member(Serving *call)
 }
 
 /* One try; whoever moves, resizes or drops the subscription holds off new ones. */
-static Served
-serve(Serving *call)
+Served
+es_serve(Serving *call)
 {
 	Served served;
 	OwnerScope scope;
 
 	if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock))
-		return SERVED_NOTHING;
+		return meet_lock(call);
 	call->safe = es_feed_position();
 	es_begin(&scope);
 	es_read_subscription(call->name, &call->subscription);
 	served = serve_some_member(call);
+	es_end_work(call->work, &call->subscription, call->safe);
 	es_end(&scope);
 	if (served != SERVED_EVENTS && !call->wrote)
 		es_unlock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock);
 	return served;
 }
 
+static bool
+look(void *arg)
+{
+	Serving *call = arg;
+
+	call->served = es_serve(call);
+	call->work->again = call->work->again || call->served == SERVED_PASSED;
+	return call->served == SERVED_EVENTS;
+}
+
 Served
 es_serve_within(Serving *call, int64 timeout)
 {
-	static uint32 wait_event;
-	ConditionVariable *ended = &es_positions(es_my_database())->ended;
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
-	Served served;
+	Work work = {.subscription = call->hash};
 
 	if (timeout == 0)
-		return serve(call);
-	es_begin_wait_on(ended);
-	for (;;)
-	{
-		long left;
-
-		CHECK_FOR_INTERRUPTS();
-		served = serve(call);
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
-		if (served == SERVED_EVENTS || left <= 0)
-			break;
-		if (served != SERVED_PASSED)
-			es_wait_on(ended, left, es_wait_event(&wait_event, "EventStoreFeed"));
-	}
-	es_end_wait();
-	return served;
+		return es_serve(call);
+	call->work = &work;
+	(void) es_wait_for_work(&work, 1, timeout, look, NULL, call);
+	return call->served;
 }
 
 /* ---------- arguments ---------- */

@@ -13,7 +13,7 @@
 #include "consume/progress.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
-
+#include "consume/work.h"
 typedef enum Served
 {
 	SERVED_NOTHING,
@@ -50,6 +50,7 @@ typedef struct ServeKind
 	/* gives what was found: of the log as far as it was read, or what was due */
 	void (*give_new)(Turn *turn, const Stretch *stretch, int64 reached);
 	void (*give_due)(Turn *turn, const Stretch *stretch, const DueRetry *due);
+	bool looks; /* only, whether there is something: it writes nothing */
 } ServeKind;
 
 #define ES_NO_MEMBER (-2)
@@ -70,6 +71,8 @@ struct Serving
 	/* a state of that member, to be stored with what it is given; NULL = none */
 	MemberState *before;
 	int before_member;
+	Work *work;	   /* NULL = nobody waits */
+	Served served; /* what the last try has found */
 };
 
 /*
@@ -82,6 +85,8 @@ extern int64 es_serve_timeout(FunctionCallInfo fcinfo, int argno,
 							  const char *function);
 /* How far the partition of what is due was given to anybody. */
 extern int64 es_served_of(const Turn *turn, const DueRetry *due);
+/* One try. */
+extern Served es_serve(Serving *call);
 /* Tries until there are events, or the time is over. */
 extern Served es_serve_within(Serving *call, int64 timeout);
 

@@ -29,6 +29,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/waiter.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
@@ -270,6 +271,7 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	es_begin_consuming("alter_subscription()");
 	(void) es_feed_database();
 	es_consume_durably();
+	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	store_progress(values[0]);
 	es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
@@ -294,6 +296,7 @@ set_paused(FunctionCallInfo fcinfo, const char *function, bool paused)
 	if (!paused)
 		es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(values[0]),
 					 ShareLock);
+	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	es_read_subscription(values[0], &subscription);
 	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);

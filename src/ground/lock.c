@@ -52,7 +52,7 @@
 #include "ground/lock.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
-
+#include "ground/waiter.h"
 static void
 make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)
 {
@@ -389,8 +389,9 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 void
 es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode)
 {
-	LOCKTAG tag;
-
+	LOCKTAG tag; /* he holds off all others, also while he waits himself */
+	if (space == ES_LOCK_SUBSCRIPTION && mode == ExclusiveLock)
+		es_note_freed(hash, true);
 	make_tag(&tag, space, hash);
 	(void) LockAcquire(&tag, mode, false, false);
 }

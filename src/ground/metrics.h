@@ -100,6 +100,7 @@ typedef enum Counter
 	ES_COUNT_SNAPSHOT_FAILURES, /* by snapshot.c */
 	ES_COUNT_WORKER_STARTS,
 	ES_COUNT_WORKER_FAILURES,
+	ES_COUNT_WAKE_UPS,
 	ES_COUNTERS
 } Counter;
 

@@ -64,7 +64,6 @@
 #include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "replication/walsender.h"
-#include "storage/condition_variable.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "storage/shmem.h"
@@ -85,6 +84,7 @@
 #include "ground/position.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "ground/waiter.h"
 #include "ground/worker_slot.h"
 
 /*
@@ -122,7 +122,6 @@ initialise_share(void *memory)
 	PositionShare *share = memory;
 
 	SpinLockInit(&share->mutex);
-	ConditionVariableInit(&share->ended);
 	pg_atomic_init_u32(&share->unstored, 0);
 }
 
@@ -311,7 +310,7 @@ end_positions(SharedDatabase *db, bool committed)
 	writes_outside = false;
 	pg_atomic_write_u64(&in_flight(MyProcNumber)->position, 0);
 	pg_memory_barrier();
-	ConditionVariableBroadcast(&es_positions(db)->ended);
+	es_tell_leader(db);
 
 	/* the first one since the worker looked tells it that it may look again */
 	if (standby_possible() &&
@@ -336,6 +335,14 @@ begin_flight(void)
 		mine->since = GetCurrentStatementStartTimestamp();
 	}
 	return mine;
+}
+
+int64
+es_own_position_in_flight(void)
+{
+	return in_flight_here
+			   ? (int64) pg_atomic_read_u64(&in_flight(MyProcNumber)->position)
+			   : 0;
 }
 
 /* Publishes a position, if no lower one is; the mutex is held. */

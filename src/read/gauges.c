@@ -20,6 +20,7 @@
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
+#include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "read/gauges.h"
 #include "staging/drain_state.h"
@@ -95,4 +96,5 @@ es_read_gauges(const MetricsReading *metrics, double *gauges)
 	es_read_in_flight(db, &feed);
 	gauges[ES_GAUGE_FEED_IN_FLIGHT] = feed.in_flight;
 	gauges[ES_GAUGE_FEED_LAG] = (double) (feed.last - feed.safe);
+	gauges[ES_GAUGE_FEED_WAITERS] = es_count_waiters(db);
 }

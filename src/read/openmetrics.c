@@ -141,7 +141,11 @@ static const Metric shown[] =
 	 {"feed.in_flight", "gauge", "transactions", NULL, FROM_GAUGE,
 	  ES_GAUGE_FEED_IN_FLIGHT, "Open transactions that have appended"},
 	 {"feed.lag", "gauge", "positions", NULL, FROM_GAUGE, ES_GAUGE_FEED_LAG,
-	  "Positions taken that the feed does not show yet"}};
+	  "Positions taken that the feed does not show yet"},
+	 {"feed.waiters", "gauge", "calls", NULL, FROM_GAUGE, ES_GAUGE_FEED_WAITERS,
+	  "Calls that are waiting for events"},
+	 {"feed.wake_ups", "counter", "wake-ups", NULL, FROM_COUNTER,
+	  ES_COUNT_WAKE_UPS, "Times that a call that waits was woken to look"}};
 
 /* Everything at about one moment. */
 typedef struct Reading

@@ -91,8 +91,9 @@ CREATE TEMPORARY TABLE uncounted (name text, why text);
 INSERT INTO uncounted VALUES
     ('fold_events', 'an aggregate: what gives it events counts'),
     ('view_keys', 'reads no data'),
-    ('safe_position', 'reads a number'),
-    ('wait_for_events', 'waits'),
+    ('safe_position', 'reads a number'),    ('wait_for_events', 'waits'),
+    ('wait_for_subscription', 'waits'),
+    ('wait_for_subscriptions', 'waits'),
     ('is_available', 'reads no data'),
     ('provider_name', 'reads no data'),
     ('extension_version', 'reads no data'),
