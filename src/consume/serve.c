@@ -290,6 +290,7 @@ serve_member(Serving *call, int member, bool again)
 	if (!es_try_lock_member(call->hash, member))
 		return meet_lock(call);
 	call->wrote = false;
+	es_look_set_aside(&call->subscription);
 	served = serve_locked(call, member, again);
 	if (served == SERVED_EVENTS)
 		es_note_served(call->hash, member);

@@ -193,6 +193,14 @@ es_read_subscription(Datum name, Subscription *subscription)
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (!find_row(ES_SUBSCRIPTIONS, subscription, true))
 		refuse_unknown(name);
+	subscription->sets_aside = true;
+	PopActiveSnapshot();
+}
+
+void
+es_look_set_aside(Subscription *subscription)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
 	subscription->sets_aside =
 		find_row(ES_PARKED_EVENTS, subscription, false) ||
 		find_row(ES_SUBSCRIPTION_MARKS, subscription, false);

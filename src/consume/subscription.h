@@ -31,7 +31,7 @@ typedef struct Subscription
 	bool paused;
 	FailureAction on_failure;
 	int max_attempts;
-	bool sets_aside; /* something is set aside */
+	bool sets_aside; /* something may be set aside */
 	Partitioning partitioning;
 	/* where the members stood before a resize; 0 of them: nobody asks any more */
 	int old_members;
@@ -49,6 +49,11 @@ extern uint64 es_subscription_hash(Datum name);
  * there is none.
  */
 extern void es_read_subscription(Datum name, Subscription *subscription);
+/*
+ * Whether something is set aside, for a caller who has a member's lock: without it
+ * somebody may be setting aside at this moment what comes before the member's events.
+ */
+extern void es_look_set_aside(Subscription *subscription);
 /*
  * How far the events of a partition were given to anybody, where its member has passed
  * a position: so far, or as far as its member before a resize had come.
