@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "port/atomics.h"
+#include "storage/ipc.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 
@@ -63,14 +64,21 @@ es_share_deaths(void)
 	es_share_by_database(&part);
 }
 
-void
-es_note_death(uint64 key, int64 number, int64 position)
+/* The member is free by now: the session has let go of its locks. */
+static void
+call_worker(int code, Datum arg)
 {
 	SharedDatabase *db = es_my_database();
 
-	es_add_death(key, number, position);
 	pg_atomic_fetch_add_u32(noted(db), 1);
 	es_nudge_worker(db);
+}
+
+void
+es_note_death(uint64 key, int64 number, int64 position)
+{
+	es_add_death(key, number, position);
+	on_shmem_exit(call_worker, (Datum) 0);
 }
 
 bool
@@ -136,10 +144,11 @@ es_store_deaths(SharedDatabase *db)
 		bool isnull;
 		Datum name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
 
+		/* one that is dropped meanwhile is nobody's any more */
 		if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name),
-							  ShareLock))
+							  ShareLock) ||
+			!es_find_subscription(name, &subscription))
 			continue;
-		es_read_subscription(name, &subscription);
 		for (int m = 0; m < subscription.members; m++)
 			store_member_deaths(&subscription, m);
 	}

@@ -185,16 +185,25 @@ find_row(SubscriptionTable which, Subscription *subscription, bool read)
 	return found;
 }
 
-void
-es_read_subscription(Datum name, Subscription *subscription)
+bool
+es_find_subscription(Datum name, Subscription *subscription)
 {
+	bool found;
+
 	subscription->name = name;
 	subscription->hash = es_subscription_hash(name);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (!find_row(ES_SUBSCRIPTIONS, subscription, true))
-		refuse_unknown(name);
+	found = find_row(ES_SUBSCRIPTIONS, subscription, true);
 	subscription->sets_aside = true;
 	PopActiveSnapshot();
+	return found;
+}
+
+void
+es_read_subscription(Datum name, Subscription *subscription)
+{
+	if (!es_find_subscription(name, subscription))
+		refuse_unknown(name);
 }
 
 void

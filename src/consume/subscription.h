@@ -49,6 +49,8 @@ extern uint64 es_subscription_hash(Datum name);
  * there is none.
  */
 extern void es_read_subscription(Datum name, Subscription *subscription);
+/* The same; false where there is none. */
+extern bool es_find_subscription(Datum name, Subscription *subscription);
 /*
  * Whether something is set aside, for a caller who has a member's lock: without it
  * somebody may be setting aside at this moment what comes before the member's events.
