@@ -68,9 +68,8 @@ async function run() {
   waiter = await connect({ host: WAIT_HOST, port: WAIT_PORT });
   try {
     while (!stopping) {
-      const seen = await waiter.query('SELECT event_store.safe_position() AS position');
       while (await makeInvoices(client) || await listOrders(client));
-      await waiter.query(`SELECT event_store.wait_for_events($1, '30s')`, [seen.rows[0].position]);
+      await waiter.query(`CALL event_store.wait_for_subscriptions('{invoices,order_list}', '30s')`);
     }
   } finally {
     await Promise.allSettled([client.end(), waiter.end()]);

@@ -67,10 +67,9 @@ def run():
         past_the_pooler = {"host": os.environ["WAIT_HOST"], "port": os.environ["WAIT_PORT"]}
     with connect() as connection, connect(**past_the_pooler) as waiter:
         while True:
-            seen = waiter.execute("SELECT event_store.safe_position() AS position").fetchone().position
             while make_invoices(connection) or list_orders(connection):
                 pass
-            waiter.execute("SELECT event_store.wait_for_events(%s, '30s')", (seen,))
+            waiter.execute("CALL event_store.wait_for_subscriptions('{invoices,order_list}', '30s')")
 
 
 def main():
