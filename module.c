@@ -9,6 +9,7 @@
 #include "utils/builtins.h"
 
 #include "consume/deaths.h"
+#include "consume/pace.h"
 #include "consume/processed.h"
 #include "consume/progress.h"
 #include "consume/prune.h"
@@ -44,7 +45,8 @@ static void (*const share_parts[])(void) =
 	 es_share_locks,		 es_share_positions, es_share_fencing,
 	 es_share_due_snapshots, es_share_staging,	 es_share_drain_progress,
 	 es_share_rebuilds,		 es_share_processed, es_share_progress,
-	 es_share_deaths,		 es_share_pruning,	 es_share_waiters};
+	 es_share_deaths,		 es_share_pruning,	 es_share_waiters,
+	 es_share_pace};
 
 void
 _PG_init(void)

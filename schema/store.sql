@@ -253,7 +253,26 @@ DECLARE
             paused boolean NOT NULL DEFAULT false,
             created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
             -- where the members stood before a resize, from member 0 on: see resize.c
-            old_positions bigint[]
+            old_positions bigint[],
+            projection boolean NOT NULL DEFAULT false
+        )$$,
+        -- what a subscription is whose consumer is the server
+        $$CREATE TABLE event_store.projections (
+            projection_name text COLLATE "C" NOT NULL CONSTRAINT projections_pkey PRIMARY KEY,
+            kind text COLLATE "C" NOT NULL CONSTRAINT projections_kind_check CHECK (kind IN ('handler', 'view')),
+            mode text COLLATE "C" NOT NULL DEFAULT 'async',
+            batch_size int NOT NULL,
+            start_position bigint NOT NULL,
+            handler text COLLATE "C",
+            reset text COLLATE "C",
+            handler_owner text COLLATE "C",
+            timeout interval,
+            key jsonb,
+            rules jsonb,
+            next_definition jsonb,
+            rebuild_done bigint,
+            rebuild_total bigint,
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
         )$$,
         -- the newest row of a member holds: see member.c
         $$CREATE TABLE event_store.subscription_positions (
@@ -495,6 +514,8 @@ BEGIN
 'What process_once was told: the messages that each consumer has processed, with the result that record_result left.';
     COMMENT ON TABLE event_store.subscriptions IS
 'What each subscription is. Made and changed by create_subscription and its like.';
+    COMMENT ON TABLE event_store.projections IS
+'What each projection is beside its row in subscriptions: the function that handles its events and the role that it runs as, or how a view is folded. Made by create_projection and its like.';
     COMMENT ON TABLE event_store.subscription_positions IS
 'Where the members of subscriptions stand, and the lease of each: the row with the highest number. Older rows are of no use.';
     COMMENT ON TABLE event_store.parked_events IS

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
+#include "consume/failing.h"
 #include "consume/failure.h"
 #include "consume/fetches.h"
 #include "consume/lease.h"
@@ -216,11 +217,10 @@ refuse_leased(Failure *f)
 	es_store_member(f->subscription.name, f->member, &f->state);
 }
 
-static const char *
-fail_event(Failure *f)
+/* Finds the event, and its member as it stands. */
+static void
+find_failing(Failure *f)
 {
-	const Fetch *batch;
-
 	es_read_subscription(f->subscription.name, &f->subscription);
 	es_find_failed(f);
 	es_lock_member(f->subscription.hash, f->member);
@@ -231,8 +231,51 @@ fail_event(Failure *f)
 	f->passed = es_member_passed(f->subscription.hash, f->member, &f->state);
 	f->served = es_partition_served(&f->subscription,
 									DatumGetTextPP(f->partition), f->passed);
+}
+
+static const char *
+fail_event(Failure *f)
+{
+	const Fetch *batch;
+
+	find_failing(f);
 	batch = find_batch(f);
 	return batch != NULL ? fail_here(f, batch) : fail_elsewhere(f);
+}
+
+const char *
+es_fail_given(Datum name, int64 position, const FailureCause *cause,
+			  FailureAction action)
+{
+	Failure failure = {.position = position, .cause = *cause, .action = action};
+	OwnerScope scope;
+	const char *done;
+
+	failure.subscription.name = name;
+	es_begin(&scope);
+	done = fail_event(&failure);
+	es_end(&scope);
+	return done;
+}
+
+void
+es_end_batch(Datum name, int64 next)
+{
+	Failure rest = {.position = next};
+	const Fetch *batch;
+	OwnerScope scope;
+
+	rest.subscription.name = name;
+	es_begin(&scope);
+	find_failing(&rest);
+	batch = find_batch(&rest);
+	(void) give_back(&rest);
+	if (batch->retried)
+		es_advance_partition(&rest.subscription, rest.partition, next - 1,
+							 rest.served);
+	else
+		store(&rest, next - 1);
+	es_end(&scope);
 }
 
 Datum

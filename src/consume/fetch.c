@@ -19,6 +19,7 @@
 #include "utils/snapmgr.h"
 
 #include "consume/consume.h"
+#include "consume/fetch.h"
 #include "consume/fetches.h"
 #include "consume/member.h"
 #include "consume/parked.h"
@@ -83,6 +84,7 @@ give(Turn *turn, const Stretch *stretch, Fetch *fetch)
 	fetch->member = turn->member;
 	fetch->events = stretch->count;
 	fetch->positions = stretch->positions;
+	fetch->projected = call->kind->projects;
 	es_store_member(call->name, turn->member, &turn->state);
 	es_note_fetch(fetch);
 }
@@ -117,6 +119,39 @@ give_due(Turn *turn, const Stretch *stretch, const DueRetry *due)
 static const ServeKind fetching = {"next_events", only_member, begin_fetch,
 								   read_rows,	  give_new,	   give_due,
 								   false};
+
+/* ---------- projections ---------- */
+
+static int
+any_member(const Serving *call)
+{
+	return -1;
+}
+
+static bool
+begin_batch(Turn *turn)
+{
+	turn->shown = snapshot_shows(turn);
+	return true;
+}
+
+static const ServeKind projecting = {"project",		  any_member, begin_batch,
+									 read_rows,		  give_new,	  give_due,
+									 .projects = true};
+
+Served
+es_serve_projection(Datum name, int64 max_count, bool foreground,
+					Tuplestorestate *into)
+{
+	Serving call = {.kind = &projecting,
+					.name = name,
+					.hash = es_subscription_hash(name),
+					.max_count = max_count,
+					.into = into,
+					.waits = foreground};
+
+	return es_serve_within(&call, 0);
+}
 
 /* ---------- SQL ---------- */
 

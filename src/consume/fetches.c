@@ -56,7 +56,7 @@ end_newest(bool committed)
 {
 	Fetch *f = fetches;
 	Fetch *older;
-	int64 lost = f->lost + (committed ? 0 : f->events);
+	int64 lost = f->lost + (committed || f->projected ? 0 : f->events);
 
 	fetches = f->next;
 	older = es_open_fetch(f->subscription);

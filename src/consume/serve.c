@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lockdefs.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
@@ -287,7 +288,9 @@ serve_member(Serving *call, int member, bool again)
 	bool wrote = call->wrote;
 	Served served;
 
-	if (!es_try_lock_member(call->hash, member))
+	if (call->waits)
+		es_lock_member(call->hash, member);
+	else if (!es_try_lock_member(call->hash, member))
 		return meet_lock(call);
 	call->wrote = false;
 	es_look_set_aside(&call->subscription);
@@ -312,7 +315,7 @@ serve_some_member(Serving *call)
 	bool hidden = false;
 	bool passed = false;
 
-	if (call->subscription.paused || only == ES_NO_MEMBER)
+	if ((call->subscription.paused && !call->waits) || only == ES_NO_MEMBER)
 		return SERVED_NOTHING;
 	if (only >= 0)
 		return serve_member(call, only, true);
@@ -328,6 +331,19 @@ serve_some_member(Serving *call)
 	return passed ? SERVED_PASSED : hidden ? SERVED_HIDDEN : SERVED_NOTHING;
 }
 
+/* The events of a projection are the server's. */
+static void
+check_consumer(const Serving *call)
+{
+	if (call->subscription.projection && !call->kind->projects &&
+		!call->kind->looks)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" is a projection, whose consumer is the server",
+						TextDatumGetCString(call->name)),
+				 errhint("Make a subscription of another name with create_subscription().")));
+}
+
 /* One try; whoever moves, resizes or drops the subscription holds off new ones. */
 Served
 es_serve(Serving *call)
@@ -335,11 +351,14 @@ es_serve(Serving *call)
 	Served served;
 	OwnerScope scope;
 
-	if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock))
+	if (call->waits)
+		es_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock);
+	else if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock))
 		return meet_lock(call);
 	call->safe = es_feed_position();
 	es_begin(&scope);
 	es_read_subscription(call->name, &call->subscription);
+	check_consumer(call);
 	served = serve_some_member(call);
 	es_end_work(call->work, &call->subscription, call->safe);
 	es_end(&scope);

@@ -50,12 +50,13 @@ typedef struct ServeKind
 	/* gives what was found: of the log as far as it was read, or what was due */
 	void (*give_new)(Turn *turn, const Stretch *stretch, int64 reached);
 	void (*give_due)(Turn *turn, const Stretch *stretch, const DueRetry *due);
-	bool looks; /* only, whether there is something: it writes nothing */
+	bool looks;	   /* only, whether there is something: it writes nothing */
+	bool projects; /* the consumer is the server itself */
 } ServeKind;
 
 #define ES_NO_MEMBER (-2)
 
-/* A call.  Give the first six; "own" is for the kind. */
+/* A call.  Give the first seven; "own" is for the kind. */
 struct Serving
 {
 	const ServeKind *kind;
@@ -64,6 +65,7 @@ struct Serving
 	int64 max_count;
 	Tuplestorestate *into;
 	void *own;
+	bool waits; /* for whoever has a member; a pause does not count */
 	Subscription subscription;
 	int64 safe;
 	int64 count; /* events it has found */

@@ -74,7 +74,8 @@ enum
 	SU_PARTITION_BY,
 	SU_PAUSED,
 	SU_CREATED_AT,
-	SU_OLD_POSITIONS
+	SU_OLD_POSITIONS,
+	SU_PROJECTION
 };
 
 /* The row of a subscription. */
@@ -153,6 +154,7 @@ read_row(const Row *row, Subscription *subscription)
 	subscription->max_attempts =
 		DatumGetInt32(column(row, SU_MAX_ATTEMPTS, &isnull));
 	read_old_positions(row, subscription);
+	subscription->projection = DatumGetBool(column(row, SU_PROJECTION, &isnull));
 }
 
 /*

@@ -32,6 +32,7 @@ typedef struct Subscription
 	FailureAction on_failure;
 	int max_attempts;
 	bool sets_aside; /* something may be set aside */
+	bool projection; /* the server is its consumer */
 	Partitioning partitioning;
 	/* where the members stood before a resize; 0 of them: nobody asks any more */
 	int old_members;

@@ -26,6 +26,7 @@
 #include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/subscription.h"
+#include "consume/subscription_admin.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
@@ -350,14 +351,39 @@ es_resume_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-Datum
-es_move_subscription(PG_FUNCTION_ARGS)
+void
+es_move_members(Subscription *subscription, int64 position)
 {
 	static KeptPlan forget = {"UPDATE event_store.subscriptions SET old_positions = NULL"
 							  " WHERE subscription_name OPERATOR(pg_catalog.=) $1"
 							  " AND old_positions IS NOT NULL",
 							  1,
 							  {TEXTOID}};
+
+	for (int m = 0; m < subscription->members; m++)
+	{
+		MemberState state;
+
+		es_lock_member(subscription->hash, m);
+		state = es_newest_member(subscription->name, m);
+		state.position = position;
+		state.lease = (Lease){0};
+		state.batch_limit = 0;
+		state.limit_until = 0;
+		es_store_member(subscription->name, m, &state);
+	}
+	/* a resize had its members before it at other places */
+	es_execute(&forget, &subscription->name, NULL, false, SPI_OK_UPDATE);
+	subscription->old_members = 0;
+	subscription->old_highest = 0;
+	/* events that were settled on are to come again */
+	subscription->sets_aside = true;
+	es_move_parked(subscription, position);
+}
+
+Datum
+es_move_subscription(PG_FUNCTION_ARGS)
+{
 	Datum name = name_argument(fcinfo);
 	Subscription subscription;
 	int64 position;
@@ -378,27 +404,26 @@ es_move_subscription(PG_FUNCTION_ARGS)
 						errmsg("subscription \"%s\" is not paused",
 							   TextDatumGetCString(name)),
 						errhint("Call pause_subscription() first.")));
-	for (int m = 0; m < subscription.members; m++)
-	{
-		MemberState state;
-
-		es_lock_member(subscription.hash, m);
-		state = es_newest_member(name, m);
-		state.position = position;
-		state.lease = (Lease){0};
-		state.batch_limit = 0;
-		state.limit_until = 0;
-		es_store_member(name, m, &state);
-	}
-	/* a resize had its members before it at other places */
-	es_execute(&forget, &name, NULL, false, SPI_OK_UPDATE);
-	subscription.old_members = 0;
-	subscription.old_highest = 0;
-	/* events that were settled on are to come again */
-	subscription.sets_aside = true;
-	es_move_parked(&subscription, position);
+	es_move_members(&subscription, position);
 	es_end(&scope);
 	PG_RETURN_VOID();
+}
+
+/* A projection goes by its own function. */
+static void
+refuse_projection(Datum name)
+{
+	static KeptPlan plan = {"SELECT FROM event_store.subscriptions s"
+							" WHERE s.subscription_name OPERATOR(pg_catalog.=) $1"
+							" AND s.projection",
+							1,
+							{TEXTOID}};
+
+	if (es_execute(&plan, &name, NULL, false, SPI_OK_SELECT) > 0)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("subscription \"%s\" is a projection",
+							   TextDatumGetCString(name)),
+						errhint("Drop it with drop_projection().")));
 }
 
 Datum
@@ -420,6 +445,7 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	es_consume_durably();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	es_begin(&scope);
+	refuse_projection(name);
 	dropped = es_execute(&definition, &name, NULL, false, SPI_OK_DELETE) > 0;
 	es_execute(&positions, &name, NULL, false, SPI_OK_DELETE);
 	es_drop_parked(name);

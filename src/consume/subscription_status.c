@@ -20,6 +20,7 @@
 #include "consume/partition.h"
 #include "consume/progress.h"
 #include "consume/subscription.h"
+#include "consume/subscription_status.h"
 #include "ground/catalog.h"
 #include "read/feed.h"
 
@@ -44,9 +45,8 @@ enum
 	ST_COLUMNS
 };
 
-/* Sets the age of the first event behind a position, if there is one. */
-static void
-set_age(int64 after, int64 safe, Datum *age, bool *isnull)
+void
+es_age_behind(int64 after, int64 safe, Datum *age, bool *isnull)
 {
 	static KeptPlan plan = {"SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at"
 							" FROM event_store.domain_events e"
@@ -123,7 +123,7 @@ put_member(ReturnSetInfo *result, Datum name, bool paused, int member,
 	values[ST_POSITION] = Int64GetDatum(passed);
 	values[ST_SAFE_POSITION] = Int64GetDatum(safe);
 	values[ST_LAG_EVENTS] = Int64GetDatum(Max(safe - passed, 0));
-	set_age(passed, safe, &values[ST_LAG], &nulls[ST_LAG]);
+	es_age_behind(passed, safe, &values[ST_LAG], &nulls[ST_LAG]);
 	values[ST_STATE] = CStringGetTextDatum(state_of(paused, &state, &progress));
 	values[ST_CONSUMER] = state.lease.consumer;
 	values[ST_LEASE_UNTIL] = TimestampTzGetDatum(state.lease.until);

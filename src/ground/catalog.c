@@ -159,7 +159,8 @@ static const char *const written_tables[] = {"domain_events",
 											 "dead_letter_history",
 											 "parked_events",
 											 "subscription_marks",
-											 "discarded_events"};
+											 "discarded_events",
+											 "projections"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");

@@ -94,7 +94,8 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_RETRY_PARKED_EVENTS] = {"consumers", "retry_parked_events",
 									  ES_GROUP_OTHER},
 	 [ES_CALL_DISCARD_PARKED_EVENTS] = {"consumers", "discard_parked_events",
-										ES_GROUP_OTHER}};
+										ES_GROUP_OTHER},
+	 [ES_CALL_PROJECT] = {"projections", "project", ES_GROUP_PROJECT}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32

@@ -59,6 +59,7 @@ typedef enum Call
 	ES_CALL_EXTEND_LEASE,
 	ES_CALL_RETRY_PARKED_EVENTS,
 	ES_CALL_DISCARD_PARKED_EVENTS,
+	ES_CALL_PROJECT, /* a batch */
 	ES_CALLS
 } Call;
 
@@ -69,6 +70,7 @@ typedef enum CallGroup
 	ES_GROUP_BATCH,
 	ES_GROUP_LOAD,
 	ES_GROUP_DELETE,
+	ES_GROUP_PROJECT,
 	ES_GROUP_OTHER /* errors alone */
 } CallGroup;
 

@@ -33,6 +33,10 @@
 #define MIN_MAX_DATABASES 1
 #define MAX_MAX_DATABASES 8192
 
+#define DEFAULT_MAX_HOPS 32
+#define MIN_MAX_HOPS 1
+#define MAX_MAX_HOPS 1000000
+
 #define DEFAULT_MAX_WORKERS 0
 #define MIN_MAX_WORKERS 0
 #define MAX_MAX_WORKERS 262143
@@ -70,6 +74,7 @@ int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_dead_letter_retention = DEFAULT_DEAD_LETTER_RETENTION_S;
 int es_durability = ES_DURABLE;
 int es_max_databases = DEFAULT_MAX_DATABASES;
+int es_max_hops = DEFAULT_MAX_HOPS;
 int es_max_workers = DEFAULT_MAX_WORKERS;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
@@ -267,13 +272,18 @@ define_upkeep(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.max_databases",
 							"Number of databases that have their store in shared memory.",
-							"Each takes some 90 kB. In others a store works as without preload.",
+							"Each takes some 120 kB. In others a store works as without preload.",
 							&es_max_databases, DEFAULT_MAX_DATABASES,
 							MIN_MAX_DATABASES, MAX_MAX_DATABASES,
 							process_shared_preload_libraries_in_progress
 								? PGC_POSTMASTER
 								: PGC_SIGHUP,
 							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_hops",
+							"Number of events in a row that handlers append in reaction to each other.",
+							"The next append of a handler is refused with VS010.",
+							&es_max_hops, DEFAULT_MAX_HOPS, MIN_MAX_HOPS,
+							MAX_MAX_HOPS, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"event_store.max_workers",
 		"Number of background workers that the stores of all databases share.",

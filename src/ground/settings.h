@@ -23,6 +23,7 @@ typedef enum OnStagingFull
 extern int es_drain_at_shutdown; /* ms; 0 = off */
 extern int es_durability;		 /* Durability */
 extern int es_max_databases;
+extern int es_max_hops;
 extern int es_max_workers;		/* 0 = no limit of ours */
 extern int es_on_staging_full;	/* OnStagingFull */
 extern int es_write_delay;		/* ms */

@@ -1,0 +1,47 @@
+-- projection: read models that the server keeps, by handlers
+
+CREATE FUNCTION event_store.create_projection(
+    projection_name text, handler regprocedure, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    start_after bigint DEFAULT 0, batch_size int DEFAULT 500, members int DEFAULT 1, partition_by text DEFAULT 'aggregate',
+    timeout interval DEFAULT '30s', on_failure text DEFAULT 'stop', max_attempts int DEFAULT 5, reset regprocedure DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
+COMMENT ON FUNCTION event_store.create_projection(text, regprocedure, text[], text[], bigint, int, int, text, interval, text, int, regprocedure) IS
+$$Makes a projection: the server calls handler, a function (events event_store.event[]) RETURNS void or (event event_store.event) RETURNS void that the caller owns, with every event, in order, in one transaction with the position, so each has its effect exactly once. Returns true when it made one, false when the same one is there.
+The handler runs in a process that connects as its owner, with search_path pg_catalog, pg_temp, as a security-restricted operation. aggregate_types, event_types, start_after, members, partition_by, on_failure and max_attempts are those of create_subscription: a projection is a subscription, which can be paused, moved and waited for. batch_size: at most so many events a batch, 1 to 10,000; timeout: of a call of the handler; reset: a function () RETURNS void for rebuild_projection.
+Errors: 22001, 22004, 22023; 25006 on a standby; 42501 when the caller does not own the functions; 42710 when another one, or a subscription, of that name is there; 55000 also when the owner lacks LOGIN or CONNECT.
+Example: SELECT event_store.drop_projection('no such projection');$$;
+
+CREATE FUNCTION event_store.drop_projection(projection_name text) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';
+COMMENT ON FUNCTION event_store.drop_projection(text) IS
+$$Drops a projection, its positions and what is parked of it; what it has made stays. Waits for its batch (lock_timeout counts). Returns whether there was one.
+Errors: 22004, 22001; 25006 on a standby; 55000; 55P03.
+Example: SELECT event_store.drop_projection('no longer wanted');$$;
+
+CREATE FUNCTION event_store.rebuild_projection(projection_name text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
+COMMENT ON FUNCTION event_store.rebuild_projection(text) IS
+$$Begins a projection of a handler anew, in this transaction: calls its reset function and moves it back to where it began. The events come again once this has committed. Returns how many positions it goes back. Waits for its batch (lock_timeout counts).
+Errors: 22004, 22001; 25006 on a standby; 42704 when there is none of that name; 55000 also when it has no reset function; 55P03; what the function raises.
+Example: SELECT event_store.rebuild_projection(p.projection_name) FROM event_store.projections p WHERE p.projection_name = 'letters' AND p.reset IS NOT NULL;$$;
+
+CREATE FUNCTION event_store.project(projection_name text, max_events int DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_project_events';
+COMMENT ON FUNCTION event_store.project(text, int) IS
+$$Takes in the events of a projection in this transaction, all there are now or (max_events) so many, as the server does by itself: for tests. The handler runs as its owner. Returns how many events were taken in. A process that is at it is waited for, and a projection that is paused goes on here alone: pause_subscription makes a test of it. What is no event's fault is raised. Constraints are immediate afterwards.
+Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 55000 without preload; what the handler raises, but for what is an event's failure.
+Example: SELECT event_store.project(p.projection_name, max_events => 100) FROM event_store.projections p WHERE p.projection_name = 'letters';$$;
+
+CREATE FUNCTION event_store.projection_state(
+    OUT projection_name text, OUT kind text, OUT mode text, OUT "position" bigint, OUT lag_events bigint, OUT lag interval,
+    OUT state text, OUT events_per_second float8, OUT attempts int, OUT retry_at timestamptz, OUT last_error text,
+    OUT rebuild_done bigint, OUT rebuild_total bigint)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_projection_state';
+COMMENT ON FUNCTION event_store.projection_state() IS
+'Internal: the rows of view projection_status.';
+
+CREATE VIEW event_store.projection_status AS SELECT * FROM event_store.projection_state();
+COMMENT ON VIEW event_store.projection_status IS
+'One row a projection: its kind and mode; how far the last of its members has come, the positions from there to where it is safe to read, gaps included, and the age of the first event there; its state (running, idle, retrying: after failures, as many as attempts says, until retry_at; stopped: until resume_subscription; paused), with the error; events a second in the last ten seconds; and how far a rebuild has come.';
