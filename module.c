@@ -21,6 +21,7 @@
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
+#include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/waiter.h"
@@ -46,7 +47,7 @@ static void (*const share_parts[])(void) =
 	 es_share_due_snapshots, es_share_staging,	 es_share_drain_progress,
 	 es_share_rebuilds,		 es_share_processed, es_share_progress,
 	 es_share_deaths,		 es_share_pruning,	 es_share_waiters,
-	 es_share_pace};
+	 es_share_pace,			 es_share_projectors};
 
 void
 _PG_init(void)

@@ -141,7 +141,7 @@ static const ServeKind projecting = {"project",		  any_member, begin_batch,
 
 Served
 es_serve_projection(Datum name, int64 max_count, bool foreground,
-					Tuplestorestate *into)
+					Tuplestorestate *into, bool *busy)
 {
 	Serving call = {.kind = &projecting,
 					.name = name,
@@ -149,8 +149,11 @@ es_serve_projection(Datum name, int64 max_count, bool foreground,
 					.max_count = max_count,
 					.into = into,
 					.waits = foreground};
+	Served served;
 
-	return es_serve_within(&call, 0);
+	served = es_serve_within(&call, 0);
+	*busy = call.busy;
+	return served;
 }
 
 /* ---------- SQL ---------- */

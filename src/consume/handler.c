@@ -183,27 +183,43 @@ find_handler(const Projection *projection, Datum signature)
 	return handler;
 }
 
+static bool
+may_connect(Oid role)
+{
+	return object_aclcheck(DatabaseRelationId, MyDatabaseId, role,
+						   ACL_CONNECT) == ACLCHECK_OK;
+}
+
+static bool
+may_log_in(Oid role)
+{
+	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool may = HeapTupleIsValid(tuple) &&
+			   ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return may;
+}
+
+bool
+es_may_run_projector(Oid role)
+{
+	return may_log_in(role) && may_connect(role);
+}
+
 void
 es_check_projector_role(Oid role)
 {
-	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	bool may_connect = object_aclcheck(DatabaseRelationId, MyDatabaseId, role,
-									   ACL_CONNECT) == ACLCHECK_OK;
-	bool may_log_in;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for role %u", role);
-	may_log_in = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	ReleaseSysCache(tuple);
-	if (may_log_in && may_connect)
+	if (es_may_run_projector(role))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("role \"%s\", which the handler runs as, lacks %s",
 					GetUserNameFromId(role, false),
-					may_connect	 ? "LOGIN"
-					: may_log_in ? "CONNECT on this database"
-								 : "LOGIN, and CONNECT on this database"),
+					may_connect(role)  ? "LOGIN"
+					: may_log_in(role) ? "CONNECT on this database"
+									   : "LOGIN, and CONNECT on this database"),
 			 errdetail("A process connects as that role to run the handler."),
 			 errhint("Grant what is missing, or give the function to another role.")));
 }

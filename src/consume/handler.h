@@ -12,7 +12,8 @@
  * or a reset: one without arguments.  42501 and 22023 otherwise.  Sets its owner.
  */
 extern Datum es_handler_signature(Oid function, bool reset, Oid *owner);
-/* 55000 where the projector could not connect as a role. */
+/* Whether a projector could connect as a role; 55000 where not. */
+extern bool es_may_run_projector(Oid role);
 extern void es_check_projector_role(Oid role);
 /* Calls the handler of a projection: the kind "handler". */
 extern void es_apply_handler(ProjectionBatch *batch);

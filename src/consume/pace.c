@@ -159,6 +159,15 @@ es_note_batch(uint64 subscription, int size, int64 events)
 }
 
 void
+es_rest_projection(uint64 subscription, int ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	lock_pace(subscription, now)->retry_at = TimestampTzPlusMilliseconds(now, ms);
+	unlock_pace();
+}
+
+void
 es_note_pause(uint64 subscription, const char *error)
 {
 	TimestampTz now = GetCurrentTimestamp();

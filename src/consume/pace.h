@@ -38,6 +38,8 @@ extern void es_forget_pace(uint64 subscription);
 extern void es_note_projection_turn(uint64 subscription);
 /* What a batch came to: the size of the next one, and how many were taken in. */
 extern void es_note_batch(uint64 subscription, int size, int64 events);
+/* It is not looked at for so long. */
+extern void es_rest_projection(uint64 subscription, int ms);
 /* What keeps it from going on is none of its events' fault: it pauses. */
 extern void es_note_pause(uint64 subscription, const char *error);
 /* The process ends because of the handler, called with so many events from one on. */

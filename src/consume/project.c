@@ -301,16 +301,24 @@ es_project(const Projection *projection, int max_events, bool foreground,
 		   int64 *events)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, BATCH_KB);
-	int size = Min(es_read_pace(projection->hash).size, projection->batch_size);
+	Pace pace = es_read_pace(projection->hash);
+	int size = Min(pace.size, projection->batch_size);
+	bool busy;
 	Served served;
 	Projected result = ES_PROJECTED_NOTHING;
 
 	size = Min(size, max_events);
-	served = es_serve_projection(projection->name, size, foreground, store);
+	served =
+		es_serve_projection(projection->name, size, foreground, store, &busy);
 	if (served == SERVED_EVENTS)
 		result = take_in(projection, store, size, foreground, events);
 	else if (served == SERVED_PASSED)
 		result = ES_PROJECTED_PASSED;
+	else if (busy)
+		result = ES_PROJECTED_BUSY;
+	/* what kept it from going on was none of what there is now */
+	if (!busy && served != SERVED_EVENTS && pace.failures > 0)
+		es_note_batch(projection->hash, pace.size, 0);
 	tuplestore_end(store);
 	return result;
 }

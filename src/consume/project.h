@@ -11,6 +11,7 @@
 typedef enum Projected
 {
 	ES_PROJECTED_NOTHING, /* there was nothing to do */
+	ES_PROJECTED_BUSY,	  /* somebody else is at it, or needs it for himself */
 	ES_PROJECTED_PASSED,  /* nothing for it; there is more to look at */
 	ES_PROJECTED_EVENTS,  /* something was taken in, or is settled otherwise */
 	ES_PROJECTED_PAUSES	  /* something else than an event is at fault */

@@ -25,6 +25,7 @@
 #include "consume/subscription_admin.h"
 #include "ground/catalog.h"
 #include "ground/pair_table.h"
+#include "ground/projector_slot.h"
 
 /* The columns that are read and stored, in this order. */
 enum
@@ -229,6 +230,7 @@ es_make_projection(Projection *projection, const Source *source)
 		projection->start = es_newest_member(projection->name, 0).position;
 		es_store_projection(projection);
 		es_forget_pace(projection->hash);
+		es_note_projectors_wanted();
 	}
 	else if (!es_find_projection(projection->name, &other) ||
 			 !es_same_projection(projection, &other))

@@ -23,7 +23,6 @@
 #include "read/feed.h"
 
 #define MAX_BATCH_SIZE 10000
-#define MAX_TIMEOUT_MS (60 * 60 * 1000)
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_drop_projection);
@@ -59,9 +58,9 @@ timeout_argument(FunctionCallInfo fcinfo, int argno)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("timeout must not be null")));
 	es_check_timeout(PG_GETARG_INTERVAL_P(argno), "timeout", &timeout);
-	if (timeout < 1 || timeout > MAX_TIMEOUT_MS)
+	if (timeout < 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("timeout must be from 1 millisecond to 1 hour")));
+						errmsg("timeout must be at least a millisecond")));
 	return timeout;
 }
 

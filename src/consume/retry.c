@@ -23,6 +23,7 @@
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "ground/projector_slot.h"
 #include "ground/waiter.h"
 #include "read/feed.h"
 
@@ -143,6 +144,7 @@ es_retry_parked_events(PG_FUNCTION_ARGS)
 	es_read_subscription(values[0], &subscription);
 	count = (int64) es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
 	es_end(&scope);
+	es_note_projectors_wanted();
 	es_end_call(ES_CALL_RETRY_PARKED_EVENTS, count);
 	PG_RETURN_INT64(count);
 }

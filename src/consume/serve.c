@@ -209,6 +209,7 @@ begin_turn(Turn *turn)
 static Served
 meet_lock(Serving *call)
 {
+	call->busy = true;
 	if (call->work != NULL)
 		call->work->busy = true;
 	return SERVED_NOTHING;

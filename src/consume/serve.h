@@ -69,6 +69,7 @@ struct Serving
 	Subscription subscription;
 	int64 safe;
 	int64 count; /* events it has found */
+	bool busy;	 /* somebody has a member */
 	bool wrote;	 /* what this try has written keeps its locks */
 	/* a state of that member, to be stored with what it is given; NULL = none */
 	MemberState *before;

@@ -30,6 +30,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/projector_slot.h"
 #include "ground/waiter.h"
 #include "read/feed.h"
 
@@ -277,6 +278,7 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	store_progress(values[0]);
 	es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
 	es_end(&scope);
+	es_note_projectors_wanted();
 	PG_RETURN_VOID();
 }
 
@@ -348,6 +350,7 @@ es_resume_subscription(PG_FUNCTION_ARGS)
 {
 	set_paused(fcinfo, "resume_subscription()", false);
 	restart_members(name_argument(fcinfo));
+	es_note_projectors_wanted();
 	PG_RETURN_VOID();
 }
 
@@ -372,6 +375,7 @@ es_move_members(Subscription *subscription, int64 position)
 		state.limit_until = 0;
 		es_store_member(subscription->name, m, &state);
 	}
+	es_note_projectors_wanted();
 	/* a resize had its members before it at other places */
 	es_execute(&forget, &subscription->name, NULL, false, SPI_OK_UPDATE);
 	subscription->old_members = 0;

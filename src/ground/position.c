@@ -82,6 +82,7 @@
 #include "ground/lock.h"
 #include "ground/log_identity.h"
 #include "ground/position.h"
+#include "ground/projector_slot.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "ground/waiter.h"
@@ -311,6 +312,7 @@ end_positions(SharedDatabase *db, bool committed)
 	pg_atomic_write_u64(&in_flight(MyProcNumber)->position, 0);
 	pg_memory_barrier();
 	es_tell_leader(db);
+	es_tell_projectors(db);
 
 	/* the first one since the worker looked tells it that it may look again */
 	if (standby_possible() &&

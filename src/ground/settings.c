@@ -41,6 +41,10 @@
 #define MIN_MAX_WORKERS 0
 #define MAX_MAX_WORKERS 262143
 
+#define DEFAULT_PROJECTORS 1
+#define MIN_PROJECTORS 0
+#define MAX_PROJECTORS 8
+
 #define DEFAULT_DEAD_LETTER_RETENTION_S 0
 #define MIN_DEAD_LETTER_RETENTION_S 0
 #define MAX_DEAD_LETTER_RETENTION_S INT_MAX
@@ -79,6 +83,7 @@ int es_max_workers = DEFAULT_MAX_WORKERS;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
 int es_processed_retention = DEFAULT_PROCESSED_RETENTION_S;
+int es_projectors = DEFAULT_PROJECTORS;
 int es_retry_initial = DEFAULT_RETRY_INITIAL_MS;
 int es_retry_max = DEFAULT_RETRY_MAX_MS;
 int es_settle_timeout = DEFAULT_SETTLE_TIMEOUT_MS;
@@ -200,6 +205,11 @@ define_writes(void)
 							 &es_on_staging_full, ES_FULL_DURABLE,
 							 on_staging_full_options, PGC_USERSET, 0, NULL,
 							 NULL, NULL);
+	DefineCustomIntVariable("event_store.projectors",
+							"Number of processes that run handlers of projections in a database at a time.",
+							"Each works for one role; 0 leaves handlers to project().",
+							&es_projectors, DEFAULT_PROJECTORS, MIN_PROJECTORS,
+							MAX_PROJECTORS, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.require_expected_sequence",
 							 "Refuses appends whose expected_sequence is NULL.",
 							 "Any sequence is then expected with -2.",

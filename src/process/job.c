@@ -5,7 +5,7 @@
  * They are a table: opening staging, the drain, giving space back, storing the
  * safe position for standbys, snapshots of aggregates, pruning the history of
  * dead letters, forgetting processed messages, deleting old positions of
- * subscriptions, counting sessions that ended with an event, closing staging.  A job says when it is due, and does a bounded
+ * subscriptions, counting sessions that ended with an event, starting projectors, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own (step.c).  What a step
  * does stands in the file below that owns it, and every step can also be run in
  * the foreground by a function.
@@ -29,10 +29,12 @@
 #include "ground/catalog.h"
 #include "ground/due_snapshot.h"
 #include "ground/position.h"
+#include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 #include "process/job.h"
+#include "process/projector.h"
 #include "process/step.h"
 #include "replay/snapshot.h"
 #include "staging/drain.h"
@@ -220,6 +222,16 @@ step_count_deaths(Work *work)
 }
 
 static const Step count_deaths_step = {"count deaths", step_count_deaths};
+
+static void
+step_projectors(Work *work)
+{
+	work->store_gone = es_lock_store() == NULL;
+	if (!work->store_gone)
+		work->projectors_at = es_start_projectors(work->db);
+}
+
+static const Step projectors_step = {"start projectors", step_projectors};
 
 /* ---------- when they are due, and what they do ---------- */
 
@@ -431,6 +443,30 @@ run_count_deaths(Work *work, JobTurn *turn)
 	return run_step(work, &count_deaths_step);
 }
 
+static long
+time_until_projectors(const Work *work)
+{
+	if (es_projectors_wanted(work->db))
+		return 0;
+	return work->projectors_at == DT_NOEND
+			   ? -1
+			   : es_milliseconds_until(work->projectors_at);
+}
+
+/* The wish is taken first: what comes from now on raises it again. */
+static bool
+run_projectors(Work *work, JobTurn *turn)
+{
+	(void) es_take_projectors_wanted(work->db);
+	return run_step(work, &projectors_step);
+}
+
+static void
+projectors_failed(Work *work)
+{
+	es_want_projectors(work->db);
+}
+
 /* The history of dead letters is looked at when a worker comes, and every hour. */
 static long
 time_until_prune_history(const Work *work)
@@ -508,6 +544,8 @@ const Job es_jobs[] =
 	  .gives_way = true},
 	 {"count deaths", time_until_count_deaths, run_count_deaths,
 	  .keeps_worker = true, .gives_way = true},
+	 {"start projectors", time_until_projectors, run_projectors,
+	  .keeps_worker = true, .failed = projectors_failed},
 	 {"close staging", time_until_close, run_close}};
 
 const int es_job_count = lengthof(es_jobs);

@@ -46,6 +46,7 @@ struct Work
 	TimestampTz last_round_at; /* end of the last round */
 	int empty_rounds;		   /* due, yet without effect, in a row */
 	int rounds;				   /* since others had a turn */
+	TimestampTz projectors_at; /* when projectors are looked after, without a call */
 	TimestampTz prune_at; /* the history of dead letters, at the earliest */
 	bool space_drained;	  /* since it was looked after */
 	int last_job;
