@@ -40,7 +40,7 @@ BEGIN ATOMIC
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
            'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events',
-           'create_projection', 'drop_projection', 'rebuild_projection', 'project'],
+           'create_projection', 'create_view_projection', 'drop_projection', 'rebuild_projection', 'project'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'store_state', 'processed_messages',
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',
            'projections']),
@@ -48,7 +48,7 @@ BEGIN ATOMIC
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
-           'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks']);
+           'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks', 'sticky_keys']);
 END;
 COMMENT ON FUNCTION event_store.access_levels() IS
 'Internal: what each level of grant_access adds to those below it, in rows every and feed what several have, and in row owner what none has.';

@@ -12,6 +12,17 @@ The handler runs in a process that connects as its owner, with search_path pg_ca
 Errors: 22001, 22004, 22023; 25006 on a standby; 42501 when the caller does not own the functions; 42710 when another one, or a subscription, of that name is there; 55000 also when the owner lacks LOGIN or CONNECT.
 Example: SELECT event_store.drop_projection('no such projection');$$;
 
+CREATE FUNCTION event_store.create_view_projection(
+    view_name text, aggregate_types text[], key jsonb DEFAULT NULL, rules jsonb DEFAULT NULL, mode text DEFAULT 'async',
+    start_after bigint DEFAULT 0, batch_size int DEFAULT 500, members int DEFAULT 1, on_failure text DEFAULT 'stop', max_attempts int DEFAULT 5)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_view_projection';
+COMMENT ON FUNCTION event_store.create_view_projection(text, text[], jsonb, jsonb, text, bigint, int, int, text, int) IS
+$$Makes a projection that keeps a view: the server folds every event of the aggregate types into the rows of view_name that it belongs to, in one transaction with the position, so exactly once. Returns true when it made one, false when the same one is there.
+key says which rows an event belongs to, as view_keys has it; NULL = one, named by the aggregate's id. rules say what it does to them, as those of set_reducer_rules; NULL = what the reducer of the one aggregate type does, with no key. An event of which no operation applies makes no row; a state that becomes null removes the row. A row's version is the sequence of the last event in it where it is that of an aggregate of one type, else the global_position. mode: async = behind the log by milliseconds. start_after, on_failure and max_attempts are those of create_subscription; members > 1 divide the rows among themselves, and need a key that the event itself gives, one a time. batch_size: at most so many events a batch, 1 to 10,000. Nobody else writes the view then (VS008). Waits for those who are writing views (lock_timeout counts).
+Errors: 22001, 22004; 22023 also for a bad key or rules, naming the place; 25006 on a standby; 42710 when another one, or a subscription, of that name is there; 55000 also when the view has rows; 55P03.
+Example: SELECT event_store.create_view_projection('orders of a day', '{Order}', '{"day": "$.occurred_at"}', '{"events": {"OrderPlaced": [{"op": "increment", "path": "$.orders", "value": 1}]}}');$$;
+
 CREATE FUNCTION event_store.drop_projection(projection_name text) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';
 COMMENT ON FUNCTION event_store.drop_projection(text) IS

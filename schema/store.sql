@@ -274,6 +274,15 @@ DECLARE
             rebuild_total bigint,
             created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
         )$$,
+        -- what aggregates gave last where a key says "sticky"; a place below 0 is that of a rebuild: see sticky.c
+        $$CREATE TABLE event_store.sticky_keys (
+            projection_name text COLLATE "C" NOT NULL,
+            place int NOT NULL,
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            value text COLLATE "C" NOT NULL,
+            CONSTRAINT sticky_keys_pkey PRIMARY KEY (projection_name, place, aggregate_type, aggregate_id)
+        )$$,
         -- the newest row of a member holds: see member.c
         $$CREATE TABLE event_store.subscription_positions (
             subscription_name text COLLATE "C" NOT NULL,
@@ -516,6 +525,8 @@ BEGIN
 'What each subscription is. Made and changed by create_subscription and its like.';
     COMMENT ON TABLE event_store.projections IS
 'What each projection is beside its row in subscriptions: the function that handles its events and the role that it runs as, or how a view is folded. Made by create_projection and its like.';
+    COMMENT ON TABLE event_store.sticky_keys IS
+'What aggregates gave last where the key of a view projection says "sticky", for events that do not carry it.';
     COMMENT ON TABLE event_store.subscription_positions IS
 'Where the members of subscriptions stand, and the lease of each: the row with the highest number. Older rows are of no use.';
     COMMENT ON TABLE event_store.parked_events IS

@@ -34,6 +34,8 @@ INSERT INTO calls (call, value) VALUES
     ($$set_reducer_rules('Ruled', rules => %s, reducer_version => NULL)$$, '{"events": {}}'),
     ($$view_keys(NULL, %s)$$, '{"each": "$.payload.tags"}'),
     ($$view_keys(NULL, key => %s)$$, '{"each": "$.payload.tags"}'),
+    ($$drop_projection('json p'), event_store.create_view_projection('json p', '{Json}', %s, '{"events": {}}')$$, '"$.payload.customer"'),
+    ($$drop_projection('json p'), event_store.create_view_projection(view_name => 'json p', aggregate_types => '{Json}', rules => %s)$$, '{"events": {}}'),
     ($$save_snapshot('Json', 'j', 1, %s)$$, '{"a": 1}'),
     ($$save_snapshot('Json', 'j', 1, state => %s)$$, '{"a": 1}'),
     ($$record_result('json', 'm-1', %s)$$, '{"a": 1}'),

@@ -38,6 +38,7 @@
 #include "consume/project.h"
 #include "consume/projection.h"
 #include "consume/subscription.h"
+#include "consume/view_projection.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
@@ -55,7 +56,8 @@
 
 PG_FUNCTION_INFO_V1(es_project_events);
 
-static const ProjectionKind kinds[] = {{"handler", es_apply_handler}};
+static const ProjectionKind kinds[] = {{"handler", es_apply_handler},
+									   {"view", es_apply_view}};
 
 static const ProjectionKind *
 kind_of(const Projection *projection)

@@ -21,11 +21,13 @@
 #include "consume/member.h"
 #include "consume/pace.h"
 #include "consume/projection.h"
+#include "consume/sticky.h"
 #include "consume/subscription.h"
 #include "consume/subscription_admin.h"
 #include "ground/catalog.h"
 #include "ground/pair_table.h"
 #include "ground/projector_slot.h"
+#include "log/view_owner.h"
 
 /* The columns that are read and stored, in this order. */
 enum
@@ -132,9 +134,9 @@ same_value(Datum a, Datum b)
 bool
 es_same_projection(const Projection *a, const Projection *b)
 {
-	return strcmp(a->kind, b->kind) == 0 && a->batch_size == b->batch_size &&
-		   a->timeout == b->timeout && same_value(a->handler, b->handler) &&
-		   same_value(a->reset, b->reset) &&
+	return strcmp(a->kind, b->kind) == 0 && strcmp(a->mode, b->mode) == 0 &&
+		   a->batch_size == b->batch_size && a->timeout == b->timeout &&
+		   same_value(a->handler, b->handler) && same_value(a->reset, b->reset) &&
 		   same_value(a->handler_owner, b->handler_owner) &&
 		   same_value(a->key, b->key) && same_value(a->rules, b->rules);
 }
@@ -191,6 +193,8 @@ es_remove_projection(Datum name)
 	if (es_execute(&row, &name, NULL, false, SPI_OK_DELETE) == 0)
 		return false;
 	es_execute(&mark, &name, NULL, false, SPI_OK_UPDATE);
+	es_forget_stickies(name, false);
+	es_note_kept_views();
 	return true;
 }
 
@@ -231,6 +235,8 @@ es_make_projection(Projection *projection, const Source *source)
 		es_store_projection(projection);
 		es_forget_pace(projection->hash);
 		es_note_projectors_wanted();
+		if (strcmp(projection->kind, "view") == 0)
+			es_note_kept_views();
 	}
 	else if (!es_find_projection(projection->name, &other) ||
 			 !es_same_projection(projection, &other))

@@ -14,11 +14,13 @@
 #include "access/skey.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "storage/lockdefs.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -26,6 +28,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/pair_table.h"
+#include "replay/row_key.h"
 
 FailureAction
 es_failure_action(const text *word, const char *name, bool may_retry)
@@ -139,6 +142,7 @@ static void
 read_row(const Row *row, Subscription *subscription)
 {
 	bool isnull;
+	text *word;
 
 	read_types(row, SU_AGGREGATE_TYPES, &subscription->aggregate_types,
 			   &subscription->aggregate_type_count);
@@ -146,8 +150,11 @@ read_row(const Row *row, Subscription *subscription)
 			   &subscription->event_type_count);
 	subscription->members = DatumGetInt32(column(row, SU_MEMBERS, &isnull));
 	subscription->paused = DatumGetBool(column(row, SU_PAUSED, &isnull));
-	es_read_partitioning(DatumGetTextPP(column(row, SU_PARTITION_BY, &isnull)),
-						 &subscription->partitioning);
+	word = DatumGetTextPP(column(row, SU_PARTITION_BY, &isnull));
+	if (es_is_partitioned_by_row(word))
+		subscription->partitioning = (Partitioning){.by = ES_BY_ROW};
+	else
+		es_read_partitioning(word, NULL, &subscription->partitioning);
 	subscription->on_failure =
 		es_failure_action(DatumGetTextPP(column(row, SU_ON_FAILURE, &isnull)),
 						  "on_failure", false);
@@ -187,6 +194,35 @@ find_row(SubscriptionTable which, Subscription *subscription, bool read)
 	return found;
 }
 
+/*
+ * The key of the view that a projection keeps, whose rows are the partitions; NULL if
+ * the projection has gone.
+ */
+static RowKey *
+read_row_key(Datum name)
+{
+	static KeptPlan plan = {"SELECT p.key FROM event_store.projections p"
+							" WHERE p.projection_name OPERATOR(pg_catalog.=) $1",
+							1,
+							{TEXTOID}};
+	MemoryContext caller = CurrentMemoryContext;
+	RowKey *key = NULL;
+	OwnerScope scope;
+
+	es_begin_read(&scope);
+	if (es_execute(&plan, &name, NULL, true, SPI_OK_SELECT) > 0)
+	{
+		bool isnull;
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									1, &isnull);
+
+		MemoryContextSwitchTo(caller);
+		key = es_row_key_parse(isnull ? NULL : DatumGetJsonbPCopy(value));
+	}
+	es_end(&scope);
+	return key;
+}
+
 bool
 es_find_subscription(Datum name, Subscription *subscription)
 {
@@ -196,6 +232,11 @@ es_find_subscription(Datum name, Subscription *subscription)
 	subscription->hash = es_subscription_hash(name);
 	PushActiveSnapshot(GetLatestSnapshot());
 	found = find_row(ES_SUBSCRIPTIONS, subscription, true);
+	if (found && subscription->partitioning.by == ES_BY_ROW)
+	{
+		subscription->partitioning.key = read_row_key(name);
+		found = subscription->partitioning.key != NULL;
+	}
 	subscription->sets_aside = true;
 	PopActiveSnapshot();
 	return found;

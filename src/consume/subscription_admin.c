@@ -33,6 +33,7 @@
 #include "ground/projector_slot.h"
 #include "ground/waiter.h"
 #include "read/feed.h"
+#include "replay/row_key.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_alter_subscription);
@@ -169,7 +170,10 @@ create_arguments(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 		Int32GetDatum(es_bounded_argument(fcinfo, 6, "max_attempts", 0,
 										  PG_INT32_MAX));
 	partition_by = es_required_text(fcinfo, 7, "partition_by");
-	es_read_partitioning(partition_by, &partitioning);
+	/* a projection may have the rows of its view as partitions */
+	es_read_partitioning(partition_by,
+						 fcinfo->flinfo == NULL ? es_row_key_parse(NULL) : NULL,
+						 &partitioning);
 	values[SUB_PARTITION_BY] = PointerGetDatum(partition_by);
 	es_begin_consuming("create_subscription()");
 	(void) es_feed_database();
@@ -250,7 +254,11 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 					   "$3") " END,"
 							 " on_failure = COALESCE($4, on_failure),"
 							 " max_attempts = COALESCE($5, max_attempts)"
-							 " WHERE subscription_name OPERATOR(pg_catalog.=) $1",
+							 " WHERE subscription_name OPERATOR(pg_catalog.=) $1"
+							 " AND (($2 IS NULL AND $3 IS NULL)"
+							 " OR NOT EXISTS (SELECT FROM event_store.projections p"
+							 " WHERE p.projection_name OPERATOR(pg_catalog.=) $1"
+							 " AND p.kind OPERATOR(pg_catalog.=) 'view'))",
 		 5,
 		 {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID}};
 	Datum values[5] = {name_argument(fcinfo)};
@@ -276,7 +284,12 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	store_progress(values[0]);
-	es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
+	if (es_execute(&plan, values, nulls, false, SPI_OK_UPDATE) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the types of events that view \"%s\" is made of cannot be altered",
+						TextDatumGetCString(values[0])),
+				 errhint("Make it anew from others with replace_projection().")));
 	es_end(&scope);
 	es_note_projectors_wanted();
 	PG_RETURN_VOID();

@@ -160,7 +160,8 @@ static const char *const written_tables[] = {"domain_events",
 											 "parked_events",
 											 "subscription_marks",
 											 "discarded_events",
-											 "projections"};
+											 "projections",
+											 "sticky_keys"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
@@ -221,6 +222,7 @@ find_parts(Store *s)
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->store_state = relation_named(s->schema, "store_state", -1);
 	s->processed_messages = relation_named(s->schema, "processed_messages", -1);
+	s->projections = relation_named(s->schema, "projections", -1);
 	s->positions_of_members =
 		relation_named(s->schema, "subscription_positions", -1);
 	s->positions_by_member =

@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 16
+#define ES_WRITTEN_TABLES 17
 
 typedef struct StagingSegment
 {
@@ -70,6 +70,7 @@ typedef struct Store
 	Oid dead_letters;
 	Oid store_state;
 	Oid processed_messages;
+	Oid projections;
 	Oid positions_of_members; /* subscription_positions */
 	Oid positions_by_member;  /* its primary key */
 	NamedTable by_subscription[ES_BY_SUBSCRIPTION];

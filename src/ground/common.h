@@ -26,6 +26,7 @@
 #define ES_ERRCODE_STAGING_FULL MAKE_SQLSTATE('V', 'S', '0', '0', '4')
 #define ES_ERRCODE_DEAD_LETTERS MAKE_SQLSTATE('V', 'S', '0', '0', '6')
 #define ES_ERRCODE_LEASE_LOST MAKE_SQLSTATE('V', 'S', '0', '0', '7')
+#define ES_ERRCODE_VIEW_KEPT MAKE_SQLSTATE('V', 'S', '0', '0', '8')
 #define ES_ERRCODE_TOO_MANY_HOPS MAKE_SQLSTATE('V', 'S', '0', '1', '0')
 
 #endif /* ES_COMMON_H */

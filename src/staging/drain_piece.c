@@ -243,12 +243,12 @@ write_one_view(void *arg)
 static void
 set_view_write(ViewWrite *write, const StagedRow *row)
 {
-	write->view_name = row->name;
-	write->view_key = row->key;
-	write->view_data = row->view_data;
-	write->has_version = row->has_version;
-	write->version = row->version;
-	write->updated_at = row->staged_at;
+	*write = (ViewWrite){.view_name = row->name,
+						 .view_key = row->key,
+						 .view_data = row->view_data,
+						 .has_version = row->has_version,
+						 .version = row->version,
+						 .updated_at = row->staged_at};
 }
 
 /* Remembers a view row and which one of its key it follows. */
