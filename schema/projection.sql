@@ -30,11 +30,28 @@ $$Drops a projection, its positions and what is parked of it; what it has made s
 Errors: 22004, 22001; 25006 on a standby; 55000; 55P03.
 Example: SELECT event_store.drop_projection('no longer wanted');$$;
 
+CREATE FUNCTION event_store.replace_projection(
+    view_name text, aggregate_types text[], key jsonb, rules jsonb, in_steps boolean DEFAULT false)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_replace_projection';
+COMMENT ON FUNCTION event_store.replace_projection(text, text[], jsonb, jsonb, boolean) IS
+$$Gives a projected view another definition: builds the view anew from where the projection began, beside the live one, and puts it in its place, all in this transaction. Readers see the old view or the new one. Returns how many rows that has changed. in_steps: the definition is only stored, and rebuild_projection_step builds it; meanwhile the view goes on by the old one. What was set aside is folded with all else. An event that cannot be folded ends it, unless the projection skips those.
+Arguments as those of create_view_projection.
+Errors: 22001, 22004; 22023 also for a bad key or rules, naming the place; 25001 at REPEATABLE READ and above; 25006 on a standby; 42704 when there is none of that name; 55000 also when it keeps no view; 55P03; that of an event.
+Example: SELECT event_store.replace_projection(p.projection_name, '{Order}', '{"month": "$.occurred_at"}', p.rules) FROM event_store.projections p WHERE p.projection_name = 'orders of a month';$$;
+
+CREATE FUNCTION event_store.rebuild_projection_step(projection_name text, max_events int) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection_step';
+COMMENT ON FUNCTION event_store.rebuild_projection_step(text, int) IS
+$$Does a part of building a projected view anew, by the definition that replace_projection has stored, or by its own: folds at most so many events. Returns true once the view is the new one. Each step is a transaction; after a crash the next one goes on from the last that committed. projection_status shows how far it has come, in positions.
+Errors: 22001, 22004, 22023; 25001 at REPEATABLE READ and above; 25006 on a standby; 42704 when there is none of that name; 55000 also when it keeps no view; 55P03; that of an event.
+Example: SELECT event_store.rebuild_projection_step(p.projection_name, 10000) FROM event_store.projections p WHERE p.projection_name = 'orders of a month';$$;
+
 CREATE FUNCTION event_store.rebuild_projection(projection_name text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
 COMMENT ON FUNCTION event_store.rebuild_projection(text) IS
-$$Begins a projection of a handler anew, in this transaction: calls its reset function and moves it back to where it began. The events come again once this has committed. Returns how many positions it goes back. Waits for its batch (lock_timeout counts).
-Errors: 22004, 22001; 25006 on a standby; 42704 when there is none of that name; 55000 also when it has no reset function; 55P03; what the function raises.
+$$Makes a projected view anew, by its own definition, as replace_projection does, and returns how many rows that has changed. Begins a projection of a handler anew, in this transaction: calls its reset function and moves it back to where it began. The events come again once this has committed. Returns how many positions it goes back. Waits for its batch (lock_timeout counts).
+Errors: 22004, 22001; 25001 for a view at REPEATABLE READ and above; 25006 on a standby; 42704 when there is none of that name; 55000 also when a handler has no reset function; 55P03; what the function raises; that of an event.
 Example: SELECT event_store.rebuild_projection(p.projection_name) FROM event_store.projections p WHERE p.projection_name = 'letters' AND p.reset IS NOT NULL;$$;
 
 CREATE FUNCTION event_store.project(projection_name text, max_events int DEFAULT NULL) RETURNS bigint

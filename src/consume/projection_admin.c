@@ -17,6 +17,8 @@
 #include "consume/projection.h"
 #include "consume/subscription.h"
 #include "consume/subscription_admin.h"
+#include "consume/view_batch.h"
+#include "consume/view_rebuild.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
@@ -140,9 +142,12 @@ es_drop_projection(PG_FUNCTION_ARGS)
 
 	es_begin_consuming("drop_projection()");
 	es_consume_durably();
+	es_lock_rebuild(name);
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	es_begin(&scope);
 	removed = es_remove_projection(name);
+	if (removed)
+		es_forget_built(name);
 	es_end(&scope);
 	if (!removed)
 		PG_RETURN_BOOL(false);
@@ -172,8 +177,9 @@ move_back(const Projection *projection)
 }
 
 /*
- * A handler's: its reset function empties what it has made, and all events come again.
- * The subscription is locked, so nobody takes in any meanwhile.
+ * A view is made anew beside the live one.  Of a handler's its reset function empties what
+ * it has made, and all events come again; the subscription is locked, so nobody takes in
+ * any meanwhile.
  */
 Datum
 es_rebuild_projection(PG_FUNCTION_ARGS)
@@ -184,8 +190,11 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	es_begin_consuming("rebuild_projection()");
 	(void) es_feed_database();
 	es_consume_durably();
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
+	es_lock_rebuild(name);
 	es_read_projection(name, &projection);
+	if (strcmp(projection.kind, "view") == 0)
+		PG_RETURN_INT64(es_rebuild_kept_view(&projection));
+	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	if (projection.reset == (Datum) 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -213,8 +213,8 @@ read_row_key(Datum name)
 	if (es_execute(&plan, &name, NULL, true, SPI_OK_SELECT) > 0)
 	{
 		bool isnull;
-		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-									1, &isnull);
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull);
 
 		MemoryContextSwitchTo(caller);
 		key = es_row_key_parse(isnull ? NULL : DatumGetJsonbPCopy(value));

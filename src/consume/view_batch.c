@@ -215,3 +215,22 @@ es_fold_into_view(const ViewDefinition *definition, ViewBatch *batch)
 	es_write_stickies(stickies);
 	batch->done = batch->count;
 }
+
+/* ---------- what is left of a rebuild ---------- */
+
+void
+es_forget_built(Datum name)
+{
+	static KeptPlan rows = {"DELETE FROM event_store.view_rebuild_rows r"
+							" WHERE r.view_name OPERATOR(pg_catalog.=) $1",
+							1,
+							{TEXTOID}};
+	static KeptPlan row = {"DELETE FROM event_store.view_rebuilds b"
+						   " WHERE b.view_name OPERATOR(pg_catalog.=) $1",
+						   1,
+						   {TEXTOID}};
+
+	es_execute(&rows, &name, NULL, false, SPI_OK_DELETE);
+	es_execute(&row, &name, NULL, false, SPI_OK_DELETE);
+	es_forget_stickies(name, true);
+}

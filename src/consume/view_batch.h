@@ -23,5 +23,7 @@ typedef struct ViewBatch
  * Outside of an owner's scope.
  */
 extern void es_fold_into_view(const ViewDefinition *definition, ViewBatch *batch);
+/* Takes away what a rebuild of a view has kept.  In an owner's scope. */
+extern void es_forget_built(Datum view_name);
 
 #endif /* ES_VIEW_BATCH_H */

@@ -140,9 +140,8 @@ jsonb_argument(FunctionCallInfo fcinfo, int argno)
 							   : PointerGetDatum(PG_GETARG_JSONB_P_COPY(argno));
 }
 
-/* The types that events come from, at least one. */
-static int
-types_argument(FunctionCallInfo fcinfo, Datum **types)
+int
+es_view_types_argument(FunctionCallInfo fcinfo, Datum **types)
 {
 	int count = -1;
 
@@ -167,11 +166,25 @@ mode_argument(FunctionCallInfo fcinfo)
 	return mode;
 }
 
-/* What can be said of the subscription only by who knows the key. */
+const char *
+es_view_partitioning(const ViewDefinition *definition)
+{
+	return es_row_key_divides(definition->key) && !definition->by_sequence
+			   ? ES_PARTITION_BY_ROW
+			   : "aggregate";
+}
+
+void
+es_check_view_members(int members, const ViewDefinition *definition)
+{
+	if (members > 1 && !es_row_key_divides(definition->key))
+		refuse("members must be 1 for this key",
+			   "Members divide the rows among themselves, by a key that the event itself gives, one a time.");
+}
+
 static Source
 source_arguments(FunctionCallInfo fcinfo, const ViewDefinition *definition)
 {
-	bool divides = es_row_key_divides(definition->key);
 	Source source =
 		{.aggregate_types = PG_GETARG_DATUM(1),
 		 .from_now = PG_ARGISNULL(5),
@@ -180,12 +193,8 @@ source_arguments(FunctionCallInfo fcinfo, const ViewDefinition *definition)
 		 .on_failure = PointerGetDatum(es_required_text(fcinfo, 8, "on_failure")),
 		 .max_attempts = int_argument(fcinfo, 9, "max_attempts", 0, PG_INT32_MAX)};
 
-	if (source.members > 1 && !divides)
-		refuse("members must be 1 for this key",
-			   "Members divide the rows among themselves, by a key that the event itself gives, one a time.");
-	source.partition_by = CStringGetTextDatum(divides && !definition->by_sequence
-												  ? ES_PARTITION_BY_ROW
-												  : "aggregate");
+	es_check_view_members(source.members, definition);
+	source.partition_by = CStringGetTextDatum(es_view_partitioning(definition));
 	return source;
 }
 
@@ -214,10 +223,16 @@ check_no_rows(Datum view_name)
 static void
 take_view(Datum view_name)
 {
+	OwnerScope scope;
+
 	es_settle_view(view_name);
 	LockRelationOid(es_store()->view_key_gate, ShareRowExclusiveLock);
 	es_settle_view(view_name);
 	check_no_rows(view_name);
+	/* steps of rebuild_view() may have left something */
+	es_begin(&scope);
+	es_forget_built(view_name);
+	es_end(&scope);
 }
 
 Datum
@@ -233,7 +248,7 @@ es_create_view_projection(PG_FUNCTION_ARGS)
 	projection.name = PointerGetDatum(es_required_text(fcinfo, 0, "view_name"));
 	es_begin_consuming("create_view_projection()");
 	(void) es_feed_database();
-	type_count = types_argument(fcinfo, &types);
+	type_count = es_view_types_argument(fcinfo, &types);
 	projection.key = jsonb_argument(fcinfo, 2);
 	projection.rules = jsonb_argument(fcinfo, 3);
 	projection.mode = mode_argument(fcinfo);
