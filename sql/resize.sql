@@ -164,6 +164,18 @@ CALL pg_temp.take_all('aside');
 TABLE pg_temp.taken;
 TABLE pg_temp.members;
 
+-- not while a member is leased; a pause lets leases end
+SELECT pg_temp.append(1);
+SELECT count(*) AS claimed, min(member) AS member, min(lease) AS lease FROM event_store.claim_events('aside', 'c') \gset leased_
+SELECT pg_temp.outcome($$SELECT event_store.resize_subscription('aside', 4)$$) ~ '^55006 member [01] of subscription "aside" is leased$';
+SELECT event_store.ack_events('aside', :leased_member, :leased_lease);
+SELECT event_store.resize_subscription('aside', 4);
+TABLE pg_temp.members;
+SELECT pg_temp.outcome(format($$SELECT event_store.ack_events('aside', %s, %s)$$, :leased_member, :leased_lease)) LIKE 'VS007 %';
+TRUNCATE effects;
+CALL pg_temp.take_all('aside');
+SELECT count(*) + :leased_claimed FROM effects;
+
 -- arguments; not in a transaction that has events of it
 SELECT pg_temp.outcome($$SELECT event_store.resize_subscription('unknown', 2)$$);
 SELECT pg_temp.outcome($$SELECT event_store.resize_subscription(NULL, 2)$$);

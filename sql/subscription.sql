@@ -149,6 +149,11 @@ SELECT count(*) FROM event_store.append_batch(array_fill('SubMany'::text, ARRAY[
                                               array_fill('E'::text, ARRAY[25000]), NULL);
 SELECT pg_temp.append('A/rare E');
 SELECT event_store.create_subscription('rare', '{SubA}', start_after => :middle);
+-- beyond a stretch lag is estimated
+SELECT event_store.create_subscription('behind', start_after => :middle, members => 2), event_store.create_subscription('near', start_after => :middle + 20000);
+SELECT subscription_name, round(sum(lag_events), -2), bool_and(lag > '0') FROM event_store.subscription_status WHERE subscription_name IN ('behind', 'near', 'rare') GROUP BY 1 ORDER BY 1;
+SELECT lag_events FROM event_store.subscription_status WHERE subscription_name = 'near';
+SELECT event_store.drop_subscription('behind'), event_store.drop_subscription('near');
 SELECT pg_temp.next('rare');
 SELECT position - :middle FROM event_store.subscription_status WHERE subscription_name = 'rare';
 SELECT pg_temp.next('rare');
@@ -184,7 +189,9 @@ SELECT count(*), count(DISTINCT (id, sequence)), count(DISTINCT call) FROM divid
 SELECT id FROM divided GROUP BY id HAVING count(DISTINCT call) > 1;
 SELECT call, string_agg(DISTINCT id, ' ') FROM divided GROUP BY call ORDER BY call;
 SELECT member, state, lag_events, lag FROM event_store.subscription_status WHERE subscription_name = 'divided' ORDER BY 1;
-SELECT pg_temp.append(string_agg('D/d-' || i % 12 || ' E', ', ')) FROM generate_series(0, 11) i;
+SELECT pg_temp.append(string_agg('D/d-' || i % 12 || ' E, A/gap E', ', ')) FROM generate_series(0, 11) i;
+-- lag counts events that it has yet to give, and nothing else
+SELECT count(*), sum(lag_events), count(lag) FROM event_store.subscription_status WHERE subscription_name = 'divided';
 BEGIN;
 SELECT count(*) AS first FROM event_store.next_events('divided', 1);
 SELECT count(DISTINCT call) FROM divided WHERE id IN (SELECT aggregate_id FROM event_store.next_events('divided'));

@@ -224,8 +224,6 @@ find_failing(Failure *f)
 	es_read_subscription(f->subscription.name, &f->subscription);
 	es_find_failed(f);
 	es_lock_member(f->subscription.hash, f->member);
-	/* a row may have come while we waited */
-	f->subscription.sets_aside = true;
 	f->state = es_newest_member(f->subscription.name, f->member);
 	refuse_leased(f);
 	f->passed = es_member_passed(f->subscription.hash, f->member, &f->state);

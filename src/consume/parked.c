@@ -15,8 +15,11 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -25,9 +28,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/settings.h"
-
-/* So many that are due are looked at for one of a member. */
-#define DUE_ROWS 1000
+#include "replay/fold.h"
 
 #define PARTITION_ROW                                      \
 	" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
@@ -243,6 +244,42 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 		es_mark_event(name, position);
 }
 
+/* Looking for one of a member. */
+typedef struct DueSearch
+{
+	const Subscription *subscription;
+	int member;
+	int64 passed;
+	MemoryContext context; /* of what is found */
+	DueRetry *due;
+	bool found;
+} DueSearch;
+
+/* Takes a row if it is the member's and its event was given before; then it is the one. */
+static bool
+take_due(TupleTableSlot *slot, void *arg)
+{
+	DueSearch *search = arg;
+	const Subscription *subscription = search->subscription;
+	const text *partition;
+	int64 position;
+
+	slot_getallattrs(slot);
+	partition = DatumGetTextPP(slot->tts_values[0]);
+	position = DatumGetInt64(slot->tts_values[1]);
+	if (es_partition_member(partition, subscription->members) != search->member ||
+		position > es_partition_served(subscription, partition, search->passed))
+		return true;
+	search->found = true;
+	search->due->position = position;
+	search->due->alone = DatumGetBool(slot->tts_values[2]);
+	search->due->attempts = DatumGetInt32(slot->tts_values[3]);
+	search->due->limit = DatumGetInt32(slot->tts_values[4]);
+	MemoryContextSwitchTo(search->context);
+	search->due->partition = datumCopy(PointerGetDatum(partition), false, -1);
+	return false;
+}
+
 bool
 es_find_due(const Subscription *subscription, int member, int64 passed,
 			DueRetry *due)
@@ -253,32 +290,21 @@ es_find_due(const Subscription *subscription, int member, int64 passed,
 							" FROM event_store.parked_events p"
 							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 							" AND p.retry_at OPERATOR(pg_catalog.<=) $2"
-							" ORDER BY p.retry_at LIMIT $3",
-							3,
-							{TEXTOID, TIMESTAMPTZOID, INT8OID}};
-	Datum values[3] = {subscription->name,
-					   TimestampTzGetDatum(GetCurrentTimestamp()),
-					   Int64GetDatum(DUE_ROWS)};
-	uint64 count;
+							" ORDER BY p.retry_at",
+							2,
+							{TEXTOID, TIMESTAMPTZOID}};
+	Datum values[2] = {subscription->name,
+					   TimestampTzGetDatum(GetCurrentTimestamp())};
+	DueSearch search = {.subscription = subscription,
+						.member = member,
+						.passed = passed,
+						.context = CurrentMemoryContext,
+						.due = due};
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	count = es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	es_for_each_row(&plan, values, NULL, take_due, &search);
 	PopActiveSnapshot();
-	for (uint64 i = 0; i < count; i++)
-	{
-		due->partition = PointerGetDatum(PG_DETOAST_DATUM_COPY(value_of(i, 1)));
-		due->position = DatumGetInt64(value_of(i, 2));
-		due->alone = DatumGetBool(value_of(i, 3));
-		due->attempts = DatumGetInt32(value_of(i, 4));
-		due->limit = DatumGetInt32(value_of(i, 5));
-		if (due->position <= es_partition_served(subscription,
-												 DatumGetTextPP(due->partition),
-												 passed) &&
-			es_partition_member(DatumGetTextPP(due->partition),
-								subscription->members) == member)
-			return true;
-	}
-	return false;
+	return search.found;
 }
 
 TimestampTz

@@ -101,7 +101,8 @@ es_read_partitioning(const text *word, RowKey *key, Partitioning *partitioning)
 	partitioning->by = ES_BY_PATH;
 	partitioning->column = column_of_path(&partitioning->path);
 	if (partitioning->column < 0)
-		refuse(given, "it begins with neither $.payload. nor $.metadata.");
+		refuse(given,
+			   "it begins neither with payload nor with metadata, and a name in it");
 }
 
 /* A value of the event as text; NULL where it has none, or one that is no scalar. */

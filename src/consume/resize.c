@@ -28,6 +28,7 @@
 
 #include "consume/consume.h"
 #include "consume/fetches.h"
+#include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/progress.h"
 #include "consume/stretch.h"
@@ -62,6 +63,18 @@ refuse_under_way(const Resize *resize)
 			 errhint("Let its consumers go on until position in subscription_status is there.")));
 }
 
+/* Whoever has a lease may yet acknowledge it, which needs the lock that is held here. */
+static void
+refuse_leased(const Subscription *s, int member, const MemberState *state)
+{
+	if (state->lease.number != 0 && es_lease_is_open(state))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("member %d of subscription \"%s\" is leased", member,
+						TextDatumGetCString(s->name)),
+				 errhint("Call pause_subscription(), and resize it when the leases have ended.")));
+}
+
 /* Where the old members stand. */
 static void
 read_old_states(Resize *resize)
@@ -75,6 +88,9 @@ read_old_states(Resize *resize)
 		MemberState *state = &resize->old_states[m];
 
 		*state = es_newest_member(s->name, m);
+		refuse_leased(s, m, state);
+		if (state->lease.number != 0)
+			es_expire_lease(s, m, state);
 		state->position = es_member_passed(s->hash, m, state);
 		if (state->stopped)
 			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

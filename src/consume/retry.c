@@ -285,8 +285,6 @@ es_discard_parked_events(PG_FUNCTION_ARGS)
 	es_read_subscription(name, &subscription);
 	es_lock_member(subscription.hash,
 				   es_partition_member(partition, subscription.members));
-	/* a row may have come while we waited */
-	subscription.sets_aside = true;
 	count = discard_partition(&subscription, PointerGetDatum(partition), bounds);
 	if (count > 0)
 		keep_history(name, PointerGetDatum(partition), bounds, count,

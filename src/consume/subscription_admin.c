@@ -218,29 +218,29 @@ es_create_subscription(PG_FUNCTION_ARGS)
 /* ---------- changing one ---------- */
 
 /*
- * Stores how far members have come over what is not for them, since with other
- * types that may be for them.  A member that is just fetching stores its own.
+ * Stores how far a member has come over what is not for it, since with other types
+ * that may be for it.  One that is being fetched is waited for if it has come further
+ * than what it would go back to.
  */
 static void
-store_progress(Datum name)
+store_progress(Datum name, uint64 hash, int member)
 {
-	Subscription subscription;
+	MemberState state = es_newest_member(name, member);
+	int64 passed;
 
-	es_read_subscription(name, &subscription);
-	for (int m = 0; m < subscription.members; m++)
+	if (es_member_passed(hash, member, &state) > state.position)
+		es_lock_member(hash, member);
+	else if (!es_try_lock_member(hash, member))
+		return;
+	state = es_newest_member(name, member);
+	passed = es_member_passed(hash, member, &state);
+	if (passed == state.position)
 	{
-		Progress progress =
-			es_read_progress(es_progress_key(subscription.hash, m));
-		MemberState state;
-
-		if (!es_try_lock_member(subscription.hash, m))
-			continue;
-		state = es_newest_member(name, m);
-		if (progress.number != state.number || progress.position <= state.position)
-			continue;
-		state.position = progress.position;
-		es_store_member(name, m, &state);
+		es_unlock_member(hash, member);
+		return;
 	}
+	state.position = passed;
+	es_store_member(name, member, &state);
 }
 
 Datum
@@ -263,7 +263,9 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 		 {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID}};
 	Datum values[5] = {name_argument(fcinfo)};
 	char nulls[5] = {' ', 'n', 'n', 'n', 'n'};
+	Subscription subscription;
 	OwnerScope scope;
+	bool retyped;
 
 	values[1] = types_argument(fcinfo, 1, "aggregate_types", &nulls[1]);
 	values[2] = types_argument(fcinfo, 2, "event_types", &nulls[2]);
@@ -282,8 +284,15 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	(void) es_feed_database();
 	es_consume_durably();
 	es_note_freed(es_subscription_hash(values[0]), true);
+	retyped = nulls[1] == ' ' || nulls[2] == ' ';
+	if (retyped)
+		es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(values[0]),
+					 ShareLock);
 	es_begin(&scope);
-	store_progress(values[0]);
+	es_read_subscription(values[0], &subscription);
+	/* other types hold from where the members are */
+	for (int m = 0; retyped && m < subscription.members; m++)
+		store_progress(values[0], subscription.hash, m);
 	if (es_execute(&plan, values, nulls, false, SPI_OK_UPDATE) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
