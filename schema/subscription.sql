@@ -52,8 +52,8 @@ Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('moved')
 CREATE FUNCTION event_store.resize_subscription(subscription_name text, members int) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resize_subscription';
 COMMENT ON FUNCTION event_store.resize_subscription(text, int) IS
-$$Divides a subscription among another number of members, 1 to 1000. Nothing is lost, repeated or overtaken within its partition. Waits for transactions that have events of it, and holds off new ones meanwhile (lock_timeout counts). The new members begin where the last of the old ones stood, and pass over what the others had been given.
-Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 55000 also while a member has stopped; 55006 while a member is leased (pause_subscription first, and leases end), until all members have passed where the first one stood at the resize before, and in a transaction that has events of it; 55P03.
+$$Divides a subscription among another number of members, 1 to 1000. Nothing is lost, repeated or overtaken within its partition. Waits for transactions that have events of it, and for leases, until they are acknowledged, released or over; holds off new ones meanwhile (lock_timeout counts). The new members begin where the last of the old ones stood, and pass over what the others had been given.
+Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 55000 also while a member has stopped; 55006 until all members have passed where the first one stood at the resize before, and in a transaction that has events of it; 55P03.
 Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('resized')) SELECT event_store.resize_subscription('resized', 4) FROM c;$$;
 
 CREATE FUNCTION event_store.next_events(subscription_name text, max_count int DEFAULT 100, timeout interval DEFAULT '0')

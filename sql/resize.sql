@@ -164,15 +164,29 @@ CALL pg_temp.take_all('aside');
 TABLE pg_temp.taken;
 TABLE pg_temp.members;
 
--- not while a member is leased; a pause lets leases end
+-- a lease is waited for as a lock is; not by who has it himself
 SELECT pg_temp.append(1);
+BEGIN;
+SELECT count(*) > 0 FROM event_store.claim_events('aside', 'c');
+SELECT pg_temp.outcome($$SELECT event_store.resize_subscription('aside', 4)$$);
+ROLLBACK;
 SELECT count(*) AS claimed, min(member) AS member, min(lease) AS lease FROM event_store.claim_events('aside', 'c') \gset leased_
-SELECT pg_temp.outcome($$SELECT event_store.resize_subscription('aside', 4)$$) ~ '^55006 member [01] of subscription "aside" is leased$';
+SET lock_timeout = '20ms';
+SELECT pg_temp.outcome($$SELECT event_store.resize_subscription('aside', 4)$$);
+RESET lock_timeout;
 SELECT event_store.ack_events('aside', :leased_member, :leased_lease);
 SELECT event_store.resize_subscription('aside', 4);
 TABLE pg_temp.members;
 SELECT pg_temp.outcome(format($$SELECT event_store.ack_events('aside', %s, %s)$$, :leased_member, :leased_lease)) LIKE 'VS007 %';
 TRUNCATE effects;
+CALL pg_temp.take_all('aside');
+SELECT count(*) + :leased_claimed FROM effects;
+-- one that expires is waited for so long, and its events come again
+SELECT pg_temp.append(1);
+SELECT count(*) > 1 AS given, min(member) AS member, min(lease) AS lease FROM event_store.claim_events('aside', 'c', lease_time => '100ms') \gset leased_
+SELECT event_store.resize_subscription('aside', 3);
+SELECT pg_temp.outcome(format($$SELECT event_store.ack_events('aside', %s, %s)$$, :leased_member, :leased_lease)) LIKE 'VS007 %';
+SELECT :'leased_given';
 CALL pg_temp.take_all('aside');
 SELECT count(*) + :leased_claimed FROM effects;
 

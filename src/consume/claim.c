@@ -182,7 +182,7 @@ acknowledge_before(FunctionCallInfo fcinfo, Serving *call)
 		return;
 	state = palloc(sizeof(MemberState));
 	es_consume_durably();
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, ShareLock);
+	es_lock_hash(ES_LOCK_SUBSCRIPTION, call->hash, RowShareLock);
 	es_begin(&scope);
 	es_begin_lease_call(&before, call->name, PG_GETARG_INT32(5),
 						PG_GETARG_INT64(6));

@@ -170,7 +170,8 @@ es_open_lease_call(FunctionCallInfo fcinfo, LeaseCall *call,
 	es_begin_consuming(function);
 	(void) es_feed_database();
 	es_consume_durably();
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ShareLock);
+	/* a resize that waits for leases lets them end */
+	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), RowShareLock);
 	es_begin(scope);
 	es_begin_lease_call(call, name, member, lease);
 }

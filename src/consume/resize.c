@@ -12,19 +12,25 @@
  * What is set aside was given before: its rows do not move, and a partition is retried as far
  * as its old member had come (es_partition_served).
  *
- * Nobody may be given anything meanwhile.  The subscription's lock, taken exclusively,
- * waits for transactions that have events and holds off new ones; the members'
- * locks wait for whoever changes a state without events in hand.
+ * Nobody may be given anything meanwhile, nor have anything in hand.  The subscription's
+ * lock is taken in two steps.  The first one waits for transactions that have
+ * events, holds off new fetches and claims, and lets leases be acknowledged, released and
+ * extended until none is open.  The second one waits for who is doing that, and holds
+ * it off, too; where a lease was extended meanwhile it is given back.  Then the
+ * members' locks wait for whoever changes a state without events in hand.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "storage/lockdefs.h"
+#include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "consume/consume.h"
 #include "consume/fetches.h"
@@ -36,12 +42,21 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/waiter.h"
+#include "ground/worker_slot.h"
 #include "read/feed.h"
+#include "read/waker.h"
 
 PG_FUNCTION_INFO_V1(es_resize_subscription);
 
+/* Without lock_timeout leases are waited for in pieces, of a day. */
+#define MAX_SLEEP_MS (INT64CONST(24) * 60 * 60 * 1000)
+
 typedef struct Resize
 {
+	Datum name; /* a text */
+	uint64 hash;
+	int members;			   /* that there are to be */
 	Subscription subscription; /* as it is to be */
 	int old_members;
 	MemberState *old_states; /* their positions as far as they have come */
@@ -49,6 +64,15 @@ typedef struct Resize
 	int64 highest;
 	MemberState *states; /* the new ones */
 } Resize;
+
+static void
+refuse_own_events(Datum name)
+{
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+					errmsg("this transaction has events of subscription \"%s\"",
+						   TextDatumGetCString(name)),
+					errhint("Resize it in a transaction of its own.")));
+}
 
 static void
 refuse_under_way(const Resize *resize)
@@ -61,18 +85,6 @@ refuse_under_way(const Resize *resize)
 					   resize->old_members,
 					   (long long) resize->subscription.old_highest),
 			 errhint("Let its consumers go on until position in subscription_status is there.")));
-}
-
-/* Whoever has a lease may yet acknowledge it, which needs the lock that is held here. */
-static void
-refuse_leased(const Subscription *s, int member, const MemberState *state)
-{
-	if (state->lease.number != 0 && es_lease_is_open(state))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("member %d of subscription \"%s\" is leased", member,
-						TextDatumGetCString(s->name)),
-				 errhint("Call pause_subscription(), and resize it when the leases have ended.")));
 }
 
 /* Where the old members stand. */
@@ -88,7 +100,6 @@ read_old_states(Resize *resize)
 		MemberState *state = &resize->old_states[m];
 
 		*state = es_newest_member(s->name, m);
-		refuse_leased(s, m, state);
 		if (state->lease.number != 0)
 			es_expire_lease(s, m, state);
 		state->position = es_member_passed(s->hash, m, state);
@@ -189,11 +200,86 @@ store_size(const Resize *resize)
 			   false, SPI_OK_UPDATE);
 }
 
+/* Looks at the leases of members; true when none is open, or none matters. */
+static bool
+leases_are_over(FeedWait *wait)
+{
+	Resize *resize = wait->own;
+	Subscription *s = &resize->subscription;
+	OwnerScope scope;
+
+	wait->count = 1;
+	wait->filters[0] =
+		(WaitFilter){.subscription = resize->hash, .after = PG_INT64_MAX};
+	wait->hears = ES_HEARS_PROGRESS;
+	wait->position = PG_INT64_MAX;
+	wait->due_at = 0;
+	es_begin_read(&scope);
+	es_read_subscription(resize->name, s);
+	for (int m = 0; s->members != resize->members && m < s->members; m++)
+	{
+		MemberState state = es_newest_member(s->name, m);
+
+		if (!es_lease_is_open(&state))
+			continue;
+		if (state.own)
+			refuse_own_events(resize->name);
+		if (wait->due_at == 0 || state.lease.until < wait->due_at)
+			wait->due_at = state.lease.until;
+	}
+	es_end(&scope);
+	return wait->due_at == 0;
+}
+
+/* Waits for open leases, as a lock is waited for. */
+static void
+wait_for_leases(FeedWait *wait, TimestampTz start)
+{
+	for (;;)
+	{
+		int64 left = MAX_SLEEP_MS;
+
+		if (LockTimeout > 0)
+			left = LockTimeout - (GetCurrentTimestamp() - start) / 1000;
+		if (es_wait_for_feed(wait, Max(left, 0)))
+			return;
+		if (LockTimeout > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("canceling statement due to lock timeout"),
+					 errdetail("Members of subscription \"%s\" are leased.",
+							   TextDatumGetCString(((Resize *) wait->own)->name))));
+	}
+}
+
+/* Until nobody has events of it, and nobody is given any. */
+static void
+lock_out(Resize *resize)
+{
+	FeedWait wait = {.look = leases_are_over,
+					 .own = resize,
+					 .subscriptions = &resize->hash,
+					 .subscription_count = 1};
+	TimestampTz start;
+
+	es_lock_hash(ES_LOCK_SUBSCRIPTION, resize->hash, ShareRowExclusiveLock);
+	start = GetCurrentTimestamp();
+	for (;;)
+	{
+		wait_for_leases(&wait, start);
+		es_lock_hash(ES_LOCK_SUBSCRIPTION, resize->hash, ExclusiveLock);
+		if (leases_are_over(&wait))
+			return;
+		es_unlock_hash(ES_LOCK_SUBSCRIPTION, resize->hash, ExclusiveLock);
+	}
+}
+
 /* The subscription's lock is held exclusively; it is read as it was. */
 static void
-resize_to(Resize *resize, int members)
+resize_to(Resize *resize)
 {
 	Subscription *s = &resize->subscription;
+	int members = resize->members;
 
 	resize->old_members = s->members;
 	for (int m = 0; m < Max(s->members, members); m++)
@@ -216,29 +302,30 @@ es_resize_subscription(PG_FUNCTION_ARGS)
 {
 	Resize resize = {0};
 	Subscription *s = &resize.subscription;
-	Datum name =
-		PointerGetDatum(es_required_text(fcinfo, 0, "subscription_name"));
-	int members = es_bounded_argument(fcinfo, 1, "members", 1, ES_MAX_MEMBERS);
 	OwnerScope scope;
+	bool same;
 
+	resize.name =
+		PointerGetDatum(es_required_text(fcinfo, 0, "subscription_name"));
+	resize.hash = es_subscription_hash(resize.name);
+	resize.members = es_bounded_argument(fcinfo, 1, "members", 1, ES_MAX_MEMBERS);
 	es_begin_consuming("resize_subscription()");
-	(void) es_feed_database();
+	es_refuse_in_worker(es_feed_database());
 	es_consume_durably();
-	if (es_open_fetch(es_subscription_hash(name)) != NULL)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
-						errmsg("this transaction has events of subscription \"%s\"",
-							   TextDatumGetCString(name)),
-						errhint("Resize it in a transaction of its own.")));
-	es_begin(&scope);
+	if (es_open_fetch(resize.hash) != NULL)
+		refuse_own_events(resize.name);
 	/* one that has the size already holds off nobody */
-	es_read_subscription(name, s);
-	if (s->members != members)
-	{
-		es_lock_hash(ES_LOCK_SUBSCRIPTION, s->hash, ExclusiveLock);
-		es_read_subscription(name, s);
-	}
-	if (s->members != members)
-		resize_to(&resize, members);
+	es_begin_read(&scope);
+	es_read_subscription(resize.name, s);
+	same = s->members == resize.members;
+	es_end(&scope);
+	if (same)
+		PG_RETURN_VOID();
+	lock_out(&resize);
+	es_begin(&scope);
+	es_read_subscription(resize.name, s);
+	if (s->members != resize.members)
+		resize_to(&resize);
 	es_end(&scope);
 	PG_RETURN_VOID();
 }

@@ -389,8 +389,10 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 void
 es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode)
 {
-	LOCKTAG tag; /* he holds off all others, also while he waits himself */
-	if (space == ES_LOCK_SUBSCRIPTION && mode == ExclusiveLock)
+	LOCKTAG tag;
+
+	/* he holds off all others, also while he waits himself */
+	if (space == ES_LOCK_SUBSCRIPTION && mode >= ShareRowExclusiveLock)
 		es_note_freed(hash, true);
 	make_tag(&tag, space, hash);
 	(void) LockAcquire(&tag, mode, false, false);

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """A subscription that is resized under load: resize.py [--consumers N] [--writers N] [--crash COMMAND]
 
-Writers append (durable, staged, batches, rollbacks), consumers take what comes, make its effect and
-commit, roll back, or set aside what they cannot handle; meanwhile the subscription gets 6, 3, 1
+Writers append (durable, staged, batches, rollbacks), consumers take what comes, in their transactions or by
+lease, make its effect and commit, roll back, come too late, or set aside what they cannot handle; meanwhile the subscription gets 6, 3, 1
 and 4 members, and the server crashes in the midst of it.  What must hold:
 
 - every event has exactly one effect row (a primary key sees to the "most one");
@@ -82,6 +82,9 @@ class Writer(Client):
 class Consumer(Client):
     def turn(self):
         kind = self.rnd.random()
+        if kind > 0.8 and not self.run_.settling:
+            self.claim()
+            return
         rows = self.do(CONSUME, (self.rnd.choice([1, 5, 20, 100]),))
         if kind < 0.1:
             self.connection.rollback()
@@ -93,6 +96,18 @@ class Consumer(Client):
         if not rows:
             time.sleep(0.005)
 
+    def claim(self):
+        """The acknowledgement first: whose lease is lost has no effect."""
+        rows = self.do("SELECT member, lease, aggregate_id, sequence FROM event_store.claim_events('resized', 'c', %s, lease_time => '300ms') "
+                       "ORDER BY global_position", (self.rnd.choice([1, 5, 20]),))
+        self.connection.commit()
+        if not rows:
+            return
+        time.sleep(self.rnd.choice([0, 0, 0.01, 0.4]))
+        self.do("SELECT event_store.ack_events('resized', %s, %s)", rows[0][:2])
+        self.do("INSERT INTO resize_effects SELECT * FROM unnest(%s::text[], %s::bigint[])", ([r[2] for r in rows], [r[3] for r in rows]))
+        self.connection.commit()
+
     def set_aside(self):
         """An event that is not handled yet, or is: that is for fail_events to say."""
         self.do("SELECT event_store.fail_events('resized', e.global_position, 'it failed', 'retry') "
@@ -103,7 +118,7 @@ class Consumer(Client):
 
 class Run:
     def __init__(self, options):
-        self.dsn, self.over, self.violations = options.dsn, False, []
+        self.dsn, self.over, self.settling, self.violations = options.dsn, False, False, []
         self.options = options
 
     def patiently(self, sql):
@@ -138,7 +153,7 @@ class Run:
         self.over = True
         for client in writers + consumers:
             client.join()
-        self.over = False
+        self.over, self.settling = False, True
         last = [Consumer(self, 2000 + n) for n in range(4)]
         for client in last:
             client.start()

@@ -830,19 +830,33 @@ class Model:
             elif not waits:
                 self.settled.add(event)
 
-    def resize(self, count):
-        if self.saved:
-            raise Disabled
-        if count == len(self.members):
-            return
+    def places(self):
+        """Where all members stand, without leases that are over; refused where a resize is."""
         highest = max(self.old) if self.old else 0
         places = []
         for m, member in enumerate(self.members):
+            if member.lease:
+                self.expire(member)
             if member.stopped:
                 raise Refused('55000')
             places.append(self.passed(m))
             if places[-1] < highest:
                 raise Refused('55006')
+        return places
+
+    def resize(self, count):
+        if self.saved:
+            raise Disabled
+        if count == len(self.members):
+            return
+        if any(m.lease and not m.lease.over for m in self.members):
+            raise Disabled
+        before = copy.deepcopy(self.members)
+        try:
+            places = self.places()
+        except Refused:
+            self.members = before
+            raise
         olds, lowest = self.members, min(places)
         numbers = dict(self.dropped)
         numbers.update({m: member.number for m, member in enumerate(olds)})

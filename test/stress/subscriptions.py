@@ -316,6 +316,9 @@ class Run:
     def resize(self, members):
         self.rollback()
         before = self.ask(f"SELECT members FROM event_store.subscriptions WHERE subscription_name = '{self.name}'")[0][0]
+        # it would wait for who has the lease
+        if self.ask(f"SELECT 1 FROM event_store.subscription_status WHERE subscription_name = '{self.name}' AND state = 'leased'"):
+            return
         try:
             self.ask(f"SELECT event_store.resize_subscription('{self.name}', {members})")
             for lease in self.leases:

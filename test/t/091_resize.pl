@@ -64,6 +64,32 @@ sql(q{SELECT event_store.resize_subscription('held', 6)});
 take(100) for 1 .. 60;
 is($taken, 80, 'all the rest comes to six members');
 
+# ---------- leases are waited for, and can be acknowledged and released meanwhile
+
+my $claim = q{SELECT count(*) FROM event_store.claim_events('leased', 'c', 2, lease_time => '1h')};
+my $lease = q{(SELECT DISTINCT ON (member) * FROM event_store.subscription_positions WHERE subscription_name = 'leased' ORDER BY member, number DESC) m WHERE lease IS NOT NULL};
+
+sql(q{
+	SELECT event_store.create_subscription('leased', '{Leased}', members => 2, start_after => event_store.safe_position());
+	SELECT count(*) FROM event_store.append_batch(array_fill('Leased'::text, ARRAY[20]), (SELECT array_agg('l-' || i) FROM generate_series(1, 20) i), array_fill('E'::text, ARRAY[20]), NULL);
+});
+my $given = sql($claim) + sql($claim);
+my $resizer = $node->background_psql('shop', on_error_stop => 0);
+$resizer->query_until(qr/begun/, "\\echo begun\nSELECT event_store.resize_subscription('leased', 3);\n");
+$node->poll_query_until('shop', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareRowExclusiveLock' AND granted})
+	or die 'the resize has not begun';
+is(sql(q{SELECT count(*) FROM event_store.next_events('leased')}) . sql($claim), '00', 'nobody is given anything');
+is(sql("SELECT bool_and(event_store.extend_lease('leased', member, lease, '2h') > now() + interval '90 min') FROM $lease"), 't', 'leases are extended');
+is(sql("SELECT event_store.ack_events('leased', member, lease) FROM $lease LIMIT 1"), 't', 'one is acknowledged');
+is(sql(q{SELECT members FROM event_store.subscriptions WHERE subscription_name = 'leased'}), '2', 'the other one is waited for');
+is(sql("SELECT event_store.release_events('leased', member, lease) FROM $lease"), 't', 'and released');
+$node->poll_query_until('shop', q{SELECT members = 3 FROM event_store.subscriptions WHERE subscription_name = 'leased'})
+	or die 'the resize has not ended';
+$resizer->quit;
+$given -= 2;
+$given += sql(q{SELECT count(*) FROM event_store.next_events('leased')}) for 1 .. 12;
+is($given, 20, 'all the rest comes to three members');
+
 # ---------- a thousand that are due of a member that is held
 
 sql(q{
