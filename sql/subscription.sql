@@ -34,6 +34,18 @@ SELECT event_store.create_subscription('plain', '{SubA,SubA}', start_after => :s
 SELECT event_store.create_subscription('plain', '{SubA}', '{}', start_after => :start);
 SELECT pg_temp.outcome(format($$SELECT event_store.create_subscription('plain', '{SubB}', start_after => %s)$$, :start));
 SELECT pg_temp.outcome($$SELECT event_store.create_subscription('plain', '{SubA}')$$);
+-- what is other is named
+DO $$
+DECLARE
+    detail text;
+    hint text;
+BEGIN
+    PERFORM event_store.create_subscription('plain', '{SubB}', members => 2, partition_by => 'saga_id');
+EXCEPTION WHEN duplicate_object THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RAISE NOTICE USING MESSAGE = detail || ' ' || hint, ERRCODE = '00000';
+END
+$$;
 SELECT subscription_name, aggregate_types, event_types, members, on_failure, max_attempts, partition_by, paused
   FROM event_store.subscriptions;
 

@@ -14,12 +14,13 @@ CREATE FUNCTION pg_temp.outcome(statement text) RETURNS text
 DECLARE
     result text;
     detail text;
+    hint text;
 BEGIN
     EXECUTE statement INTO result;
     RETURN result;
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
-    RETURN sqlstate || regexp_replace(concat_ws(' / ', ' ' || sqlerrm, nullif(detail, '')), 'position \d+|above \d+', 'position N', 'g');
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RETURN sqlstate || regexp_replace(concat_ws(' / ', ' ' || sqlerrm, nullif(detail, ''), nullif(hint, '')), 'position \d+|above \d+', 'position N', 'g');
 END
 $$;
 

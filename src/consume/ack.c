@@ -102,10 +102,16 @@ es_acknowledge_all(LeaseCall *call)
 /* ---------- what failed ---------- */
 
 static void
-refuse_position(int64 position, const char *why)
+refuse_position(const char *argument, int64 position, const char *why)
 {
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("position %lld %s", (long long) position, why)));
+					errmsg("%s: %lld %s", argument, (long long) position, why)));
+}
+
+static void
+refuse_failed(int64 position, const char *why)
+{
+	refuse_position("failed_positions", position, why);
 }
 
 /* Checks that an event is of the batch, and finds its partition. */
@@ -117,10 +123,10 @@ check_failed(const Ack *ack, FailedEvent *event)
 	Failure failure = {.subscription = call->subscription,
 					   .position = event->position};
 
+	if (event->position < lease->first || event->position > lease->last)
+		refuse_failed(event->position, "is not in the batch");
 	if (event->position > ack->up_to)
-		refuse_position(event->position, "failed, and lies beyond up_to_position");
-	if (event->position < lease->first)
-		refuse_position(event->position, "is not in the batch");
+		refuse_failed(event->position, "lies beyond up_to_position");
 	es_find_failed(&failure);
 	event->partition = failure.partition;
 	if (failure.member != call->member ||
@@ -129,7 +135,7 @@ check_failed(const Ack *ack, FailedEvent *event)
 		(!lease->alone &&
 		 es_find_aside(call->subscription.name, failure.partition,
 					   event->position, lease->partition == 0) != ES_NOT_ASIDE))
-		refuse_position(event->position, "is not in the batch");
+		refuse_failed(event->position, "is not in the batch");
 	for (const FailedEvent *other = ack->failed; other < event; other++)
 		event->later =
 			event->later || es_same_text(other->partition, event->partition);
@@ -295,7 +301,7 @@ acknowledge(Ack *ack)
 	Lease end = *lease;
 
 	if (ack->up_to > lease->last)
-		refuse_position(ack->up_to, "lies beyond the batch");
+		refuse_position("up_to_position", ack->up_to, "lies beyond the batch");
 	if (ack->failed_count > 0 && !fail_events(ack))
 	{
 		call->state.lease = (Lease){0};

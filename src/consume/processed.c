@@ -21,6 +21,7 @@
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/block.h"
@@ -29,6 +30,7 @@
 #include "storage/lockdefs.h"
 #include "storage/off.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -110,6 +112,27 @@ insert_message(Datum *values, const char *nulls)
 	return es_execute(&plan, values, nulls, false, SPI_OK_INSERT) == 1;
 }
 
+/* Clients read the DETAIL of VS002 as JSON, whoever raises it. */
+static void
+refuse_fingerprint(const Datum *values, Datum known)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfoString(&detail, "{\"consumer\": ");
+	escape_json(&detail, TextDatumGetCString(values[0]));
+	appendStringInfoString(&detail, ", \"message_id\": ");
+	escape_json(&detail, TextDatumGetCString(values[1]));
+	appendStringInfoString(&detail, ", \"fingerprint\": ");
+	escape_json(&detail, TextDatumGetCString(known));
+	appendStringInfoChar(&detail, '}');
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+			 errmsg("message %s of consumer %s was processed with another fingerprint",
+					TextDatumGetCString(values[1]), TextDatumGetCString(values[0])),
+			 errdetail_internal("%s", detail.data)));
+}
+
 /*
  * Looks at a message that was there; false if it is gone meanwhile.  Where both
  * have a fingerprint, it must be the same.
@@ -130,14 +153,7 @@ compare_message(Datum *values, const char *nulls)
 	known =
 		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull && nulls[2] == ' ' && !es_same_text(known, values[2]))
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
-				 errmsg("message %s of consumer %s was processed with another fingerprint",
-						TextDatumGetCString(values[1]),
-						TextDatumGetCString(values[0])),
-				 errdetail("It was \"%s\", and is \"%s\".",
-						   TextDatumGetCString(known),
-						   TextDatumGetCString(values[2]))));
+		refuse_fingerprint(values, known);
 	return true;
 }
 

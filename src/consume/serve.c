@@ -413,9 +413,11 @@ es_serve_timeout(FunctionCallInfo fcinfo, int argno, const char *function)
 	if (!PG_ARGISNULL(argno))
 		es_check_timeout(PG_GETARG_INTERVAL_P(argno), "timeout", &timeout);
 	if (timeout > MAX_TIMEOUT_MS)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("timeout must not be longer than %d seconds",
-							   MAX_TIMEOUT_MS / 1000)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be longer than %d seconds",
+						MAX_TIMEOUT_MS / 1000),
+				 errhint("To wait longer, CALL event_store.wait_for_subscriptions(...).")));
 	if (timeout > 0 && IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

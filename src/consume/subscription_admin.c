@@ -131,21 +131,46 @@ insert_subscription(Datum *values, const char *nulls)
 	return es_execute(&plan, values, nulls, false, SPI_OK_INSERT) == 1;
 }
 
-static bool
-is_same(Datum *values, const char *nulls)
+/* An argument that is not as the subscription of that name has it. */
+#define IF_OTHER(column, given) \
+	", CASE WHEN s." column " IS DISTINCT FROM " given " THEN '" column "' END"
+
+/* Which arguments are others than those of the subscription that is there; "" if none. */
+static char *
+differences(Datum *values, const char *nulls)
 {
 	static KeptPlan plan =
-		{"SELECT FROM event_store.subscriptions s"
-		 " WHERE s.subscription_name OPERATOR(pg_catalog.=) $1"
-		 " AND s.aggregate_types IS NOT DISTINCT FROM " TYPE_SET("$2") " AND s.event_types IS NOT DISTINCT FROM " TYPE_SET(
-			 "$3") " AND s.members OPERATOR(pg_catalog.=) $4"
-				   " AND s.start_after IS NOT DISTINCT FROM $5"
-				   " AND s.on_failure OPERATOR(pg_catalog.=) $6"
-				   " AND s.max_attempts OPERATOR(pg_catalog.=) $7"
-				   " AND s.partition_by OPERATOR(pg_catalog.=) $8",
+		{"SELECT pg_catalog.concat_ws(', '" IF_OTHER("aggregate_types",
+													 TYPE_SET("$2"))
+			 IF_OTHER("event_types", TYPE_SET("$3")) IF_OTHER("members", "$4")
+				 IF_OTHER("start_after", "$5") IF_OTHER("on_failure", "$6")
+					 IF_OTHER("max_attempts", "$7")
+						 IF_OTHER("partition_by",
+								  "$8") ") FROM event_store.subscriptions s"
+										" WHERE s.subscription_name OPERATOR(pg_catalog.=) $1",
 		 SUB_COLUMNS, SUB_TYPES};
+	bool isnull;
 
-	return es_execute(&plan, values, nulls, false, SPI_OK_SELECT) == 1;
+	/* its owner has taken the row out by hand */
+	if (es_execute(&plan, values, nulls, false, SPI_OK_SELECT) == 0)
+		return "subscription_name";
+	return TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+static void
+refuse_other(Datum *values, const char *nulls)
+{
+	char *others = differences(values, nulls);
+
+	if (others[0] == '\0')
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("another subscription \"%s\" exists",
+					TextDatumGetCString(values[SUB_NAME])),
+			 errdetail("It has other values of %s.", others),
+			 errhint("Change it with alter_subscription() or resize_subscription(), or drop it.")));
 }
 
 /* Takes the arguments apart; returns where the members begin. */
@@ -205,12 +230,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 										   m));
 		es_store_member(values[SUB_NAME], m, &state);
 	}
-	if (!made && !is_same(values, nulls))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("another subscription \"%s\" exists",
-						TextDatumGetCString(values[SUB_NAME])),
-				 errhint("Change it with alter_subscription(), or drop it.")));
+	if (!made)
+		refuse_other(values, nulls);
 	es_end(&scope);
 	PG_RETURN_BOOL(made);
 }

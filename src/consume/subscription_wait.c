@@ -264,13 +264,14 @@ typedef struct Handling
 } Handling;
 
 static void
-refuse_to_wait(const Handling *handling, const char *why, Datum error)
+refuse_to_wait(const Handling *handling, const char *why, Datum error,
+			   const char *hint)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("subscription \"%s\" does not get to that position: %s",
-					TextDatumGetCString(handling->name), why),
-			 error == 0 ? 0 : errdetail("%s", TextDatumGetCString(error))));
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("subscription \"%s\" does not get to that position: %s",
+						   TextDatumGetCString(handling->name), why),
+					error == 0 ? 0 : errdetail("%s", TextDatumGetCString(error)),
+					errhint("%s", hint)));
 }
 
 /* Whether something is set aside there; 55000 if it waits for somebody to decide. */
@@ -300,7 +301,8 @@ is_set_aside(const Handling *handling)
 		return true;
 	error =
 		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
-	refuse_to_wait(handling, "an event is parked", isnull ? 0 : error);
+	refuse_to_wait(handling, "an event is parked", isnull ? 0 : error,
+				   "It is in parked_events: call retry_parked_events() or discard_parked_events().");
 	return true;
 }
 
@@ -348,7 +350,8 @@ has_event(Handling *handling, const Subscription *subscription, int member)
 		*waiting = state.number;
 	}
 	if (state.stopped)
-		refuse_to_wait(handling, "it has stopped", state.last_error);
+		refuse_to_wait(handling, "it has stopped", state.last_error,
+					   "Call resume_subscription().");
 	return true;
 }
 
@@ -365,7 +368,8 @@ is_handled(Handling *handling)
 	for (int m = 0; m < subscription.members && !waits; m++)
 		waits = has_event(handling, &subscription, m);
 	if (waits && subscription.paused)
-		refuse_to_wait(handling, "it is paused", (Datum) 0);
+		refuse_to_wait(handling, "it is paused", (Datum) 0,
+					   "Call resume_subscription().");
 	es_end(&scope);
 	return !waits;
 }
