@@ -68,14 +68,14 @@ Example: SELECT e.global_position, e.event_type FROM (SELECT event_store.create_
 CREATE FUNCTION event_store.wait_for_subscription(subscription_name text, up_to_position bigint, timeout interval DEFAULT '5s') RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait_for_subscription';
 COMMENT ON FUNCTION event_store.wait_for_subscription(text, bigint, interval) IS
-$$Waits until a subscription has handled everything up to a position (NULL = what is safe to read now), at most for timeout, and returns whether it has: so that a caller who appended, and committed, reads what its consumers made of it.
+$$Waits until a subscription has handled everything up to a position (NULL = what is safe to read now), at most for timeout (up to 10 minutes, NULL = 5 seconds), with the statement's snapshot, and returns whether it has: so that a caller who appended, and committed, reads what its consumers made of it.
 Errors: 22001, 22004; 22023 also when up_to_position was never given; 25001 in the transaction that itself appended up to there; 42704 when there is none of that name; 55000 without preload, and where the subscription does not get there by itself: paused, stopped, or an event up to there is parked.
 Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('handled', start_after => event_store.safe_position())) SELECT event_store.wait_for_subscription('handled', 0) FROM c;$$;
 
 CREATE PROCEDURE event_store.wait_for_subscriptions(subscription_names text[], timeout interval, INOUT ready text[] DEFAULT NULL)
     LANGUAGE c AS 'MODULE_PATHNAME', 'es_wait_for_subscriptions';
 COMMENT ON PROCEDURE event_store.wait_for_subscriptions(text[], interval, text[]) IS
-$$Waits until one of these subscriptions has something for a consumer, at most for timeout (NULL = 5 seconds), and returns the names of those that have; none when the time was over. Unlike a SELECT it holds no snapshot meanwhile. One call serves all consumers of a process.
+$$Waits until one of these subscriptions has something for a consumer, at most for timeout (up to 10 minutes, NULL = 5 seconds), and returns the names of those that have; none when the time was over. Unlike a SELECT it holds no snapshot meanwhile. One call serves all consumers of a process.
 Errors: 22001, 22004, 22023; 25001 where a snapshot is held: at REPEATABLE READ and SERIALIZABLE, in a function, with an open cursor; 42704 when one of them does not exist; 55000 without preload.
 Example: CALL event_store.wait_for_subscriptions(CASE WHEN event_store.create_subscription('waited') THEN '{waited}'::text[] END, timeout => '10ms');$$;
 
@@ -98,7 +98,7 @@ CREATE FUNCTION event_store.claim_events(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_claim_events';
 COMMENT ON FUNCTION event_store.claim_events(text, text, int, interval, interval, int, bigint) IS
 $$Claims the next events of a subscription, of one member that nobody else has, by a lease: for lease_time they are given to nobody else, in or out of a transaction. For effects elsewhere; at least once, in order within a partition. Handle them in their order, then ack_events; or claim the next batch with done_member and done_lease, which acknowledges all of that one in the same round trip. A claim counts from COMMIT on.
-consumer: a name, shown in subscription_status. max_count limits the rows (NULL = as many as a call reads, 10,000). timeout waits for events, at most 5 seconds, with the statement's snapshot. attempt counts those of the row's partition, from 1. A lease that expires, or was open when the server crashed, is free for the next claim, which gets fewer events, down to one; only a batch of one counts an attempt.
+consumer: a name, shown in subscription_status. lease_time: above 0, at most 30 days. max_count limits the rows (NULL = as many as a call reads, 10,000). timeout waits for events, at most 5 seconds, with the statement's snapshot. attempt counts those of the row's partition, from 1. A lease that expires, or was open when the server crashed, is free for the next claim, which gets fewer events, down to one; only a batch of one counts an attempt.
 Errors: 0A000 outside FROM; 22004, 22001, 22023; 25001 with a timeout at REPEATABLE READ and SERIALIZABLE; 25006 on a standby; 42704 when there is none of that name; 55000 without preload; VS007 when done_lease is lost: then nothing is claimed.
 Example: SELECT e.member, e.lease, e.event_type FROM (SELECT event_store.create_subscription('claimed') AS made OFFSET 0) c, LATERAL event_store.claim_events(CASE WHEN c.made IS NOT NULL THEN 'claimed' END, 'mailer-1', max_count => 10) e;$$;
 
@@ -123,7 +123,7 @@ Example: SELECT event_store.release_events('released', e.member, e.lease) FROM (
 CREATE FUNCTION event_store.extend_lease(subscription_name text, member int, lease bigint, lease_time interval DEFAULT '30s') RETURNS timestamptz
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_extend_lease';
 COMMENT ON FUNCTION event_store.extend_lease(text, int, bigint, interval) IS
-$$Lets a lease end lease_time from now, one that has expired as well as long as nobody has claimed its events. Returns when it ends.
+$$Lets a lease end lease_time (above 0, at most 30 days) from now, one that has expired as well as long as nobody has claimed its events. Returns when it ends.
 Errors: 22004, 22001, 22023; 25006 on a standby; 42704; 55000 without preload; VS007 when the lease is not the newest one of that member, or was open when the server crashed.
 Example: SELECT event_store.extend_lease('extended', e.member, e.lease, '1min') > e.recorded_at FROM (SELECT event_store.create_subscription('extended') AS made OFFSET 0) c, LATERAL event_store.claim_events(CASE WHEN c.made IS NOT NULL THEN 'extended' END, 'mailer-1', max_count => 1) e;$$;
 
@@ -131,7 +131,7 @@ CREATE FUNCTION event_store.retry_parked_events(
     subscription_name text, partition_key text DEFAULT NULL, global_positions bigint[] DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_parked_events';
 COMMENT ON FUNCTION event_store.retry_parked_events(text, text, bigint[]) IS
-$$Lets what is set aside be tried again at once, with all its attempts: of one partition or (NULL) all, the rows of parked_events at global_positions or (NULL) all. Returns how many rows. An event that was parked alone comes alone, and so out of its order.
+$$Lets what is set aside be tried again at once, with all its attempts: of one partition or (NULL) all, the rows of parked_events at global_positions or (NULL) all. partition_key is that of parked_events, such as Order/o-1. Returns how many rows, 0 where there is no such one. An event that was parked alone comes alone, and so out of its order.
 Errors: 22004, 22001; 25006 on a standby; 42704; 55000.
 Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('retried') AS made) SELECT event_store.retry_parked_events('retried', 'Order/o-1') FROM c;$$;
 
@@ -153,4 +153,4 @@ COMMENT ON FUNCTION event_store.subscription_state() IS
 
 CREATE VIEW event_store.subscription_status AS SELECT * FROM event_store.subscription_state();
 COMMENT ON VIEW event_store.subscription_status IS
-'One row a member of each subscription: how far it has come, and how far it is safe to read; the events that it has yet to be given (counted where it is less than 10,000 events of the log behind, beyond that estimated from these), and the age of the first of them; its state (idle, fetching, leased, retrying: after rollbacks, failures or an expired lease, as many attempts as are counted, stopped, paused), what is set aside of its partitions, and the process that is fetching, or the consumer whose lease it is, since when and until when.';
+'One row a member of each subscription. position: how far it has come; safe_position: how far it is safe to read; lag_events: the events that it has yet to be given (counted where it is less than 10,000 events of the log behind, beyond that estimated from these); lag: the age of the first of them (NULL = none). state: idle, fetching (by process pid, since when), leased (by consumer, since when, until lease_until), retrying (after rollbacks, failures or an expired lease, attempts of them in a row), stopped, paused. parked: rows of its partitions in parked_events; last_error: of the member itself.';
