@@ -9,6 +9,10 @@
  * after each look, too, so that it holds no lock of a table either; inside a
  * transaction the caller's locks are his own affair.  Where another snapshot is held, it would
  * be in vain, and is 25001.
+ *
+ * wait_for_subscription is a function, which keeps the statement's snapshot, but each of
+ * its looks is a subtransaction that is rolled back: it has no lock of a table while
+ * it sleeps, which may be for minutes.
  */
 #include "postgres.h"
 
@@ -37,6 +41,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/position.h"
+#include "ground/transaction.h"
 #include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "read/feed.h"
@@ -256,8 +261,10 @@ typedef struct Handling
 {
 	Datum name;
 	uint64 hash;
-	int64 up_to;
+	int64 up_to; /* -1 = what is safe at the first look */
 	MemoryContext context;
+	bool is_safe;
+	bool is_handled;
 	/* by member: the state in which an event was found that waits; 0 = none was */
 	int members;
 	int64 *waiting;
@@ -374,19 +381,39 @@ is_handled(Handling *handling)
 	return !waits;
 }
 
+/* Something that is looked at and leaves nothing behind. */
+static void
+look_in_passing(bool (*look)(void *arg), Handling *handling)
+{
+	ErrorData *error = es_in_subtransaction(look, handling);
+
+	if (error != NULL)
+		ReThrowError(error);
+}
+
+static bool
+look_at_members(void *arg)
+{
+	Handling *handling = arg;
+
+	handling->is_safe = es_feed_position() >= handling->up_to;
+	handling->is_handled = handling->is_safe && is_handled(handling);
+	return false;
+}
+
 static bool
 look_whether_handled(FeedWait *wait)
 {
 	Handling *handling = wait->own;
-	bool is_safe = es_feed_position() >= handling->up_to;
 
+	look_in_passing(look_at_members, handling);
 	/* events are not waited for: all that matters is there */
 	wait->count = 1;
 	wait->filters[0] =
 		(WaitFilter){.subscription = handling->hash, .after = PG_INT64_MAX};
 	wait->hears = ES_HEARS_PROGRESS;
-	wait->position = is_safe ? PG_INT64_MAX : handling->up_to - 1;
-	return is_safe && is_handled(handling);
+	wait->position = handling->is_safe ? PG_INT64_MAX : handling->up_to - 1;
+	return handling->is_handled;
 }
 
 /* What this transaction has appended itself cannot be handled before it ends. */
@@ -405,28 +432,39 @@ check_own_events(const Handling *handling)
 			 errhint("Commit first, and wait then.")));
 }
 
+/* One that is not there is told also where nothing is waited for. */
+static bool
+look_at_arguments(void *arg)
+{
+	Handling *handling = arg;
+	Subscription subscription;
+	OwnerScope scope;
+	int64 safe;
+
+	es_begin_read(&scope);
+	es_read_subscription(handling->name, &subscription);
+	es_end(&scope);
+	safe = es_feed_position();
+	if (handling->up_to < 0)
+		handling->up_to = safe;
+	es_check_position("up_to_position", handling->up_to, safe);
+	return false;
+}
+
 Datum
 es_wait_for_subscription(PG_FUNCTION_ARGS)
 {
 	Handling handling = {.context = CurrentMemoryContext};
 	FeedWait wait = {.look = look_whether_handled, .own = &handling};
 	int64 timeout = timeout_argument(fcinfo, 2);
-	Subscription subscription;
-	OwnerScope scope;
 
 	PreventCommandIfParallelMode("wait_for_subscription()");
 	handling.name =
 		PointerGetDatum(es_required_text(fcinfo, 0, "subscription_name"));
 	handling.hash = es_subscription_hash(handling.name);
 	es_refuse_in_worker(es_feed_database());
-	/* one that is not there is told also where nothing is waited for */
-	es_begin_read(&scope);
-	es_read_subscription(handling.name, &subscription);
-	es_end(&scope);
 	handling.up_to = es_number_argument(fcinfo, 1, "up_to_position", -1);
-	if (handling.up_to < 0)
-		handling.up_to = es_feed_position();
-	es_check_position("up_to_position", handling.up_to, es_feed_position());
+	look_in_passing(look_at_arguments, &handling);
 	check_own_events(&handling);
 	wait.subscriptions = &handling.hash;
 	wait.subscription_count = 1;

@@ -42,4 +42,10 @@ extern void es_before_commit(BeforeFunction before);
 /* Remembers that the transaction wrote: PREPARE TRANSACTION will be refused. */
 extern void es_note_write(void);
 
+/*
+ * Runs work in a subtransaction, which is rolled back on an error, that is
+ * returned, and when the work says so by returning false.
+ */
+extern ErrorData *es_in_subtransaction(bool (*work)(void *arg), void *arg);
+
 #endif /* ES_TRANSACTION_H */
