@@ -112,10 +112,36 @@ matches(const WaitFilter *filter, uint32 aggregate_type, uint32 event_type)
 		   is_among(event_type, filter->types + first, filter->event_types);
 }
 
+#define COMPARED_PAIRS 256
+
+/* Pairs of types that all filters were compared with in a stretch, by their hash. */
+typedef struct Compared
+{
+	int64 after; /* of the filter that begins last */
+	uint64 pairs[COMPARED_PAIRS];
+} Compared;
+
+/* Whether events of these types have found all that they find; they have from here on. */
+static bool
+was_compared(Compared *compared, uint32 aggregate_type, uint32 event_type,
+			 int64 position)
+{
+	uint64 pair = (uint64) aggregate_type << 32 | event_type;
+	uint64 *place =
+		&compared->pairs[(aggregate_type ^ event_type) % COMPARED_PAIRS];
+
+	if (position <= compared->after || pair == 0)
+		return false;
+	if (*place == pair)
+		return true;
+	*place = pair;
+	return false;
+}
+
 /* Compares an event with the filters that nothing was found for yet. */
 static void
-compare_event(HeapTuple event, TupleDesc desc, int64 position, OpenFilter *open,
-			  int count)
+compare_event(HeapTuple event, TupleDesc desc, int64 position,
+			  Compared *compared, OpenFilter *open, int count)
 {
 	bool isnull;
 	uint32 aggregate_type =
@@ -123,6 +149,8 @@ compare_event(HeapTuple event, TupleDesc desc, int64 position, OpenFilter *open,
 	uint32 event_type =
 		es_type_hash(heap_getattr(event, EV_EVENT_TYPE + 1, desc, &isnull));
 
+	if (was_compared(compared, aggregate_type, event_type, position))
+		return;
 	for (int i = 0; i < count; i++)
 	{
 		if (open[i].found == 0 && open[i].filter.after < position &&
@@ -139,9 +167,12 @@ read_stretch(OpenLog *log, int64 after, int64 safe, OpenFilter *open, int count)
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple event;
+	Compared compared = {.after = after};
 	int64 position = after;
 	int read = 0;
 
+	for (int i = 0; i < count; i++)
+		compared.after = Max(compared.after, open[i].filter.after);
 	ScanKeyInit(&keys[0], EV_GLOBAL_POSITION + 1, BTGreaterStrategyNumber,
 				F_INT8GT, Int64GetDatum(after));
 	ScanKeyInit(&keys[1], EV_GLOBAL_POSITION + 1, BTLessEqualStrategyNumber,
@@ -156,7 +187,7 @@ read_stretch(OpenLog *log, int64 after, int64 safe, OpenFilter *open, int count)
 
 		position = DatumGetInt64(heap_getattr(event, EV_GLOBAL_POSITION + 1,
 											  desc, &isnull));
-		compare_event(event, desc, position, open, count);
+		compare_event(event, desc, position, &compared, open, count);
 		read++;
 	}
 	systable_endscan_ordered(scan);

@@ -147,6 +147,18 @@ append('Three');
 is(answer_of('third'), '{Three}', 'another one leads');
 consume('Two', 'Three');
 
+# one that was told and has not looked yet: who follows it looks
+start_waiting('first', call('One'));
+start_waiting('second', call('Three'));
+my $stopped = pid_of('first');
+kill 'STOP', $stopped;
+append('Three');
+$node->psql('shop', "SELECT pg_terminate_backend($stopped)");
+kill 'CONT', $stopped;
+like(answer_of('first'), qr/terminating/, 'the leader is terminated before it has looked');
+is(answer_of('second'), '{Three}', 'the one that follows looks at once');
+consume('Three');
+
 start_waiting('first', call('One'));
 start_waiting('second', call('Two'));
 start_waiting('third', call('Three'));
@@ -246,6 +258,36 @@ $holder->query_safe('COMMIT');
 cmp_ok(answer_of('freed'), '>', 0, 'a batch that is committed, where there is more');
 consume('One');
 
+# leases
+sub claim
+{
+	my ($time, $timeout) = @_;
+
+	return sprintf q{SELECT concat_ws(' ', member, lease) FROM event_store.claim_events('One', 'c', 100, '%s', '%s') LIMIT 1}, $time, $timeout // '0';
+}
+
+append('One', 'b');
+my ($member, $lease) = split(/ /, sql(claim('10min')));
+start_waiting('freed', claim('10min', '5s'));
+sql("SELECT event_store.release_events('One', $member, $lease)");
+($member, $lease) = split(/ /, answer_of('freed'));
+ok($lease, 'a lease that is released, who waits to claim');
+start_waiting('freed', call('One'));
+sql("SELECT event_store.extend_lease('One', $member, $lease, '2s')");
+is(answer_of('freed'), '{One}', 'a lease that expires');
+consume('One');
+
+# other members
+start_waiting('resized', call('Two'));
+sql(q{SELECT event_store.resize_subscription('Two', 3)});
+my $resized = append('Two', 'resized');
+is(answer_of('resized'), '{Two}', 'events of one that was resized meanwhile');
+start_waiting('reader', qq{SELECT event_store.wait_for_subscription('Two', $resized, '10min')});
+sql(q{SELECT event_store.resize_subscription('Two', 2)});
+is(is_waiting('reader'), '1', 'a resize has handled nothing');
+consume(('Two') x 6);
+is(answer_of('reader'), 't', 'who waits until something is handled, by other members by then');
+
 sql(q{SELECT event_store.pause_subscription('One')});
 append('One', 'b');
 start_waiting('paused', call('One'));
@@ -292,8 +334,21 @@ $position = append('One', 'd');
 start_waiting('reader', qq{SELECT event_store.wait_for_subscription('One', $position, '10min')});
 $holder->query_safe(q{BEGIN; SELECT count(*) FROM event_store.next_events('One')});
 is(is_waiting('reader'), '1', 'not before it is committed');
+is(sql(q{SELECT string_agg(relation::regclass::text, ' ') FROM pg_locks WHERE relation IS NOT NULL AND pid = } . pid_of('reader')),
+	'', 'and without a lock of a table meanwhile');
 $holder->query_safe('COMMIT');
 is(answer_of('reader'), 't', 'who waits until it is handled is told');
+
+$position = append('One', 'd');
+start_waiting('killed', qq{SELECT event_store.wait_for_subscription('One', $position, '10min')});
+start_waiting('reader', qq{SELECT event_store.wait_for_subscription('One', $position, '10min')});
+$clients{killed}{run}->signal('KILL');
+eval { $clients{killed}{run}->finish };
+delete $clients{killed};
+ok($node->poll_query_until('shop', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'killed'}),
+	'one whose client is killed ends');
+consume('One');
+is(answer_of('reader'), 't', 'and another one is told');
 
 $holder->query_safe('BEGIN');
 $position = $holder->query_safe(q{SELECT last_position FROM event_store.append_event('Two', 'open', NULL, 'E')});
