@@ -17,6 +17,7 @@ import peers
 import plan
 import report
 import soak
+import waiters
 from measure import Bench
 from server import Failed, Server
 
@@ -201,6 +202,7 @@ def measure_extra(kind, bench, given, failures):
     runs = []
     measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
                 'held': lambda: held.run(bench.server, bench, 60 if given.quick else 600, 15 if given.quick else 60, say),
+                'waiters': lambda: waiters.run(bench.server, bench, min(given.seconds, 10), given.turns),
                 'fold-growth': lambda: folds.growth(bench, min(3, given.turns), say)}[kind]()
     try:
         for run in measured:
