@@ -64,7 +64,7 @@ pass_over(Turn *turn, int64 reached)
 		return SERVED_PASSED;
 	es_note_nothing(call->work, turn->member, &turn->state);
 	/* what is set aside may have waited for the member to pass it */
-	if (call->work != NULL && call->subscription.sets_aside)
+	if (call->work != NULL && call->subscription.sets_aside && !turn->state.own)
 		call->work->again = true;
 	return SERVED_NOTHING;
 }
@@ -283,12 +283,50 @@ serve_locked(Serving *call, int member, bool again)
 	return served;
 }
 
+/*
+ * Who waits looks without the lock first: letting go of a member he would wake those
+ * who wait for one that somebody else has, and they him.
+ */
+static bool
+has_nothing(Serving *call, int member)
+{
+	Turn turn = {.call = call, .member = member};
+	const MemberState *state = &turn.state;
+	DueRetry due;
+
+	if (call->before != NULL && call->before_member == member)
+		return false;
+	begin_turn(&turn);
+	if (state->lease.number != 0)
+	{
+		if (!es_lease_is_open(state))
+			return false;
+		es_note_due(call->work, state->lease.until);
+		call->work->leased = true;
+		return true;
+	}
+	if (state->stopped)
+		return true;
+	if (state->retry_at > GetCurrentTimestamp())
+	{
+		es_note_due(call->work, state->retry_at);
+		return true;
+	}
+	if (turn.served < call->safe ||
+		es_find_due(&call->subscription, member, turn.served, &due))
+		return false;
+	es_note_nothing(call->work, member, state);
+	return true;
+}
+
 static Served
 serve_member(Serving *call, int member, bool again)
 {
 	bool wrote = call->wrote;
 	Served served;
 
+	if (call->work != NULL && has_nothing(call, member))
+		return SERVED_NOTHING;
 	if (call->waits)
 		es_lock_member(call->hash, member);
 	else if (!es_try_lock_member(call->hash, member))

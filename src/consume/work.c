@@ -107,7 +107,7 @@ begin_work(Work *work, SharedDatabase *db, int64 after)
 							   work->numbers[m], work->safe, after);
 		work->numbers[m] = 0;
 	}
-	work->busy = work->again = false;
+	work->busy = work->leased = work->again = false;
 	work->due_at = 0;
 	work->filter =
 		(WaitFilter){.subscription = work->subscription, .after = PG_INT64_MAX};
@@ -130,6 +130,8 @@ combine(const WorkWait *works, FeedWait *wait)
 		wait->again = wait->again || work->again;
 		if (work->busy)
 			wait->hears = ES_HEARS_FREED;
+		else if (work->leased)
+			wait->hears = Max(wait->hears, ES_HEARS_PROGRESS);
 		if (work->due_at != 0 &&
 			(wait->due_at == 0 || work->due_at < wait->due_at))
 			wait->due_at = work->due_at;
@@ -176,7 +178,7 @@ missed_free_member(FeedWait *wait)
 
 	for (int i = 0; i < works->count; i++)
 	{
-		if (works->works[i].busy &&
+		if ((works->works[i].busy || works->works[i].leased) &&
 			es_times_freed(db, works->works[i].subscription) !=
 				works->works[i].freed)
 			return true;

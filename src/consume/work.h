@@ -15,7 +15,8 @@
 typedef struct Work
 {
 	uint64 subscription;
-	bool busy;			/* it met a lock of somebody else's, or a lease */
+	bool busy;			/* it met a lock of somebody else's */
+	bool leased;		/* or a lease */
 	bool again;			/* there is more to look at, at once */
 	TimestampTz due_at; /* something can be had from then on; 0 = nothing */
 	int64 safe;			/* it looked so far */

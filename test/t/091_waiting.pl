@@ -204,7 +204,7 @@ consume('Two');
 start_waiting("w$_", call('Rare', 'One')) foreach 1 .. 8;
 start_waiting("n$_", q{SELECT count(*) FROM event_store.next_events('Rare', 10, '5s')}) foreach 1 .. 2;
 my $before = wake_ups();
-append('Other', "o$_") foreach 1 .. 30;
+sql(join(';', map { "SELECT event_store.append_event('Other', 'o$_', NULL, 'E')" } 1 .. 30));
 is(wake_ups() - $before, 0, '30 appends of other types wake nobody');
 is(answer_of("n$_"), '0', 'who waits in vain gets nothing') foreach 1 .. 2;
 is(sql(q{SELECT position = event_store.safe_position() FROM event_store.subscription_status WHERE subscription_name = 'Rare'}),
@@ -287,6 +287,17 @@ sql(q{SELECT event_store.resize_subscription('Two', 2)});
 is(is_waiting('reader'), '1', 'a resize has handled nothing');
 consume(('Two') x 6);
 is(answer_of('reader'), 't', 'who waits until something is handled, by other members by then');
+
+# one member is taken, the other one has nothing: they sleep, though each looks at the latter
+append('Two', 'taken');
+$holder->query_safe(q{BEGIN; SELECT count(*) FROM event_store.next_events('Two')});
+start_waiting("taken$_", call('Two')) foreach 1, 2;
+$before = wake_ups();
+append('Other');
+is(wake_ups() - $before, 0, 'those who wait for a member do not wake each other');
+$holder->query_safe('ROLLBACK');
+is(answer_of("taken$_"), '{Two}', 'one of two members, by each of them') foreach 1, 2;
+consume('Two');
 
 sql(q{SELECT event_store.pause_subscription('One')});
 append('One', 'b');
