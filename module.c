@@ -13,6 +13,7 @@
 #include "consume/processed.h"
 #include "consume/progress.h"
 #include "consume/prune.h"
+#include "consume/subscription_gauges.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/due_snapshot.h"
@@ -29,6 +30,7 @@
 #include "log/outside_write.h"
 #include "process/database_command.h"
 #include "process/launcher.h"
+#include "read/gauges.h"
 #include "replay/rebuild.h"
 #include "staging/drain_state.h"
 #include "staging/staging_state.h"
@@ -63,6 +65,7 @@ _PG_init(void)
 		es_register_launcher();
 		es_utility_hook_install();
 		es_watch_log();
+		es_register_subscriptions(es_subscription_gauges);
 	}
 }
 

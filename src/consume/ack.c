@@ -235,6 +235,7 @@ fail_events(Ack *ack)
 
 	for (int i = 0; i < ack->failed_count; i++)
 		check_failed(ack, &ack->failed[i]);
+	es_count_many(ES_COUNT_FAILED_EVENTS, ack->failed_count);
 	if (call->state.lease.alone)
 	{
 		Failure failure;

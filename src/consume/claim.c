@@ -131,6 +131,7 @@ give(Turn *turn, const Stretch *stretch, Lease lease)
 {
 	const Claim *claim = turn->call->own;
 
+	es_count(ES_COUNT_CLAIMS);
 	lease.number = claim->number;
 	lease.consumer = claim->consumer;
 	lease.first = stretch->positions[0];

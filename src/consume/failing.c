@@ -300,10 +300,11 @@ es_fail_events(PG_FUNCTION_ARGS)
 	es_lock_hash(ES_LOCK_SUBSCRIPTION,
 				 es_subscription_hash(failure.subscription.name), ShareLock);
 	es_note_freed(es_subscription_hash(failure.subscription.name), true);
-	es_note_freed(es_subscription_hash(failure.subscription.name), true);
 	es_begin(&scope);
 	done = fail_event(&failure);
 	es_end(&scope);
+	if (strcmp(done, "handled") != 0)
+		es_count(ES_COUNT_FAILED_EVENTS);
 	es_end_call(ES_CALL_FAIL_EVENTS, 0);
 	PG_RETURN_TEXT_P(cstring_to_text(done));
 }

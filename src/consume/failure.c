@@ -22,6 +22,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/metrics.h"
 
 bool
 es_find_event(Failure *f)
@@ -171,6 +172,7 @@ es_count_attempts(Failure *f, int attempts)
 		es_find_aside(f->subscription.name, f->partition, f->position, false);
 	ParkedRow row;
 
+	es_count_many(ES_COUNT_FAILED_EVENTS, attempts);
 	f->action = ES_FAIL_RETRY;
 	if (aside == ES_ASIDE_EVENT)
 		(void) es_fail_alone(f);

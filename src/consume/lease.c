@@ -103,6 +103,7 @@ es_expire_lease(const Subscription *subscription, int member, MemberState *state
 static void
 refuse_lost(Datum name, int member, int64 lease)
 {
+	es_count(ES_COUNT_LOST_LEASES);
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_LEASE_LOST),
 			 errmsg("lease %lld is lost", (long long) lease),

@@ -37,6 +37,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/metrics.h"
 #include "read/feed.h"
 
 /* A statement that waits keeps its snapshot, so it does not wait longer, in ms. */
@@ -69,6 +70,13 @@ pass_over(Turn *turn, int64 reached)
 	return SERVED_NOTHING;
 }
 
+static void
+note_given(Serving *call, const Stretch *stretch)
+{
+	call->count += stretch->count;
+	es_count_many(ES_COUNT_DELIVERIES, stretch->count);
+}
+
 /* What comes next in the log. */
 static Served
 serve_new(Turn *turn)
@@ -95,7 +103,7 @@ serve_new(Turn *turn)
 		return SERVED_HIDDEN;
 	es_consume_durably();
 	call->kind->give_new(turn, &stretch, reached);
-	call->count += stretch.count;
+	note_given(call, &stretch);
 	return SERVED_EVENTS;
 }
 
@@ -130,7 +138,7 @@ serve_due(Turn *turn, const DueRetry *due)
 	if (stretch.count > 0)
 	{
 		call->kind->give_due(turn, &stretch, due);
-		call->count += stretch.count;
+		note_given(call, &stretch);
 		return SERVED_EVENTS;
 	}
 	es_settle_retried(&call->subscription, due->partition, due->alone,

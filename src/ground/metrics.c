@@ -422,10 +422,16 @@ es_end_call(Call call, int64 rows)
 void
 es_count(Counter counter)
 {
+	es_count_many(counter, 1);
+}
+
+void
+es_count_many(Counter counter, int64 count)
+{
 	SharedMetrics *metrics = my_metrics();
 
 	if (metrics != NULL)
-		add(&metrics->counters[counter], 1);
+		add(&metrics->counters[counter], count);
 }
 
 void

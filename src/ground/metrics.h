@@ -103,10 +103,15 @@ typedef enum Counter
 	ES_COUNT_WORKER_STARTS,
 	ES_COUNT_WORKER_FAILURES,
 	ES_COUNT_WAKE_UPS,
+	ES_COUNT_DELIVERIES,
+	ES_COUNT_FAILED_EVENTS,
+	ES_COUNT_CLAIMS,
+	ES_COUNT_LOST_LEASES,
 	ES_COUNTERS
 } Counter;
 
 extern void es_count(Counter counter);
+extern void es_count_many(Counter counter, int64 count);
 extern void es_count_in(const SharedDatabase *db, Counter counter);
 /* A sequence conflict of the running append. */
 extern void es_count_conflict(void);

@@ -74,6 +74,21 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 	gauges[ES_GAUGE_DRAIN_AGE] = drained == 0 ? NAN : seconds_since(drained);
 }
 
+static SubscriptionReader read_subscriptions = NULL;
+
+void
+es_register_subscriptions(SubscriptionReader reader)
+{
+	read_subscriptions = reader;
+}
+
+int
+es_read_subscription_gauges(SubscriptionGauges **all)
+{
+	*all = NULL;
+	return read_subscriptions == NULL ? 0 : read_subscriptions(all);
+}
+
 void
 es_read_gauges(const MetricsReading *metrics, double *gauges)
 {
