@@ -48,7 +48,7 @@ sub start_waiting
 
 	$client{run} = IPC::Run::start(
 		[ 'psql', '-XAtq', '-d', $on->connstr('shop') . " application_name=$name", map { ('-c', $_) } split(/; /, $statement) ],
-		'>&', \$client{out}, IPC::Run::timeout(60));
+		'>&', \$client{out}, IPC::Run::timeout($options{limit} // 60));
 	foreach (1 .. 1000)
 	{
 		$clients{$name} = \%client
@@ -149,7 +149,8 @@ consume('Two', 'Three');
 
 # one that was told and has not looked yet: who follows it looks
 start_waiting('first', call('One'));
-start_waiting('second', call('Three'));
+# what else goes on in a server may wake it after a minute, too
+start_waiting('second', call('Three'), limit => 40);
 my $stopped = pid_of('first');
 kill 'STOP', $stopped;
 append('Three');
@@ -368,6 +369,8 @@ start_waiting('reader', qq{SELECT event_store.wait_for_subscription('One', $posi
 $holder->query_safe('COMMIT');
 is(answer_of('reader'), 't', 'also where all it waits for is an open append');
 
+$holder->quit;
+
 # ---------- a standby
 
 consume('One', 'Two', 'Three');
@@ -392,7 +395,6 @@ $standby->poll_query_until('shop', 'SELECT NOT pg_is_in_recovery()');
 $standby->safe_psql('shop', q{SELECT event_store.append_event('Three', 'f', NULL, 'E')});
 is(answer_of('far'), '{Three}', 'and after its promotion');
 
-$holder->quit;
 $standby->stop;
 $node->stop;
 unlike(slurp_file($node->logfile) . slurp_file($standby->logfile), qr/PANIC|TRAP/, 'nothing crashed by itself');
