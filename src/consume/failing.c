@@ -187,6 +187,12 @@ fail_elsewhere(Failure *f)
 	if (f->action == ES_FAIL_STOP || (f->action == ES_FAIL_RETRY &&
 									  f->subscription.on_failure == ES_FAIL_STOP))
 		return hold(f, attempts);
+	/*
+	 * What is set aside stands in other tables.  With a state of this transaction nobody
+	 * remembers how far it has passed over that, and no older snapshot shows the
+	 * newest state.
+	 */
+	store(f, f->passed);
 	if (f->action == ES_FAIL_RETRY || f->action == ES_FAIL_PARK)
 		return es_fail_partition(f, first_waiting(f), attempts);
 	if (f->action == ES_FAIL_PARK_EVENT)

@@ -157,10 +157,10 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row,
 			 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID,
 			  TEXTOID, TEXTOID}};
 
-		es_execute(&update, values, nulls, false, SPI_OK_UPDATE);
+		es_execute_latest(&update, values, nulls);
 	}
 	else
-		es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+		es_execute_latest(&plan, values, nulls);
 }
 
 void
@@ -171,7 +171,7 @@ es_release_partition(Datum name, Datum partition)
 							{TEXTOID, TEXTOID}};
 	Datum values[2] = {name, partition};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&plan, values, NULL);
 }
 
 void
@@ -183,7 +183,7 @@ es_limit_partition(Datum name, Datum partition, int limit)
 		 {TEXTOID, TEXTOID, INT4OID}};
 	Datum values[3] = {name, partition, Int32GetDatum(limit)};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&plan, values, NULL);
 }
 
 void
@@ -209,7 +209,7 @@ es_park_event(Datum name, Datum partition, int64 position,
 	char nulls[5] = {' ', ' ', ' ', cause->code == 0 ? 'n' : ' ',
 					 cause->message == 0 ? 'n' : ' '};
 
-	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, nulls);
 }
 
 void
@@ -222,7 +222,7 @@ es_mark_event(Datum name, int64 position)
 		 {TEXTOID, INT8OID}};
 	Datum values[2] = {name, Int64GetDatum(position)};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, NULL);
 }
 
 void
@@ -338,6 +338,6 @@ es_drop_parked(Datum name)
 							 1,
 							 {TEXTOID}};
 
-	es_execute(&parked, &name, NULL, false, SPI_OK_DELETE);
-	es_execute(&marks, &name, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&parked, &name, NULL);
+	es_execute_latest(&marks, &name, NULL);
 }

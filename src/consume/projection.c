@@ -174,8 +174,8 @@ es_store_projection(const Projection *projection)
 	for (int i = 0; i < PR_COLUMNS; i++)
 		nulls[i] = i > PR_START && values[i] == (Datum) 0 ? 'n' : ' ';
 	nulls[PR_TIMEOUT] = projection->timeout == 0 ? 'n' : ' ';
-	es_execute(&row, values, nulls, false, SPI_OK_INSERT);
-	es_execute(&mark, values, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&row, values, nulls);
+	es_execute_latest(&mark, values, NULL);
 }
 
 bool
@@ -190,9 +190,9 @@ es_remove_projection(Datum name)
 							1,
 							{TEXTOID}};
 
-	if (es_execute(&row, &name, NULL, false, SPI_OK_DELETE) == 0)
+	if (es_execute_latest(&row, &name, NULL) == 0)
 		return false;
-	es_execute(&mark, &name, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&mark, &name, NULL);
 	es_forget_stickies(name, false);
 	es_note_kept_views();
 	return true;

@@ -128,7 +128,7 @@ insert_subscription(Datum *values, const char *nulls)
 															" ON CONFLICT (subscription_name) DO NOTHING",
 		 SUB_COLUMNS, SUB_TYPES};
 
-	return es_execute(&plan, values, nulls, false, SPI_OK_INSERT) == 1;
+	return es_execute_latest(&plan, values, nulls) == 1;
 }
 
 /* An argument that is not as the subscription of that name has it. */
@@ -152,7 +152,7 @@ differences(Datum *values, const char *nulls)
 	bool isnull;
 
 	/* its owner has taken the row out by hand */
-	if (es_execute(&plan, values, nulls, false, SPI_OK_SELECT) == 0)
+	if (es_execute_latest(&plan, values, nulls) == 0)
 		return "subscription_name";
 	return TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0],
 											 SPI_tuptable->tupdesc, 1, &isnull));
@@ -314,12 +314,16 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	/* other types hold from where the members are */
 	for (int m = 0; retyped && m < subscription.members; m++)
 		store_progress(values[0], subscription.hash, m);
-	if (es_execute(&plan, values, nulls, false, SPI_OK_UPDATE) == 0)
+	if (es_execute_latest(&plan, values, nulls) == 0)
+	{
+		/* one that was dropped meanwhile is told as such, and nothing stays behind */
+		es_read_subscription(values[0], &subscription);
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the types of events that view \"%s\" is made of cannot be altered",
 						TextDatumGetCString(values[0])),
 				 errhint("Make it anew from others with replace_projection().")));
+	}
 	es_end(&scope);
 	es_note_projectors_wanted();
 	PG_RETURN_VOID();
@@ -345,7 +349,9 @@ set_paused(FunctionCallInfo fcinfo, const char *function, bool paused)
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	es_read_subscription(values[0], &subscription);
-	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+	if (es_execute_latest(&plan, values, NULL) == 0)
+		/* it was dropped while we waited */
+		es_read_subscription(values[0], &subscription);
 	es_end(&scope);
 }
 
@@ -420,7 +426,7 @@ es_move_members(Subscription *subscription, int64 position)
 	}
 	es_note_projectors_wanted();
 	/* a resize had its members before it at other places */
-	es_execute(&forget, &subscription->name, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&forget, &subscription->name, NULL);
 	subscription->old_members = 0;
 	subscription->old_highest = 0;
 	/* events that were settled on are to come again */
@@ -466,7 +472,7 @@ refuse_projection(Datum name)
 							1,
 							{TEXTOID}};
 
-	if (es_execute(&plan, &name, NULL, false, SPI_OK_SELECT) > 0)
+	if (es_execute_latest(&plan, &name, NULL) > 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("subscription \"%s\" is a projection",
 							   TextDatumGetCString(name)),
@@ -493,8 +499,8 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	es_begin(&scope);
 	refuse_projection(name);
-	dropped = es_execute(&definition, &name, NULL, false, SPI_OK_DELETE) > 0;
-	es_execute(&positions, &name, NULL, false, SPI_OK_DELETE);
+	dropped = es_execute_latest(&definition, &name, NULL) > 0;
+	es_execute_latest(&positions, &name, NULL);
 	es_drop_parked(name);
 	es_end(&scope);
 	PG_RETURN_BOOL(dropped);

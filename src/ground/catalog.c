@@ -611,13 +611,13 @@ es_execute(KeptPlan *kept, Datum *values, const char *nulls, bool read_only,
 }
 
 uint64
-es_execute_latest(KeptPlan *kept, Datum *values)
+es_execute_latest(KeptPlan *kept, Datum *values, const char *nulls)
 {
 	int result;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	result =
-		SPI_execute_snapshot(es_plan(kept), values, NULL, GetActiveSnapshot(),
+		SPI_execute_snapshot(es_plan(kept), values, nulls, GetActiveSnapshot(),
 							 InvalidSnapshot, false, true, 0);
 	PopActiveSnapshot();
 	if (result < 0)

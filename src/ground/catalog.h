@@ -190,7 +190,7 @@ extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
  * Executes one that writes under the latest snapshot, at every isolation level, and
  * returns SPI_processed.
  */
-extern uint64 es_execute_latest(KeptPlan *kept, Datum *values);
+extern uint64 es_execute_latest(KeptPlan *kept, Datum *values, const char *nulls);
 /* A SELECT under the active snapshot with every row going to a receiver ... */
 extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 							DestReceiver *receiver);
