@@ -505,6 +505,21 @@ SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('unknown', 'a'
 SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('paused', NULL, 'b')$$);
 SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('paused', 'a', NULL)$$);
 
+-- what was passed over because of what is then rolled back comes again
+SELECT event_store.safe_position() AS undone \gset
+SELECT event_store.create_subscription('undone', '{SubF}', start_after => :undone);
+SELECT pg_temp.append('F/undone-1 E, F/undone-2 E');
+BEGIN;
+SELECT pg_temp.fail('undone', 'undone-1', 1, 'park'), pg_temp.fail('undone', 'undone-2', 1, 'skip');
+SELECT pg_temp.next('undone');
+ROLLBACK;
+BEGIN;
+SELECT event_store.alter_subscription('undone', event_types => '{F}');
+SELECT pg_temp.next('undone');
+SELECT count(*) FROM event_store.next_events('undone', timeout => '10ms');
+ROLLBACK;
+SELECT pg_temp.next('undone');
+
 -- the level of a consumer
 CREATE ROLE subscription_consumer;
 SELECT event_store.grant_access('subscription_consumer', 'consumer');

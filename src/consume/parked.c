@@ -238,7 +238,7 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 
 	ParkedRow row;
 
-	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&plan, values, NULL);
 	if (position > served ||
 		(es_find_parked(name, partition, &row) && row.position < position))
 		es_mark_event(name, position);

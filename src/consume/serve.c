@@ -51,19 +51,33 @@ limited(int64 count, int limit)
 	return limit == 0 ? count : Min(count, limit);
 }
 
+/* Of what may yet be rolled back nothing is remembered. */
+static bool
+may_be_rolled_back(const Turn *turn)
+{
+	return turn->state.own || turn->call->subscription.own;
+}
+
+/* Who waits goes on from here. */
+static void
+note_nothing(const Turn *turn)
+{
+	if (!may_be_rolled_back(turn))
+		es_note_nothing(turn->call->work, turn->member, &turn->state);
+}
+
 /* Nothing is for the member up to there. */
 static Served
 pass_over(Turn *turn, int64 reached)
 {
 	Serving *call = turn->call;
 
-	/* of a state that may yet be rolled back nothing is remembered */
-	if (!turn->state.own)
+	if (!may_be_rolled_back(turn))
 		es_note_progress(es_progress_key(call->hash, turn->member),
 						 turn->state.number, reached);
 	if (reached < call->safe)
 		return SERVED_PASSED;
-	es_note_nothing(call->work, turn->member, &turn->state);
+	note_nothing(turn);
 	/* what is set aside may have waited for the member to pass it */
 	if (call->work != NULL && call->subscription.sets_aside && !turn->state.own)
 		call->work->again = true;
@@ -91,7 +105,7 @@ serve_new(Turn *turn)
 
 	if (turn->served >= call->safe)
 	{
-		es_note_nothing(call->work, turn->member, &turn->state);
+		note_nothing(turn);
 		return SERVED_NOTHING;
 	}
 	if (turn->shown)

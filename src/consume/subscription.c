@@ -13,6 +13,7 @@
 #include "access/sdir.h"
 #include "access/skey.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -162,6 +163,8 @@ read_row(const Row *row, Subscription *subscription)
 		DatumGetInt32(column(row, SU_MAX_ATTEMPTS, &isnull));
 	read_old_positions(row, subscription);
 	subscription->projection = DatumGetBool(column(row, SU_PROJECTION, &isnull));
+	subscription->own =
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row->tuple->t_data));
 }
 
 /*

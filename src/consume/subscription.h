@@ -38,6 +38,7 @@ typedef struct Subscription
 	int old_members;
 	int64 *old_positions;
 	int64 old_highest;
+	bool own; /* of this transaction, which may yet be rolled back */
 } Subscription;
 
 /* The action of a word; 22023 for another one. */

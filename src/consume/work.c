@@ -47,7 +47,7 @@ es_note_due(Work *work, TimestampTz at)
 void
 es_note_nothing(Work *work, int member, const MemberState *state)
 {
-	if (work == NULL || state->own)
+	if (work == NULL)
 		return;
 	if (member >= work->members)
 	{

@@ -28,6 +28,7 @@ typedef struct Work
 
 /* What a look says: each of them takes a NULL for nobody who waits. */
 extern void es_note_due(Work *work, TimestampTz at);
+/* Nothing is behind that state, which is committed. */
 extern void es_note_nothing(Work *work, int member, const MemberState *state);
 /* At its end, as far as it is safe to read; while the subscription can be read. */
 extern void es_end_work(Work *work, const Subscription *subscription, int64 safe);
