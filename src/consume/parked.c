@@ -50,12 +50,12 @@ Aside
 es_find_aside(Datum name, Datum partition, int64 position, bool behind)
 {
 	static KeptPlan plan =
-		{"SELECT CASE p.state WHEN 'event' THEN 2 ELSE 3 END"
+		{"SELECT CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN 2 ELSE 3 END"
 		 " FROM event_store.parked_events p"
 		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 		 " AND p.partition_key OPERATOR(pg_catalog.=) $2"
 		 " AND p.global_position OPERATOR(pg_catalog.<=) $3"
-		 " AND CASE p.state WHEN 'event' THEN p.global_position OPERATOR(pg_catalog.=) $3"
+		 " AND CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.global_position OPERATOR(pg_catalog.=) $3"
 		 " ELSE $4 END"
 		 " UNION ALL SELECT 1 FROM event_store.subscription_marks m"
 		 " WHERE m.subscription_name OPERATOR(pg_catalog.=) $1"

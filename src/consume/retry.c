@@ -120,7 +120,8 @@ es_retry_parked_events(PG_FUNCTION_ARGS)
 	static KeptPlan plan =
 		{"UPDATE event_store.parked_events p SET attempts = 0, batch_limit = NULL,"
 		 " retry_at = pg_catalog.clock_timestamp(),"
-		 " state = CASE p.state WHEN 'event' THEN p.state ELSE 'retrying' END"
+		 " state = CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.state"
+		 " ELSE 'retrying' END"
 		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 		 " AND ($2 IS NULL OR p.partition_key OPERATOR(pg_catalog.=) $2)"
 		 " AND ($3 IS NULL OR p.global_position OPERATOR(pg_catalog.=) ANY ($3))",
