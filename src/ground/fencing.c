@@ -137,11 +137,12 @@ reserve_block(FencingShare *share, Oid sequence)
 	es_note_log(noted);
 
 	SpinLockAcquire(&share->mutex);
+	/* a store that is made anew counts anew */
+	if (share->first == 0 || share->sequence != sequence)
+		share->first = last + 1;
 	share->sequence = sequence;
 	share->next = last + 1;
 	share->limit = last + FENCING_BLOCK;
-	if (share->first == 0)
-		share->first = share->next;
 	SpinLockRelease(&share->mutex);
 }
 

@@ -77,6 +77,18 @@ is_lost($node, 'shop', 'Stop', $second->{lease}, 'the lease of before is lost');
 is(ack($node, 'shop', 'Stop', $third), 't', 'that of after is good');
 is(sql(q{SELECT count(*) FROM event_store.parked_events}), '0', 'nothing was counted of ten events');
 
+# A claim in a database of its own, whose store may be made anew.
+sub claim_anew
+{
+	return $node->safe_psql('anew', q{SELECT event_store.create_subscription('all');
+		SELECT count(event_store.append_event('A', 'a', NULL, 'E'));
+		SELECT event_store.release_events('all', 0, lease) FROM event_store.claim_events('all', 'c');
+		SELECT FROM event_store.claim_events('all', 'c');
+		SELECT state FROM event_store.subscription_status});
+}
+create_store_in($node, 'anew');
+claim_anew();
+
 # a claim that a crash takes back gives its number to nobody
 my $psql = $node->background_psql('shop');
 my $gone = $psql->query_safe(q{BEGIN; SELECT DISTINCT lease FROM event_store.claim_events('Stop', 'gone', 1)});
@@ -85,6 +97,12 @@ $node->start;
 eval { $psql->quit };
 cmp_ok(claim($node, 'shop', 'Stop', 1)->{lease}, '>', $gone, 'an open claim is taken back, and its number not given again');
 is_lost($node, 'shop', 'Stop', $gone, 'nor good for anything');
+
+# a store that is made anew after it counts anew: its leases are of after the crash
+claim_anew();
+$node->safe_psql('anew', 'DROP EXTENSION event_store CASCADE; DROP SCHEMA event_store CASCADE;
+	CREATE EXTENSION event_store; SELECT event_store.create_store()');
+like(claim_anew(), qr/leased$/, 'a store that is made anew after a crash has leases that hold');
 
 # ---------- an event that kills its consumer
 
