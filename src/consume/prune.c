@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "port/atomics.h"
+#include "storage/lockdefs.h"
 #include "utils/snapmgr.h"
 
 #include "consume/member.h"
@@ -18,6 +19,7 @@
 #include "consume/prune.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
+#include "ground/lock.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 
@@ -140,6 +142,10 @@ es_prune_positions(SharedDatabase *db)
 										&isnull));
 		int64 passed = PG_INT64_MAX;
 
+		/* one that is just being dropped, say: its rows are not waited for */
+		if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name),
+							  ShareLock))
+			continue;
 		for (int m = 0; m < members; m++)
 			passed = Min(passed, prune_member(name, m));
 		/* of those that a resize has dropped, the newest is kept for its number */

@@ -437,9 +437,12 @@ static void
 tell(SharedDatabase *db, const Noted *note, Hearing least)
 {
 	WaiterShare *share = es_waiters(db);
+	/* 0 is all of them */
+	int first = (int) (note->subscription % ES_FREED_COUNTERS);
+	int last = note->subscription == 0 ? ES_FREED_COUNTERS - 1 : first;
 
-	pg_atomic_fetch_add_u32(&share->freed[note->subscription % ES_FREED_COUNTERS],
-							1);
+	for (int i = first; i <= last; i++)
+		pg_atomic_fetch_add_u32(&share->freed[i], 1);
 	if (pg_atomic_read_u32(&share->waiters) == 0 ||
 		(!note->changed && pg_atomic_read_u32(&share->listeners) == 0))
 		return;
