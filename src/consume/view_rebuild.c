@@ -104,9 +104,11 @@ read_progress(ViewRebuild *rebuild)
 		 " ARRAY(SELECT t FROM pg_catalog.jsonb_array_elements_text("
 		 "p.next_definition OPERATOR(pg_catalog.->) 'aggregate_types') t) END,"
 		 " CASE WHEN p.next_definition IS NULL THEN p.key"
-		 " ELSE NULLIF(p.next_definition OPERATOR(pg_catalog.->) 'key', 'null') END,"
+		 " WHEN (p.next_definition OPERATOR(pg_catalog.->) 'key') OPERATOR(pg_catalog.<>) 'null'"
+		 " THEN p.next_definition OPERATOR(pg_catalog.->) 'key' END,"
 		 " CASE WHEN p.next_definition IS NULL THEN p.rules"
-		 " ELSE NULLIF(p.next_definition OPERATOR(pg_catalog.->) 'rules', 'null') END"
+		 " WHEN (p.next_definition OPERATOR(pg_catalog.->) 'rules') OPERATOR(pg_catalog.<>) 'null'"
+		 " THEN p.next_definition OPERATOR(pg_catalog.->) 'rules' END"
 		 " FROM event_store.projections p JOIN event_store.subscriptions s"
 		 " ON s.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
 		 " WHERE p.projection_name OPERATOR(pg_catalog.=) $1",
