@@ -154,6 +154,8 @@ class Run:
         if not rows:
             return
         events = [row[2] - self.first for row in rows]
+        if set(events) & set(self.batch):
+            raise Violation(f'of {events} another transaction has {self.batch}')
         for lease in self.leases:
             if lease.member == rows[0][0]:
                 lease.open = False
