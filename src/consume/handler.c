@@ -454,9 +454,7 @@ call_with_all(const Handler *handler, ProjectionBatch *batch)
 void
 es_apply_handler(ProjectionBatch *batch)
 {
-	ErrorContextCallback callback = {.previous = error_context_stack,
-									 .callback = describe_call,
-									 .arg = batch};
+	ErrorContextCallback callback;
 	Handler handler;
 
 	batch->broken = true;
@@ -464,6 +462,9 @@ es_apply_handler(ProjectionBatch *batch)
 	batch->broken = false;
 	batch->exact = handler.form == OF_EVENT;
 	make_constraints_immediate();
+	callback.previous = error_context_stack;
+	callback.callback = describe_call;
+	callback.arg = batch;
 	error_context_stack = &callback;
 	if (handler.form == OF_EVENTS)
 		call_with_all(&handler, batch);

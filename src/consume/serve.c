@@ -441,12 +441,11 @@ look(void *arg)
 Served
 es_serve_within(Serving *call, int64 timeout)
 {
-	Work work = {.subscription = call->hash};
-
 	if (timeout == 0)
 		return es_serve(call);
-	call->work = &work;
-	(void) es_wait_for_work(&work, 1, timeout, look, NULL, call);
+	call->work = palloc0(sizeof(Work));
+	call->work->subscription = call->hash;
+	(void) es_wait_for_work(call->work, 1, timeout, look, NULL, call);
 	return call->served;
 }
 
