@@ -18,6 +18,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 
 import psycopg2
 
@@ -501,7 +502,7 @@ def play_all(dsn, sequences, processes, seconds, most_wrong):
     workers = [multiprocessing.Process(target=worker, args=(dsn, jobs, results, end), daemon=True) for _ in range(processes)]
     for process in workers:
         process.start()
-    feeder = multiprocessing.Process(target=feed, args=(jobs, sequences, processes), daemon=True)
+    feeder = multiprocessing.Process(target=feed, args=(jobs, results, sequences, processes), daemon=True)
     feeder.start()
     played, left, wrong, ended = 0, 0, [], 0
     while ended < processes:
@@ -519,14 +520,17 @@ def play_all(dsn, sequences, processes, seconds, most_wrong):
     return played, left, wrong
 
 
-def feed(jobs, sequences, processes):
+def feed(jobs, results, sequences, processes):
     job = []
-    for sequence in sequences:
-        job.append(sequence)
-        if len(job) == 20:
-            jobs.put(job)
-            job = []
-    jobs.put(job)
+    try:
+        for sequence in sequences:
+            job.append(sequence)
+            if len(job) == 20:
+                jobs.put(job)
+                job = []
+        jobs.put(job)
+    except Exception:                           # the model itself is wrong
+        results.put(('model', traceback.format_exc()))
     for _ in range(processes):
         jobs.put(None)
 
@@ -583,7 +587,7 @@ def main():
     parser.add_argument('--dsn', default='')
     parser.add_argument('--every', type=int, default=0)
     parser.add_argument('--all', action='store_true', help='behind equal states as well')
-    parser.add_argument('--only', default='')
+    parser.add_argument('--only', default='', help='configurations, by commas')
     parser.add_argument('--random', type=int, default=0)
     parser.add_argument('--length', type=int, default=8)
     parser.add_argument('--crashes', type=int, default=0, help='so often, each time in the middle of 40 sequences')
@@ -595,7 +599,7 @@ def main():
     Server(options.dsn).prepare(KINDS)
     faults = []
     for name in CONFIGURATIONS if options.every else ():
-        if options.only and name != options.only:
+        if options.only and name not in options.only.split(','):
             continue
         sequences = ((CONFIGURATIONS[name][:-1], s) for s in every_sequence(name, options.every, options.all))
         played, left, wrong = play_all(options.dsn, sequences, options.processes, options.seconds, options.wrong)

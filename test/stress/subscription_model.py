@@ -220,7 +220,7 @@ class Model:
         return 'parked'
 
     def settle_alone(self, member, event, served):
-        del member.alone[event]
+        member.alone.pop(event, None)
         row = member.rows.get(self.letter(event))
         if event > served or (row and row.first < event):
             member.marks.add(event)
