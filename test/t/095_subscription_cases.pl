@@ -102,6 +102,17 @@ is("@done", 'retrying retrying retrying parked', 'it is parked after exactly max
 is(aside('Elsewhere'), 'Elsewhere/a parked 4', 'which its row says');
 is(consume('Elsewhere', 9), '', 'and waits');
 
+# ---------- an append that is open holds back what comes behind it
+
+start('Open', 'a', '');
+my $writer = $node->background_psql('shop');
+$writer->query_safe(q{BEGIN; SELECT FROM event_store.append_event('Open', 'b', 0, 'E')});
+sql(q{SELECT FROM event_store.append_event('Open', 'c', 0, 'E')});
+is(consume('Open', 9), 'a1', 'what lies before it is given');
+$writer->query_safe('COMMIT');
+$writer->quit;
+is(consume('Open', 9), 'b1 c1', 'and then the rest, in order');
+
 # ---------- the extension is dropped and made again
 
 start('Dropped', 'aabb', '');
