@@ -92,12 +92,15 @@ static void
 put_row(Stretch *stretch, TupleTableSlot *slot, text *partition)
 {
 	Serving *call = stretch->own;
-	const Claim *claim = call->own;
+	Claim *claim = call->own;
 	Datum values[CL_COLUMNS];
 	bool nulls[CL_COLUMNS] = {false};
 	bool attempted = claim->attempt_position == 0 ||
 					 claim->attempt_position == stretch->last;
 
+	/* with the member's lock, so a member's numbers rise */
+	if (claim->number == 0)
+		claim->number = es_take_fencing_number();
 	slot_getallattrs(slot);
 	if (partition == NULL)
 		partition = es_partition_of(&call->subscription.partitioning,
@@ -116,8 +119,7 @@ read_rows(Turn *turn, Stretch *stretch, const DueRetry *due)
 {
 	Claim *claim = turn->call->own;
 
-	if (claim->number == 0)
-		claim->number = es_take_fencing_number();
+	claim->number = 0;
 	claim->member = turn->member;
 	claim->attempts = due != NULL ? due->attempts : turn->state.attempts;
 	claim->attempt_position = due != NULL ? 0 : turn->state.attempt_position;
