@@ -302,7 +302,6 @@ es_fail_events(PG_FUNCTION_ARGS)
 	es_lock_hash(ES_LOCK_SUBSCRIPTION,
 				 es_subscription_hash(failure.subscription.name), ShareLock);
 	es_note_freed(es_subscription_hash(failure.subscription.name), true);
-	es_note_freed(es_subscription_hash(failure.subscription.name), true);
 	es_begin(&scope);
 	done = fail_event(&failure);
 	es_end(&scope);

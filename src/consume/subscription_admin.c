@@ -18,6 +18,7 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "consume/consume.h"
 #include "consume/member.h"
@@ -127,7 +128,7 @@ insert_subscription(Datum *values, const char *nulls)
 															" ON CONFLICT (subscription_name) DO NOTHING",
 		 SUB_COLUMNS, SUB_TYPES};
 
-	return es_execute(&plan, values, nulls, false, SPI_OK_INSERT) == 1;
+	return es_execute_latest(&plan, values, nulls, SPI_OK_INSERT) == 1;
 }
 
 static bool
@@ -144,7 +145,7 @@ is_same(Datum *values, const char *nulls)
 				   " AND s.partition_by OPERATOR(pg_catalog.=) $8",
 		 SUB_COLUMNS, SUB_TYPES};
 
-	return es_execute(&plan, values, nulls, false, SPI_OK_SELECT) == 1;
+	return es_execute_latest(&plan, values, nulls, SPI_OK_SELECT) == 1;
 }
 
 /* Takes the arguments apart; returns where the members begin. */
@@ -276,7 +277,7 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	store_progress(values[0]);
-	es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
+	es_execute_latest(&plan, values, nulls, SPI_OK_UPDATE);
 	es_end(&scope);
 	es_note_projectors_wanted();
 	PG_RETURN_VOID();
@@ -302,7 +303,7 @@ set_paused(FunctionCallInfo fcinfo, const char *function, bool paused)
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	es_read_subscription(values[0], &subscription);
-	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&plan, values, NULL, SPI_OK_UPDATE);
 	es_end(&scope);
 }
 
@@ -311,6 +312,21 @@ es_pause_subscription(PG_FUNCTION_ARGS)
 {
 	set_paused(fcinfo, "pause_subscription()", true);
 	PG_RETURN_VOID();
+}
+
+/*
+ * Locks a member to let it go on.  Nobody has one for long that has stopped or waits, but
+ * consumers who look at it; one that is fetching has not stopped, and is left to them.
+ */
+static bool
+lock_to_restart(const Subscription *subscription, int member)
+{
+	MemberState state = es_newest_member(subscription->name, member);
+
+	if (!state.stopped && state.retry_at <= GetCurrentTimestamp())
+		return es_try_lock_member(subscription->hash, member);
+	es_lock_member(subscription->hash, member);
+	return true;
 }
 
 /* Members that have stopped, or wait to try an event again, go on at once. */
@@ -326,8 +342,7 @@ restart_members(Datum name)
 	{
 		MemberState state;
 
-		/* one that is fetching has not stopped */
-		if (!es_try_lock_member(subscription.hash, m))
+		if (!lock_to_restart(&subscription, m))
 			continue;
 		state = es_newest_member(name, m);
 		if (!state.stopped && state.retry_at == 0)
@@ -377,7 +392,7 @@ es_move_members(Subscription *subscription, int64 position)
 	}
 	es_note_projectors_wanted();
 	/* a resize had its members before it at other places */
-	es_execute(&forget, &subscription->name, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&forget, &subscription->name, NULL, SPI_OK_UPDATE);
 	subscription->old_members = 0;
 	subscription->old_highest = 0;
 	/* events that were settled on are to come again */
@@ -423,7 +438,7 @@ refuse_projection(Datum name)
 							1,
 							{TEXTOID}};
 
-	if (es_execute(&plan, &name, NULL, false, SPI_OK_SELECT) > 0)
+	if (es_execute_latest(&plan, &name, NULL, SPI_OK_SELECT) > 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("subscription \"%s\" is a projection",
 							   TextDatumGetCString(name)),
@@ -450,8 +465,8 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	es_begin(&scope);
 	refuse_projection(name);
-	dropped = es_execute(&definition, &name, NULL, false, SPI_OK_DELETE) > 0;
-	es_execute(&positions, &name, NULL, false, SPI_OK_DELETE);
+	dropped = es_execute_latest(&definition, &name, NULL, SPI_OK_DELETE) > 0;
+	es_execute_latest(&positions, &name, NULL, SPI_OK_DELETE);
 	es_drop_parked(name);
 	es_end(&scope);
 	PG_RETURN_BOOL(dropped);
