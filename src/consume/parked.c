@@ -156,10 +156,10 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row,
 			 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID,
 			  TEXTOID, TEXTOID}};
 
-		es_execute(&update, values, nulls, false, SPI_OK_UPDATE);
+		es_execute_latest(&update, values, nulls, SPI_OK_UPDATE);
 	}
 	else
-		es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+		es_execute_latest(&plan, values, nulls, SPI_OK_INSERT);
 }
 
 void
@@ -170,7 +170,7 @@ es_release_partition(Datum name, Datum partition)
 							{TEXTOID, TEXTOID}};
 	Datum values[2] = {name, partition};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&plan, values, NULL, SPI_OK_DELETE);
 }
 
 void
@@ -182,7 +182,7 @@ es_limit_partition(Datum name, Datum partition, int limit)
 		 {TEXTOID, TEXTOID, INT4OID}};
 	Datum values[3] = {name, partition, Int32GetDatum(limit)};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+	es_execute_latest(&plan, values, NULL, SPI_OK_UPDATE);
 }
 
 void
@@ -208,7 +208,7 @@ es_park_event(Datum name, Datum partition, int64 position,
 	char nulls[5] = {' ', ' ', ' ', cause->code == 0 ? 'n' : ' ',
 					 cause->message == 0 ? 'n' : ' '};
 
-	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, nulls, SPI_OK_INSERT);
 }
 
 void
@@ -221,7 +221,7 @@ es_mark_event(Datum name, int64 position)
 		 {TEXTOID, INT8OID}};
 	Datum values[2] = {name, Int64GetDatum(position)};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, NULL, SPI_OK_INSERT);
 }
 
 void
@@ -237,7 +237,7 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 
 	ParkedRow row;
 
-	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&plan, values, NULL, SPI_OK_DELETE);
 	if (position > served ||
 		(es_find_parked(name, partition, &row) && row.position < position))
 		es_mark_event(name, position);
@@ -312,6 +312,6 @@ es_drop_parked(Datum name)
 							 1,
 							 {TEXTOID}};
 
-	es_execute(&parked, &name, NULL, false, SPI_OK_DELETE);
-	es_execute(&marks, &name, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&parked, &name, NULL, SPI_OK_DELETE);
+	es_execute_latest(&marks, &name, NULL, SPI_OK_DELETE);
 }

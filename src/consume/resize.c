@@ -169,8 +169,9 @@ store_size(const Resize *resize)
 		PointerGetDatum(construct_array(positions, resize->old_members, INT8OID,
 										sizeof(int64), FLOAT8PASSBYVAL,
 										TYPALIGN_DOUBLE));
-	es_execute(&plan, values, resize->lowest == resize->highest ? "  n" : "   ",
-			   false, SPI_OK_UPDATE);
+	es_execute_latest(&plan, values,
+					  resize->lowest == resize->highest ? "  n" : "   ",
+					  SPI_OK_UPDATE);
 }
 
 /* The subscription's lock is held exclusively; it is read as it was. */

@@ -84,8 +84,8 @@ es_move_parked(const Subscription *subscription, int64 position)
 	uint64 count;
 	SPITupleTable *table;
 
-	es_execute(&marks, values, NULL, false, SPI_OK_DELETE);
-	count = es_execute(&rows, values, NULL, false, SPI_OK_SELECT);
+	es_execute_latest(&marks, values, NULL, SPI_OK_DELETE);
+	count = es_execute_latest(&rows, values, NULL, SPI_OK_SELECT);
 	table = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
 	{
@@ -142,7 +142,7 @@ es_retry_parked_events(PG_FUNCTION_ARGS)
 	es_begin(&scope);
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_read_subscription(values[0], &subscription);
-	count = (int64) es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
+	count = (int64) es_execute_latest(&plan, values, nulls, SPI_OK_UPDATE);
 	es_end(&scope);
 	es_note_projectors_wanted();
 	es_end_call(ES_CALL_RETRY_PARKED_EVENTS, count);
@@ -162,7 +162,7 @@ discard_alone(Datum name, Datum partition, int64 served)
 							2,
 							{TEXTOID, TEXTOID}};
 	Datum values[2] = {name, partition};
-	uint64 count = es_execute(&plan, values, NULL, false, SPI_OK_SELECT);
+	uint64 count = es_execute_latest(&plan, values, NULL, SPI_OK_SELECT);
 	SPITupleTable *table = SPI_tuptable;
 
 	for (uint64 i = 0; i < count; i++)
@@ -199,7 +199,7 @@ keep_history(Datum name, Datum partition, const int64 *bounds, int64 events,
 					 ' ',
 					 ' '};
 
-	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, nulls, SPI_OK_INSERT);
 }
 
 /*

@@ -609,16 +609,17 @@ es_execute(KeptPlan *kept, Datum *values, const char *nulls, bool read_only,
 }
 
 uint64
-es_execute_latest(KeptPlan *kept, Datum *values)
+es_execute_latest(KeptPlan *kept, Datum *values, const char *nulls,
+				  int expected_result)
 {
 	int result;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	result =
-		SPI_execute_snapshot(es_plan(kept), values, NULL, GetActiveSnapshot(),
+		SPI_execute_snapshot(es_plan(kept), values, nulls, GetActiveSnapshot(),
 							 InvalidSnapshot, false, true, 0);
 	PopActiveSnapshot();
-	if (result < 0)
+	if (result != expected_result)
 		elog(ERROR, "\"%s\" returned %s", kept->sql,
 			 SPI_result_code_string(result));
 	return SPI_processed;

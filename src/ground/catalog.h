@@ -185,11 +185,9 @@ extern SPIPlanPtr es_plan(KeptPlan *kept);
  */
 extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
 						 bool read_only, int expected_result);
-/*
- * Executes one that writes under the latest snapshot, at every isolation level, and
- * returns SPI_processed.
- */
-extern uint64 es_execute_latest(KeptPlan *kept, Datum *values);
+/* The same with one that writes under the latest snapshot, at every isolation level. */
+extern uint64 es_execute_latest(KeptPlan *kept, Datum *values,
+								const char *nulls, int expected_result);
 /* A SELECT under the active snapshot with every row going to a receiver ... */
 extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 							DestReceiver *receiver);

@@ -713,7 +713,7 @@ store_without_worker(void)
 	position = Int64GetDatum(state.safe);
 	XactIsoLevel = XACT_READ_COMMITTED;
 	es_begin(&scope);
-	(void) es_execute_latest(&plan, &position);
+	(void) es_execute_latest(&plan, &position, NULL, SPI_OK_UPDATE);
 	es_end(&scope);
 	XactIsoLevel = isolation;
 }
