@@ -108,23 +108,16 @@ find_place(ProgressShare *share, uint64 key, bool make, TimestampTz now)
 	return oldest;
 }
 
-/* The same, for a caller who then unlocks the share. */
-static Place *
-lock_place(ProgressShare *share, uint64 key, bool make)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&share->mutex);
-	return find_place(share, key, make, now);
-}
-
 Progress
 es_read_progress(uint64 key)
 {
 	ProgressShare *share = my_share();
 	Progress progress = {.limit = ES_NO_LIMIT};
-	Place *place = lock_place(share, key, false);
+	TimestampTz now = GetCurrentTimestamp();
+	Place *place;
 
+	SpinLockAcquire(&share->mutex);
+	place = find_place(share, key, false, now);
 	if (place != NULL)
 		progress = place->progress;
 	SpinLockRelease(&share->mutex);
@@ -135,8 +128,11 @@ void
 es_forget_progress(uint64 key)
 {
 	ProgressShare *share = my_share();
-	Place *place = lock_place(share, key, false);
+	TimestampTz now = GetCurrentTimestamp();
+	Place *place;
 
+	SpinLockAcquire(&share->mutex);
+	place = find_place(share, key, false, now);
 	if (place != NULL)
 		memset(place, 0, sizeof(*place));
 	SpinLockRelease(&share->mutex);
@@ -146,25 +142,13 @@ void
 es_note_progress(uint64 key, int64 number, int64 position)
 {
 	ProgressShare *share = my_share();
-	Place *place = lock_place(share, key, true);
-
-	place->progress.number = number;
-	place->progress.position = position;
-	SpinLockRelease(&share->mutex);
-}
-
-void
-es_extend_progress(uint64 key, int64 number, int64 from, int64 to)
-{
-	ProgressShare *share = my_share();
 	TimestampTz now = GetCurrentTimestamp();
 	Place *place;
 
 	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, false, now);
-	if (place != NULL && place->progress.number == number &&
-		place->progress.position >= from && place->progress.position < to)
-		place->progress.position = to;
+	place = find_place(share, key, true, now);
+	place->progress.number = number;
+	place->progress.position = position;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -172,19 +156,10 @@ void
 es_note_pruned(uint64 key, int64 number)
 {
 	ProgressShare *share = my_share();
-
-	lock_place(share, key, true)->progress.pruned = number;
-	SpinLockRelease(&share->mutex);
-}
-
-void
-es_note_turn(uint64 key, bool retried)
-{
-	ProgressShare *share = my_share();
 	TimestampTz now = GetCurrentTimestamp();
 
 	SpinLockAcquire(&share->mutex);
-	find_place(share, key, true, now)->progress.retried = retried;
+	find_place(share, key, true, now)->progress.pruned = number;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -192,11 +167,14 @@ void
 es_begin_progress(uint64 key, bool retried)
 {
 	ProgressShare *share = my_share();
-	Place *place = lock_place(share, key, true);
+	TimestampTz now = GetCurrentTimestamp();
+	Place *place;
 
+	SpinLockAcquire(&share->mutex);
+	place = find_place(share, key, true, now);
 	place->progress.retried = retried;
 	place->progress.pid = MyProcPid;
-	place->progress.since = place->used;
+	place->progress.since = now;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -208,8 +186,11 @@ void
 es_end_progress(uint64 key, int64 events, bool committed)
 {
 	ProgressShare *share = my_share();
-	Progress *progress = &lock_place(share, key, true)->progress;
+	TimestampTz now = GetCurrentTimestamp();
+	Progress *progress;
 
+	SpinLockAcquire(&share->mutex);
+	progress = &find_place(share, key, true, now)->progress;
 	progress->pid = 0;
 	if (!committed)
 	{
@@ -222,23 +203,6 @@ es_end_progress(uint64 key, int64 events, bool committed)
 		progress->limit =
 			progress->limit > MAX_LIMIT ? ES_NO_LIMIT : progress->limit * 2;
 	}
-	SpinLockRelease(&share->mutex);
-}
-
-void
-es_add_death(uint64 key, int64 number, int64 position)
-{
-	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Progress *progress;
-
-	SpinLockAcquire(&share->mutex);
-	progress = &find_place(share, key, true, now)->progress;
-	if (progress->death_number != number || progress->death_position != position)
-		progress->deaths = 0;
-	progress->death_number = number;
-	progress->death_position = position;
-	progress->deaths++;
 	SpinLockRelease(&share->mutex);
 }
 
