@@ -8,22 +8,29 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "consume/deaths.h"
+#include "consume/pace.h"
 #include "consume/processed.h"
 #include "consume/progress.h"
 #include "consume/prune.h"
+#include "consume/subscription_gauges.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/due_snapshot.h"
+#include "ground/fencing.h"
 #include "ground/head_cache.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
+#include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
+#include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "log/outside_write.h"
 #include "process/database_command.h"
 #include "process/launcher.h"
+#include "read/gauges.h"
 #include "replay/rebuild.h"
 #include "staging/drain_state.h"
 #include "staging/staging_state.h"
@@ -37,10 +44,12 @@ void _PG_init(void);
 
 /* Everybody who has a part of shared memory. */
 static void (*const share_parts[])(void) =
-	{es_share_worker_slots, es_share_metrics,		 es_share_heads,
-	 es_share_locks,		es_share_positions,		 es_share_due_snapshots,
-	 es_share_staging,		es_share_drain_progress, es_share_rebuilds,
-	 es_share_processed,	es_share_progress,		 es_share_pruning};
+	{es_share_worker_slots,	 es_share_metrics,	 es_share_heads,
+	 es_share_locks,		 es_share_positions, es_share_fencing,
+	 es_share_due_snapshots, es_share_staging,	 es_share_drain_progress,
+	 es_share_rebuilds,		 es_share_processed, es_share_progress,
+	 es_share_deaths,		 es_share_pruning,	 es_share_waiters,
+	 es_share_pace,			 es_share_projectors};
 
 void
 _PG_init(void)
@@ -56,6 +65,7 @@ _PG_init(void)
 		es_register_launcher();
 		es_utility_hook_install();
 		es_watch_log();
+		es_register_subscriptions(es_subscription_gauges);
 	}
 }
 

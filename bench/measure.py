@@ -1,10 +1,11 @@
 """One turn of one series, and what is not a series: cost and growth."""
+import os
 import time
 from pathlib import Path
 
 import folds
 from plan import COUNTED, LOG_COUNT, NODE, RAW_COUNT, STORE
-from server import Failed, complaint, summary
+from server import Failed, command, complaint, summary
 
 READING = 'bench_reading'
 COPY_COLUMNS = ('global_position, aggregate_type, aggregate_id, sequence, event_id, event_type,'
@@ -20,7 +21,7 @@ class Bench:
         self.absent = {}            # template: why it is not there
         self.databases = 0
         self.prepared = {}          # what: why it could not be, or None
-        self.last_position = 0
+        self.first_position = self.last_position = 0
 
     # ---------------------------------------------------------------- set-up
 
@@ -70,8 +71,8 @@ class Bench:
         self.server.sql(text + 'VACUUM (ANALYZE) event_store.domain_events;', READING)
         folds.run_setup(self.server, READING)
         self.expect_snapshot()
-        self.last_position = self.server.value('SELECT max(global_position) FROM event_store.domain_events',
-                                               READING)
+        self.first_position, self.last_position = map(int, self.server.sql(
+            'SELECT min(global_position) - 1, max(global_position) FROM event_store.domain_events', READING)[0])
 
     def expect_snapshot(self):
         """The only snapshot is the one 100 events before the end of the long aggregate."""
@@ -128,7 +129,8 @@ class Bench:
         self.flush(database)
 
     def variables(self, series):
-        variables = dict(series.variables, last=self.last_position)
+        variables = dict(series.variables, first=self.first_position, last=self.last_position,
+                         batches=(self.last_position - self.first_position) // 100)
         if 'bytes' in variables and not series.script.startswith('batch'):
             variables['payload'] = self.payload(variables['bytes'])
         return variables
@@ -156,6 +158,14 @@ class Bench:
         result = summary(len(calls), len(calls) / given['seconds'], calls)
         result['events_per_second'] = result['calls_per_second'] * series.events
         return result
+
+    def measure_queue(self, series, database, given):
+        words = command('node', Path(__file__).with_name('queue_client.mjs'), os.environ['PEERS'], database,
+                        series.variables['way'], given['seconds'], env=self.server.env).split()
+        done, seconds = int(words[0]), float(words[1])
+        if done == 0:
+            raise Failed(f'{series.title}: nothing was done')
+        return {'calls': done, 'calls_per_second': done / seconds, 'events_per_second': done / seconds}
 
     def measure_conflicts(self, series, database, given):
         result = self.server.pgbench(series.script, database, **given)

@@ -24,6 +24,12 @@ PEERS = [(MESSAGE_DB, '@eventide/message-db', make_message_db),
          (EMMETT, '@event-driven-io/emmett-postgresql', make_emmett)]
 
 
+def version_of(folder, name):
+    """The version of a package; None where it is not there."""
+    file = Path(folder) / 'node_modules' / name / 'package.json'
+    return json.loads(file.read_text(encoding='utf-8'))['version'] if file.exists() else None
+
+
 def make(server, folder):
     """Makes a database of each peer; returns versions and, by database, what is absent."""
     versions, absent = {}, {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 STORE, MESSAGE_DB, EMMETT = 'bench_store', 'bench_message_db', 'bench_emmett'
 NODE = 'node'                       # the client of npm's pg
+GRAPHILE, PG_BOSS = 'graphile-worker', 'pg-boss'
 
 # the same logic, and how it becomes the reducer of the orders
 ORDER_REDUCERS = {
@@ -64,6 +65,7 @@ class Target:
 
 RAW_COUNT = 'SELECT count(*) FROM bench.raw_events'
 LOG_COUNT = 'SELECT count(*) FROM event_store.domain_events'
+EFFECTS_COUNT = 'SELECT count(*) FROM bench.effects'
 ALL_COUNT = f'SELECT ({LOG_COUNT}) + staged_events FROM event_store.staging_status'
 
 
@@ -93,6 +95,18 @@ def batches(events, sync=True):
 
 def reading(script, title, events=0):
     return Series(script, title, script, events=events)
+
+
+def consuming(script, title):
+    """A consumer of batches of 100, one client; each turn begins at the first event."""
+    return Series(script, title, script, events=100, count=EFFECTS_COUNT if 'insert' in script else '',
+                  before='TRUNCATE bench.effects; SELECT event_store.drop_subscription(\'bench\');'
+                         ' SELECT event_store.create_subscription(\'bench\'); VACUUM event_store.subscription_positions;'
+                         ' VACUUM bench.checkpoints')
+
+
+def queue(way, title, needs=NODE):
+    return Series(f'queue {way}', title, '', 4, kind='queue', variables={'way': way}, needs=needs)
 
 
 def client_fold(name, aggregate_type):
@@ -175,6 +189,25 @@ GROUPS = [
         reading('read_plain', 'SELECT … ORDER BY global_position', 10000),
         reading('read_events', 'read_events', 10000),
     ], database='bench_reading', share=0.5),
+    Group('consume', 'Consuming batches of 100', [
+        consuming('next_by_hand', 'read_events, UPDATE of a checkpoint, COMMIT'),
+        consuming('next_events', 'next_events, COMMIT'),
+        consuming('next_insert_by_hand', 'INSERT … SELECT FROM read_events, UPDATE of a checkpoint, COMMIT'),
+        consuming('next_insert', 'INSERT … SELECT FROM next_events'),
+    ], note='By one connection, synchronous_commit on. The consumer by hand knows its position, so that it need not read it; nothing keeps'
+            ' a second one from the same events.', database='bench_reading', share=0.5),
+    Group('claim', 'Claiming work and acknowledging it, 4 consumers in Node', [
+        queue('event_store', 'claim_events of 100, each acknowledging the one before'),
+        queue('graphile', 'graphile-worker, its defaults', GRAPHILE),
+        queue('graphile_batched', 'graphile-worker, localQueue, batched completion, 24 jobs at once', GRAPHILE),
+        queue('pg_boss', 'pg-boss, fetch and complete of one job', PG_BOSS),
+    ], note='All in one process; the work itself is nothing. pg-boss without the pauses between its polls.'),
+    Group('process', 'Messages that come once, 4 clients', [
+        Series('process_by_hand', 'INSERT … ON CONFLICT DO NOTHING', 'process_by_hand', 4,
+               count='SELECT count(*) FROM bench.processed'),
+        Series('process_once', 'process_once', 'process_once', 4,
+               count='SELECT count(*) FROM event_store.processed_messages'),
+    ]),
     Group('payload 1000', 'Single appends, payloads of 1 kB, 16 clients',
           [raw(16, bytes_=1000, label=' 1000'), append(16, bytes_=1000, label=' 1000')],
           words=('payload',)),
@@ -235,6 +268,16 @@ TARGETS = [
     Target('12', 'replay, snapshot 100 back (time)', 'replay_snapshot', 'replay_short', 1.2, 1.05, time=True),
     Target('13', 'read_events of 10,000 : SELECT', 'read_events', 'read_plain', 0.9, 1.0),
     Target('14', '4 consumers tailing : none', 'append_event tailed', 'append_event 16 on', 0.85, 0.95),
+    Target('next', 'next_events of 100 : by hand', 'next_events', 'next_by_hand', 1.0, 1.3),
+    Target('next', 'INSERT from next_events : by hand', 'next_insert', 'next_insert_by_hand', 1.3, 1.6),
+    Target('claim', 'claim and ack of 100 : graphile-worker', 'queue event_store', 'queue graphile', 10, 30),
+    Target('claim', 'the same : graphile-worker, batched', 'queue event_store', 'queue graphile_batched', 1.5, 3),
+    Target('claim', 'the same : pg-boss', 'queue event_store', 'queue pg_boss', 10, 30),
+    Target('once', 'process_once : INSERT ON CONFLICT', 'process_once', 'process_by_hand', 0.9, 1.0, unit='calls/s'),
+    Target('held', 'next_events, old snapshot, last : first minute', 'held last', 'held first', 0.9, 1.0),
+    Target('held', 'the same, p99 of a call (time)', 'held p99 last', 'held p99 first', 1.1, 1.0, time=True),
+    Target('waiters', '8 appenders, sync off, 100 waiting : none', 'waiters 8 beside', 'waiters 8 alone', 0.95, 1.0),
+    Target('waiters', '16 appenders, sync off, 100 waiting : none', 'waiters 16 beside', 'waiters 16 alone', 0.95, 1.0),
     Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
     Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
     Target('zipf', '10,000 aggregates by Zipf : raw', 'shared_append zipf 16 on', 'shared_raw zipf 16 on'),
@@ -250,7 +293,8 @@ TARGETS = [
 QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
-EXTRA_ROWS = ('cost', 'growth', 'fold-growth')
+EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters')
+LONG_ROWS = ('growth', 'held')      # only when they are asked for
 
 # Two builds are compared by what is judged in these rows, and in rows 11 and 12 by what it is judged against;
 # raw PostgreSQL and the peers are the same for both.
@@ -266,7 +310,7 @@ FOLD_ROWS = ['11', 'rules', 'folds', 'fold-growth']
 
 
 def rows():
-    return list(dict.fromkeys([target.row for target in TARGETS])) + list(EXTRA_ROWS)
+    return list(dict.fromkeys([target.row for target in TARGETS] + list(EXTRA_ROWS)))
 
 
 def targets_of(wanted, quick):

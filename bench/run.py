@@ -12,10 +12,12 @@ sys.dont_write_bytecode = True
 
 import against
 import folds
+import held
 import peers
 import plan
 import report
 import soak
+import waiters
 from measure import Bench
 from server import Failed, Server
 
@@ -65,7 +67,7 @@ def options():
     elif given.against:
         given.wanted = plan.COMPARED_ROWS
     else:
-        given.wanted = plan.QUICK_ROWS if given.quick else [row for row in plan.rows() if row != 'growth']
+        given.wanted = plan.QUICK_ROWS if given.quick else [row for row in plan.rows() if row not in plan.LONG_ROWS]
     for row in given.wanted:
         if row not in plan.rows():
             parser.error(f'no row {row}; there are: {", ".join(plan.rows())}')
@@ -190,11 +192,17 @@ def find_client(versions, absent):
         del absent[plan.NODE]
     except Failed as failure:
         absent[plan.NODE] = str(failure)
+    for name in (plan.GRAPHILE, plan.PG_BOSS):
+        versions[name] = peers.version_of(os.environ['PEERS'], name)
+        if plan.NODE in absent or versions[name] is None:
+            absent[name] = versions[name] = 'absent: npm could not install it'
 
 
 def measure_extra(kind, bench, given, failures):
     runs = []
     measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
+                'held': lambda: held.run(bench.server, bench, 60 if given.quick else 600, 15 if given.quick else 60, say),
+                'waiters': lambda: waiters.run(bench.server, bench, min(given.seconds, 10), given.turns),
                 'fold-growth': lambda: folds.growth(bench, min(3, given.turns), say)}[kind]()
     try:
         for run in measured:
@@ -269,7 +277,7 @@ def main():
     needs_peers = any(one.template != plan.STORE for _, series in groups for one in series)
     versions, bench.absent = peers.make(server, os.environ['PEERS']) if needs_peers else ({}, {})
     bench.absent[plan.NODE] = 'not looked for'
-    if any(one.needs == plan.NODE for _, series in groups for one in series):
+    if any(one.needs for _, series in groups for one in series):
         find_client(versions, bench.absent)
     about = environment(server, versions, given)
     say(report.environment_text(about))

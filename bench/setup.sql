@@ -14,6 +14,12 @@ CREATE SEQUENCE bench.raw_position;
 CREATE TABLE bench.raw_views (LIKE event_store.domain_views INCLUDING ALL)
     WITH (fillfactor = 80);
 
+-- What a consumer keeps by hand, and the effects that it has.
+CREATE TABLE bench.checkpoints (consumer text PRIMARY KEY, position bigint NOT NULL) WITH (fillfactor = 50);
+INSERT INTO bench.checkpoints VALUES ('bench', 0);
+CREATE TABLE bench.effects (global_position bigint NOT NULL, aggregate_id text NOT NULL, event_type text NOT NULL);
+CREATE TABLE bench.processed (LIKE event_store.processed_messages INCLUDING ALL);
+
 -- What a client sends with a batch: ids that no other client or call uses,
 -- events of the aggregates by turns.
 CREATE FUNCTION bench.batch_ids(client int, visit int, events int, aggregates int)

@@ -10,8 +10,8 @@ CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], O
 BEGIN ATOMIC
     VALUES
     ('every',
-     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics'],
-     ARRAY['metrics']),
+     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics', 'projection_state'],
+     ARRAY['metrics', 'projection_status']),
     ('feed',
      ARRAY['feed_state'],
      ARRAY['feed_status']),
@@ -23,11 +23,12 @@ BEGIN ATOMIC
     ('reader',
      ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids',
            'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
-           'replay_aggregate', 'replay_aggregates', 'fold_events',
+           'replay_aggregate', 'replay_aggregates', 'fold_events', 'view_keys',
            'read_events', 'safe_position', 'position_at', 'wait_for_events'],
      ARRAY['domain_events', 'domain_views']),
     ('consumer',
-     ARRAY['next_events', 'fail_events', 'process_once', 'record_result', 'processed_result'],
+     ARRAY['next_events', 'fail_events', 'claim_events', 'ack_events', 'release_events', 'extend_lease',
+           'wait_for_subscription', 'wait_for_subscriptions', 'process_once', 'record_result', 'processed_result'],
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
@@ -38,14 +39,16 @@ BEGIN ATOMIC
            'set_reducer', 'set_reducer_rules', 'take_snapshot',
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
-           'move_subscription', 'retry_parked_events', 'discard_parked_events'],
+           'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events',
+           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'store_state', 'processed_messages',
-           'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events']),
+           'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',
+           'projections']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
-           'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks']);
+           'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks', 'sticky_keys']);
 END;
 COMMENT ON FUNCTION event_store.access_levels() IS
 'Internal: what each level of grant_access adds to those below it, in rows every and feed what several have, and in row owner what none has.';
@@ -106,7 +109,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

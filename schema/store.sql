@@ -251,7 +251,37 @@ DECLARE
             max_attempts int NOT NULL,
             partition_by text COLLATE "C" NOT NULL,
             paused boolean NOT NULL DEFAULT false,
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            -- where the members stood before a resize, from member 0 on: see resize.c
+            old_positions bigint[],
+            projection boolean NOT NULL DEFAULT false
+        )$$,
+        -- what a subscription is whose consumer is the server
+        $$CREATE TABLE event_store.projections (
+            projection_name text COLLATE "C" NOT NULL CONSTRAINT projections_pkey PRIMARY KEY,
+            kind text COLLATE "C" NOT NULL CONSTRAINT projections_kind_check CHECK (kind IN ('handler', 'view')),
+            mode text COLLATE "C" NOT NULL DEFAULT 'async',
+            batch_size int NOT NULL,
+            start_position bigint NOT NULL,
+            handler text COLLATE "C",
+            reset text COLLATE "C",
+            handler_owner text COLLATE "C",
+            timeout interval,
+            key jsonb,
+            rules jsonb,
+            next_definition jsonb,
+            rebuild_done bigint,
+            rebuild_total bigint,
             created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        )$$,
+        -- what aggregates gave last where a key says "sticky"; a place below 0 is that of a rebuild: see sticky.c
+        $$CREATE TABLE event_store.sticky_keys (
+            projection_name text COLLATE "C" NOT NULL,
+            place int NOT NULL,
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            value text COLLATE "C" NOT NULL,
+            CONSTRAINT sticky_keys_pkey PRIMARY KEY (projection_name, place, aggregate_type, aggregate_id)
         )$$,
         -- the newest row of a member holds: see member.c
         $$CREATE TABLE event_store.subscription_positions (
@@ -264,6 +294,17 @@ DECLARE
             attempt_position bigint NOT NULL DEFAULT 0,
             retry_at timestamptz,
             last_error text,
+            lease bigint,
+            consumer text COLLATE "C",
+            lease_first bigint,
+            lease_last bigint,
+            lease_events int,
+            lease_partition text COLLATE "C",
+            lease_alone boolean,
+            lease_since timestamptz,
+            lease_until timestamptz,
+            batch_limit int,
+            limit_until bigint,
             CONSTRAINT subscription_positions_pkey PRIMARY KEY (subscription_name, member, number)
         )$$,
         -- one row a partition, and one an event of state 'event': see parked.c
@@ -279,6 +320,7 @@ DECLARE
             error_code text,
             error_message text,
             parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            batch_limit int,
             CONSTRAINT parked_events_pkey PRIMARY KEY (subscription_name, partition_key, global_position)
         )$$,
         -- events that are passed over before their member gets there
@@ -373,6 +415,9 @@ BEGIN
     CREATE SEQUENCE IF NOT EXISTS event_store.global_position_seq AS bigint;
     -- its value says for which log positions were last reserved
     CREATE SEQUENCE IF NOT EXISTS event_store.log_identity AS bigint;
+    -- the same of leases
+    CREATE SEQUENCE IF NOT EXISTS event_store.fencing_number_seq AS bigint;
+    CREATE SEQUENCE IF NOT EXISTS event_store.fencing_identity AS bigint;
 
     FOREACH statement IN ARRAY tables LOOP
         IF pg_catalog.to_regclass(pg_catalog.substring(statement, 'event_store\.\w+')) IS NULL THEN
@@ -458,6 +503,8 @@ BEGIN
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
     COMMENT ON SEQUENCE event_store.log_identity IS
 'A hash of the timeline, system, database and table that global positions were last reserved for. Where these differ, as after a failover or in a restored dump, positions jump.';
+    COMMENT ON SEQUENCE event_store.fencing_identity IS
+'The same of fencing numbers, which every lease has one of.';
     COMMENT ON TABLE event_store.domain_views IS
 'The durable read models: the last value of every (view_name, view_key). Staged values are only seen by load_view and load_views.';
     COMMENT ON TABLE event_store.snapshots IS
@@ -476,10 +523,14 @@ BEGIN
 'What process_once was told: the messages that each consumer has processed, with the result that record_result left.';
     COMMENT ON TABLE event_store.subscriptions IS
 'What each subscription is. Made and changed by create_subscription and its like.';
+    COMMENT ON TABLE event_store.projections IS
+'What each projection is beside its row in subscriptions: the function that handles its events and the role that it runs as, or how a view is folded. Made by create_projection and its like.';
+    COMMENT ON TABLE event_store.sticky_keys IS
+'What aggregates gave last where the key of a view projection says "sticky", for events that do not carry it.';
     COMMENT ON TABLE event_store.subscription_positions IS
-'Where the members of subscriptions stand: of each the row with the highest number. Older rows are of no use.';
+'Where the members of subscriptions stand, and the lease of each: the row with the highest number. Older rows are of no use.';
     COMMENT ON TABLE event_store.parked_events IS
-'What is set aside of subscriptions: a row a partition, from its first event that is not settled on (retrying or parked; its later events wait behind it), and a row an event that is parked alone (event).';
+'What is set aside of subscriptions: a row a partition, from its first event that is not settled on (retrying or parked; its later events wait behind it), and a row an event that is parked alone (event). error_code is known where the server itself saw the failure (VS007: a lease expired); a consumer gives a text alone.';
     COMMENT ON TABLE event_store.subscription_marks IS
 'Events that members of subscriptions pass over when they get there.';
     COMMENT ON TABLE event_store.discarded_events IS

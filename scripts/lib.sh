@@ -162,8 +162,11 @@ install_packages() {
 			chmod 755 "$policy"
 		fi
 		services=
-		for service in pgbouncer prometheus; do
-			if [ ! -e "/etc/init.d/$service" ]; then services="$services $service"; fi
+		is_service() {
+			[ -e "/etc/init.d/$1" ] || [ -e "/lib/systemd/system/$1.service" ]
+		}
+		for service in pgbouncer prometheus nats-server; do
+			is_service "$service" || services="$services $service"
 		done
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 			-o DPkg::Lock::Timeout=300 --no-install-recommends "$@" \
@@ -175,7 +178,7 @@ install_packages() {
 		rm -f /tmp/event_store-apt.$$
 		# what is a service shall not come up with the next boot either
 		for service in $services; do
-			[ -e "/etc/init.d/$service" ] || continue
+			is_service "$service" || continue
 			systemctl disable "$service" > /dev/null 2>&1 ||
 				update-rc.d "$service" disable > /dev/null 2>&1 || true
 		done

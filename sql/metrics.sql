@@ -107,6 +107,43 @@ ROLLBACK;
 SELECT feed();
 SELECT * FROM moved();
 
+-- subscriptions: what stands of each, and what was done
+SELECT event_store.create_subscription('metrics', ARRAY['Subscribed']), event_store.create_subscription('say "no"', ARRAY['Nothing'], members => 3);
+CREATE FUNCTION subscription() RETURNS SETOF text
+    LANGUAGE sql
+AS $$
+    SELECT concat_ws(' ', name, string_agg(CASE WHEN unit = 'seconds' AND value > 0 THEN 'aged' ELSE value::text END, ' ' ORDER BY metric COLLATE "C"))
+      FROM event_store.metrics WHERE metric LIKE 'subscription.%' AND kind = 'gauge' GROUP BY name ORDER BY name
+$$;
+SELECT * FROM subscription();
+SELECT count(*) FROM event_store.append_batch(ARRAY['Subscribed', 'Subscribed', 'Subscribed', 'Other'], ARRAY['a', 'b', 'b', 'b'], ARRAY['E', 'E', 'F', 'E'], NULL);
+SELECT * FROM moved();
+-- age, lag, parked, set aside
+SELECT * FROM subscription();
+SELECT count(*) FROM event_store.next_events('metrics', 1);
+SELECT * FROM subscription();
+SELECT global_position AS b FROM event_store.domain_events WHERE aggregate_type = 'Subscribed' AND aggregate_id = 'b' AND event_type = 'E' \gset
+SELECT event_store.fail_events('metrics', :b, 'no');
+SELECT event_store.fail_events('metrics', :b, 'no', 'park');
+SELECT event_store.fail_events('metrics', :b - 1, 'it is done');
+SELECT * FROM subscription();
+SELECT count(*) FROM event_store.claim_events('metrics', 'c');
+SELECT * FROM subscription();
+SELECT event_store.retry_parked_events('metrics');
+SELECT * FROM subscription();
+SELECT lease FROM event_store.claim_events('metrics', 'c', 1) \gset
+SELECT event_store.ack_events('metrics', 0, :lease, failed_positions => ARRAY[:b], action => 'park_event');
+\set VERBOSITY sqlstate
+SELECT event_store.ack_events('metrics', 0, :lease);
+SELECT count(*) FROM event_store.claim_events('metrics', 'c', done_member => 0, done_lease => :lease);
+\set VERBOSITY terse
+SELECT * FROM subscription();
+SELECT * FROM moved() m WHERE m NOT LIKE 'load.%';
+-- where there is none a row is there all the same
+SELECT event_store.drop_subscription('metrics'), event_store.drop_subscription('say "no"');
+SELECT * FROM subscription();
+SELECT * FROM moved();
+
 -- deleting
 SELECT event_store.delete_view('Metrics', 'v-1'), event_store.delete_view('Metrics', 'nothing');
 SELECT event_store.clear_view('Metrics');
@@ -357,5 +394,5 @@ DROP ROLE regress_metrics_nobody;
 -- leave nothing behind for the next test
 ALTER SYSTEM RESET event_store.write_delay;
 SELECT pg_catalog.pg_reload_conf();
-DROP FUNCTION moved(), queue(), drained(), letters(), feed(), off(double precision[]);
+DROP FUNCTION moved(), queue(), drained(), letters(), feed(), subscription(), off(double precision[]);
 DROP TABLE seen;

@@ -119,12 +119,50 @@ SELECT n, rule, pg_temp.set_rule(rule) AS outcome FROM (VALUES
     (38, '{"op": "increment", "path": "$.a", "value": 1, "times": [1, 2, 3, 4, 5, 6, 7, 8, 9]}'),
     (30, '{"op": "set", "path": "$.a", "from": 5}'),
     (31, '{"op": "set", "path": "$.a", "from": "$"}'),
+    (39, '{"op": "set", "path": "$.a", "from": "$.item"}'),
     (32, '{"op": "set", "path": "$.a", "from": "$[0]"}'),
     (33, '{"op": "set", "path": "$.a", "from": "$.payloads.a"}'),
     (34, '{"op": "set", "path": "$.a", "from": "$.payload_bytes"}'),
     (35, '{"op": "set", "path": "$.a", "from": "$.event_type.a"}'),
     (36, '{"op": "set", "path": "$.a", "from": "$.sequence[0]"}')) r (n, rule)
  ORDER BY n;
+
+-- min, max, set_once and when
+SELECT n, rule, pg_temp.set_rule(rule) AS outcome FROM (VALUES
+    (1, '{"op": "min", "path": "$.a", "value": null}'::jsonb),
+    (2, '{"op": "max", "path": "$.a", "value": true}'),
+    (3, '{"op": "max", "path": "$.a", "from": "$.payload.a", "default": []}'),
+    (4, '{"op": "max", "path": "$.a", "value": 1, "times": 2}'),
+    (5, '{"op": "max", "path": "$.a"}'),
+    (6, '{"op": "set_once", "path": "$.a"}'),
+    (7, '{"op": "set_once", "value": 1}'),
+    (8, '{"op": "unset", "path": "$.a", "when": "$.payload.a"}'),
+    (9, '{"op": "unset", "path": "$.a", "when": {}}'),
+    (10, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a"}}'),
+    (11, '{"op": "unset", "path": "$.a", "when": {"is": 1}}'),
+    (12, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "is": 1, "less": 2}}'),
+    (13, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "equals": 1}}'),
+    (14, '{"op": "unset", "path": "$.a", "when": {"path": 1, "is": 1}}'),
+    (15, '{"op": "unset", "path": "$.a", "when": {"path": "payload.a", "is": 1}}'),
+    (16, '{"op": "unset", "path": "$.a", "when": {"path": "$.payloads.a", "is": 1}}'),
+    (17, '{"op": "unset", "path": "$.a", "when": {"path": "$.sequence.a", "is": 1}}'),
+    (18, '{"op": "unset", "path": "$.a", "when": {"path": "$.item", "is": 1}}'),
+    (19, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "in": 1}}'),
+    (20, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "in": {"a": 1}}}'),
+    (21, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "exists": 1}}'),
+    (22, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "less": null}}'),
+    (23, '{"op": "unset", "path": "$.a", "when": {"path": "$.payload.a", "greater": [1]}}'),
+    (24, '{"op": "unset", "path": "$.a", "when": [{"path": "$.payload.a", "is": 1}, {"path": "$.payload.a", "exists": "true"}]}'),
+    (25, '{"op": "unset", "path": "$.a", "when": [[]]}'),
+    (26, jsonb_build_object('op', 'unset', 'path', '$.a', 'when', (
+            SELECT jsonb_agg('{"path": "$.payload.a", "is": 1}'::jsonb) FROM generate_series(1, 33)))),
+    (27, jsonb_build_object('op', 'unset', 'path', '$.a', 'when', (
+            SELECT jsonb_agg('{"path": "$.payload.a", "is": 1}'::jsonb) FROM generate_series(1, 32)))),
+    (28, '{"op": "set_once", "path": "$.a", "value": null, "when": []}'),
+    (29, '{"op": "min", "path": "$.a", "key": "$.event_type", "from": "$.payload.a", "default": "", "when": {"path": "$.metadata.a", "in": []}}')) r (n, rule)
+ ORDER BY n;
+-- of every event
+SELECT pg_temp.set_rules('{"events": {"*": [{"op": "unset", "path": "$.x"}, {"op": "set", "path": "$.a"}]}}');
 
 -- paths
 SELECT path, pg_temp.set_rule(jsonb_build_object('op', 'unset', 'path', path)) AS outcome FROM (VALUES
@@ -255,6 +293,47 @@ SELECT n, coalesce(state::text, 'NULL') AS state, operations, payload, pg_temp.f
     (96, '{"a": {"x": 1}}', '{"op": "append", "path": "$.a", "key": "$.payload.id", "value": 1}', '{"id": "x"}'),
     (97, '{"a": {"x": {"b": 1}}}', '{"op": "merge", "path": "$.a", "key": "$.payload.id", "value": {"b": null, "c": 2}}', '{"id": "x"}'),
     (98, '{"a": {"x": [1, 2]}}', '{"op": "remove", "path": "$.a", "key": "$.payload.id", "value": 2}', '{"id": "x"}'),
+    -- min and max: numbers and decimal strings by value, before other strings, which go by bytes
+    (120, '{}', '{"op": "min", "path": "$.a.b", "from": "$.payload.x"}', '{"x": "9.50"}'),
+    (121, '{"a": "10.00"}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": "9.50"}'),
+    (122, '{"a": "9.5"}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": 9.50}'),
+    (123, '{"a": 10}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": "10.01"}'),
+    (124, '{"a": 10}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": "9"}'),
+    (125, '{"a": "2024-02-29"}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": "2024-03-01"}'),
+    (126, '{"a": "Z"}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": "a"}'),
+    (127, '{"a": "é"}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": "z"}'),
+    (128, '{"a": "ab"}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": "a"}'),
+    (129, '{"a": "+5 apples"}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": 7}'),
+    (130, '{"a": "+5 apples"}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": "7"}'),
+    (131, '{"a": -1}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": -99999999999999999999.5}'),
+    (132, '{"a": 1}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{}'),
+    (133, '{"a": 1}', '{"op": "min", "path": "$.a", "from": "$.payload.x", "default": 0}', '{}'),
+    (134, '{"a": 1}', '{"op": "min", "path": "$.a", "from": "$.payload.x"}', '{"x": null}'),
+    (135, '{"a": 1}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": true}'),
+    (136, '{"a": 1}', '{"op": "max", "path": "$.a", "from": "$.payload.x"}', '{"x": [1]}'),
+    (137, '{"a": null}', '{"op": "max", "path": "$.a", "value": 1}', '{}'),
+    (138, '{"a": false}', '{"op": "max", "path": "$.a", "value": 1}', '{}'),
+    (139, '{"a": {"b": 1}}', '{"op": "max", "path": "$.a", "value": 1}', '{}'),
+    (140, '{"a": {"b": 1}}', '{"op": "max", "path": "$.a", "key": "$.payload.k", "value": 2}', '{"k": "b"}'),
+    (141, '{"a": [1, 5]}', '{"op": "max", "path": "$.a[-1]", "value": 7}', '{}'),
+    (142, '{"a": 1}', '{"op": "max", "path": "$", "value": 7}', '{}'),
+    -- set_once
+    (150, '{}', '[{"op": "set_once", "path": "$.a.b", "from": "$.payload.x"}, {"op": "set_once", "path": "$.a.b", "value": 2}]', '{"x": 1}'),
+    (151, '{"a": null}', '{"op": "set_once", "path": "$.a", "value": 2}', '{}'),
+    (152, '{}', '[{"op": "set_once", "path": "$.a", "from": "$.payload.x"}, {"op": "set_once", "path": "$.a", "value": 2}]', '{"x": null}'),
+    (153, '{}', '{"op": "set_once", "path": "$.a", "from": "$.payload.x"}', '{}'),
+    (154, '{"a": {"b": 1}}', '[{"op": "set_once", "path": "$.a", "key": "$.payload.k", "value": 2}, {"op": "set_once", "path": "$.a", "key": {"value": "c"}, "value": 3}]', '{"k": "b"}'),
+    (155, '{"a": "text"}', '{"op": "set_once", "path": "$.a.b", "value": 2}', '{}'),
+    (156, '{"a": [1]}', '{"op": "set_once", "path": "$.a[0]", "value": 2}', '{}'),
+    (157, '{"a": [1]}', '{"op": "set_once", "path": "$.a[1]", "value": 2}', '{}'),
+    (158, '{"a": 1}', '{"op": "set_once", "path": "$", "value": 2}', '{}'),
+    -- when: one that does not hold leaves no trace, nor an error of what it guards
+    (160, NULL, '{"op": "increment", "path": "$.a.b", "from": "$.payload.x", "when": {"path": "$.payload.y", "is": true}}', '{"x": "much", "y": false}'),
+    (161, '{}', '{"op": "increment", "path": "$.a.b", "from": "$.payload.x", "when": {"path": "$.payload.y", "is": true}}', '{"x": 3, "y": true}'),
+    (162, '{}', '[{"op": "set", "path": "$.a", "value": 1, "when": [{"path": "$.payload.x", "is": 1}, {"path": "$.payload.y", "is": 2}]}, {"op": "set", "path": "$.b", "value": 1, "when": [{"path": "$.payload.x", "is": 1}, {"path": "$.payload.y", "is": 1}]}, {"op": "set", "path": "$.c", "value": 1, "when": []}]', '{"x": 1, "y": 2}'),
+    (163, '{"a": 1}', '{"op": "unset", "path": "$", "when": {"path": "$.event_type", "is": "Made"}}', '{}'),
+    (164, '{"a": 1}', '{"op": "unset", "path": "$", "when": {"path": "$.event_type", "is_not": "Made"}}', '{}'),
+    (165, '{}', '{"op": "set", "path": "$.a", "value": 1, "when": {"path": "$.metadata.roles[1]", "is": "b"}}', '{}'),
     -- the first event with operations begins the state, even if all are left out
     (99, NULL, '[]', '{}'),
     (100, NULL, '{"op": "set", "path": "$.a", "from": "$.payload.a"}', '{}'),
@@ -266,6 +345,49 @@ SELECT n, coalesce(state::text, 'NULL') AS state, operations, payload, pg_temp.f
     (105, '{}', '[{"op": "set", "path": "$.a", "from": "$.payload"}, {"op": "set", "path": "$.b", "from": "$.payload[1].x"}]', '[1, {"x": 2}]'),
     (106, '{}', '[{"op": "set", "path": "$.a", "from": "$.payload"}, {"op": "set", "path": "$.b", "from": "$.payload[0]"}]', '"scalar"')) t (n, state, operations, payload)
  ORDER BY n;
+
+--
+-- Comparisons
+--
+-- a row for each value, with what holds for it; "missing" stands for an event without it
+CREATE FUNCTION pg_temp.holds(comparison jsonb, value jsonb) RETURNS boolean
+    LANGUAGE sql AS $$
+    SELECT pg_temp.folded('{}', jsonb_build_object('op', 'set', 'path', '$.held', 'value', true, 'when', '{"path": "$.payload.x"}' || comparison),
+                          CASE value WHEN '"missing"' THEN '{}' ELSE jsonb_build_object('x', value) END) = '{"held": true}';
+$$;
+SELECT comparison, string_agg(value::text, ' ' ORDER BY n) FILTER (WHERE pg_temp.holds(comparison, value)) AS holds_for
+  FROM (VALUES
+    (1, '{"is": 1}'::jsonb), (2, '{"is": "1"}'), (3, '{"is": null}'), (4, '{"is": true}'), (5, '{"is": {"b": 1, "a": [1]}}'), (6, '{"is": [1]}'),
+    (7, '{"is_not": 1}'), (8, '{"is_not": null}'), (9, '{"in": [1, null, "b"]}'), (10, '{"in": []}'), (11, '{"in": [[1], {}]}'),
+    (12, '{"exists": true}'), (13, '{"exists": false}'), (14, '{"less": 10}'), (15, '{"greater": 1}'), (16, '{"less": "10.0"}'),
+    (17, '{"greater": "a"}'), (18, '{"less": "a"}'), (19, '{"greater": ""}')) c (m, comparison),
+    (VALUES (1, '1'::jsonb), (2, '1.00'), (3, '"1"'), (4, '"1.00"'), (5, '9.5'), (6, '"9.5"'), (7, '10'), (8, '"10"'), (9, '-3'), (10, '""'), (11, '"A"'),
+            (12, '"b"'), (13, '"é"'), (14, 'null'), (15, 'true'), (16, 'false'), (17, '[1.0]'), (18, '{}'), (19, '{"a": [1.0], "b": 1}'), (20, '"missing"')) v (n, value)
+ GROUP BY m, comparison ORDER BY m;
+
+--
+-- Operations of every event
+--
+SELECT outcome FROM event_store.append_events('Every', 'e', 0, '[{"event_type": "First", "payload": {"n": 3}}, {"event_type": "Other", "payload": {"n": 1}}, {"event_type": "*", "payload": {"n": 2}}, {"event_type": "First", "payload": {"n": 2}}]');
+SELECT event_store.set_reducer_rules('Every', '{"events": {
+    "First": [{"op": "append", "path": "$.log", "value": "own"}],
+    "*": [{"op": "append", "path": "$.log", "from": "$.event_type"},
+          {"op": "set_once", "path": "$.first", "from": "$.payload.n"},
+          {"op": "min", "path": "$.least", "from": "$.payload.n"},
+          {"op": "set", "path": "$.late", "value": true, "when": {"path": "$.sequence", "greater": 2}}]}}');
+SELECT s AS sequence, (event_store.replay_aggregate('Every', 'e', s)).state FROM generate_series(0, 4) s;
+SELECT (event_store.replay_aggregate('Every', 'e')).state = event_store.fold_events(e ORDER BY e.sequence) AS same FROM event_store.load_events('Every', 'e') e;
+-- it lists no type
+SELECT event_store.set_reducer_rules('Every', '{"events": {"First": [], "*": [{"op": "increment", "path": "$.n", "value": 1}]}, "unknown": "error"}');
+SELECT (event_store.replay_aggregate('Every', 'e', 1)).state;
+SELECT (event_store.replay_aggregate('Every', 'e', 2)).state;
+-- what fails names it
+SELECT event_store.set_reducer_rules('Every', '{"events": {"First": [], "*": [{"op": "set", "path": "$.n", "value": "many"}, {"op": "increment", "path": "$.n", "value": 1}]}}');
+SELECT (event_store.replay_aggregate('Every', 'e')).state;
+-- a view takes the same rules
+SELECT event_store.set_reducer_rules('Every', '{"events": {"*": [{"op": "max", "path": "$.most", "from": "$.payload.n", "when": {"path": "$.payload.n", "less": 3}}]}}');
+SELECT event_store.rebuild_view('every', 'Every');
+SELECT view_key, view_data FROM event_store.load_views('every');
 
 --
 -- The columns of an event
@@ -377,4 +499,4 @@ BEGIN;
 \i :example
 ROLLBACK;
 
-DELETE FROM event_store.reducers WHERE aggregate_type IN ('Checked', 'Ruled', 'Columns', 'Typed', 'Thousand', 'Broken');
+DELETE FROM event_store.reducers WHERE aggregate_type IN ('Every', 'Checked', 'Ruled', 'Columns', 'Typed', 'Thousand', 'Broken');

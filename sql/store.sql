@@ -53,7 +53,7 @@ SELECT c.oid::regclass
 SELECT p.oid::regprocedure
   FROM pg_catalog.pg_proc p
  WHERE p.pronamespace = 'event_store'::regnamespace
-   AND COALESCE(pg_catalog.obj_description(p.oid, 'pg_proc'), '') !~ '(^Internal: |Example: .*SELECT .*;$)';
+   AND COALESCE(pg_catalog.obj_description(p.oid, 'pg_proc'), '') !~ '(^Internal: |Example: .*(SELECT|CALL) .*;$)';
 
 -- before create_store(): 55000 and what to run
 SELECT event_store.is_available();

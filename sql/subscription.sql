@@ -34,6 +34,18 @@ SELECT event_store.create_subscription('plain', '{SubA,SubA}', start_after => :s
 SELECT event_store.create_subscription('plain', '{SubA}', '{}', start_after => :start);
 SELECT pg_temp.outcome(format($$SELECT event_store.create_subscription('plain', '{SubB}', start_after => %s)$$, :start));
 SELECT pg_temp.outcome($$SELECT event_store.create_subscription('plain', '{SubA}')$$);
+-- what is other is named
+DO $$
+DECLARE
+    detail text;
+    hint text;
+BEGIN
+    PERFORM event_store.create_subscription('plain', '{SubB}', members => 2, partition_by => 'saga_id');
+EXCEPTION WHEN duplicate_object THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RAISE NOTICE USING MESSAGE = detail || ' ' || hint, ERRCODE = '00000';
+END
+$$;
 SELECT subscription_name, aggregate_types, event_types, members, on_failure, max_attempts, partition_by, paused
   FROM event_store.subscriptions;
 
@@ -149,6 +161,11 @@ SELECT count(*) FROM event_store.append_batch(array_fill('SubMany'::text, ARRAY[
                                               array_fill('E'::text, ARRAY[25000]), NULL);
 SELECT pg_temp.append('A/rare E');
 SELECT event_store.create_subscription('rare', '{SubA}', start_after => :middle);
+-- beyond a stretch lag is estimated
+SELECT event_store.create_subscription('behind', start_after => :middle, members => 2), event_store.create_subscription('near', start_after => :middle + 20000);
+SELECT subscription_name, round(sum(lag_events), -2), bool_and(lag > '0') FROM event_store.subscription_status WHERE subscription_name IN ('behind', 'near', 'rare') GROUP BY 1 ORDER BY 1;
+SELECT lag_events FROM event_store.subscription_status WHERE subscription_name = 'near';
+SELECT event_store.drop_subscription('behind'), event_store.drop_subscription('near');
 SELECT pg_temp.next('rare');
 SELECT position - :middle FROM event_store.subscription_status WHERE subscription_name = 'rare';
 SELECT pg_temp.next('rare');
@@ -184,7 +201,9 @@ SELECT count(*), count(DISTINCT (id, sequence)), count(DISTINCT call) FROM divid
 SELECT id FROM divided GROUP BY id HAVING count(DISTINCT call) > 1;
 SELECT call, string_agg(DISTINCT id, ' ') FROM divided GROUP BY call ORDER BY call;
 SELECT member, state, lag_events, lag FROM event_store.subscription_status WHERE subscription_name = 'divided' ORDER BY 1;
-SELECT pg_temp.append(string_agg('D/d-' || i % 12 || ' E', ', ')) FROM generate_series(0, 11) i;
+SELECT pg_temp.append(string_agg('D/d-' || i % 12 || ' E, A/gap E', ', ')) FROM generate_series(0, 11) i;
+-- lag counts events that it has yet to give, and nothing else
+SELECT count(*), sum(lag_events), count(lag) FROM event_store.subscription_status WHERE subscription_name = 'divided';
 BEGIN;
 SELECT count(*) AS first FROM event_store.next_events('divided', 1);
 SELECT count(DISTINCT call) FROM divided WHERE id IN (SELECT aggregate_id FROM event_store.next_events('divided'));
@@ -485,6 +504,21 @@ SELECT pg_temp.outcome($$SELECT event_store.retry_parked_events('unknown')$$);
 SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('unknown', 'a', 'b')$$);
 SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('paused', NULL, 'b')$$);
 SELECT pg_temp.outcome($$SELECT event_store.discard_parked_events('paused', 'a', NULL)$$);
+
+-- what was passed over because of what is then rolled back comes again
+SELECT event_store.safe_position() AS undone \gset
+SELECT event_store.create_subscription('undone', '{SubF}', start_after => :undone);
+SELECT pg_temp.append('F/undone-1 E, F/undone-2 E');
+BEGIN;
+SELECT pg_temp.fail('undone', 'undone-1', 1, 'park'), pg_temp.fail('undone', 'undone-2', 1, 'skip');
+SELECT pg_temp.next('undone');
+ROLLBACK;
+BEGIN;
+SELECT event_store.alter_subscription('undone', event_types => '{F}');
+SELECT pg_temp.next('undone');
+SELECT count(*) FROM event_store.next_events('undone', timeout => '10ms');
+ROLLBACK;
+SELECT pg_temp.next('undone');
 
 -- the level of a consumer
 CREATE ROLE subscription_consumer;

@@ -19,69 +19,23 @@
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
+#include "consume/failing.h"
+#include "consume/failure.h"
 #include "consume/fetches.h"
+#include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/parked.h"
-#include "consume/partition.h"
-#include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
-#include "ground/event.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
+#include "ground/waiter.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_fail_events);
-
-typedef struct Failure
-{
-	Subscription subscription;
-	int64 position;
-	Datum error;
-	FailureAction action;
-	Datum partition;
-	int member;
-	MemberState state;
-	int64 served; /* how far the member has come */
-} Failure;
-
-/* ---------- what failed ---------- */
-
-/* Finds the event, and so its partition and member. */
-static void
-find_event(Failure *f)
-{
-	static KeptPlan plan = {ES_EVENT_SELECT
-							" WHERE e.global_position OPERATOR(pg_catalog.=) $1",
-							1,
-							{INT8OID}};
-	Datum position = Int64GetDatum(f->position);
-	EventRow event;
-	uint64 found;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_execute(&plan, &position, NULL, true, SPI_OK_SELECT);
-	PopActiveSnapshot();
-	for (int i = 0; i < EV_COLUMNS && found > 0; i++)
-		event.values[i] =
-			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1,
-						  &event.nulls[i]);
-	if (found == 0 ||
-		!es_subscribes(&f->subscription, event.values[EV_AGGREGATE_TYPE],
-					   event.values[EV_EVENT_TYPE]))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("there is no event at position %lld for subscription \"%s\"",
-						(long long) f->position,
-						TextDatumGetCString(f->subscription.name))));
-	f->partition = PointerGetDatum(es_partition_of(&f->subscription.partitioning,
-												   event.values, event.nulls));
-	f->member = es_partition_member(DatumGetTextPP(f->partition),
-									f->subscription.members);
-}
 
 /* The batch of this transaction that has the event, or NULL. */
 static Fetch *
@@ -103,48 +57,11 @@ find_batch(const Failure *f)
 	return NULL;
 }
 
-/* Whether an attempt is the last one; then it ends in what on_failure says. */
-static bool
-ends(Failure *f, int attempts)
-{
-	int most = f->subscription.max_attempts;
-
-	if (f->action != ES_FAIL_RETRY || most == 0 || attempts < most)
-		return false;
-	f->action = f->subscription.on_failure;
-	return true;
-}
-
 static void
 store(Failure *f, int64 position)
 {
 	f->state.position = position;
 	es_store_member(f->subscription.name, f->member, &f->state);
-}
-
-/* The member waits, or stops, as a whole: it goes on with this event. */
-static const char *
-stop_member(Failure *f, int64 position, int attempts)
-{
-	f->state.attempts = attempts;
-	f->state.attempt_position = f->position;
-	f->state.stopped = f->action == ES_FAIL_STOP;
-	f->state.retry_at = f->state.stopped ? 0 : es_retry_at(attempts);
-	f->state.last_error = f->error;
-	store(f, position);
-	return f->state.stopped ? "stopped" : "retrying";
-}
-
-/* Sets the partition aside from an event on. */
-static const char *
-set_aside(Failure *f, int64 first, int attempts)
-{
-	ParkedRow row = {.position = first,
-					 .attempts = attempts,
-					 .retrying = f->action == ES_FAIL_RETRY};
-
-	es_set_aside(f->subscription.name, f->partition, &row, f->error);
-	return row.retrying ? "retrying" : "parked";
 }
 
 /* ---------- in this transaction ---------- */
@@ -174,80 +91,50 @@ static const char *
 fail_new(Failure *f, const Fetch *batch)
 {
 	bool again = batch->before.attempt_position == f->position;
-	int attempts = (again ? batch->before.attempts : 0) + 1;
-	const char *done;
+	const char *done = es_fail_new(f, (again ? batch->before.attempts : 0) + 1);
 
-	(void) ends(f, attempts);
-	if (f->action == ES_FAIL_STOP || (f->action == ES_FAIL_RETRY &&
-									  f->subscription.on_failure == ES_FAIL_STOP))
-		return stop_member(f, f->position - 1, attempts);
-	if (f->action == ES_FAIL_PARK_EVENT)
-		es_park_event(f->subscription.name, f->partition, f->position, f->error);
-	done = f->action == ES_FAIL_SKIP ? "skipped"
-		   : f->action == ES_FAIL_PARK_EVENT
-			   ? "parked"
-			   : set_aside(f, f->position, attempts);
-	store(f, f->position);
+	store(f, f->held ? f->position - 1 : f->position);
 	return done;
-}
-
-/* An event that had been parked alone, and was retried alone. */
-static const char *
-fail_alone(Failure *f)
-{
-	if (f->action == ES_FAIL_SKIP)
-		return "skipped";
-	es_park_event(f->subscription.name, f->partition, f->position, f->error);
-	return f->action == ES_FAIL_STOP ? stop_member(f, f->state.position, 0)
-									 : "parked";
-}
-
-/* An event of a partition that was set aside. */
-static const char *
-fail_retried(Failure *f, const Fetch *batch, bool before)
-{
-	int attempts = (before ? 0 : batch->attempts) + 1;
-
-	(void) ends(f, attempts);
-	if (f->action == ES_FAIL_STOP)
-	{
-		f->action = ES_FAIL_RETRY;
-		(void) set_aside(f, f->position, attempts);
-		f->action = ES_FAIL_STOP;
-		return stop_member(f, f->state.position, attempts);
-	}
-	if (f->action == ES_FAIL_RETRY || f->action == ES_FAIL_PARK)
-		return set_aside(f, f->position, attempts);
-	if (f->action == ES_FAIL_PARK_EVENT)
-		es_park_event(f->subscription.name, f->partition, f->position, f->error);
-	es_advance_partition(&f->subscription, f->partition, f->position, f->served);
-	return f->action == ES_FAIL_SKIP ? "skipped" : "parked";
 }
 
 static const char *
 fail_here(Failure *f, const Fetch *batch)
 {
 	bool before = give_back(f);
+	const char *done;
 
-	if (batch->alone)
-		return fail_alone(f);
-	return batch->retried ? fail_retried(f, batch, before) : fail_new(f, batch);
+	if (!batch->retried)
+		return fail_new(f, batch);
+	done = batch->alone ? es_fail_alone(f)
+						: es_fail_retried(f, (before ? 0 : batch->attempts) + 1);
+	if (f->held)
+		store(f, f->state.position);
+	return done;
 }
 
 /* ---------- elsewhere ---------- */
+
+static const char *
+hold(Failure *f, int attempts)
+{
+	const char *done = es_hold_member(f, attempts);
+
+	store(f, f->state.position);
+	return done;
+}
 
 /* The partition waits already, from this event or one before it. */
 static const char *
 fail_behind(Failure *f, const ParkedRow *row)
 {
 	int attempts = row->attempts + 1;
-	bool ended = ends(f, attempts);
+	bool ended = es_failure_ends(f, attempts);
 	int64 target = ended ? row->position : f->position;
 
 	if (f->action == ES_FAIL_STOP)
-		return stop_member(f, f->state.position, attempts);
+		return hold(f, attempts);
 	if (f->action == ES_FAIL_RETRY || f->action == ES_FAIL_PARK)
-		return set_aside(f, row->position, attempts);
+		return es_fail_partition(f, row->position, attempts);
 	if (row->position != target)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -256,12 +143,12 @@ fail_behind(Failure *f, const ParkedRow *row)
 	if (f->action == ES_FAIL_PARK_EVENT)
 	{
 		es_release_partition(f->subscription.name, f->partition);
-		es_park_event(f->subscription.name, f->partition, target, f->error);
+		es_park_event(f->subscription.name, f->partition, target, &f->cause);
 	}
 	else if (target > f->served)
 		es_mark_event(f->subscription.name, target);
 	es_advance_partition(&f->subscription, f->partition, target, f->served);
-	store(f, f->served);
+	store(f, f->passed);
 	return f->action == ES_FAIL_SKIP ? "skipped" : "parked";
 }
 
@@ -296,14 +183,20 @@ fail_elsewhere(Failure *f)
 		return "handled";
 	if (f->state.stopped)
 		return "stopped";
-	(void) ends(f, attempts);
+	(void) es_failure_ends(f, attempts);
 	if (f->action == ES_FAIL_STOP || (f->action == ES_FAIL_RETRY &&
 									  f->subscription.on_failure == ES_FAIL_STOP))
-		return stop_member(f, f->state.position, attempts);
+		return hold(f, attempts);
+	/*
+	 * What is set aside stands in other tables.  With a state of this transaction nobody
+	 * remembers how far it has passed over that, and no older snapshot shows the
+	 * newest state.
+	 */
+	store(f, f->passed);
 	if (f->action == ES_FAIL_RETRY || f->action == ES_FAIL_PARK)
-		return set_aside(f, first_waiting(f), attempts);
+		return es_fail_partition(f, first_waiting(f), attempts);
 	if (f->action == ES_FAIL_PARK_EVENT)
-		es_park_event(f->subscription.name, f->partition, f->position, f->error);
+		es_park_event(f->subscription.name, f->partition, f->position, &f->cause);
 	else
 		es_mark_event(f->subscription.name, f->position);
 	return f->action == ES_FAIL_SKIP ? "skipped" : "parked";
@@ -311,24 +204,82 @@ fail_elsewhere(Failure *f)
 
 /* ---------- SQL ---------- */
 
+/*
+ * A lease that is over is lost from here on: what is done about its events must not
+ * be met by an acknowledgement of them.
+ */
+static void
+refuse_leased(Failure *f)
+{
+	if (es_lease_is_open(&f->state))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("member %d of subscription \"%s\" is leased", f->member,
+						TextDatumGetCString(f->subscription.name)),
+				 errhint("Its consumer says what failed with ack_events().")));
+	if (f->state.lease.number == 0)
+		return;
+	f->state.lease = (Lease){0};
+	es_store_member(f->subscription.name, f->member, &f->state);
+}
+
+/* Finds the event, and its member as it stands. */
+static void
+find_failing(Failure *f)
+{
+	es_read_subscription(f->subscription.name, &f->subscription);
+	es_find_failed(f);
+	es_lock_member(f->subscription.hash, f->member);
+	f->state = es_newest_member(f->subscription.name, f->member);
+	refuse_leased(f);
+	f->passed = es_member_passed(f->subscription.hash, f->member, &f->state);
+	f->served = es_partition_served(&f->subscription,
+									DatumGetTextPP(f->partition), f->passed);
+}
+
 static const char *
 fail_event(Failure *f)
 {
-	Progress progress;
 	const Fetch *batch;
 
-	es_read_subscription(f->subscription.name, &f->subscription);
-	find_event(f);
-	es_lock_member(f->subscription.hash, f->member);
-	/* a row may have come while we waited */
-	f->subscription.sets_aside = true;
-	f->state = es_newest_member(f->subscription.name, f->member);
-	progress = es_read_progress(es_progress_key(f->subscription.hash, f->member));
-	f->served = f->state.position;
-	if (progress.number == f->state.number)
-		f->served = Max(f->served, progress.position);
+	find_failing(f);
 	batch = find_batch(f);
 	return batch != NULL ? fail_here(f, batch) : fail_elsewhere(f);
+}
+
+const char *
+es_fail_given(Datum name, int64 position, const FailureCause *cause,
+			  FailureAction action)
+{
+	Failure failure = {.position = position, .cause = *cause, .action = action};
+	OwnerScope scope;
+	const char *done;
+
+	failure.subscription.name = name;
+	es_begin(&scope);
+	done = fail_event(&failure);
+	es_end(&scope);
+	return done;
+}
+
+void
+es_end_batch(Datum name, int64 next)
+{
+	Failure rest = {.position = next};
+	const Fetch *batch;
+	OwnerScope scope;
+
+	rest.subscription.name = name;
+	es_begin(&scope);
+	find_failing(&rest);
+	batch = find_batch(&rest);
+	(void) give_back(&rest);
+	if (batch->retried)
+		es_advance_partition(&rest.subscription, rest.partition, next - 1,
+							 rest.served);
+	else
+		store(&rest, next - 1);
+	es_end(&scope);
 }
 
 Datum
@@ -345,7 +296,7 @@ es_fail_events(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("at_position must not be null")));
 	failure.position = PG_GETARG_INT64(1);
-	failure.error =
+	failure.cause.message =
 		PG_ARGISNULL(2) ? (Datum) 0 : PointerGetDatum(PG_GETARG_TEXT_PP(2));
 	failure.action =
 		es_failure_action(es_required_text(fcinfo, 3, "action"), "action", true);
@@ -354,9 +305,12 @@ es_fail_events(PG_FUNCTION_ARGS)
 	es_consume_durably();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION,
 				 es_subscription_hash(failure.subscription.name), ShareLock);
+	es_note_freed(es_subscription_hash(failure.subscription.name), true);
 	es_begin(&scope);
 	done = fail_event(&failure);
 	es_end(&scope);
+	if (strcmp(done, "handled") != 0)
+		es_count(ES_COUNT_FAILED_EVENTS);
 	es_end_call(ES_CALL_FAIL_EVENTS, 0);
 	PG_RETURN_TEXT_P(cstring_to_text(done));
 }

@@ -10,9 +10,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "storage/ipc.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
+#include "consume/deaths.h"
 #include "consume/fetches.h"
 #include "consume/progress.h"
 #include "consume/prune.h"
@@ -54,17 +56,21 @@ end_newest(bool committed)
 {
 	Fetch *f = fetches;
 	Fetch *older;
-	int64 lost = f->lost + (committed ? 0 : f->events);
+	int64 lost = f->lost + (committed || f->projected ? 0 : f->events);
 
 	fetches = f->next;
 	older = es_open_fetch(f->subscription);
 	if (committed)
 		es_note_stored(es_my_database());
 	if (older != NULL && older->member == f->member)
+	{
 		older->lost += lost;
-	else
-		es_end_progress(es_progress_key(f->subscription, f->member), lost,
-						lost == 0);
+		return;
+	}
+	if (proc_exit_inprogress && lost == 1 && f->events == 1)
+		es_note_death(es_progress_key(f->subscription, f->member),
+					  f->before.number, f->positions[0]);
+	es_end_progress(es_progress_key(f->subscription, f->member), lost, lost == 0);
 }
 
 static void

@@ -20,6 +20,7 @@ typedef struct Fetch
 	Datum partition; /* that one */
 	bool alone;		 /* it is an event that was parked alone */
 	int attempts;	 /* that it had before */
+	bool projected; /* given to the server itself: its rollback tells nothing */
 	SubTransactionId subtransaction;
 	struct Fetch *next; /* an older one */
 } Fetch;

@@ -15,8 +15,11 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -25,9 +28,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/settings.h"
-
-/* So many that are due are looked at for one of a member. */
-#define DUE_ROWS 1000
+#include "replay/fold.h"
 
 #define PARTITION_ROW                                      \
 	" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
@@ -49,12 +50,12 @@ Aside
 es_find_aside(Datum name, Datum partition, int64 position, bool behind)
 {
 	static KeptPlan plan =
-		{"SELECT CASE p.state WHEN 'event' THEN 2 ELSE 3 END"
+		{"SELECT CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN 2 ELSE 3 END"
 		 " FROM event_store.parked_events p"
 		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 		 " AND p.partition_key OPERATOR(pg_catalog.=) $2"
 		 " AND p.global_position OPERATOR(pg_catalog.<=) $3"
-		 " AND CASE p.state WHEN 'event' THEN p.global_position OPERATOR(pg_catalog.=) $3"
+		 " AND CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.global_position OPERATOR(pg_catalog.=) $3"
 		 " ELSE $4 END"
 		 " UNION ALL SELECT 1 FROM event_store.subscription_marks m"
 		 " WHERE m.subscription_name OPERATOR(pg_catalog.=) $1"
@@ -106,20 +107,24 @@ es_retry_at(int attempts)
 }
 
 void
-es_set_aside(Datum name, Datum partition, const ParkedRow *row, Datum error)
+es_set_aside(Datum name, Datum partition, const ParkedRow *row,
+			 const FailureCause *cause)
 {
 	static KeptPlan plan =
 		{"WITH gone AS (DELETE FROM event_store.parked_events p" PARTITION_ROW
-		 " RETURNING p.error_message)"
+		 " RETURNING p.error_code, p.error_message, p.batch_limit)"
 		 " INSERT INTO event_store.parked_events (subscription_name, partition_key,"
-		 " global_position, event_id, state, attempts, retry_at, error_message)"
+		 " global_position, event_id, state, attempts, retry_at, error_code, error_message,"
+		 " batch_limit)"
 		 " SELECT $1, $2, $3, e.event_id, $4, $5, $6,"
-		 " COALESCE($7, (SELECT g.error_message FROM gone g))"
-		 " FROM event_store.domain_events e"
+		 " CASE WHEN $8 IS NULL THEN g.error_code ELSE $7 END,"
+		 " COALESCE($8, g.error_message), g.batch_limit"
+		 " FROM event_store.domain_events e LEFT JOIN gone g ON true"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) $3",
-		 7,
-		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID}};
-	Datum values[7] = {name,
+		 8,
+		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID,
+		  TEXTOID}};
+	Datum values[8] = {name,
 					   partition,
 					   Int64GetDatum(row->position),
 					   CStringGetTextDatum(row->retrying ? "retrying" : "parked"),
@@ -127,14 +132,16 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row, Datum error)
 					   TimestampTzGetDatum(row->attempts == 0
 											   ? GetCurrentTimestamp()
 											   : es_retry_at(row->attempts)),
-					   error};
-	char nulls[7] = {' ',
+					   cause == NULL ? 0 : cause->code,
+					   cause == NULL ? 0 : cause->message};
+	char nulls[8] = {' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 row->retrying ? ' ' : 'n',
-					 error == 0 ? 'n' : ' '};
+					 values[6] == 0 ? 'n' : ' ',
+					 values[7] == 0 ? 'n' : ' '};
 	ParkedRow there;
 
 	/* of the row at the same place its key is still there for the statement */
@@ -142,17 +149,18 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row, Datum error)
 	{
 		static KeptPlan update =
 			{"UPDATE event_store.parked_events p SET state = $4, attempts = $5,"
-			 " retry_at = $6, error_message = COALESCE($7, p.error_message),"
+			 " retry_at = $6, error_message = COALESCE($8, p.error_message),"
+			 " error_code = CASE WHEN $8 IS NULL THEN p.error_code ELSE $7 END,"
 			 " parked_at = pg_catalog.clock_timestamp()" PARTITION_ROW
 			 " AND p.global_position OPERATOR(pg_catalog.=) $3",
-			 7,
+			 8,
 			 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID,
-			  TEXTOID}};
+			  TEXTOID, TEXTOID}};
 
-		es_execute(&update, values, nulls, false, SPI_OK_UPDATE);
+		es_execute_latest(&update, values, nulls);
 	}
 	else
-		es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+		es_execute_latest(&plan, values, nulls);
 }
 
 void
@@ -163,28 +171,45 @@ es_release_partition(Datum name, Datum partition)
 							{TEXTOID, TEXTOID}};
 	Datum values[2] = {name, partition};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&plan, values, NULL);
 }
 
 void
-es_park_event(Datum name, Datum partition, int64 position, Datum error)
+es_limit_partition(Datum name, Datum partition, int limit)
+{
+	static KeptPlan plan =
+		{"UPDATE event_store.parked_events p SET batch_limit = $3" PARTITION_ROW,
+		 3,
+		 {TEXTOID, TEXTOID, INT4OID}};
+	Datum values[3] = {name, partition, Int32GetDatum(limit)};
+
+	es_execute_latest(&plan, values, NULL);
+}
+
+void
+es_park_event(Datum name, Datum partition, int64 position,
+			  const FailureCause *cause)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.parked_events (subscription_name, partition_key,"
-		 " global_position, event_id, state, attempts, error_message)"
-		 " SELECT $1, $2, $3, e.event_id, 'event', 1, $4"
+		 " global_position, event_id, state, attempts, error_code, error_message)"
+		 " SELECT $1, $2, $3, e.event_id, 'event', 1, $4, $5"
 		 " FROM event_store.domain_events e"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) $3"
 		 " ON CONFLICT (subscription_name, partition_key, global_position) DO UPDATE"
 		 " SET state = 'event', retry_at = NULL,"
 		 " attempts = parked_events.attempts OPERATOR(pg_catalog.+) 1,"
+		 " error_code = CASE WHEN excluded.error_message IS NULL"
+		 " THEN parked_events.error_code ELSE excluded.error_code END,"
 		 " error_message = COALESCE(excluded.error_message, parked_events.error_message)",
-		 4,
-		 {TEXTOID, TEXTOID, INT8OID, TEXTOID}};
-	Datum values[4] = {name, partition, Int64GetDatum(position), error};
-	char nulls[4] = {' ', ' ', ' ', error == 0 ? 'n' : ' '};
+		 5,
+		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID}};
+	Datum values[5] = {name, partition, Int64GetDatum(position), cause->code,
+					   cause->message};
+	char nulls[5] = {' ', ' ', ' ', cause->code == 0 ? 'n' : ' ',
+					 cause->message == 0 ? 'n' : ' '};
 
-	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, nulls);
 }
 
 void
@@ -197,7 +222,7 @@ es_mark_event(Datum name, int64 position)
 		 {TEXTOID, INT8OID}};
 	Datum values[2] = {name, Int64GetDatum(position)};
 
-	es_execute(&plan, values, NULL, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, NULL);
 }
 
 void
@@ -213,44 +238,92 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 
 	ParkedRow row;
 
-	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&plan, values, NULL);
 	if (position > served ||
 		(es_find_parked(name, partition, &row) && row.position < position))
 		es_mark_event(name, position);
 }
 
+/* Looking for one of a member. */
+typedef struct DueSearch
+{
+	const Subscription *subscription;
+	int member;
+	int64 passed;
+	MemoryContext context; /* of what is found */
+	DueRetry *due;
+	bool found;
+} DueSearch;
+
+/* Takes a row if it is the member's and its event was given before; then it is the one. */
+static bool
+take_due(TupleTableSlot *slot, void *arg)
+{
+	DueSearch *search = arg;
+	const Subscription *subscription = search->subscription;
+	const text *partition;
+	int64 position;
+
+	slot_getallattrs(slot);
+	partition = DatumGetTextPP(slot->tts_values[0]);
+	position = DatumGetInt64(slot->tts_values[1]);
+	if (es_partition_member(partition, subscription->members) != search->member ||
+		position > es_partition_served(subscription, partition, search->passed))
+		return true;
+	search->found = true;
+	search->due->position = position;
+	search->due->alone = DatumGetBool(slot->tts_values[2]);
+	search->due->attempts = DatumGetInt32(slot->tts_values[3]);
+	search->due->limit = DatumGetInt32(slot->tts_values[4]);
+	MemoryContextSwitchTo(search->context);
+	search->due->partition = datumCopy(PointerGetDatum(partition), false, -1);
+	return false;
+}
+
 bool
-es_find_due(const Subscription *subscription, int member, int64 served,
+es_find_due(const Subscription *subscription, int member, int64 passed,
 			DueRetry *due)
 {
 	static KeptPlan plan = {"SELECT p.partition_key, p.global_position,"
-							" p.state OPERATOR(pg_catalog.=) 'event', p.attempts"
+							" p.state OPERATOR(pg_catalog.=) 'event', p.attempts,"
+							" COALESCE(p.batch_limit, 0)"
 							" FROM event_store.parked_events p"
 							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 							" AND p.retry_at OPERATOR(pg_catalog.<=) $2"
-							" ORDER BY p.retry_at LIMIT $3",
-							3,
-							{TEXTOID, TIMESTAMPTZOID, INT8OID}};
-	Datum values[3] = {subscription->name,
-					   TimestampTzGetDatum(GetCurrentTimestamp()),
-					   Int64GetDatum(DUE_ROWS)};
+							" ORDER BY p.retry_at",
+							2,
+							{TEXTOID, TIMESTAMPTZOID}};
+	Datum values[2] = {subscription->name,
+					   TimestampTzGetDatum(GetCurrentTimestamp())};
+	DueSearch search = {.subscription = subscription,
+						.member = member,
+						.passed = passed,
+						.context = CurrentMemoryContext,
+						.due = due};
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_for_each_row(&plan, values, NULL, take_due, &search);
+	PopActiveSnapshot();
+	return search.found;
+}
+
+TimestampTz
+es_next_due(const Subscription *subscription)
+{
+	static KeptPlan plan = {"SELECT p.retry_at FROM event_store.parked_events p"
+							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
+							" AND p.retry_at OPERATOR(pg_catalog.>) $2"
+							" ORDER BY p.retry_at LIMIT 1",
+							2,
+							{TEXTOID, TIMESTAMPTZOID}};
+	Datum values[2] = {subscription->name,
+					   TimestampTzGetDatum(GetCurrentTimestamp())};
 	uint64 count;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	count = es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
 	PopActiveSnapshot();
-	for (uint64 i = 0; i < count; i++)
-	{
-		due->partition = PointerGetDatum(PG_DETOAST_DATUM_COPY(value_of(i, 1)));
-		due->position = DatumGetInt64(value_of(i, 2));
-		due->alone = DatumGetBool(value_of(i, 3));
-		due->attempts = DatumGetInt32(value_of(i, 4));
-		if (due->position <= served &&
-			es_partition_member(DatumGetTextPP(due->partition),
-								subscription->members) == member)
-			return true;
-	}
-	return false;
+	return count == 0 ? 0 : DatumGetTimestampTz(value_of(0, 1));
 }
 
 void
@@ -265,6 +338,6 @@ es_drop_parked(Datum name)
 							 1,
 							 {TEXTOID}};
 
-	es_execute(&parked, &name, NULL, false, SPI_OK_DELETE);
-	es_execute(&marks, &name, NULL, false, SPI_OK_DELETE);
+	es_execute_latest(&parked, &name, NULL);
+	es_execute_latest(&marks, &name, NULL);
 }

@@ -29,17 +29,24 @@ typedef struct ParkedRow
 	bool retrying;
 } ParkedRow;
 
+/* Why something is set aside; a code or text of 0 is not known. */
+typedef struct FailureCause
+{
+	Datum code;
+	Datum message;
+} FailureCause;
+
 extern bool es_find_parked(Datum name, Datum partition, ParkedRow *row);
 /*
  * Sets a partition aside from an event on, or changes that; a retry is due after
- * its pause.  "error" may be (Datum) 0: as it was.
+ * its pause.  Without a cause, NULL or one of which nothing is known, that is as it was.
  */
 extern void es_set_aside(Datum name, Datum partition, const ParkedRow *row,
-						 Datum error);
+						 const FailureCause *cause);
 extern void es_release_partition(Datum name, Datum partition);
 /* Parks an event alone; passes over one that is still ahead. */
 extern void es_park_event(Datum name, Datum partition, int64 position,
-						  Datum error);
+						  const FailureCause *cause);
 /*
  * An event that was parked alone is settled.  It is marked where it may yet be met:
  * by its partition, set aside from an event before it on, or by its member.
@@ -47,6 +54,8 @@ extern void es_park_event(Datum name, Datum partition, int64 position,
 extern void es_settle_alone(Datum name, Datum partition, int64 position,
 							int64 served);
 extern void es_mark_event(Datum name, int64 position);
+/* Retried batches of a partition have no more events than that. */
+extern void es_limit_partition(Datum name, Datum partition, int limit);
 /* The pause after so many attempts. */
 extern TimestampTz es_retry_at(int attempts);
 
@@ -57,6 +66,7 @@ typedef struct DueRetry
 	int64 position;
 	bool alone; /* an event */
 	int attempts;
+	int limit; /* of a batch; 0 = none */
 } DueRetry;
 
 /*
@@ -64,7 +74,9 @@ typedef struct DueRetry
  * none.
  */
 extern bool es_find_due(const Subscription *subscription, int member,
-						int64 served, DueRetry *due);
+						int64 passed, DueRetry *due);
+/* When the next one is due that is not yet; 0 = none. */
+extern TimestampTz es_next_due(const Subscription *subscription);
 /* All that is set aside of a subscription is forgotten. */
 extern void es_drop_parked(Datum name);
 

@@ -23,7 +23,9 @@
 #include "consume/partition.h"
 #include "ground/compat.h"
 #include "ground/event.h"
+#include "replay/event_rows.h"
 #include "replay/path.h"
+#include "replay/row_key.h"
 
 /* From so many bytes on, a text is shortened to this. */
 #define MAX_BYTES 1500
@@ -57,8 +59,16 @@ refuse(const char *word, const char *reason)
 			 errhint("Give 'aggregate', 'correlation_id', 'saga_id', or a path into the event, as in '$.payload.customerId'.")));
 }
 
+bool
+es_is_partitioned_by_row(const text *word)
+{
+	return VARSIZE_ANY_EXHDR(word) == strlen(ES_PARTITION_BY_ROW) &&
+		   memcmp(VARDATA_ANY(word), ES_PARTITION_BY_ROW,
+				  strlen(ES_PARTITION_BY_ROW)) == 0;
+}
+
 void
-es_read_partitioning(const text *word, Partitioning *partitioning)
+es_read_partitioning(const text *word, RowKey *key, Partitioning *partitioning)
 {
 	char *given = text_to_cstring(word);
 	JsonbValue string = {.type = jbvString};
@@ -75,6 +85,12 @@ es_read_partitioning(const text *word, Partitioning *partitioning)
 		partitioning->column = saga ? EV_SAGA_ID : EV_CORRELATION_ID;
 		return;
 	}
+	if (key != NULL && es_is_partitioned_by_row(word))
+	{
+		partitioning->by = ES_BY_ROW;
+		partitioning->key = key;
+		return;
+	}
 	if (given[0] != '$')
 		refuse(given, NULL);
 	string.val.string.val = given;
@@ -85,7 +101,8 @@ es_read_partitioning(const text *word, Partitioning *partitioning)
 	partitioning->by = ES_BY_PATH;
 	partitioning->column = column_of_path(&partitioning->path);
 	if (partitioning->column < 0)
-		refuse(given, "it begins with neither $.payload. nor $.metadata.");
+		refuse(given,
+			   "it begins neither with payload nor with metadata, and a name in it");
 }
 
 /* A value of the event as text; NULL where it has none, or one that is no scalar. */
@@ -154,13 +171,47 @@ shortened(text *whole)
 	return cstring_to_text_with_len(out.data, out.len);
 }
 
+/*
+ * The row of a view that an event belongs to; NULL if none.  An event of which the key
+ * cannot be read is in none here, and fails when it is taken in.  What the key does is
+ * to compute, so there is nothing to be undone when it raises.
+ */
+static text *
+row_text(const Partitioning *partitioning, const Datum *values, const bool *nulls)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EventRowKey *volatile rows = NULL;
+	volatile int found = 0;
+
+	PG_TRY();
+	{
+		int count;
+
+		rows = es_event_rows(partitioning->key, NULL, values, nulls, &count);
+		found = count;
+	}
+	PG_CATCH();
+	{
+		int category = ERRCODE_TO_CATEGORY(geterrcode());
+
+		if (category != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return found == 0 ? NULL : rows[0].key;
+}
+
 text *
 es_partition_of(const Partitioning *partitioning, const Datum *values,
 				const bool *nulls)
 {
 	text *found = NULL;
 
-	if (partitioning->by != ES_BY_AGGREGATE && !nulls[partitioning->column])
+	if (partitioning->by == ES_BY_ROW)
+		found = row_text(partitioning, values, nulls);
+	else if (partitioning->by != ES_BY_AGGREGATE && !nulls[partitioning->column])
 	{
 		if (partitioning->by == ES_BY_PATH)
 			found = text_at_path(partitioning, values[partitioning->column]);

@@ -21,6 +21,7 @@
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/block.h"
@@ -29,6 +30,7 @@
 #include "storage/lockdefs.h"
 #include "storage/off.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -93,17 +95,42 @@ message_arguments(FunctionCallInfo fcinfo, Datum *values)
 	values[1] = PointerGetDatum(es_required_text(fcinfo, 1, "message_id"));
 }
 
-/* Inserts a message; false if it is there. */
+/*
+ * Inserts a message; false if it is there.  The time is given, too: a default that the
+ * owner has changed is his code.
+ */
 static bool
 insert_message(Datum *values, const char *nulls)
 {
-	static KeptPlan plan =
-		{"INSERT INTO event_store.processed_messages (consumer, message_id, fingerprint)"
-		 " VALUES ($1, $2, $3) ON CONFLICT (consumer, message_id) DO NOTHING",
-		 3,
-		 {TEXTOID, TEXTOID, TEXTOID}};
+	static KeptPlan plan = {"INSERT INTO event_store.processed_messages"
+							" (consumer, message_id, fingerprint, processed_at)"
+							" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())"
+							" ON CONFLICT (consumer, message_id) DO NOTHING",
+							3,
+							{TEXTOID, TEXTOID, TEXTOID}};
 
 	return es_execute(&plan, values, nulls, false, SPI_OK_INSERT) == 1;
+}
+
+/* Clients read the DETAIL of VS002 as JSON, whoever raises it. */
+static void
+refuse_fingerprint(const Datum *values, Datum known)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfoString(&detail, "{\"consumer\": ");
+	escape_json(&detail, TextDatumGetCString(values[0]));
+	appendStringInfoString(&detail, ", \"message_id\": ");
+	escape_json(&detail, TextDatumGetCString(values[1]));
+	appendStringInfoString(&detail, ", \"fingerprint\": ");
+	escape_json(&detail, TextDatumGetCString(known));
+	appendStringInfoChar(&detail, '}');
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+			 errmsg("message %s of consumer %s was processed with another fingerprint",
+					TextDatumGetCString(values[1]), TextDatumGetCString(values[0])),
+			 errdetail_internal("%s", detail.data)));
 }
 
 /*
@@ -126,14 +153,7 @@ compare_message(Datum *values, const char *nulls)
 	known =
 		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull && nulls[2] == ' ' && !es_same_text(known, values[2]))
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_EVENT_ID_REUSED),
-				 errmsg("message %s of consumer %s was processed with another fingerprint",
-						TextDatumGetCString(values[1]),
-						TextDatumGetCString(values[0])),
-				 errdetail("It was \"%s\", and is \"%s\".",
-						   TextDatumGetCString(known),
-						   TextDatumGetCString(values[2]))));
+		refuse_fingerprint(values, known);
 	return true;
 }
 
@@ -172,7 +192,7 @@ es_process_once(PG_FUNCTION_ARGS)
 	}
 	es_begin_consuming("process_once()");
 	es_consume_durably();
-	es_begin(&scope);
+	es_begin_processed(&scope);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -108,16 +108,23 @@ find_place(ProgressShare *share, uint64 key, bool make, TimestampTz now)
 	return oldest;
 }
 
+/* The same, for a caller who then unlocks the share. */
+static Place *
+lock_place(ProgressShare *share, uint64 key, bool make)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&share->mutex);
+	return find_place(share, key, make, now);
+}
+
 Progress
 es_read_progress(uint64 key)
 {
 	ProgressShare *share = my_share();
 	Progress progress = {.limit = ES_NO_LIMIT};
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, false);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, false, now);
 	if (place != NULL)
 		progress = place->progress;
 	SpinLockRelease(&share->mutex);
@@ -128,11 +135,8 @@ void
 es_forget_progress(uint64 key)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, false);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, false, now);
 	if (place != NULL)
 		memset(place, 0, sizeof(*place));
 	SpinLockRelease(&share->mutex);
@@ -142,13 +146,25 @@ void
 es_note_progress(uint64 key, int64 number, int64 position)
 {
 	ProgressShare *share = my_share();
+	Place *place = lock_place(share, key, true);
+
+	place->progress.number = number;
+	place->progress.position = position;
+	SpinLockRelease(&share->mutex);
+}
+
+void
+es_extend_progress(uint64 key, int64 number, int64 from, int64 to)
+{
+	ProgressShare *share = my_share();
 	TimestampTz now = GetCurrentTimestamp();
 	Place *place;
 
 	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, true, now);
-	place->progress.number = number;
-	place->progress.position = position;
+	place = find_place(share, key, false, now);
+	if (place != NULL && place->progress.number == number &&
+		place->progress.position >= from && place->progress.position < to)
+		place->progress.position = to;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -156,10 +172,19 @@ void
 es_note_pruned(uint64 key, int64 number)
 {
 	ProgressShare *share = my_share();
+
+	lock_place(share, key, true)->progress.pruned = number;
+	SpinLockRelease(&share->mutex);
+}
+
+void
+es_note_turn(uint64 key, bool retried)
+{
+	ProgressShare *share = my_share();
 	TimestampTz now = GetCurrentTimestamp();
 
 	SpinLockAcquire(&share->mutex);
-	find_place(share, key, true, now)->progress.pruned = number;
+	find_place(share, key, true, now)->progress.retried = retried;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -167,14 +192,11 @@ void
 es_begin_progress(uint64 key, bool retried)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Place *place;
+	Place *place = lock_place(share, key, true);
 
-	SpinLockAcquire(&share->mutex);
-	place = find_place(share, key, true, now);
 	place->progress.retried = retried;
 	place->progress.pid = MyProcPid;
-	place->progress.since = now;
+	place->progress.since = place->used;
 	SpinLockRelease(&share->mutex);
 }
 
@@ -186,11 +208,8 @@ void
 es_end_progress(uint64 key, int64 events, bool committed)
 {
 	ProgressShare *share = my_share();
-	TimestampTz now = GetCurrentTimestamp();
-	Progress *progress;
+	Progress *progress = &lock_place(share, key, true)->progress;
 
-	SpinLockAcquire(&share->mutex);
-	progress = &find_place(share, key, true, now)->progress;
 	progress->pid = 0;
 	if (!committed)
 	{
@@ -203,6 +222,23 @@ es_end_progress(uint64 key, int64 events, bool committed)
 		progress->limit =
 			progress->limit > MAX_LIMIT ? ES_NO_LIMIT : progress->limit * 2;
 	}
+	SpinLockRelease(&share->mutex);
+}
+
+void
+es_add_death(uint64 key, int64 number, int64 position)
+{
+	ProgressShare *share = my_share();
+	TimestampTz now = GetCurrentTimestamp();
+	Progress *progress;
+
+	SpinLockAcquire(&share->mutex);
+	progress = &find_place(share, key, true, now)->progress;
+	if (progress->death_number != number || progress->death_position != position)
+		progress->deaths = 0;
+	progress->death_number = number;
+	progress->death_position = position;
+	progress->deaths++;
 	SpinLockRelease(&share->mutex);
 }
 

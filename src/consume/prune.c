@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "port/atomics.h"
+#include "storage/lockdefs.h"
 #include "utils/snapmgr.h"
 
 #include "consume/member.h"
@@ -18,6 +19,7 @@
 #include "consume/prune.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
+#include "ground/lock.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 
@@ -116,7 +118,8 @@ prune_member(Datum name, int member)
 void
 es_prune_positions(SharedDatabase *db)
 {
-	static KeptPlan all = {"SELECT s.subscription_name, s.members"
+	static KeptPlan all = {"SELECT s.subscription_name, s.members,"
+						   " pg_catalog.cardinality(s.old_positions)"
 						   " FROM event_store.subscriptions s"};
 	OwnerScope scope;
 	SPITupleTable *table;
@@ -133,10 +136,21 @@ es_prune_positions(SharedDatabase *db)
 		Datum name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
 		int members = DatumGetInt32(SPI_getbinval(table->vals[i],
 												  table->tupdesc, 2, &isnull));
+		/* NULL is 0 */
+		int old_members =
+			DatumGetInt32(SPI_getbinval(table->vals[i], table->tupdesc, 3,
+										&isnull));
 		int64 passed = PG_INT64_MAX;
 
+		/* one that is just being dropped, say: its rows are not waited for */
+		if (!es_try_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name),
+							  ShareLock))
+			continue;
 		for (int m = 0; m < members; m++)
 			passed = Min(passed, prune_member(name, m));
+		/* of those that a resize has dropped, the newest is kept for its number */
+		for (int m = members; m < old_members; m++)
+			(void) prune_member(name, m);
 		prune_marks(name, passed);
 	}
 	es_end(&scope);

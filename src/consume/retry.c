@@ -15,7 +15,6 @@
 #include "consume/member.h"
 #include "consume/parked.h"
 #include "consume/partition.h"
-#include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
@@ -23,6 +22,9 @@
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
+#include "ground/pair_table.h"
+#include "ground/projector_slot.h"
+#include "ground/waiter.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_retry_parked_events);
@@ -45,7 +47,17 @@ es_advance_partition(const Subscription *subscription, Datum partition,
 		return;
 	}
 	row.position = next.positions[0];
-	es_set_aside(subscription->name, partition, &row, (Datum) 0);
+	es_set_aside(subscription->name, partition, &row, NULL);
+}
+
+void
+es_settle_retried(const Subscription *subscription, Datum partition, bool alone,
+				  int64 up_to, int64 served)
+{
+	if (alone)
+		es_settle_alone(subscription->name, partition, up_to, served);
+	else
+		es_advance_partition(subscription, partition, up_to, served);
 }
 
 /*
@@ -72,8 +84,8 @@ es_move_parked(const Subscription *subscription, int64 position)
 	uint64 count;
 	SPITupleTable *table;
 
-	es_execute(&marks, values, NULL, false, SPI_OK_DELETE);
-	count = es_execute(&rows, values, NULL, false, SPI_OK_SELECT);
+	es_execute_latest(&marks, values, NULL);
+	count = es_execute_latest(&rows, values, NULL);
 	table = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
 	{
@@ -94,7 +106,7 @@ es_move_parked(const Subscription *subscription, int64 position)
 		if (before.count == 0)
 			continue;
 		row.position = before.positions[0];
-		es_set_aside(subscription->name, partition, &row, (Datum) 0);
+		es_set_aside(subscription->name, partition, &row, NULL);
 	}
 }
 
@@ -106,9 +118,10 @@ Datum
 es_retry_parked_events(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan =
-		{"UPDATE event_store.parked_events p SET attempts = 0,"
+		{"UPDATE event_store.parked_events p SET attempts = 0, batch_limit = NULL,"
 		 " retry_at = pg_catalog.clock_timestamp(),"
-		 " state = CASE p.state WHEN 'event' THEN p.state ELSE 'retrying' END"
+		 " state = CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.state"
+		 " ELSE 'retrying' END"
 		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
 		 " AND ($2 IS NULL OR p.partition_key OPERATOR(pg_catalog.=) $2)"
 		 " AND ($3 IS NULL OR p.global_position OPERATOR(pg_catalog.=) ANY ($3))",
@@ -128,9 +141,11 @@ es_retry_parked_events(PG_FUNCTION_ARGS)
 	es_begin_consuming("retry_parked_events()");
 	es_consume_durably();
 	es_begin(&scope);
+	es_note_freed(es_subscription_hash(values[0]), true);
 	es_read_subscription(values[0], &subscription);
-	count = (int64) es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
+	count = (int64) es_execute_latest(&plan, values, nulls);
 	es_end(&scope);
+	es_note_projectors_wanted();
 	es_end_call(ES_CALL_RETRY_PARKED_EVENTS, count);
 	PG_RETURN_INT64(count);
 }
@@ -148,7 +163,7 @@ discard_alone(Datum name, Datum partition, int64 served)
 							2,
 							{TEXTOID, TEXTOID}};
 	Datum values[2] = {name, partition};
-	uint64 count = es_execute(&plan, values, NULL, false, SPI_OK_SELECT);
+	uint64 count = es_execute_latest(&plan, values, NULL);
 	SPITupleTable *table = SPI_tuptable;
 
 	for (uint64 i = 0; i < count; i++)
@@ -185,39 +200,59 @@ keep_history(Datum name, Datum partition, const int64 *bounds, int64 events,
 					 ' ',
 					 ' '};
 
-	es_execute(&plan, values, nulls, false, SPI_OK_INSERT);
+	es_execute_latest(&plan, values, nulls);
 }
 
 /*
- * Passes over a partition from its first event as far as its member has come; a first one
- * that is still ahead is marked.  Returns how many events that are.
+ * Marks the events of a partition that lie ahead of its member: it passes over them when
+ * it gets there.
+ */
+static void
+mark_ahead(const Subscription *s, const Stretch *events, int64 first, int64 served)
+{
+	if (first > served)
+		es_mark_event(s->name, first);
+	for (int64 i = 0; i < events->count; i++)
+	{
+		if (events->positions[i] > served)
+			es_mark_event(s->name, events->positions[i]);
+	}
+}
+
+/*
+ * Passes over a partition from its first event as far as it was served, or as an
+ * open batch goes.  Returns how many events that are.  The batch of a lease that is
+ * retrying it is lost with it.
  */
 static int64
 discard_partition(const Subscription *s, Datum partition, int64 *bounds)
 {
 	int member = es_partition_member(DatumGetTextPP(partition), s->members);
-	Progress progress = es_read_progress(es_progress_key(s->hash, member));
 	MemberState state = es_newest_member(s->name, member);
+	int64 passed = es_member_passed(s->hash, member, &state);
+	int64 served = es_partition_served(s, DatumGetTextPP(partition), passed);
+	bool voided = state.lease.partition != 0 &&
+				  es_same_text(state.lease.partition, partition);
 	Stretch events = {.subscription = s,
 					  .member = -1,
 					  .partition = partition,
 					  .max_count = PG_INT64_MAX};
 	ParkedRow row;
-	int64 served = state.position;
+	int64 last;
 
-	if (progress.number == state.number)
-		served = Max(served, progress.position);
-	if (!es_find_parked(s->name, partition, &row))
-		return discard_alone(s->name, partition, served);
-	es_read_stretches(&events, row.position - 1, Max(served, row.position));
-	es_release_partition(s->name, partition);
-	if (row.position > served)
-		es_mark_event(s->name, row.position);
-	if (served > state.position)
+	if (voided)
+		state.lease = (Lease){0};
+	last = state.lease.partition == 0 ? Max(served, state.lease.last) : served;
+	if (voided || passed > state.position)
 	{
-		state.position = served;
+		state.position = passed;
 		es_store_member(s->name, member, &state);
 	}
+	if (!es_find_parked(s->name, partition, &row))
+		return discard_alone(s->name, partition, served);
+	es_read_stretches(&events, row.position - 1, Max(last, row.position));
+	es_release_partition(s->name, partition);
+	mark_ahead(s, &events, row.position, served);
 	bounds[0] = row.position;
 	bounds[1] =
 		events.count > 0 ? events.positions[events.count - 1] : row.position;
@@ -246,12 +281,11 @@ es_discard_parked_events(PG_FUNCTION_ARGS)
 	(void) es_feed_database();
 	es_consume_durably();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ShareLock);
+	es_note_freed(es_subscription_hash(name), true);
 	es_begin(&scope);
 	es_read_subscription(name, &subscription);
 	es_lock_member(subscription.hash,
 				   es_partition_member(partition, subscription.members));
-	/* a row may have come while we waited */
-	subscription.sets_aside = true;
 	count = discard_partition(&subscription, PointerGetDatum(partition), bounds);
 	if (count > 0)
 		keep_history(name, PointerGetDatum(partition), bounds, count,

@@ -13,6 +13,12 @@
  */
 extern void es_advance_partition(const Subscription *subscription,
 								 Datum partition, int64 after, int64 served);
+/*
+ * A batch of a partition that was set aside, or an event that was parked alone, is
+ * settled up to a position.
+ */
+extern void es_settle_retried(const Subscription *subscription, Datum partition,
+							  bool alone, int64 up_to, int64 served);
 
 /* What is set aside, after its members were moved to go on behind a position. */
 extern void es_move_parked(const Subscription *subscription, int64 position);

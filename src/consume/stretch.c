@@ -27,28 +27,48 @@
 #include "ground/pair_table.h"
 #include "replay/fold.h"
 
-/* Whether an event is of a partition that is wanted, and not set aside. */
+/*
+ * Whether an event is of a partition that is wanted, and not set aside; sets the
+ * partition if that was asked for.
+ */
 static bool
-is_wanted(const Stretch *stretch, TupleTableSlot *slot)
+is_wanted(const Stretch *stretch, TupleTableSlot *slot, text **found)
 {
 	const Subscription *s = stretch->subscription;
 	text *partition;
 
 	if (!s->sets_aside && stretch->partition == 0 &&
-		(stretch->member < 0 || s->members == 1))
+		(stretch->member < 0 || s->members == 1) && stretch->last > s->old_highest)
 		return true;
 	slot_getallattrs(slot);
 	partition =
 		es_partition_of(&s->partitioning, slot->tts_values, slot->tts_isnull);
+	*found = partition;
 	if (stretch->member >= 0 &&
 		es_partition_member(partition, s->members) != stretch->member)
 		return false;
-	if (stretch->partition != 0 &&
-		!es_same_text(PointerGetDatum(partition), stretch->partition))
+	if (stretch->partition != 0)
+	{
+		if (!es_same_text(PointerGetDatum(partition), stretch->partition))
+			return false;
+	}
+	/* what its member before a resize had come to is settled, or set aside */
+	else if (stretch->last <= es_partition_served(s, partition, 0))
 		return false;
 	return !s->sets_aside || stretch->alone ||
 		   es_find_aside(s->name, PointerGetDatum(partition), stretch->last,
 						 stretch->partition == 0) == ES_NOT_ASIDE;
+}
+
+/* The row is taken apart no further than what is asked for needs. */
+static bool
+has_type(const Subscription *s, TupleTableSlot *slot)
+{
+	if (s->aggregate_type_count < 0 && s->event_type_count < 0)
+		return true;
+	slot_getsomeattrs(slot, EV_EVENT_TYPE + 1);
+	return es_subscribes(s, slot->tts_values[EV_AGGREGATE_TYPE],
+						 slot->tts_values[EV_EVENT_TYPE]);
 }
 
 static void
@@ -72,15 +92,17 @@ take_event(TupleTableSlot *slot, void *arg)
 	Stretch *stretch = arg;
 	const Datum *values = slot->tts_values;
 	MemoryContext caller;
+	text *partition = NULL;
 	bool wanted;
 
-	slot_getsomeattrs(slot, EV_EVENT_TYPE + 1);
+	slot_getsomeattrs(slot, EV_GLOBAL_POSITION + 1);
 	stretch->read++;
 	stretch->last = DatumGetInt64(values[EV_GLOBAL_POSITION]);
 	caller = MemoryContextSwitchTo(stretch->context);
-	wanted = es_subscribes(stretch->subscription, values[EV_AGGREGATE_TYPE],
-						   values[EV_EVENT_TYPE]) &&
-			 is_wanted(stretch, slot);
+	wanted = has_type(stretch->subscription, slot) &&
+			 is_wanted(stretch, slot, &partition);
+	if (wanted && stretch->put != NULL)
+		stretch->put(stretch, slot, partition);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(stretch->context);
 	if (!wanted)

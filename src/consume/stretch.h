@@ -13,6 +13,8 @@
 #define ES_STRETCH_EVENTS 10000
 
 /* What is wanted, and what was found. */
+struct TupleTableSlot;
+
 typedef struct Stretch
 {
 	const Subscription *subscription;
@@ -21,6 +23,10 @@ typedef struct Stretch
 	bool alone;		 /* an event that was parked alone */
 	int64 max_count;
 	Tuplestorestate *into; /* NULL = none */
+	/* instead of that; the partition is NULL where nothing has asked for it */
+	void (*put)(struct Stretch *stretch, struct TupleTableSlot *slot,
+				text *partition);
+	void *own; /* for it */
 
 	int64 count;
 	int64 *positions; /* of those found */

@@ -17,6 +17,8 @@ typedef enum FailureAction
 	ES_FAIL_STOP
 } FailureAction;
 
+#define ES_MAX_MEMBERS 1000
+
 typedef struct Subscription
 {
 	Datum name; /* a text */
@@ -29,8 +31,14 @@ typedef struct Subscription
 	bool paused;
 	FailureAction on_failure;
 	int max_attempts;
-	bool sets_aside; /* something is set aside */
+	bool sets_aside; /* something may be set aside */
+	bool projection; /* the server is its consumer */
 	Partitioning partitioning;
+	/* where the members stood before a resize; 0 of them: nobody asks any more */
+	int old_members;
+	int64 *old_positions;
+	int64 old_highest;
+	bool own; /* of this transaction, which may yet be rolled back */
 } Subscription;
 
 /* The action of a word; 22023 for another one. */
@@ -43,6 +51,19 @@ extern uint64 es_subscription_hash(Datum name);
  * there is none.
  */
 extern void es_read_subscription(Datum name, Subscription *subscription);
+/* The same; false where there is none. */
+extern bool es_find_subscription(Datum name, Subscription *subscription);
+/*
+ * Whether something is set aside, for a caller who has a member's lock: without it
+ * somebody may be setting aside at this moment what comes before the member's events.
+ */
+extern void es_look_set_aside(Subscription *subscription);
+/*
+ * How far the events of a partition were given to anybody, where its member has passed
+ * a position: so far, or as far as its member before a resize had come.
+ */
+extern int64 es_partition_served(const Subscription *subscription,
+								 const text *partition, int64 passed);
 /* Whether events of these types are for it. */
 extern bool es_subscribes(const Subscription *subscription,
 						  Datum aggregate_type, Datum event_type);

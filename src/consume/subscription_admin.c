@@ -3,8 +3,8 @@
  *		Subscriptions made and changed.
  *
  * Whoever is given events holds the subscription's lock in share mode to the end of
- * his transaction; what must not happen under him, a move and a drop, takes it
- * exclusively, and waits for open fetches while new ones are held off.  To pause, resume and
+ * his transaction; what must not happen under him, a move and a drop (and a resize:
+ * resize.c), takes it exclusively, and waits for open fetches while new ones are held off.  To pause, resume and
  * alter is to change the row: open fetches go on with what they have read.
  */
 #include "postgres.h"
@@ -26,12 +26,14 @@
 #include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/subscription.h"
+#include "consume/subscription_admin.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/projector_slot.h"
+#include "ground/waiter.h"
 #include "read/feed.h"
-
-#define MAX_MEMBERS 1000
+#include "replay/row_key.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_alter_subscription);
@@ -64,19 +66,6 @@ types_argument(FunctionCallInfo fcinfo, int argno, const char *name, char *null)
 		es_check_name(types[i], false, psprintf("%s[%d]", name, i + 1), NULL,
 					  true);
 	return PG_GETARG_DATUM(argno);
-}
-
-static int
-number_argument(FunctionCallInfo fcinfo, int argno, const char *name, int least,
-				int most)
-{
-	if (PG_ARGISNULL(argno))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("%s must not be null", name)));
-	if (PG_GETARG_INT32(argno) < least || PG_GETARG_INT32(argno) > most)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must be from %d to %d", name, least, most)));
-	return PG_GETARG_INT32(argno);
 }
 
 static Datum
@@ -139,24 +128,49 @@ insert_subscription(Datum *values, const char *nulls)
 															" ON CONFLICT (subscription_name) DO NOTHING",
 		 SUB_COLUMNS, SUB_TYPES};
 
-	return es_execute(&plan, values, nulls, false, SPI_OK_INSERT) == 1;
+	return es_execute_latest(&plan, values, nulls) == 1;
 }
 
-static bool
-is_same(Datum *values, const char *nulls)
+/* An argument that is not as the subscription of that name has it. */
+#define IF_OTHER(column, given) \
+	", CASE WHEN s." column " IS DISTINCT FROM " given " THEN '" column "' END"
+
+/* Which arguments are others than those of the subscription that is there; "" if none. */
+static char *
+differences(Datum *values, const char *nulls)
 {
 	static KeptPlan plan =
-		{"SELECT FROM event_store.subscriptions s"
-		 " WHERE s.subscription_name OPERATOR(pg_catalog.=) $1"
-		 " AND s.aggregate_types IS NOT DISTINCT FROM " TYPE_SET("$2") " AND s.event_types IS NOT DISTINCT FROM " TYPE_SET(
-			 "$3") " AND s.members OPERATOR(pg_catalog.=) $4"
-				   " AND s.start_after IS NOT DISTINCT FROM $5"
-				   " AND s.on_failure OPERATOR(pg_catalog.=) $6"
-				   " AND s.max_attempts OPERATOR(pg_catalog.=) $7"
-				   " AND s.partition_by OPERATOR(pg_catalog.=) $8",
+		{"SELECT pg_catalog.concat_ws(', '" IF_OTHER("aggregate_types",
+													 TYPE_SET("$2"))
+			 IF_OTHER("event_types", TYPE_SET("$3")) IF_OTHER("members", "$4")
+				 IF_OTHER("start_after", "$5") IF_OTHER("on_failure", "$6")
+					 IF_OTHER("max_attempts", "$7")
+						 IF_OTHER("partition_by",
+								  "$8") ") FROM event_store.subscriptions s"
+										" WHERE s.subscription_name OPERATOR(pg_catalog.=) $1",
 		 SUB_COLUMNS, SUB_TYPES};
+	bool isnull;
 
-	return es_execute(&plan, values, nulls, false, SPI_OK_SELECT) == 1;
+	/* its owner has taken the row out by hand */
+	if (es_execute_latest(&plan, values, nulls) == 0)
+		return "subscription_name";
+	return TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+static void
+refuse_other(Datum *values, const char *nulls)
+{
+	char *others = differences(values, nulls);
+
+	if (others[0] == '\0')
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("another subscription \"%s\" exists",
+					TextDatumGetCString(values[SUB_NAME])),
+			 errdetail("It has other values of %s.", others),
+			 errhint("Change it with alter_subscription() or resize_subscription(), or drop it.")));
 }
 
 /* Takes the arguments apart; returns where the members begin. */
@@ -172,15 +186,19 @@ create_arguments(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 												 &nulls[SUB_AGGREGATE_TYPES]);
 	values[SUB_EVENT_TYPES] =
 		types_argument(fcinfo, 2, "event_types", &nulls[SUB_EVENT_TYPES]);
-	values[SUB_MEMBERS] =
-		Int32GetDatum(number_argument(fcinfo, 3, "members", 1, MAX_MEMBERS));
+	values[SUB_MEMBERS] = Int32GetDatum(es_bounded_argument(fcinfo, 3, "members",
+															1, ES_MAX_MEMBERS));
 	values[SUB_START_AFTER] = PG_ARGISNULL(4) ? 0 : PG_GETARG_DATUM(4);
 	nulls[SUB_START_AFTER] = PG_ARGISNULL(4) ? 'n' : ' ';
 	values[SUB_ON_FAILURE] = on_failure_argument(fcinfo, 5);
 	values[SUB_MAX_ATTEMPTS] =
-		Int32GetDatum(number_argument(fcinfo, 6, "max_attempts", 0, PG_INT32_MAX));
+		Int32GetDatum(es_bounded_argument(fcinfo, 6, "max_attempts", 0,
+										  PG_INT32_MAX));
 	partition_by = es_required_text(fcinfo, 7, "partition_by");
-	es_read_partitioning(partition_by, &partitioning);
+	/* a projection may have the rows of its view as partitions */
+	es_read_partitioning(partition_by,
+						 fcinfo->flinfo == NULL ? es_row_key_parse(NULL) : NULL,
+						 &partitioning);
 	values[SUB_PARTITION_BY] = PointerGetDatum(partition_by);
 	es_begin_consuming("create_subscription()");
 	(void) es_feed_database();
@@ -212,12 +230,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 										   m));
 		es_store_member(values[SUB_NAME], m, &state);
 	}
-	if (!made && !is_same(values, nulls))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("another subscription \"%s\" exists",
-						TextDatumGetCString(values[SUB_NAME])),
-				 errhint("Change it with alter_subscription(), or drop it.")));
+	if (!made)
+		refuse_other(values, nulls);
 	es_end(&scope);
 	PG_RETURN_BOOL(made);
 }
@@ -225,29 +239,29 @@ es_create_subscription(PG_FUNCTION_ARGS)
 /* ---------- changing one ---------- */
 
 /*
- * Stores how far members have come over what is not for them, since with other
- * types that may be for them.  A member that is just fetching stores its own.
+ * Stores how far a member has come over what is not for it, since with other types
+ * that may be for it.  One that is being fetched is waited for if it has come further
+ * than what it would go back to.
  */
 static void
-store_progress(Datum name)
+store_progress(Datum name, uint64 hash, int member)
 {
-	Subscription subscription;
+	MemberState state = es_newest_member(name, member);
+	int64 passed;
 
-	es_read_subscription(name, &subscription);
-	for (int m = 0; m < subscription.members; m++)
+	if (es_member_passed(hash, member, &state) > state.position)
+		es_lock_member(hash, member);
+	else if (!es_try_lock_member(hash, member))
+		return;
+	state = es_newest_member(name, member);
+	passed = es_member_passed(hash, member, &state);
+	if (passed == state.position)
 	{
-		Progress progress =
-			es_read_progress(es_progress_key(subscription.hash, m));
-		MemberState state;
-
-		if (!es_try_lock_member(subscription.hash, m))
-			continue;
-		state = es_newest_member(name, m);
-		if (progress.number != state.number || progress.position <= state.position)
-			continue;
-		state.position = progress.position;
-		es_store_member(name, m, &state);
+		es_unlock_member(hash, member);
+		return;
 	}
+	state.position = passed;
+	es_store_member(name, member, &state);
 }
 
 Datum
@@ -261,12 +275,18 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 					   "$3") " END,"
 							 " on_failure = COALESCE($4, on_failure),"
 							 " max_attempts = COALESCE($5, max_attempts)"
-							 " WHERE subscription_name OPERATOR(pg_catalog.=) $1",
+							 " WHERE subscription_name OPERATOR(pg_catalog.=) $1"
+							 " AND (($2 IS NULL AND $3 IS NULL)"
+							 " OR NOT EXISTS (SELECT FROM event_store.projections p"
+							 " WHERE p.projection_name OPERATOR(pg_catalog.=) $1"
+							 " AND p.kind OPERATOR(pg_catalog.=) 'view'))",
 		 5,
 		 {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID}};
 	Datum values[5] = {name_argument(fcinfo)};
 	char nulls[5] = {' ', 'n', 'n', 'n', 'n'};
+	Subscription subscription;
 	OwnerScope scope;
+	bool retyped;
 
 	values[1] = types_argument(fcinfo, 1, "aggregate_types", &nulls[1]);
 	values[2] = types_argument(fcinfo, 2, "event_types", &nulls[2]);
@@ -277,17 +297,35 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	}
 	if (!PG_ARGISNULL(4))
 	{
-		values[4] = Int32GetDatum(number_argument(fcinfo, 4, "max_attempts", 0,
-												  PG_INT32_MAX));
+		values[4] = Int32GetDatum(es_bounded_argument(fcinfo, 4, "max_attempts",
+													  0, PG_INT32_MAX));
 		nulls[4] = ' ';
 	}
 	es_begin_consuming("alter_subscription()");
 	(void) es_feed_database();
 	es_consume_durably();
+	es_note_freed(es_subscription_hash(values[0]), true);
+	retyped = nulls[1] == ' ' || nulls[2] == ' ';
+	if (retyped)
+		es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(values[0]),
+					 ShareLock);
 	es_begin(&scope);
-	store_progress(values[0]);
-	es_execute(&plan, values, nulls, false, SPI_OK_UPDATE);
+	es_read_subscription(values[0], &subscription);
+	/* other types hold from where the members are */
+	for (int m = 0; retyped && m < subscription.members; m++)
+		store_progress(values[0], subscription.hash, m);
+	if (es_execute_latest(&plan, values, nulls) == 0)
+	{
+		/* one that was dropped meanwhile is told as such, and nothing stays behind */
+		es_read_subscription(values[0], &subscription);
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the types of events that view \"%s\" is made of cannot be altered",
+						TextDatumGetCString(values[0])),
+				 errhint("Make it anew from others with replace_projection().")));
+	}
 	es_end(&scope);
+	es_note_projectors_wanted();
 	PG_RETURN_VOID();
 }
 
@@ -304,9 +342,16 @@ set_paused(FunctionCallInfo fcinfo, const char *function, bool paused)
 
 	es_begin_consuming(function);
 	es_consume_durably();
+	/* before the row, as whoever moves, resizes and drops it has them */
+	if (!paused)
+		es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(values[0]),
+					 ShareLock);
+	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	es_read_subscription(values[0], &subscription);
-	es_execute(&plan, values, NULL, false, SPI_OK_UPDATE);
+	if (es_execute_latest(&plan, values, NULL) == 0)
+		/* it was dropped while we waited */
+		es_read_subscription(values[0], &subscription);
 	es_end(&scope);
 }
 
@@ -324,7 +369,6 @@ restart_members(Datum name)
 	Subscription subscription;
 	OwnerScope scope;
 
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ShareLock);
 	es_begin(&scope);
 	es_read_subscription(name, &subscription);
 	for (int m = 0; m < subscription.members; m++)
@@ -340,7 +384,11 @@ restart_members(Datum name)
 			es_unlock_member(subscription.hash, m);
 			continue;
 		}
-		state = (MemberState){.number = state.number, .position = state.position};
+		state.stopped = false;
+		state.attempts = 0;
+		state.attempt_position = 0;
+		state.retry_at = 0;
+		state.last_error = (Datum) 0;
 		es_store_member(name, m, &state);
 	}
 	es_end(&scope);
@@ -351,7 +399,39 @@ es_resume_subscription(PG_FUNCTION_ARGS)
 {
 	set_paused(fcinfo, "resume_subscription()", false);
 	restart_members(name_argument(fcinfo));
+	es_note_projectors_wanted();
 	PG_RETURN_VOID();
+}
+
+void
+es_move_members(Subscription *subscription, int64 position)
+{
+	static KeptPlan forget = {"UPDATE event_store.subscriptions SET old_positions = NULL"
+							  " WHERE subscription_name OPERATOR(pg_catalog.=) $1"
+							  " AND old_positions IS NOT NULL",
+							  1,
+							  {TEXTOID}};
+
+	for (int m = 0; m < subscription->members; m++)
+	{
+		MemberState state;
+
+		es_lock_member(subscription->hash, m);
+		state = es_newest_member(subscription->name, m);
+		state.position = position;
+		state.lease = (Lease){0};
+		state.batch_limit = 0;
+		state.limit_until = 0;
+		es_store_member(subscription->name, m, &state);
+	}
+	es_note_projectors_wanted();
+	/* a resize had its members before it at other places */
+	es_execute_latest(&forget, &subscription->name, NULL);
+	subscription->old_members = 0;
+	subscription->old_highest = 0;
+	/* events that were settled on are to come again */
+	subscription->sets_aside = true;
+	es_move_parked(subscription, position);
 }
 
 Datum
@@ -377,20 +457,26 @@ es_move_subscription(PG_FUNCTION_ARGS)
 						errmsg("subscription \"%s\" is not paused",
 							   TextDatumGetCString(name)),
 						errhint("Call pause_subscription() first.")));
-	for (int m = 0; m < subscription.members; m++)
-	{
-		MemberState state;
-
-		es_lock_member(subscription.hash, m);
-		state = es_newest_member(name, m);
-		state.position = position;
-		es_store_member(name, m, &state);
-	}
-	/* events that were settled on are to come again */
-	subscription.sets_aside = true;
-	es_move_parked(&subscription, position);
+	es_move_members(&subscription, position);
 	es_end(&scope);
 	PG_RETURN_VOID();
+}
+
+/* A projection goes by its own function. */
+static void
+refuse_projection(Datum name)
+{
+	static KeptPlan plan = {"SELECT FROM event_store.subscriptions s"
+							" WHERE s.subscription_name OPERATOR(pg_catalog.=) $1"
+							" AND s.projection",
+							1,
+							{TEXTOID}};
+
+	if (es_execute_latest(&plan, &name, NULL) > 0)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("subscription \"%s\" is a projection",
+							   TextDatumGetCString(name)),
+						errhint("Drop it with drop_projection().")));
 }
 
 Datum
@@ -412,8 +498,9 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	es_consume_durably();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	es_begin(&scope);
-	dropped = es_execute(&definition, &name, NULL, false, SPI_OK_DELETE) > 0;
-	es_execute(&positions, &name, NULL, false, SPI_OK_DELETE);
+	refuse_projection(name);
+	dropped = es_execute_latest(&definition, &name, NULL) > 0;
+	es_execute_latest(&positions, &name, NULL);
 	es_drop_parked(name);
 	es_end(&scope);
 	PG_RETURN_BOOL(dropped);

@@ -8,19 +8,25 @@
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "consume/lag.h"
+#include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/partition.h"
 #include "consume/progress.h"
 #include "consume/subscription.h"
+#include "consume/subscription_status.h"
 #include "ground/catalog.h"
 #include "read/feed.h"
+#include "replay/fold.h"
 
 PG_FUNCTION_INFO_V1(es_subscription_state);
 
@@ -43,9 +49,8 @@ enum
 	ST_COLUMNS
 };
 
-/* Sets the age of the first event behind a position, if there is one. */
-static void
-set_age(int64 after, int64 safe, Datum *age, bool *isnull)
+void
+es_age_behind(int64 after, int64 safe, Datum *age, bool *isnull)
 {
 	static KeptPlan plan = {"SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at"
 							" FROM event_store.domain_events e"
@@ -72,65 +77,129 @@ state_of(bool paused, const MemberState *state, const Progress *progress)
 		return "stopped";
 	if (progress->pid != 0)
 		return "fetching";
-	return progress->aborted > 0 || state->attempts > 0 ? "retrying" : "idle";
+	if (es_lease_is_open(state))
+		return "leased";
+	return state->lease.number != 0 || progress->aborted > 0 || state->attempts > 0
+			   ? "retrying"
+			   : "idle";
 }
 
-/* How much is set aside of a member's partitions. */
-static int64
-count_parked(Datum name, int member, int members)
+/* How much is set aside of the partitions of each member. */
+typedef struct Parked
+{
+	int members;
+	int64 *counts;
+} Parked;
+
+static bool
+count_row(TupleTableSlot *slot, void *arg)
+{
+	Parked *parked = arg;
+
+	slot_getallattrs(slot);
+	parked->counts[es_partition_member(DatumGetTextPP(slot->tts_values[0]),
+									   parked->members)]++;
+	return true;
+}
+
+static int64 *
+count_parked(const Subscription *subscription)
 {
 	static KeptPlan plan = {"SELECT p.partition_key FROM event_store.parked_events p"
 							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1",
 							1,
 							{TEXTOID}};
-	uint64 count = es_execute(&plan, &name, NULL, true, SPI_OK_SELECT);
-	int64 parked = 0;
+	Datum name = subscription->name;
+	Parked parked = {.members = subscription->members,
+					 .counts = palloc0(subscription->members * sizeof(int64))};
 
-	for (uint64 i = 0; i < count; i++)
-	{
-		bool isnull;
-		Datum key = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-								  1, &isnull);
-
-		if (es_partition_member(DatumGetTextPP(key), members) == member)
-			parked++;
-	}
-	return parked;
+	es_for_each_row(&plan, &name, NULL, count_row, &parked);
+	return parked.counts;
 }
 
-/* Puts the row of a member, under the active snapshot. */
-static void
-put_member(ReturnSetInfo *result, Datum name, bool paused, int member,
-		   int members, int64 safe)
+/* A subscription, and what is known of its members. */
+typedef struct Shown
 {
-	Progress progress =
-		es_read_progress(es_progress_key(es_subscription_hash(name), member));
-	MemberState state;
+	Subscription subscription;
+	MemberState *states; /* by member, as are the others */
+	Progress *progress;
+	int64 *passed;
+	Lag *lags;
+	int64 *parked;
+	int64 safe;
+} Shown;
+
+/* Reads where the members stand, under the active snapshot; false if it shows others. */
+static bool
+read_members(Shown *shown)
+{
+	const Subscription *s = &shown->subscription;
+
+	shown->states = palloc(s->members * sizeof(MemberState));
+	shown->progress = palloc(s->members * sizeof(Progress));
+	shown->passed = palloc(s->members * sizeof(int64));
+	shown->lags = palloc(s->members * sizeof(Lag));
+	for (int m = 0; m < s->members; m++)
+	{
+		if (!es_read_member(s->name, m, GetActiveSnapshot(), &shown->states[m]))
+			return false;
+		shown->progress[m] = es_read_progress(es_progress_key(s->hash, m));
+		shown->passed[m] = es_member_passed(s->hash, m, &shown->states[m]);
+	}
+	return true;
+}
+
+static void
+put_member(ReturnSetInfo *result, const Shown *shown, int member)
+{
+	const MemberState *state = &shown->states[member];
+	const Progress *progress = &shown->progress[member];
+	const Lag *lag = &shown->lags[member];
 	Datum values[ST_COLUMNS] = {0};
 	bool nulls[ST_COLUMNS] = {false};
-	int64 passed;
 
-	if (!es_read_member(name, member, GetActiveSnapshot(), &state))
-		return;
-	passed = state.position;
-	if (progress.number == state.number)
-		passed = Max(passed, progress.position);
-	values[ST_SUBSCRIPTION_NAME] = name;
+	values[ST_SUBSCRIPTION_NAME] = shown->subscription.name;
 	values[ST_MEMBER] = Int32GetDatum(member);
-	values[ST_POSITION] = Int64GetDatum(passed);
-	values[ST_SAFE_POSITION] = Int64GetDatum(safe);
-	values[ST_LAG_EVENTS] = Int64GetDatum(Max(safe - passed, 0));
-	set_age(passed, safe, &values[ST_LAG], &nulls[ST_LAG]);
-	values[ST_STATE] = CStringGetTextDatum(state_of(paused, &state, &progress));
-	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = true;
-	values[ST_LAST_ERROR] = state.last_error;
-	nulls[ST_LAST_ERROR] = state.last_error == 0;
-	values[ST_PID] = Int32GetDatum(progress.pid);
-	values[ST_SINCE] = TimestampTzGetDatum(progress.since);
-	nulls[ST_PID] = nulls[ST_SINCE] = progress.pid == 0;
-	values[ST_ATTEMPTS] = Int32GetDatum(Max(progress.aborted, state.attempts));
-	values[ST_PARKED] = Int64GetDatum(count_parked(name, member, members));
+	values[ST_POSITION] = Int64GetDatum(shown->passed[member]);
+	values[ST_SAFE_POSITION] = Int64GetDatum(shown->safe);
+	values[ST_LAG_EVENTS] = Int64GetDatum(lag->events);
+	nulls[ST_LAG] = lag->oldest == 0;
+	if (!nulls[ST_LAG])
+		values[ST_LAG] =
+			DirectFunctionCall2(timestamp_mi,
+								TimestampTzGetDatum(GetCurrentTimestamp()),
+								TimestampTzGetDatum(lag->oldest));
+	values[ST_STATE] = CStringGetTextDatum(state_of(shown->subscription.paused,
+													state, progress));
+	values[ST_CONSUMER] = state->lease.consumer;
+	values[ST_LEASE_UNTIL] = TimestampTzGetDatum(state->lease.until);
+	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = state->lease.number == 0;
+	values[ST_LAST_ERROR] = state->last_error;
+	nulls[ST_LAST_ERROR] = state->last_error == 0;
+	values[ST_PID] = Int32GetDatum(progress->pid);
+	nulls[ST_PID] = progress->pid == 0;
+	values[ST_SINCE] =
+		TimestampTzGetDatum(progress->pid != 0 ? progress->since
+											   : state->lease.since);
+	nulls[ST_SINCE] = progress->pid == 0 && state->lease.number == 0;
+	values[ST_ATTEMPTS] = Int32GetDatum(Max(progress->aborted, state->attempts));
+	values[ST_PARKED] = Int64GetDatum(shown->parked[member]);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Puts the rows of a subscription, unless it is gone by now. */
+static void
+put_subscription(ReturnSetInfo *result, Datum name, int64 safe)
+{
+	Shown shown = {.safe = safe};
+
+	if (!es_find_subscription(name, &shown.subscription) || !read_members(&shown))
+		return;
+	es_look_set_aside(&shown.subscription);
+	es_measure_lag(&shown.subscription, shown.passed, safe, shown.lags);
+	shown.parked = count_parked(&shown.subscription);
+	for (int m = 0; m < shown.subscription.members; m++)
+		put_member(result, &shown, m);
 }
 
 /* The rows of subscription_status. */
@@ -138,7 +207,7 @@ Datum
 es_subscription_state(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan = {
-		"SELECT s.subscription_name, s.members, s.paused"
+		"SELECT s.subscription_name"
 		" FROM event_store.subscriptions s ORDER BY s.subscription_name"};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	SPITupleTable *table;
@@ -150,20 +219,20 @@ es_subscription_state(PG_FUNCTION_ARGS)
 	safe = es_feed_position();
 	InitMaterializedSRF(fcinfo, 0);
 	es_begin_read(&scope);
+	/* all of it as it is now, whatever the caller's snapshot shows */
+	PushActiveSnapshot(GetLatestSnapshot());
 	count = es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);
 	table = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
 	{
 		bool isnull;
-		Datum name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
-		int members = DatumGetInt32(SPI_getbinval(table->vals[i],
-												  table->tupdesc, 2, &isnull));
-		bool paused = DatumGetBool(SPI_getbinval(table->vals[i], table->tupdesc,
-												 3, &isnull));
 
-		for (int m = 0; m < members; m++)
-			put_member(result, name, paused, m, members, safe);
+		CHECK_FOR_INTERRUPTS();
+		put_subscription(result,
+						 SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull),
+						 safe);
 	}
+	PopActiveSnapshot();
 	es_end(&scope);
 	return (Datum) 0;
 }

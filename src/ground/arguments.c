@@ -157,6 +157,19 @@ es_number_argument(FunctionCallInfo fcinfo, int argno, const char *name,
 	return PG_GETARG_INT64(argno);
 }
 
+int
+es_bounded_argument(FunctionCallInfo fcinfo, int argno, const char *name,
+					int least, int most)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("%s must not be null", name)));
+	if (PG_GETARG_INT32(argno) < least || PG_GETARG_INT32(argno) > most)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must be from %d to %d", name, least, most)));
+	return PG_GETARG_INT32(argno);
+}
+
 /* The max_count of a load; NULL = no limit. */
 int64
 es_max_count_argument(FunctionCallInfo fcinfo, int argno)

@@ -19,6 +19,9 @@ extern void es_check_name(Datum value, bool isnull, const char *name,
 /* A number that is not negative; "otherwise" for NULL. */
 extern int64 es_number_argument(FunctionCallInfo fcinfo, int argno,
 								const char *name, int64 otherwise);
+/* One from "least" to "most", which must be there. */
+extern int es_bounded_argument(FunctionCallInfo fcinfo, int argno,
+							   const char *name, int least, int most);
 extern int64 es_max_count_argument(FunctionCallInfo fcinfo, int argno);
 extern void es_check_timeout(const Interval *timeout, const char *name,
 							 int64 *milliseconds);

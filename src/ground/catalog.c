@@ -21,18 +21,11 @@
 #include "access/htup_details.h"
 #include "access/skey.h"
 #include "access/table.h"
-#include "access/transam.h"
 #include "access/tupdesc.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
-#include "catalog/pg_index.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
@@ -42,17 +35,12 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "nodes/nodes.h"
 #include "nodes/params.h"
 #include "nodes/pg_list.h"
-#include "nodes/primnodes.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
-#include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -65,6 +53,7 @@
 #include "utils/tuplestore.h"
 #include "utils/typcache.h"
 
+#include "ground/attached.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/compat.h"
@@ -80,6 +69,8 @@
 /* Columns of domain_views, and those of them with a default. */
 #define VIEW_COLUMNS 6
 #define VIEW_DEFAULTS ((1 << 4) | (1 << 5))
+#define PROCESSED_COLUMNS 5
+#define PROCESSED_DEFAULTS (1 << 4)
 
 static Store store_cache;
 static Oid store_parts[ES_SHAPE_PARTS];
@@ -118,18 +109,6 @@ subscription_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
 	store_valid = false;
 }
 
-/* Whether a subscription of logical replication writes to a table. */
-static bool
-is_subscribed(Oid relation)
-{
-	CatCList *subscriptions =
-		SearchSysCacheList1(SUBSCRIPTIONRELMAP, ObjectIdGetDatum(relation));
-	bool subscribed = subscriptions->n_members > 0;
-
-	ReleaseSysCacheList(subscriptions);
-	return subscribed;
-}
-
 /* Reads the installed version of the extension; NULL when there is none. */
 static char *
 installed_version(Oid *extension)
@@ -165,169 +144,6 @@ relation_named(Oid schema, const char *format, int n)
 	return get_relname_relid(n < 0 ? format : psprintf(format, n), schema);
 }
 
-/*
- * Nothing here opens a relation: that would wait for whoever alters it, and who
- * only asks how things stand must not wait.  So what is attached to a table is
- * read from the catalogs, by an index on the relation's OID.  Calls "look" for
- * each row, until it returns false; returns whether it never did.
- */
-static bool
-look_at_all(Oid catalog, Oid index, AttrNumber column, Oid relation,
-			bool (*look)(HeapTuple tuple, TupleDesc desc, void *arg), void *arg)
-{
-	Relation rel = table_open(catalog, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple tuple;
-	bool all = true;
-
-	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relation));
-	scan = systable_beginscan(rel, index, true, NULL, 1, &key);
-	while (all && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		all = look(tuple, RelationGetDescr(rel), arg);
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return all;
-}
-
-/* Whether the columns are ours alone, of core types, and so are the defaults. */
-static bool
-has_plain_columns(Oid relation, int columns, uint32 defaults)
-{
-	CatCList *list = SearchSysCacheList1(ATTNUM, ObjectIdGetDatum(relation));
-	bool plain = true;
-
-	for (int i = 0; i < list->n_members; i++)
-	{
-		Form_pg_attribute column =
-			(Form_pg_attribute) GETSTRUCT(&list->members[i]->tuple);
-
-		if (column->attnum < 1 || column->attisdropped)
-			continue;
-		columns--;
-		if (column->atttypid >= FirstNormalObjectId ||
-			(column->atthasdef && (column->attnum > 32 ||
-								   !(defaults & (1u << (column->attnum - 1))))))
-			plain = false;
-	}
-	ReleaseSysCacheList(list);
-	return plain && columns == 0;
-}
-
-/* Whether an index computes nothing: no expressions, and at most IS NOT NULL. */
-static bool
-is_plain_index(HeapTuple tuple, TupleDesc desc, void *arg)
-{
-	bool none;
-	Datum predicate;
-	ListCell *cell;
-
-	(void) heap_getattr(tuple, Anum_pg_index_indexprs, desc, &none);
-	if (!none)
-		return false;
-	predicate = heap_getattr(tuple, Anum_pg_index_indpred, desc, &none);
-	if (none)
-		return true;
-	foreach (cell,
-			 make_ands_implicit(stringToNode(TextDatumGetCString(predicate))))
-	{
-		NullTest *test = lfirst(cell);
-
-		if (!IsA(test, NullTest) || !IsA(test->arg, Var))
-			return false;
-	}
-	return true;
-}
-
-/* Whether a trigger is one of those that keep the log append-only. */
-static bool
-is_guard(HeapTuple tuple, TupleDesc desc, void *arg)
-{
-	const char *name = NameStr(((Form_pg_trigger) GETSTRUCT(tuple))->tgname);
-
-	return strcmp(name, "domain_events_append_only") == 0 ||
-		   strcmp(name, "domain_events_append_only_row") == 0;
-}
-
-/* Whether an expression has anything that our CHECK constraints do not need. */
-static bool
-is_foreign_to_checks(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	switch (nodeTag(node))
-	{
-		case T_List:
-		case T_Var:
-		case T_Const:
-		case T_NullTest:
-			break;
-		case T_OpExpr:
-		{
-			Oid function = get_opcode(((OpExpr *) node)->opno);
-
-			if (function != F_INT84GT && function != F_BOOLNE)
-				return true;
-			break;
-		}
-		default:
-			return true;
-	}
-	return expression_tree_walker(node, is_foreign_to_checks, context);
-}
-
-/* Whether a constraint is no CHECK, or runs no code but such as ours need. */
-static bool
-is_plain_check(HeapTuple tuple, TupleDesc desc, void *arg)
-{
-	bool none;
-	Datum expression;
-
-	if (((Form_pg_constraint) GETSTRUCT(tuple))->contype != CONSTRAINT_CHECK)
-		return true;
-	expression = heap_getattr(tuple, Anum_pg_constraint_conbin, desc, &none);
-	return !none &&
-		   !is_foreign_to_checks(stringToNode(TextDatumGetCString(expression)),
-								 NULL);
-}
-
-/* Whether a table has neither rules nor row security. */
-static bool
-is_plain_table(Oid relation)
-{
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	bool plain;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	plain = !((Form_pg_class) GETSTRUCT(tuple))->relhasrules &&
-			!((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
-	ReleaseSysCache(tuple);
-	return plain;
-}
-
-/*
- * Whether writing to a table runs nothing but what create_store() put there:
- * no triggers but the guard, which only fires for what we never do, no rules,
- * no columns or defaults beyond our own, no CHECK constraints that are of
- * another kind, no indexes that compute something.  "defaults" has a bit for
- * each column that has one.
- */
-static bool
-is_plain(Oid relation, int columns, uint32 defaults)
-{
-	return is_plain_table(relation) &&
-		   has_plain_columns(relation, columns, defaults) &&
-		   look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
-					   Anum_pg_trigger_tgrelid, relation, is_guard, NULL) &&
-		   look_at_all(ConstraintRelationId, ConstraintRelidTypidNameIndexId,
-					   Anum_pg_constraint_conrelid, relation, is_plain_check,
-					   NULL) &&
-		   look_at_all(IndexRelationId, IndexIndrelidIndexId,
-					   Anum_pg_index_indrelid, relation, is_plain_index, NULL);
-}
-
 /* The durable tables that code of an owner may be attached to. */
 static const char *const written_tables[] = {"domain_events",
 											 "domain_views",
@@ -343,48 +159,12 @@ static const char *const written_tables[] = {"domain_events",
 											 "dead_letter_history",
 											 "parked_events",
 											 "subscription_marks",
-											 "discarded_events"};
+											 "discarded_events",
+											 "projections",
+											 "sticky_keys"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
-
-/*
- * Adds the constraint of a trigger that an INSERT may leave to the end of the
- * transaction; its name may be another than the trigger's.  Of those that keep a
- * key, these have their constraint on this very table.
- */
-static bool
-list_if_deferrable(HeapTuple tuple, TupleDesc desc, void *arg)
-{
-	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-	StringInfo list = arg;
-	char *name;
-
-	if (!trigger->tgdeferrable ||
-		(trigger->tgisinternal && trigger->tgfoid != F_UNIQUE_KEY_RECHECK &&
-		 trigger->tgfoid != F_RI_FKEY_CHECK_INS))
-		return true;
-	name = get_constraint_name(trigger->tgconstraint);
-	if (name != NULL)
-		appendStringInfo(list, "%s" ES_SCHEMA ".%s", list->len > 0 ? ", " : "",
-						 quote_identifier(name));
-	return true;
-}
-
-/* Whether policies of row security hold for the owner of a table, too. */
-static bool
-has_policies_for_owner(Oid relation)
-{
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	bool has;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	has = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity &&
-		  ((Form_pg_class) GETSTRUCT(tuple))->relforcerowsecurity;
-	ReleaseSysCache(tuple);
-	return has;
-}
 
 /*
  * What an owner can attach to any of the tables: the statement that has deferrable
@@ -403,10 +183,8 @@ find_attached(Store *s)
 		if (!OidIsValid(s->written[i]) ||
 			get_rel_relkind(s->written[i]) != RELKIND_RELATION)
 			continue;
-		(void) look_at_all(TriggerRelationId, TriggerRelidNameIndexId,
-						   Anum_pg_trigger_tgrelid, s->written[i],
-						   list_if_deferrable, &list);
-		if (has_policies_for_owner(s->written[i]))
+		es_list_deferrable(s->written[i], &list);
+		if (es_has_policies_for_owner(s->written[i]))
 			s->policies = true;
 	}
 	if (fire_at_once != NULL)
@@ -419,6 +197,11 @@ find_attached(Store *s)
 										 list.data));
 	pfree(list.data);
 }
+
+static const char *const by_subscription[ES_BY_SUBSCRIPTION][2] =
+	{[ES_SUBSCRIPTIONS] = {"subscriptions", "subscriptions_pkey"},
+	 [ES_PARKED_EVENTS] = {"parked_events", "parked_events_pkey"},
+	 [ES_SUBSCRIPTION_MARKS] = {"subscription_marks", "subscription_marks_pkey"}};
 
 /* Looks up what is known to be there, by name. */
 static void
@@ -434,13 +217,23 @@ find_parts(Store *s)
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
 	s->positions = relation_named(s->schema, "global_position_seq", -1);
 	s->log_identity = relation_named(s->schema, "log_identity", -1);
+	s->fencing_numbers = relation_named(s->schema, "fencing_number_seq", -1);
+	s->fencing_identity = relation_named(s->schema, "fencing_identity", -1);
 	s->dead_letters = relation_named(s->schema, "dead_letters", -1);
 	s->store_state = relation_named(s->schema, "store_state", -1);
 	s->processed_messages = relation_named(s->schema, "processed_messages", -1);
+	s->projections = relation_named(s->schema, "projections", -1);
 	s->positions_of_members =
 		relation_named(s->schema, "subscription_positions", -1);
 	s->positions_by_member =
 		relation_named(s->schema, "subscription_positions_pkey", -1);
+	for (int i = 0; i < ES_BY_SUBSCRIPTION; i++)
+	{
+		NamedTable *t = &s->by_subscription[i];
+
+		t->table = relation_named(s->schema, by_subscription[i][0], -1);
+		t->by_key = relation_named(s->schema, by_subscription[i][1], -1);
+	}
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
 						ObjectIdGetDatum(s->schema));
@@ -453,49 +246,6 @@ find_parts(Store *s)
 		g->by_event_id = relation_named(s->schema, "staging_%d_event_id_idx", i);
 		g->by_txn = relation_named(s->schema, "staging_%d_txn_idx", i);
 	}
-}
-
-static bool
-is_btree(Oid index)
-{
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
-	bool btree = HeapTupleIsValid(tuple) &&
-				 ((Form_pg_class) GETSTRUCT(tuple))->relam == BTREE_AM_OID;
-
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	return btree;
-}
-
-/* Notes an index that lists the rows of each value of a column by their position. */
-static bool
-note_optional_index(HeapTuple tuple, TupleDesc desc, void *arg)
-{
-	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-	Store *s = arg;
-	bool none;
-	Datum collations =
-		heap_getattr(tuple, Anum_pg_index_indcollation, desc, &none);
-
-	(void) heap_getattr(tuple, Anum_pg_index_indpred, desc, &none);
-	if (!none || !form->indisvalid || form->indnkeyatts < 2 ||
-		form->indkey.values[1] != EV_GLOBAL_POSITION + 1 ||
-		((oidvector *) DatumGetPointer(collations))->values[0] != C_COLLATION_OID ||
-		!is_btree(form->indexrelid))
-		return true;
-	if (form->indkey.values[0] == EV_AGGREGATE_TYPE + 1)
-		s->by_aggregate_type = true;
-	if (form->indkey.values[0] == EV_EVENT_TYPE + 1)
-		s->by_event_type = true;
-	return true;
-}
-
-/* Looks for the optional indexes, whatever their names. */
-static void
-find_optional_indexes(Store *s)
-{
-	(void) look_at_all(IndexRelationId, IndexIndrelidIndexId,
-					   Anum_pg_index_indrelid, s->events, note_optional_index, s);
 }
 
 /*
@@ -521,10 +271,12 @@ find_store(Store *s, char **version, Shape *shape)
 		return false;
 	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
-	s->plain = is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION) &&
-			   is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
-	s->subscribed = is_subscribed(s->events);
-	find_optional_indexes(s);
+	s->plain = es_is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION) &&
+			   es_is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
+	s->plain_processed = es_is_plain(s->processed_messages, PROCESSED_COLUMNS,
+									 PROCESSED_DEFAULTS);
+	s->subscribed = es_is_subscribed(s->events);
+	es_find_optional_indexes(s);
 	find_attached(s);
 	return true;
 }
@@ -779,6 +531,15 @@ es_begin_write(OwnerScope *scope)
 }
 
 void
+es_begin_processed(OwnerScope *scope)
+{
+	if (es_store()->plain_processed)
+		begin(scope, false);
+	else
+		es_begin(scope);
+}
+
+void
 es_begin_read(OwnerScope *scope)
 {
 	begin(scope, es_store()->policies);
@@ -850,13 +611,13 @@ es_execute(KeptPlan *kept, Datum *values, const char *nulls, bool read_only,
 }
 
 uint64
-es_execute_latest(KeptPlan *kept, Datum *values)
+es_execute_latest(KeptPlan *kept, Datum *values, const char *nulls)
 {
 	int result;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	result =
-		SPI_execute_snapshot(es_plan(kept), values, NULL, GetActiveSnapshot(),
+		SPI_execute_snapshot(es_plan(kept), values, nulls, GetActiveSnapshot(),
 							 InvalidSnapshot, false, true, 0);
 	PopActiveSnapshot();
 	if (result < 0)

@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 15
+#define ES_WRITTEN_TABLES 17
 
 typedef struct StagingSegment
 {
@@ -24,6 +24,21 @@ typedef struct StagingSegment
 	Oid by_event_id; /* (event_id) */
 	Oid by_txn;		 /* (txn, sid) */
 } StagingSegment;
+
+/* Tables whose rows begin with the name of a subscription, as their primary keys do. */
+typedef enum SubscriptionTable
+{
+	ES_SUBSCRIPTIONS,
+	ES_PARKED_EVENTS,
+	ES_SUBSCRIPTION_MARKS,
+	ES_BY_SUBSCRIPTION
+} SubscriptionTable;
+
+typedef struct NamedTable
+{
+	Oid table;
+	Oid by_key;
+} NamedTable;
 
 /*
  * What this database's store is made of.  Valid until the next command that
@@ -42,6 +57,7 @@ typedef struct Store
 	Oid events_by_position;	 /* its primary key */
 	Oid views;				 /* domain_views */
 	bool plain;				 /* nothing is attached to these two */
+	bool plain_processed;	 /* nor to processed_messages */
 	bool policies;			 /* row security of a table holds for its owner */
 	bool subscribed;		 /* a subscription writes domain_events */
 	Oid aggregate_gate;		 /* see lock.c */
@@ -49,11 +65,15 @@ typedef struct Store
 	Oid written[ES_WRITTEN_TABLES]; /* all tables that calls write to */
 	Oid positions;					/* the sequence of global positions */
 	Oid log_identity;				/* the sequence that says whose they are */
+	Oid fencing_numbers;			/* the same of fencing numbers */
+	Oid fencing_identity;
 	Oid dead_letters;
 	Oid store_state;
 	Oid processed_messages;
+	Oid projections;
 	Oid positions_of_members; /* subscription_positions */
 	Oid positions_by_member;  /* its primary key */
+	NamedTable by_subscription[ES_BY_SUBSCRIPTION];
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
 	/* whether there are indexes on these and global_position */
@@ -115,12 +135,14 @@ typedef struct OwnerScope
  * caller's search_path, nor leave anything behind that runs with his rights:
  * es_begin pins the one, and runs the other as a security-restricted operation.
  * es_begin_write does so where something is attached to domain_events or
- * domain_views, which only such a scope may write; es_begin_read, for reading
- * alone, where there are policies that hold for the owner.  In the scope of one
+ * domain_views, which only such a scope may write; es_begin_processed likewise with
+ * processed_messages; es_begin_read, for reading alone, where there are policies that
+ * hold for the owner.  In the scope of one
  * that writes, deferrable constraints of the store's tables are not deferred.
  */
 extern void es_begin(OwnerScope *scope);
 extern void es_begin_write(OwnerScope *scope);
+extern void es_begin_processed(OwnerScope *scope);
 extern void es_begin_read(OwnerScope *scope);
 extern void es_end(const OwnerScope *scope);
 
@@ -168,7 +190,7 @@ extern uint64 es_execute(KeptPlan *kept, Datum *values, const char *nulls,
  * Executes one that writes under the latest snapshot, at every isolation level, and
  * returns SPI_processed.
  */
-extern uint64 es_execute_latest(KeptPlan *kept, Datum *values);
+extern uint64 es_execute_latest(KeptPlan *kept, Datum *values, const char *nulls);
 /* A SELECT under the active snapshot with every row going to a receiver ... */
 extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 							DestReceiver *receiver);

@@ -19,11 +19,14 @@
 /* A caller never waits longer than this, in milliseconds. */
 #define ES_MAX_TIMEOUT_MS (10 * 60 * 1000)
 
-/* Error codes of our own; DESIGN calls them VS001 to VS006. */
+/* Error codes of our own, VS001 and so on. */
 #define ES_ERRCODE_SEQUENCE_CONFLICT MAKE_SQLSTATE('V', 'S', '0', '0', '1')
 #define ES_ERRCODE_EVENT_ID_REUSED MAKE_SQLSTATE('V', 'S', '0', '0', '2')
 #define ES_ERRCODE_APPEND_ONLY MAKE_SQLSTATE('V', 'S', '0', '0', '3')
 #define ES_ERRCODE_STAGING_FULL MAKE_SQLSTATE('V', 'S', '0', '0', '4')
 #define ES_ERRCODE_DEAD_LETTERS MAKE_SQLSTATE('V', 'S', '0', '0', '6')
+#define ES_ERRCODE_LEASE_LOST MAKE_SQLSTATE('V', 'S', '0', '0', '7')
+#define ES_ERRCODE_VIEW_KEPT MAKE_SQLSTATE('V', 'S', '0', '0', '8')
+#define ES_ERRCODE_TOO_MANY_HOPS MAKE_SQLSTATE('V', 'S', '0', '1', '0')
 
 #endif /* ES_COMMON_H */

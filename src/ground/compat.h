@@ -78,6 +78,7 @@
  * functions.
  */
 #if PG_VERSION_NUM < 160000
+#include "catalog/pg_database_d.h"
 #include "catalog/pg_extension_d.h"
 #include "catalog/pg_namespace_d.h"
 #include "catalog/pg_proc_d.h"
@@ -90,7 +91,9 @@
 		 ? pg_namespace_ownercheck(objectid, roleid)                         \
 		 : pg_database_ownercheck(objectid, roleid))
 #define object_aclcheck(classid, objectid, roleid, mode) \
-	pg_proc_aclcheck(objectid, roleid, mode)
+	((classid) == DatabaseRelationId                     \
+		 ? pg_database_aclcheck(objectid, roleid, mode)  \
+		 : pg_proc_aclcheck(objectid, roleid, mode))
 #endif
 
 /* The hook that meets each relation of a statement is another one since 19. */

@@ -18,7 +18,7 @@
  *	 5. the drain lock, held to commit by whoever moves rows; others only
  *		touch it in share mode for a moment, to wait where the deadlock
  *		detector sees it
- *	 6. the positions lock, released at once
+ *	 6. the positions lock, or that of fencing numbers, released at once
  *
  * The lock table of the server is small, and shared with everybody.  Calls that
  * lock many pairs therefore share a budget, counted in shared memory; one that
@@ -52,7 +52,7 @@
 #include "ground/lock.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
-
+#include "ground/waiter.h"
 static void
 make_tag(LOCKTAG *tag, LockSpace space, uint64 hash)
 {
@@ -391,6 +391,9 @@ es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode)
 {
 	LOCKTAG tag;
 
+	/* he holds off all others, also while he waits himself */
+	if (space == ES_LOCK_SUBSCRIPTION && mode >= ShareRowExclusiveLock)
+		es_note_freed(hash, true);
 	make_tag(&tag, space, hash);
 	(void) LockAcquire(&tag, mode, false, false);
 }

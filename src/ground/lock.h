@@ -16,7 +16,8 @@ typedef enum LockSpace
 	ES_LOCK_DRAIN = 0xE503,
 	ES_LOCK_POSITIONS = 0xE504,
 	ES_LOCK_SUBSCRIPTION = 0xE505,
-	ES_LOCK_MEMBER = 0xE506
+	ES_LOCK_MEMBER = 0xE506,
+	ES_LOCK_FENCING = 0xE507
 } LockSpace;
 
 /*
@@ -67,7 +68,7 @@ extern bool es_holds_locks(void);
 extern void es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
 extern bool es_try_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
 extern void es_unlock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
-/* The one lock of a space that has one: drain, positions. */
+/* The one lock of a space that has one: drain, positions, fencing numbers. */
 extern void es_lock_acquire(LockSpace space, LOCKMODE mode);
 extern void es_lock_release(LockSpace space, LOCKMODE mode);
 /* Whether this transaction holds it exclusively. */

@@ -1,13 +1,13 @@
 /*
  * log_identity.c
- *		Which log positions were last reserved for.
+ *		Which log positions, and fencing numbers, were last reserved for.
  *
  * A log that goes on from an older state of itself does not know what was given
  * after that state: a standby that was behind when it was promoted, a restored
  * backup, a dump, a copy of the database.  Each of these differs from the log
  * that it was in the timeline, the system identifier, the OID of the database
  * or that of domain_events.  What was true when positions were last reserved is
- * kept as one number, a hash of the four.
+ * kept as one number, a hash of the four, and another one for fencing numbers.
  *
  * It is the value of a sequence, as the end of the positions reserved is: it
  * must be durable before a position is used, whatever becomes of the
@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -49,37 +50,52 @@ identity_of_log(void)
 		   1;
 }
 
-/* The log that is noted; 0 = none. */
+/* The log that a sequence notes; 0 = none. */
 static int64
-identity_noted(void)
+identity_noted(Oid noted)
 {
-	static KeptPlan plan = {"SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END"
-							" FROM event_store.log_identity s"};
+	static KeptPlan plan = {"SELECT COALESCE(pg_catalog.pg_sequence_last_value($1), 0)",
+							1,
+							{REGCLASSOID}};
+	Datum sequence = ObjectIdGetDatum(noted);
 	bool isnull;
 
-	es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT);
+	es_execute(&plan, &sequence, NULL, false, SPI_OK_SELECT);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }
 
 bool
-es_log_is_another(void)
+es_log_is_another(Oid noted)
 {
-	int64 noted = identity_noted();
+	int64 identity = identity_noted(noted);
 
-	return noted != 0 && noted != identity_of_log();
+	return identity != 0 && identity != identity_of_log();
 }
 
 void
-es_note_log(void)
+es_note_log(Oid noted)
 {
 	int64 identity = identity_of_log();
 
-	if (identity_noted() == identity)
+	if (identity_noted(noted) == identity)
 		return;
-	DirectFunctionCall2(setval_oid, ObjectIdGetDatum(es_store()->log_identity),
+	DirectFunctionCall2(setval_oid, ObjectIdGetDatum(noted),
 						Int64GetDatum(identity));
 	XLogFlush(XactLastRecEnd);
+}
+
+/* How far numbers jump where another log may have given some. */
+#define JUMP (INT64CONST(1) << 32)
+
+/*
+ * Logs that go on from one and the same state have different timelines, and must
+ * not meet either.
+ */
+int64
+es_far_beyond(int64 last)
+{
+	return Max(last + JUMP, (int64) GetWALInsertionTimeLine() * JUMP);
 }
 
 void
@@ -88,7 +104,9 @@ es_note_new_log(void)
 	OwnerScope scope;
 
 	es_begin(&scope);
-	if (identity_noted() == 0)
-		es_note_log();
+	if (identity_noted(es_store()->log_identity) == 0)
+		es_note_log(es_store()->log_identity);
+	if (identity_noted(es_store()->fencing_identity) == 0)
+		es_note_log(es_store()->fencing_identity);
 	es_end(&scope);
 }

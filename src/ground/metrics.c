@@ -87,10 +87,15 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_FORGET_PROCESSED] = {"consumers", "forget_processed", ES_GROUP_OTHER},
 	 [ES_CALL_NEXT_EVENTS] = {"consumers", "next_events", ES_GROUP_LOAD},
 	 [ES_CALL_FAIL_EVENTS] = {"consumers", "fail_events", ES_GROUP_OTHER},
+	 [ES_CALL_CLAIM_EVENTS] = {"consumers", "claim_events", ES_GROUP_LOAD},
+	 [ES_CALL_ACK_EVENTS] = {"consumers", "ack_events", ES_GROUP_OTHER},
+	 [ES_CALL_RELEASE_EVENTS] = {"consumers", "release_events", ES_GROUP_OTHER},
+	 [ES_CALL_EXTEND_LEASE] = {"consumers", "extend_lease", ES_GROUP_OTHER},
 	 [ES_CALL_RETRY_PARKED_EVENTS] = {"consumers", "retry_parked_events",
 									  ES_GROUP_OTHER},
 	 [ES_CALL_DISCARD_PARKED_EVENTS] = {"consumers", "discard_parked_events",
-										ES_GROUP_OTHER}};
+										ES_GROUP_OTHER},
+	 [ES_CALL_PROJECT] = {"projections", "project", ES_GROUP_PROJECT}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32
@@ -417,10 +422,16 @@ es_end_call(Call call, int64 rows)
 void
 es_count(Counter counter)
 {
+	es_count_many(counter, 1);
+}
+
+void
+es_count_many(Counter counter, int64 count)
+{
 	SharedMetrics *metrics = my_metrics();
 
 	if (metrics != NULL)
-		add(&metrics->counters[counter], 1);
+		add(&metrics->counters[counter], count);
 }
 
 void

@@ -53,8 +53,13 @@ typedef enum Call
 	ES_CALL_FORGET_PROCESSED,
 	ES_CALL_NEXT_EVENTS,
 	ES_CALL_FAIL_EVENTS,
+	ES_CALL_CLAIM_EVENTS,
+	ES_CALL_ACK_EVENTS,
+	ES_CALL_RELEASE_EVENTS,
+	ES_CALL_EXTEND_LEASE,
 	ES_CALL_RETRY_PARKED_EVENTS,
 	ES_CALL_DISCARD_PARKED_EVENTS,
+	ES_CALL_PROJECT, /* a batch */
 	ES_CALLS
 } Call;
 
@@ -65,6 +70,7 @@ typedef enum CallGroup
 	ES_GROUP_BATCH,
 	ES_GROUP_LOAD,
 	ES_GROUP_DELETE,
+	ES_GROUP_PROJECT,
 	ES_GROUP_OTHER /* errors alone */
 } CallGroup;
 
@@ -96,10 +102,16 @@ typedef enum Counter
 	ES_COUNT_SNAPSHOT_FAILURES, /* by snapshot.c */
 	ES_COUNT_WORKER_STARTS,
 	ES_COUNT_WORKER_FAILURES,
+	ES_COUNT_WAKE_UPS,
+	ES_COUNT_DELIVERIES,
+	ES_COUNT_FAILED_EVENTS,
+	ES_COUNT_CLAIMS,
+	ES_COUNT_LOST_LEASES,
 	ES_COUNTERS
 } Counter;
 
 extern void es_count(Counter counter);
+extern void es_count_many(Counter counter, int64 count);
 extern void es_count_in(const SharedDatabase *db, Counter counter);
 /* A sequence conflict of the running append. */
 extern void es_count_conflict(void);

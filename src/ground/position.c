@@ -64,7 +64,6 @@
 #include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "replication/walsender.h"
-#include "storage/condition_variable.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "storage/shmem.h"
@@ -83,8 +82,10 @@
 #include "ground/lock.h"
 #include "ground/log_identity.h"
 #include "ground/position.h"
+#include "ground/projector_slot.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "ground/waiter.h"
 #include "ground/worker_slot.h"
 
 /*
@@ -122,7 +123,6 @@ initialise_share(void *memory)
 	PositionShare *share = memory;
 
 	SpinLockInit(&share->mutex);
-	ConditionVariableInit(&share->ended);
 	pg_atomic_init_u32(&share->unstored, 0);
 }
 
@@ -159,9 +159,6 @@ in_flight(int proc_number)
 {
 	return (InFlight *) in_flight_part.memory + proc_number;
 }
-
-/* How far positions jump where another log may have given some. */
-#define POSITION_JUMP (INT64CONST(1) << 32)
 
 /* Positions reserved at once; each block costs one flush of the WAL. */
 #define POSITION_BLOCK 8192
@@ -231,18 +228,6 @@ advance_sequence(Oid sequence, int64 last)
 	XLogFlush(XactLastRecEnd);
 }
 
-/*
- * A position beyond all that another log, which has "last" in common with this
- * one, may have given.  Logs that go on from one and the same state have
- * different timelines, and must not meet either.
- */
-static int64
-far_beyond(int64 last)
-{
-	return Max(last + POSITION_JUMP,
-			   (int64) GetWALInsertionTimeLine() * POSITION_JUMP);
-}
-
 /* How often the log was to be looked at; read it before doing so. */
 static uint32
 looks_wanted(SharedDatabase *db)
@@ -273,13 +258,13 @@ reserve_block(SharedDatabase *db, Oid sequence, int64 count)
 				   es_positions(db)->limit >= reserved;
 	int64 last = goes_on ? es_positions(db)->limit : reserved;
 
-	if (logged > last || es_log_is_another())
+	if (logged > last || es_log_is_another(es_store()->log_identity))
 	{
-		last = far_beyond(Max(last, logged));
+		last = es_far_beyond(Max(last, logged));
 		goes_on = false;
 	}
 	advance_sequence(sequence, last + count + POSITION_BLOCK);
-	es_note_log();
+	es_note_log(es_store()->log_identity);
 
 	SpinLockAcquire(&es_positions(db)->mutex);
 	if (!goes_on)
@@ -326,7 +311,8 @@ end_positions(SharedDatabase *db, bool committed)
 	writes_outside = false;
 	pg_atomic_write_u64(&in_flight(MyProcNumber)->position, 0);
 	pg_memory_barrier();
-	ConditionVariableBroadcast(&es_positions(db)->ended);
+	es_tell_leader(db);
+	es_tell_projectors(db);
 
 	/* the first one since the worker looked tells it that it may look again */
 	if (standby_possible() &&
@@ -351,6 +337,14 @@ begin_flight(void)
 		mine->since = GetCurrentStatementStartTimestamp();
 	}
 	return mine;
+}
+
+int64
+es_own_position_in_flight(void)
+{
+	return in_flight_here
+			   ? (int64) pg_atomic_read_u64(&in_flight(MyProcNumber)->position)
+			   : 0;
 }
 
 /* Publishes a position, if no lower one is; the mutex is held. */
@@ -399,10 +393,10 @@ take_from_sequence(Oid sequence, int64 count)
 	/* what is in the log from "first" on was not taken here */
 	if (checked != sequence || logged >= first)
 	{
-		if (logged >= first || es_log_is_another())
-			first = far_beyond(Max(first, logged)) + 1;
+		if (logged >= first || es_log_is_another(es_store()->log_identity))
+			first = es_far_beyond(Max(first, logged)) + 1;
 		advance_sequence(sequence, first + count - 1);
-		es_note_log();
+		es_note_log(es_store()->log_identity);
 		checked = sequence;
 	}
 	else if (count > 1)
@@ -719,7 +713,7 @@ store_without_worker(void)
 	position = Int64GetDatum(state.safe);
 	XactIsoLevel = XACT_READ_COMMITTED;
 	es_begin(&scope);
-	(void) es_execute_latest(&plan, &position);
+	(void) es_execute_latest(&plan, &position, NULL);
 	es_end(&scope);
 	XactIsoLevel = isolation;
 }

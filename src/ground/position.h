@@ -7,7 +7,6 @@
 
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
-#include "storage/condition_variable.h"
 #include "storage/spin.h"
 
 #include "ground/shmem.h"
@@ -24,7 +23,6 @@ typedef struct PositionShare
 	int64 limit;			   /* last position of the reserved block */
 	uint32 looks_wanted;	   /* look at the log first ... */
 	uint32 looks_done;		   /* ... unless that was done as often */
-	ConditionVariable ended;   /* positions are not in flight any more */
 	pg_atomic_uint32 unstored; /* the worker shall store how far it is safe to
 								* read */
 } PositionShare;
@@ -75,6 +73,8 @@ extern void es_read_in_flight(SharedDatabase *db, FeedState *state);
  * given.  Not less than a safe position of this server.
  */
 extern int64 es_last_given_position(SharedDatabase *db);
+/* The lowest position that this transaction has in flight; 0 = none. */
+extern int64 es_own_position_in_flight(void);
 /* Stores the safe position, for standbys, if it changed. */
 extern void es_store_safe_position(void);
 /* What a standby can read up to. */

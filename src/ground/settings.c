@@ -33,9 +33,17 @@
 #define MIN_MAX_DATABASES 1
 #define MAX_MAX_DATABASES 8192
 
+#define DEFAULT_MAX_HOPS 32
+#define MIN_MAX_HOPS 1
+#define MAX_MAX_HOPS 1000000
+
 #define DEFAULT_MAX_WORKERS 0
 #define MIN_MAX_WORKERS 0
 #define MAX_MAX_WORKERS 262143
+
+#define DEFAULT_PROJECTORS 1
+#define MIN_PROJECTORS 0
+#define MAX_PROJECTORS 8
 
 #define DEFAULT_DEAD_LETTER_RETENTION_S 0
 #define MIN_DEAD_LETTER_RETENTION_S 0
@@ -70,10 +78,12 @@ int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_dead_letter_retention = DEFAULT_DEAD_LETTER_RETENTION_S;
 int es_durability = ES_DURABLE;
 int es_max_databases = DEFAULT_MAX_DATABASES;
+int es_max_hops = DEFAULT_MAX_HOPS;
 int es_max_workers = DEFAULT_MAX_WORKERS;
 int es_on_staging_full = ES_FULL_DURABLE;
 bool es_require_expected_sequence = false;
 int es_processed_retention = DEFAULT_PROCESSED_RETENTION_S;
+int es_projectors = DEFAULT_PROJECTORS;
 int es_retry_initial = DEFAULT_RETRY_INITIAL_MS;
 int es_retry_max = DEFAULT_RETRY_MAX_MS;
 int es_settle_timeout = DEFAULT_SETTLE_TIMEOUT_MS;
@@ -177,45 +187,16 @@ es_warn_of_settings(void)
  * Defines all settings, in alphabetical order, and reserves their prefix, so
  * that a misspelt event_store.* setting is reported.
  */
-void
-es_define_settings(void)
+/* Where an append or a put goes, and what it waits for. */
+static void
+define_writes(void)
 {
-	DefineCustomIntVariable(
-		"event_store.drain_at_shutdown",
-		"Longest time that the server takes at a fast or smart stop to make staged rows durable.",
-		"A number without unit is in milliseconds; 0 leaves them staged for the next start.",
-		&es_drain_at_shutdown, DEFAULT_DRAIN_AT_SHUTDOWN_MS,
-		MIN_DRAIN_AT_SHUTDOWN_MS, MAX_DRAIN_AT_SHUTDOWN_MS, PGC_SIGHUP,
-		GUC_UNIT_MS, NULL, NULL, NULL);
-	DefineCustomIntVariable("event_store.dead_letter_retention",
-							"How long dead_letter_history keeps what became of a dead letter.",
-							"A number without unit is in seconds; 0 keeps it for ever.",
-							&es_dead_letter_retention,
-							DEFAULT_DEAD_LETTER_RETENTION_S,
-							MIN_DEAD_LETTER_RETENTION_S,
-							MAX_DEAD_LETTER_RETENTION_S, PGC_SUSET, GUC_UNIT_S,
-							NULL, NULL, NULL);
 	DefineCustomEnumVariable("event_store.durability",
 							 "Durability of appends and puts that do not name one.",
 							 "durable: committed like any row. "
 							 "staged: written to unlogged staging and made durable soon after.",
 							 &es_durability, ES_DURABLE, durability_options,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("event_store.max_databases",
-							"Number of databases that have their store in shared memory.",
-							"Each takes some 90 kB. In others a store works as without preload.",
-							&es_max_databases, DEFAULT_MAX_DATABASES,
-							MIN_MAX_DATABASES, MAX_MAX_DATABASES,
-							process_shared_preload_libraries_in_progress
-								? PGC_POSTMASTER
-								: PGC_SIGHUP,
-							0, NULL, NULL, NULL);
-	DefineCustomIntVariable(
-		"event_store.max_workers",
-		"Number of background workers that the stores of all databases share.",
-		"0: as many as max_worker_processes has room for. Who has waited longest is next.",
-		&es_max_workers, DEFAULT_MAX_WORKERS, MIN_MAX_WORKERS, MAX_MAX_WORKERS,
-		PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("event_store.on_staging_full",
 							 "What a staged write does once staging_limit is reached.",
 							 "durable: it is written durably. "
@@ -224,17 +205,42 @@ es_define_settings(void)
 							 &es_on_staging_full, ES_FULL_DURABLE,
 							 on_staging_full_options, PGC_USERSET, 0, NULL,
 							 NULL, NULL);
-	DefineCustomIntVariable("event_store.processed_retention",
-							"How long the worker keeps what process_once was told.",
-							"A number without unit is in seconds; 0 keeps it for ever.",
-							&es_processed_retention, DEFAULT_PROCESSED_RETENTION_S,
-							MIN_PROCESSED_RETENTION_S, MAX_PROCESSED_RETENTION_S,
-							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.projectors",
+							"Number of processes that run handlers of projections in a database at a time.",
+							"Each works for one role; 0 leaves handlers to project().",
+							&es_projectors, DEFAULT_PROJECTORS, MIN_PROJECTORS,
+							MAX_PROJECTORS, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.require_expected_sequence",
 							 "Refuses appends whose expected_sequence is NULL.",
 							 "Any sequence is then expected with -2.",
 							 &es_require_expected_sequence, false, PGC_USERSET,
 							 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.settle_timeout",
+							"Longest time that a durable write waits for staged rows to become durable.",
+							"It waits for those of the same aggregate or view key. "
+							"A number without unit is in milliseconds.",
+							&es_settle_timeout, DEFAULT_SETTLE_TIMEOUT_MS,
+							MIN_SETTLE_TIMEOUT_MS, MAX_SETTLE_TIMEOUT_MS,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.staging_limit",
+							"Number of committed rows that staging holds before on_staging_full applies.",
+							"Counted in rows; 0 turns staging off.",
+							&es_staging_limit, DEFAULT_STAGING_LIMIT,
+							MIN_STAGING_LIMIT, MAX_STAGING_LIMIT, PGC_SUSET, 0,
+							NULL, NULL, NULL);
+}
+
+/* When staged rows become durable. */
+static void
+define_drain(void)
+{
+	DefineCustomIntVariable(
+		"event_store.drain_at_shutdown",
+		"Longest time that the server takes at a fast or smart stop to make staged rows durable.",
+		"A number without unit is in milliseconds; 0 leaves them staged for the next start.",
+		&es_drain_at_shutdown, DEFAULT_DRAIN_AT_SHUTDOWN_MS,
+		MIN_DRAIN_AT_SHUTDOWN_MS, MAX_DRAIN_AT_SHUTDOWN_MS, PGC_SIGHUP,
+		GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.retry_initial",
 							"Time before a failed job of the worker, the drain above all, is first tried again.",
 							"It doubles with every further failure, up to retry_max. "
@@ -248,25 +254,6 @@ es_define_settings(void)
 							&es_retry_max, DEFAULT_RETRY_MAX_MS, MIN_RETRY_MS,
 							MAX_RETRY_MS, PGC_SIGHUP, GUC_UNIT_MS,
 							check_retry_max, NULL, NULL);
-	DefineCustomIntVariable("event_store.settle_timeout",
-							"Longest time that a durable write waits for staged rows to become durable.",
-							"It waits for those of the same aggregate or view key. "
-							"A number without unit is in milliseconds.",
-							&es_settle_timeout, DEFAULT_SETTLE_TIMEOUT_MS,
-							MIN_SETTLE_TIMEOUT_MS, MAX_SETTLE_TIMEOUT_MS,
-							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
-	DefineCustomIntVariable("event_store.snapshot_every",
-							"Number of events of an aggregate after which the worker saves a new snapshot.",
-							"Counted in events; 0 saves no snapshots.",
-							&es_snapshot_every, DEFAULT_SNAPSHOT_EVERY,
-							MIN_SNAPSHOT_EVERY, MAX_SNAPSHOT_EVERY, PGC_SUSET,
-							0, NULL, NULL, NULL);
-	DefineCustomIntVariable("event_store.staging_limit",
-							"Number of committed rows that staging holds before on_staging_full applies.",
-							"Counted in rows; 0 turns staging off.",
-							&es_staging_limit, DEFAULT_STAGING_LIMIT,
-							MIN_STAGING_LIMIT, MAX_STAGING_LIMIT, PGC_SUSET, 0,
-							NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"event_store.write_batch_size",
 		"Number of staged rows that one drain transaction makes durable.",
@@ -279,7 +266,60 @@ es_define_settings(void)
 		"A number without unit is in milliseconds; 0 writes staged rows through at once.",
 		&es_write_delay, DEFAULT_WRITE_DELAY_MS, MIN_WRITE_DELAY_MS,
 		MAX_WRITE_DELAY_MS, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+}
 
+/* How many processes and databases there are, and what the workers keep. */
+static void
+define_upkeep(void)
+{
+	DefineCustomIntVariable("event_store.dead_letter_retention",
+							"How long dead_letter_history keeps what became of a dead letter.",
+							"A number without unit is in seconds; 0 keeps it for ever.",
+							&es_dead_letter_retention,
+							DEFAULT_DEAD_LETTER_RETENTION_S,
+							MIN_DEAD_LETTER_RETENTION_S,
+							MAX_DEAD_LETTER_RETENTION_S, PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_databases",
+							"Number of databases that have their store in shared memory.",
+							"Each takes some 120 kB. In others a store works as without preload.",
+							&es_max_databases, DEFAULT_MAX_DATABASES,
+							MIN_MAX_DATABASES, MAX_MAX_DATABASES,
+							process_shared_preload_libraries_in_progress
+								? PGC_POSTMASTER
+								: PGC_SIGHUP,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_hops",
+							"Number of events in a row that handlers append in reaction to each other.",
+							"The next append of a handler is refused with VS010.",
+							&es_max_hops, DEFAULT_MAX_HOPS, MIN_MAX_HOPS,
+							MAX_MAX_HOPS, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"event_store.max_workers",
+		"Number of background workers that the stores of all databases share.",
+		"0: as many as max_worker_processes has room for. Who has waited longest is next.",
+		&es_max_workers, DEFAULT_MAX_WORKERS, MIN_MAX_WORKERS, MAX_MAX_WORKERS,
+		PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.processed_retention",
+							"How long the worker keeps what process_once was told.",
+							"A number without unit is in seconds; 0 keeps it for ever.",
+							&es_processed_retention, DEFAULT_PROCESSED_RETENTION_S,
+							MIN_PROCESSED_RETENTION_S, MAX_PROCESSED_RETENTION_S,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.snapshot_every",
+							"Number of events of an aggregate after which the worker saves a new snapshot.",
+							"Counted in events; 0 saves no snapshots.",
+							&es_snapshot_every, DEFAULT_SNAPSHOT_EVERY,
+							MIN_SNAPSHOT_EVERY, MAX_SNAPSHOT_EVERY, PGC_SUSET,
+							0, NULL, NULL, NULL);
+}
+
+void
+es_define_settings(void)
+{
+	define_writes();
+	define_drain();
+	define_upkeep();
 	MarkGUCPrefixReserved("event_store");
 	all_defined = true;
 }

@@ -23,6 +23,7 @@ typedef enum OnStagingFull
 extern int es_drain_at_shutdown; /* ms; 0 = off */
 extern int es_durability;		 /* Durability */
 extern int es_max_databases;
+extern int es_max_hops;
 extern int es_max_workers;		/* 0 = no limit of ours */
 extern int es_on_staging_full;	/* OnStagingFull */
 extern int es_write_delay;		/* ms */
@@ -31,10 +32,11 @@ extern int es_staging_limit;	/* rows; 0 = staging off */
 extern bool es_require_expected_sequence;
 extern int es_processed_retention;	 /* s; 0 = for ever */
 extern int es_dead_letter_retention; /* s; 0 = for ever */
-extern int es_retry_initial;		 /* ms */
-extern int es_retry_max;			 /* ms */
-extern int es_settle_timeout;		 /* ms */
-extern int es_snapshot_every;		 /* events; 0 = never */
+extern int es_projectors;
+extern int es_retry_initial;  /* ms */
+extern int es_retry_max;	  /* ms */
+extern int es_settle_timeout; /* ms */
+extern int es_snapshot_every; /* events; 0 = never */
 
 extern void es_define_settings(void);
 /* The pause after a first failure, in ms: retry_initial, but at most retry_max. */

@@ -16,6 +16,7 @@ typedef enum EndPhase
 	ES_END_STAGING,
 	ES_END_DUE,
 	ES_END_FETCHES,
+	ES_END_PROJECTORS,
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,
 	ES_END_LETTERS,
@@ -40,5 +41,11 @@ typedef void (*BeforeFunction)(void);
 extern void es_before_commit(BeforeFunction before);
 /* Remembers that the transaction wrote: PREPARE TRANSACTION will be refused. */
 extern void es_note_write(void);
+
+/*
+ * Runs work in a subtransaction, which is rolled back on an error, that is
+ * returned, and when the work says so by returning false.
+ */
+extern ErrorData *es_in_subtransaction(bool (*work)(void *arg), void *arg);
 
 #endif /* ES_TRANSACTION_H */

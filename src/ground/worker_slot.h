@@ -13,7 +13,7 @@
 
 /* Of the message of an error so much is shown. */
 #define ES_ERROR_CHARS 256
-/* A worker has at most so many kinds of work; worker.c has their table. */
+/* A worker has at most so many kinds of work; job.c has their table. */
 #define ES_MAX_JOBS 16
 
 typedef enum WorkerState
@@ -55,7 +55,7 @@ typedef struct WorkerSlot
 	bool nudged;			   /* es_nudge_worker(), or it was dismissed */
 	int bars; /* commands that need the database to themselves; no
 				  * worker starts meanwhile */
-	JobStatus jobs[ES_MAX_JOBS]; /* in the order of worker.c's table */
+	JobStatus jobs[ES_MAX_JOBS]; /* in the order of job.c's table */
 	/* after every change of state, every round and every opening of staging */
 	ConditionVariable progress;
 } WorkerSlot;

@@ -92,9 +92,45 @@ chunk_end(const ViewWrite *writes, int start, int count)
 	return end;
 }
 
-/* Upserts the rows of a chunk that have data. */
+/*
+ * The rows of a chunk that have data, and are known to be there or not, as five arrays;
+ * returns how many.
+ */
+static int
+gather_puts(const ViewWrite *writes, int count, bool known, Datum *arrays)
+{
+	Column *columns = make_columns(5, count);
+	TimestampTz now = GetCurrentTimestamp();
+	int n = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		const ViewWrite *w = &writes[i];
+
+		if (w->view_data == (Datum) 0 || w->known != known)
+			continue;
+		columns[0].values[n] = w->view_name;
+		columns[1].values[n] = w->view_key;
+		columns[2].values[n] = w->view_data;
+		columns[3].values[n] = Int64GetDatum(w->version);
+		columns[3].nulls[n] = !w->has_version;
+		columns[4].values[n] =
+			TimestampTzGetDatum(w->updated_at != 0 ? w->updated_at : now);
+		n++;
+	}
+	if (n == 0)
+		return 0;
+	arrays[0] = column_array(&columns[0], n, TEXTOID);
+	arrays[1] = column_array(&columns[1], n, TEXTOID);
+	arrays[2] = column_array(&columns[2], n, JSONBOID);
+	arrays[3] = column_array(&columns[3], n, INT8OID);
+	arrays[4] = column_array(&columns[4], n, TIMESTAMPTZOID);
+	return n;
+}
+
+/* Upserts rows, given as arrays. */
 static int64
-put_chunk(const ViewWrite *writes, int count, bool accepted)
+upsert_rows(Datum *arguments)
 {
 	static KeptPlan upsert =
 		{.sql = "INSERT INTO event_store.domain_views AS v"
@@ -113,35 +149,51 @@ put_chunk(const ViewWrite *writes, int count, bool accepted)
 		 .nargs = 6,
 		 .argtypes = {TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, INT8ARRAYOID,
 					  TIMESTAMPTZARRAYOID, BOOLOID}};
-	Column *columns = make_columns(5, count);
-	Datum arguments[6];
-	TimestampTz now = GetCurrentTimestamp();
-	int n = 0;
 
-	for (int i = 0; i < count; i++)
-	{
-		const ViewWrite *w = &writes[i];
-
-		if (w->view_data == (Datum) 0)
-			continue;
-		columns[0].values[n] = w->view_name;
-		columns[1].values[n] = w->view_key;
-		columns[2].values[n] = w->view_data;
-		columns[3].values[n] = Int64GetDatum(w->version);
-		columns[3].nulls[n] = !w->has_version;
-		columns[4].values[n] =
-			TimestampTzGetDatum(w->updated_at != 0 ? w->updated_at : now);
-		n++;
-	}
-	if (n == 0)
-		return 0;
-	arguments[0] = column_array(&columns[0], n, TEXTOID);
-	arguments[1] = column_array(&columns[1], n, TEXTOID);
-	arguments[2] = column_array(&columns[2], n, JSONBOID);
-	arguments[3] = column_array(&columns[3], n, INT8OID);
-	arguments[4] = column_array(&columns[4], n, TIMESTAMPTZOID);
-	arguments[5] = BoolGetDatum(accepted);
 	return es_execute(&upsert, arguments, NULL, false, SPI_OK_INSERT);
+}
+
+/*
+ * Updates rows that are known to be there, which costs half of an upsert; should one
+ * not be there, all are upserted.
+ */
+static int64
+update_rows(Datum *arguments, int count)
+{
+	static KeptPlan update =
+		{.sql = "UPDATE event_store.domain_views AS v"
+				" SET view_data = w.view_data, version = w.version,"
+				" updated_at = w.updated_at"
+				" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+				" pg_catalog.unnest($3), pg_catalog.unnest($4),"
+				" pg_catalog.unnest($5))"
+				" AS w (view_name, view_key, view_data, version, updated_at)"
+				" WHERE v.view_name OPERATOR(pg_catalog.=) w.view_name"
+				" AND v.view_key OPERATOR(pg_catalog.=) w.view_key",
+		 .nargs = 5,
+		 .argtypes = {TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, INT8ARRAYOID,
+					  TIMESTAMPTZARRAYOID}};
+
+	if (es_execute(&update, arguments, NULL, false, SPI_OK_UPDATE) < (uint64) count)
+		(void) upsert_rows(arguments);
+	return count;
+}
+
+/* Puts the rows of a chunk that have data. */
+static int64
+put_chunk(const ViewWrite *writes, int count, bool accepted)
+{
+	Datum arguments[6] = {[5] = BoolGetDatum(accepted)};
+	int64 changed = 0;
+	int n = gather_puts(writes, count, false, arguments);
+
+	if (n > 0)
+		changed = upsert_rows(arguments);
+	arguments[5] = BoolGetDatum(true);
+	n = gather_puts(writes, count, true, arguments);
+	if (n > 0)
+		changed += update_rows(arguments, n);
+	return changed;
 }
 
 /*
@@ -256,6 +308,24 @@ es_find_durable_views(const ViewWrite *writes, int count, KnownView *known)
 			DatumGetTimestampTz(SPI_getbinval(tuple, desc, 3, &isnull));
 	}
 	es_end(&scope);
+}
+
+uint64
+es_read_views(Datum view_name, Datum *keys, int count, bool read_only)
+{
+	static KeptPlan read = {.sql =
+								"SELECT v.view_key, v.view_data, v.version"
+								" FROM ROWS FROM (pg_catalog.unnest($2)) AS w (view_key)"
+								" JOIN event_store.domain_views AS v"
+								" ON v.view_name OPERATOR(pg_catalog.=) $1"
+								" AND v.view_key OPERATOR(pg_catalog.=) w.view_key",
+							.nargs = 2,
+							.argtypes = {TEXTOID, TEXTARRAYOID}};
+	Datum arguments[2] = {view_name,
+						  PointerGetDatum(construct_array(keys, count, TEXTOID, -1,
+														  false, TYPALIGN_INT))};
+
+	return es_execute(&read, arguments, NULL, read_only, SPI_OK_SELECT);
 }
 
 int64

@@ -16,6 +16,7 @@ typedef struct ViewWrite
 	bool has_version;
 	int64 version;
 	TimestampTz updated_at; /* when it was staged; 0 = now */
+	bool known;				/* there is such a row, and nobody else writes it */
 } ViewWrite;
 
 /*
@@ -28,6 +29,14 @@ typedef struct ViewWrite
  * durable row even where a delete between them let the version start again.
  */
 extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
+
+/*
+ * Reads the rows of distinct keys of one view, under the active snapshot or a fresh
+ * one, in any order: view_key, view_data, version stand in SPI's table between
+ * es_begin and es_end.  Returns how many there are.
+ */
+extern uint64 es_read_views(Datum view_name, Datum *keys, int count,
+							bool read_only);
 
 /* What is known of a key before it is written. */
 typedef struct KnownView

@@ -35,6 +35,7 @@
 #include "utils/syscache.h"
 
 #include "ground/compat.h"
+#include "ground/projector_slot.h"
 #include "ground/shmem.h"
 #include "ground/wait.h"
 #include "ground/worker_slot.h"
@@ -64,7 +65,8 @@ await_departure(SharedDatabase *db, Oid database)
 	if (wait_event == 0)
 		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
 	es_begin_wait(db);
-	while (!es_dismiss_worker(db, database))
+	while (!(es_dismiss_worker(db, database) &&
+			 es_dismiss_projectors(db, database)))
 		es_wait(db, ES_SIGNAL_AGAIN_MS, wait_event);
 	es_end_wait();
 }

@@ -6,9 +6,8 @@
  * after that, and reads up to there: so no event can appear below what it has
  * read, at every isolation level.
  *
- * Whoever waits sleeps until a transaction with positions ends.  A standby
- * reads up to the position that the primary's worker stores; it comes in with
- * replay, which wakes nobody.
+ * Whoever waits sleeps until the waiter that looks for all finds that there is more
+ * (waker.c).  A standby reads up to the position that the primary's worker stores.
  */
 #include "postgres.h"
 
@@ -36,9 +35,8 @@
 #include "ground/worker_slot.h"
 #include "read/feed.h"
 #include "read/feed_plan.h"
+#include "read/waker.h"
 
-/* On a standby a waiter looks again this often, in milliseconds. */
-#define STANDBY_SLICE_MS 100
 /* A session's waits end at least this far apart, in milliseconds. */
 #define REST_MS 10
 
@@ -145,9 +143,9 @@ find_position(KeptPlan *plan, Datum *values)
  *
  * Times hardly go back along the positions, so what was recorded after the time is
  * nearly all behind what was not; but only nearly, so all on one side has to be
- * read.  That is the smaller one: an event in the middle tells which.  From the front
- * the events are read in their order, up to the first; from the back those after the
- * time, which the index of recorded_at finds.
+ * read.  That is the smaller one: an event in the middle of the log, which need not
+ * begin at 1, tells which.  From the front the events are read in their order, up to
+ * the first; from the back those after the time, which the index of recorded_at finds.
  */
 static int64
 first_recorded_after(TimestampTz at, int64 safe)
@@ -156,7 +154,11 @@ first_recorded_after(TimestampTz at, int64 safe)
 		{"SELECT e.global_position FROM event_store.domain_events e"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) (SELECT c.global_position"
 		 " FROM event_store.domain_events c"
-		 " WHERE c.global_position OPERATOR(pg_catalog.>=) $2"
+		 " WHERE c.global_position OPERATOR(pg_catalog.>=)"
+		 " (($2 OPERATOR(pg_catalog.+) (SELECT f.global_position"
+		 " FROM event_store.domain_events f"
+		 " WHERE f.global_position OPERATOR(pg_catalog.>) 0"
+		 " ORDER BY f.global_position LIMIT 1)) OPERATOR(pg_catalog./) 2)"
 		 " ORDER BY c.global_position LIMIT 1)"
 		 " AND e.recorded_at OPERATOR(pg_catalog.<=) $1",
 		 2,
@@ -174,7 +176,7 @@ first_recorded_after(TimestampTz at, int64 safe)
 		 1,
 		 {TIMESTAMPTZOID},
 		 .kind = ES_PLAN_FOR_VALUES};
-	Datum values[2] = {TimestampTzGetDatum(at), Int64GetDatum(safe / 2)};
+	Datum values[2] = {TimestampTzGetDatum(at), Int64GetDatum(safe)};
 	int64 found;
 
 	if (find_position(&middle, values) == 0)
@@ -271,53 +273,49 @@ rest(TimestampTz since, TimestampTz end)
 	}
 }
 
-/*
- * Waits on a condition variable that every transaction with positions
- * broadcasts at its end.  On a standby the worker's mark comes in with
- * replay, which wakes nobody: there the wait is in slices.
- */
+/* What wait_for_events waits for. */
+typedef struct EventsWait
+{
+	int64 after;
+	int64 position; /* that it has found */
+} EventsWait;
+
+static bool
+look_for_events(FeedWait *wait)
+{
+	EventsWait *events = wait->own;
+	bool behind;
+
+	events->position = feed_position(&behind);
+	es_check_position("after_position", events->after, events->position);
+	/* nobody shall go back and read again what he has */ if (behind)
+		events->position = Max(events->position, events->after);
+	wait->position = events->after;
+	return events->position > events->after;
+}
+
 Datum
 es_wait_for_events(PG_FUNCTION_ARGS)
 {
-	static uint32 wait_event;
 	static TimestampTz last_return = 0;
-	SharedDatabase *db;
-	int64 after;
+	EventsWait events = {0};
+	FeedWait wait = {.look = look_for_events, .own = &events};
+	TimestampTz start = GetCurrentTimestamp();
 	int64 timeout = 5000;
-	int64 position;
-	bool behind;
-	TimestampTz end;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("after_position must not be null")));
-	after = es_number_argument(fcinfo, 0, "after_position", 0);
+	events.after = es_number_argument(fcinfo, 0, "after_position", 0);
 	if (!PG_ARGISNULL(1))
 		es_check_timeout(PG_GETARG_INTERVAL_P(1), "timeout", &timeout);
-	db = es_feed_database();
-	es_refuse_in_worker(db);
-	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	es_refuse_in_worker(es_feed_database());
 
-	rest(last_return, end);
-	es_begin_wait_on(&es_positions(db)->ended);
-	for (;;)
-	{
-		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
-
-		position = feed_position(&behind);
-		es_check_position("after_position", after, position);
-		/* nobody shall go back and read again what he has */
-		if (behind)
-			position = Max(position, after);
-		if (position > after || left <= 0)
-			break;
-		es_wait_on(&es_positions(db)->ended,
-				   RecoveryInProgress() ? Min(left, STANDBY_SLICE_MS) : left,
-				   es_wait_event(&wait_event, "EventStoreFeed"));
-	}
-	es_end_wait();
+	rest(last_return, TimestampTzPlusMilliseconds(start, timeout));
+	timeout -= TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+	(void) es_wait_for_feed(&wait, Max(timeout, 0));
 	last_return = GetCurrentTimestamp();
-	PG_RETURN_INT64(position);
+	PG_RETURN_INT64(events.position);
 }
 
 /* ---------- ordered reads ---------- */

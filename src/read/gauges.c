@@ -20,6 +20,7 @@
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
+#include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "read/gauges.h"
 #include "staging/drain_state.h"
@@ -73,6 +74,21 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 	gauges[ES_GAUGE_DRAIN_AGE] = drained == 0 ? NAN : seconds_since(drained);
 }
 
+static SubscriptionReader read_subscriptions = NULL;
+
+void
+es_register_subscriptions(SubscriptionReader reader)
+{
+	read_subscriptions = reader;
+}
+
+int
+es_read_subscription_gauges(SubscriptionGauges **all)
+{
+	*all = NULL;
+	return read_subscriptions == NULL ? 0 : read_subscriptions(all);
+}
+
 void
 es_read_gauges(const MetricsReading *metrics, double *gauges)
 {
@@ -95,4 +111,5 @@ es_read_gauges(const MetricsReading *metrics, double *gauges)
 	es_read_in_flight(db, &feed);
 	gauges[ES_GAUGE_FEED_IN_FLIGHT] = feed.in_flight;
 	gauges[ES_GAUGE_FEED_LAG] = (double) (feed.last - feed.safe);
+	gauges[ES_GAUGE_FEED_WAITERS] = es_count_waiters(db);
 }

@@ -24,10 +24,33 @@ typedef enum Gauge
 	ES_GAUGE_WORKER_UNAVAILABLE,
 	ES_GAUGE_FEED_IN_FLIGHT,
 	ES_GAUGE_FEED_LAG,
+	ES_GAUGE_FEED_WAITERS,
 	ES_GAUGES
 } Gauge;
 
 /* Reads all ES_GAUGES of them. */
 extern void es_read_gauges(const MetricsReading *metrics, double *gauges);
+
+/* What stands of each subscription. */
+typedef enum SubscriptionGauge
+{
+	ES_SUBSCRIPTION_LAG,
+	ES_SUBSCRIPTION_AGE,
+	ES_SUBSCRIPTION_SET_ASIDE,
+	ES_SUBSCRIPTION_PARKED,
+	ES_SUBSCRIPTION_GAUGES
+} SubscriptionGauge;
+
+typedef struct SubscriptionGauges
+{
+	const char *name;
+	double gauges[ES_SUBSCRIPTION_GAUGES];
+} SubscriptionGauges;
+
+/* Reads those of all subscriptions; who knows them is registered (module.c). */
+typedef int (*SubscriptionReader)(SubscriptionGauges **all);
+
+extern void es_register_subscriptions(SubscriptionReader reader);
+extern int es_read_subscription_gauges(SubscriptionGauges **all);
 
 #endif /* ES_GAUGES_H */

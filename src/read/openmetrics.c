@@ -48,8 +48,9 @@ typedef enum Source
 	FROM_CONFLICTS, /* of all appends */
 	FROM_COUNTER,	/* one number ... */
 	FROM_GAUGE,
-	FROM_HISTOGRAM, /* the distribution of numbers */
-	FROM_TYPES		/* a counter by aggregate type */
+	FROM_HISTOGRAM,	   /* the distribution of numbers */
+	FROM_TYPES,		   /* a counter by aggregate type */
+	FROM_SUBSCRIPTIONS /* a gauge by subscription */
 } Source;
 
 typedef struct Metric
@@ -59,7 +60,7 @@ typedef struct Metric
 	const char *unit;
 	const char *name; /* a label, where there are no calls; or NULL */
 	Source source;
-	int of; /* CallGroup, Counter, Gauge or Histogram */
+	int of; /* CallGroup, Counter, Gauge, Histogram or SubscriptionGauge */
 	const char *help;
 } Metric;
 
@@ -87,6 +88,13 @@ static const Metric shown[] =
 	  ES_GROUP_DELETE, "Calls that deleted views or snapshots"},
 	 {"persistence.delete.duration", "histogram", "seconds", NULL, FROM_DURATION,
 	  ES_GROUP_DELETE, "Time taken by calls that deleted views or snapshots"},
+	 {"persistence.projection.batch.count", "counter", "calls", NULL,
+	  FROM_COUNT, ES_GROUP_PROJECT, "Batches of projections"},
+	 {"persistence.projection.batch.entries", "counter", "rows", NULL,
+	  FROM_ROWS, ES_GROUP_PROJECT, "Events that batches of projections took in"},
+	 {"persistence.projection.batch.duration", "histogram", "seconds", NULL,
+	  FROM_DURATION, ES_GROUP_PROJECT,
+	  "Time taken by batches of projections, without the commit"},
 	 {"persistence.errors", "counter", "calls", NULL, FROM_ERRORS, 0,
 	  "Calls that ended with an error or were cancelled"},
 	 {"persistence.conflicts", "counter", "conflicts", NULL, FROM_CONFLICTS, 0,
@@ -141,7 +149,28 @@ static const Metric shown[] =
 	 {"feed.in_flight", "gauge", "transactions", NULL, FROM_GAUGE,
 	  ES_GAUGE_FEED_IN_FLIGHT, "Open transactions that have appended"},
 	 {"feed.lag", "gauge", "positions", NULL, FROM_GAUGE, ES_GAUGE_FEED_LAG,
-	  "Positions taken that the feed does not show yet"}};
+	  "Positions taken that the feed does not show yet"},
+	 {"feed.waiters", "gauge", "calls", NULL, FROM_GAUGE, ES_GAUGE_FEED_WAITERS,
+	  "Calls that are waiting for events"},
+	 {"feed.wake_ups", "counter", "wake-ups", NULL, FROM_COUNTER,
+	  ES_COUNT_WAKE_UPS, "Times that a call that waits was woken to look"},
+	 {"subscription.lag", "gauge", "events", NULL, FROM_SUBSCRIPTIONS,
+	  ES_SUBSCRIPTION_LAG, "Events that a subscription has yet to be given"},
+	 {"subscription.age", "gauge", "seconds", NULL, FROM_SUBSCRIPTIONS,
+	  ES_SUBSCRIPTION_AGE, "How long ago the oldest of them was recorded"},
+	 {"subscription.set_aside", "gauge", "partitions", NULL, FROM_SUBSCRIPTIONS,
+	  ES_SUBSCRIPTION_SET_ASIDE, "Partitions that wait for a retry"},
+	 {"subscription.parked", "gauge", "rows", NULL, FROM_SUBSCRIPTIONS,
+	  ES_SUBSCRIPTION_PARKED,
+	  "Partitions and events that are parked until somebody decides"},
+	 {"subscription.deliveries", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_DELIVERIES, "Events given to consumers"},
+	 {"subscription.failures", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_FAILED_EVENTS, "Attempts of events that failed"},
+	 {"subscription.claims", "counter", "leases", NULL, FROM_COUNTER,
+	  ES_COUNT_CLAIMS, "Leases given"},
+	 {"subscription.lost_leases", "counter", "calls", NULL, FROM_COUNTER,
+	  ES_COUNT_LOST_LEASES, "Calls refused because their lease was lost"}};
 
 /* Everything at about one moment. */
 typedef struct Reading
@@ -150,6 +179,8 @@ typedef struct Reading
 	double gauges[ES_GAUGES];
 	FailingType types[ES_FAILING_TYPES + 1]; /* the last one for all others */
 	int ntypes;
+	SubscriptionGauges *subscriptions;
+	int nsubscriptions;
 } Reading;
 
 /* What is counted of types that are not known any more. */
@@ -179,6 +210,8 @@ read_all(void)
 	reading->metrics = es_read_metrics();
 	es_read_gauges(reading->metrics, reading->gauges);
 	read_types(reading);
+	reading->nsubscriptions =
+		es_read_subscription_gauges(&reading->subscriptions);
 	return reading;
 }
 
@@ -203,6 +236,7 @@ applies(const Metric *metric, Call call)
 		case FROM_GAUGE:
 		case FROM_HISTOGRAM:
 		case FROM_TYPES:
+		case FROM_SUBSCRIPTIONS:
 			return false;
 		default:
 			return es_call_kinds[call].group == (CallGroup) metric->of;
@@ -295,6 +329,18 @@ put_quantiles(ReturnSetInfo *result, const Metric *metric, const char *name,
 						  scale->value);
 }
 
+/* A row a subscription; where none is known, one that says so. */
+static void
+put_subscriptions(ReturnSetInfo *result, const Metric *metric,
+				  const Reading *reading)
+{
+	for (int s = 0; s < reading->nsubscriptions; s++)
+		put_row(result, metric, reading->subscriptions[s].name, NULL, 0,
+				reading->subscriptions[s].gauges[metric->of]);
+	if (reading->nsubscriptions == 0)
+		put_row(result, metric, NULL, NULL, 0, NAN);
+}
+
 /* metrics_state(): the rows of the view metrics. */
 Datum
 es_metrics_state(PG_FUNCTION_ARGS)
@@ -313,6 +359,8 @@ es_metrics_state(PG_FUNCTION_ARGS)
 		for (int t = 0; t < reading->ntypes && metric->source == FROM_TYPES; t++)
 			put_row(result, metric, reading->types[t].name, NULL, 0,
 					(double) reading->types[t].total);
+		if (metric->source == FROM_SUBSCRIPTIONS)
+			put_subscriptions(result, metric, reading);
 		if (metric->source == FROM_HISTOGRAM)
 			put_quantiles(result, metric, metric->name, NULL,
 						  &reading->metrics->histograms[metric->of], &numbers);
@@ -465,6 +513,16 @@ put_samples(StringInfo out, const Metric *metric, const char *name,
 	{
 		put_name(out, name, labels_of(escaped(reading->types[t].name), NULL));
 		put_number(out, (double) reading->types[t].total);
+	}
+	for (int s = 0;
+		 s < reading->nsubscriptions && metric->source == FROM_SUBSCRIPTIONS; s++)
+	{
+		const SubscriptionGauges *one = &reading->subscriptions[s];
+
+		if (isnan(one->gauges[metric->of]))
+			continue;
+		put_name(out, name, labels_of(escaped(one->name), NULL));
+		put_number(out, one->gauges[metric->of]);
 	}
 	if (metric->source == FROM_HISTOGRAM)
 		put_histogram(out, name, labels_of(metric->name, NULL),

@@ -31,6 +31,7 @@
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "storage/bufmgr.h"
+#include "storage/itemptr.h"
 #include "storage/lockdefs.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
@@ -58,6 +59,10 @@
 
 /* A reducer that replays may call itself so many times before we doubt it. */
 #define MAX_NESTED_FOLDS 32
+
+/* What must be there in any event. */
+static const EventColumn required_columns[] = {EV_AGGREGATE_TYPE, EV_AGGREGATE_ID,
+											   EV_SEQUENCE, EV_EVENT_TYPE};
 
 static KeptPlan events_after = {.sql = ES_EVENT_SELECT
 								" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
@@ -278,10 +283,12 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 	error_context_stack = &callback;
 	caller = MemoryContextSwitchTo(fold->per_event);
 
+	fold->applied = true;
 	if (OidIsValid(fold->reducer.function))
 		fold_by_function(fold, values, nulls);
 	else if (fold->reducer.rules != NULL)
-		es_rules_apply(fold->reducer.rules, fold->state, values, nulls);
+		fold->applied =
+			es_rules_apply(fold->reducer.rules, fold->state, values, nulls);
 	else if (!nulls[EV_PAYLOAD])
 		es_merge_apply(fold->state, DatumGetJsonbP(values[EV_PAYLOAD]));
 	fold->sequence = sequence;
@@ -311,6 +318,27 @@ es_fold_columns(const Fold *fold)
 	if (fold->reducer.rules != NULL)
 		columns = Max(columns, es_rules_columns(fold->reducer.rules));
 	return columns;
+}
+
+void
+es_take_event(HeapTupleHeader header, TupleDesc desc, Datum *values, bool *nulls)
+{
+	HeapTupleData tuple;
+
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = header;
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	for (int i = 0; i < (int) lengthof(required_columns); i++)
+	{
+		EventColumn column = required_columns[i];
+
+		if (nulls[column])
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							errmsg("%s of an event must not be null",
+								   es_event_columns[column].name)));
+	}
 }
 
 /* ---------- reading the events of one aggregate ---------- */

@@ -5,6 +5,7 @@
 #ifndef ES_FOLD_H
 #define ES_FOLD_H
 
+#include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
@@ -24,7 +25,8 @@ typedef struct Fold
 	TimestampTz until;		 /* ... nor after this recorded time ... */
 	int64 up_to_position; /* ... nor this position, nor staged, if it is set */
 	bool finished;		  /* met an event after these */
-	TimestampTz stop_at;  /* read no more durable events from then on */
+	bool applied; /* the last event did something: always, but for rules */
+	TimestampTz stop_at; /* read no more durable events from then on */
 
 	State *state; /* merge and rules */
 
@@ -58,6 +60,12 @@ extern void es_fold_start(Fold *fold, Datum state, int64 sequence);
  * live during the call.
  */
 extern bool es_fold_event(Fold *fold, Datum *values, bool *nulls);
+/*
+ * Takes an event apart that a caller gives; 22004 where it lacks what every event
+ * has.
+ */
+extern void es_take_event(HeapTupleHeader event, TupleDesc desc, Datum *values,
+						  bool *nulls);
 /* So many columns of an event, from the first, must be there. */
 extern int es_fold_columns(const Fold *fold);
 /* The state after the last event, in the current memory context; 0 = NULL. */

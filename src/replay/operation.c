@@ -2,10 +2,10 @@
  * operation.c
  *		One operation of a rule, carried out on a decoded state.
  *
- * First everything is found that the operation takes from the event: value,
- * key and factor.  Only when all is there, the state is touched, so an
- * operation that is left out leaves no trace, not even an empty object on its
- * way.  Then the path is followed from the root, each array or object on it
+ * First its conditions are looked at, and everything is found that it takes from
+ * the event: value, key and factor.  Only when all is there, the state is touched,
+ * so an operation that is left out leaves no trace, not even an empty object on
+ * its way.  Then the path is followed from the root, each array or object on it
  * is opened by state.c, and the target is changed.
  *
  * An operation that fails raises 22023 and says which rule it is and which
@@ -14,19 +14,15 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "catalog/pg_type_d.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
-#include "utils/date.h"
-#include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 
-#include "ground/event.h"
+#include "replay/condition.h"
+#include "replay/event_path.h"
+#include "replay/json_value.h"
 #include "replay/merge.h"
 #include "replay/operation.h"
 #include "replay/path.h"
@@ -44,65 +40,6 @@ typedef struct Change
 	Numeric factor; /* NULL = 1 */
 } Change;
 
-/* ---------- numbers ---------- */
-
-static int
-count_digits(const char *string, int size)
-{
-	int count = 0;
-
-	while (count < size && string[count] >= '0' && string[count] <= '9')
-		count++;
-	return count;
-}
-
-/* A plain decimal number: no exponent, white space or words. */
-static bool
-is_decimal(const char *string, int size)
-{
-	int digits;
-
-	if (size > 0 && (string[0] == '-' || string[0] == '+'))
-	{
-		string++;
-		size--;
-	}
-	digits = count_digits(string, size);
-	if (digits == 0 || digits == size)
-		return digits > 0;
-	string += digits;
-	size -= digits;
-	return size > 1 && string[0] == '.' &&
-		   count_digits(string + 1, size - 1) == size - 1;
-}
-
-bool
-es_is_number(const JsonbValue *value)
-{
-	return value->type == jbvNumeric ||
-		   (value->type == jbvString &&
-			is_decimal(value->val.string.val, value->val.string.len));
-}
-
-static Numeric
-parse_decimal(const char *string, int size)
-{
-	return DatumGetNumeric(DirectFunctionCall3(numeric_in,
-											   CStringGetDatum(pnstrdup(string,
-																		size)),
-											   ObjectIdGetDatum(InvalidOid),
-											   Int32GetDatum(-1)));
-}
-
-/* The number that a value is, of which es_is_number said so. */
-static Numeric
-number_of(const JsonbValue *value)
-{
-	return value->type == jbvNumeric
-			   ? value->val.numeric
-			   : parse_decimal(value->val.string.val, value->val.string.len);
-}
-
 /* ---------- what is wrong ---------- */
 
 /*
@@ -113,7 +50,6 @@ static char *
 place_of(Change *change, const RuleStep *step)
 {
 	const RuleOperation *operation = change->operation;
-	char *type = TextDatumGetCString(change->event->values[EV_EVENT_TYPE]);
 	const RulePath *path = &operation->path;
 	char *key = "";
 	int size = step == NULL ? path->size : step->start;
@@ -124,7 +60,7 @@ place_of(Change *change, const RuleStep *step)
 	/* the message says it, so the context need not */
 	change->event->operation = NULL;
 	return psprintf("rule %d of event type \"%s\": %.*s%s", operation->number,
-					type, size, path->text, key);
+					operation->event_type, size, path->text, key);
 }
 
 static const char *
@@ -174,67 +110,6 @@ refuse_value(Change *change, const char *what, const char *wanted)
 
 /* ---------- what the event has ---------- */
 
-/* A document is detoasted once per event. */
-static Jsonb *
-document(RuleEvent *event, EventColumn column)
-{
-	Jsonb **jsonb = column == EV_PAYLOAD ? &event->payload : &event->metadata;
-
-	if (*jsonb == NULL)
-		*jsonb = DatumGetJsonbP(event->values[column]);
-	return *jsonb;
-}
-
-static void
-set_string(JsonbValue *value, char *string)
-{
-	value->type = jbvString;
-	value->val.string.val = string;
-	value->val.string.len = strlen(string);
-}
-
-static void
-set_number(JsonbValue *value, int64 number)
-{
-	value->type = jbvNumeric;
-	value->val.numeric = int64_to_numeric(number);
-}
-
-static bool
-column_value(RuleEvent *event, EventColumn column, JsonbValue *value)
-{
-	Datum datum = event->values[column];
-	/* the session's time zone must not decide */
-	const int utc = 0;
-
-	if (event->nulls[column])
-		return false;
-	switch (es_event_columns[column].type)
-	{
-		case JSONBOID:
-			es_whole_value(document(event, column), value);
-			break;
-		case INT8OID:
-			set_number(value, DatumGetInt64(datum));
-			break;
-		case INT4OID:
-			set_number(value, DatumGetInt32(datum));
-			break;
-		case UUIDOID:
-			set_string(value,
-					   DatumGetCString(DirectFunctionCall1(uuid_out, datum)));
-			break;
-		case TIMESTAMPTZOID:
-			set_string(value, JsonEncodeDateTime(palloc(MAXDATELEN + 1), datum,
-												 TIMESTAMPTZOID, &utc));
-			break;
-		default:
-			set_string(value, TextDatumGetCString(datum));
-			break;
-	}
-	return true;
-}
-
 static bool
 source_value(RuleEvent *event, const RuleSource *source, JsonbValue *value)
 {
@@ -243,20 +118,14 @@ source_value(RuleEvent *event, const RuleSource *source, JsonbValue *value)
 		*value = source->literal;
 		return true;
 	}
-	return column_value(event, source->column, value) &&
-		   es_path_follow(&source->path, 1, value);
+	return es_event_path_follow(&source->path, &event->event, value);
 }
 
 /* Makes the value of the key one more step. */
 static void
 take_key(Change *change, JsonbValue *name)
 {
-	if (name->type == jbvNumeric)
-		set_string(name, DatumGetCString(DirectFunctionCall1(
-							 numeric_out, NumericGetDatum(name->val.numeric))));
-	else if (name->type == jbvBool)
-		set_string(name, name->val.boolean ? "true" : "false");
-	else if (name->type != jbvString)
+	if (name->type != jbvString && !es_make_string(name))
 		refuse_value(change, "key", "a string, number or boolean");
 	change->has_key = true;
 	change->key.is_index = false;
@@ -272,7 +141,7 @@ take_factor(Change *change, const JsonbValue *value)
 
 	if (!es_is_number(value))
 		refuse_value(change, "factor", "a number or decimal string");
-	factor = number_of(value);
+	factor = es_number_of(value);
 	if (change->factor != NULL)
 		factor =
 			DatumGetNumeric(DirectFunctionCall2(numeric_mul,
@@ -311,6 +180,9 @@ find_sources(Change *change)
 		take_key(change, &key);
 	if (operation->kind == OP_INCREMENT && !es_is_number(&change->value))
 		refuse_value(change, "value", "a number or decimal string");
+	if ((operation->kind == OP_MIN || operation->kind == OP_MAX) &&
+		!es_has_order(&change->value))
+		refuse_value(change, "value", "a number or a string");
 	for (int i = 0; i < operation->factors; i++)
 		take_factor(change, &factors[i]);
 	return true;
@@ -414,40 +286,71 @@ unset(Change *change, int steps)
 	}
 }
 
+/* A number or string as it is in an event; false for what else a node is. */
+static bool
+node_value(const StateNode *node, JsonbValue *value)
+{
+	if (node->kind == NODE_NUMERIC)
+	{
+		value->type = jbvNumeric;
+		value->val.numeric = (Numeric) node->u.bytes;
+		return true;
+	}
+	if (node->kind != NODE_STRING)
+		return false;
+	value->type = jbvString;
+	value->val.string.val = node->u.bytes;
+	value->val.string.len = node->size;
+	return true;
+}
+
 /* Adds exactly; money as strings stays strings. */
 static void
 increment(Change *change, StateNode *node)
 {
 	JsonbValue *value = &change->value;
 	bool as_string = value->type == jbvString || node->kind == NODE_STRING;
-	Numeric sum =
-		value->type == jbvNumeric
-			? value->val.numeric
-			: parse_decimal(value->val.string.val, value->val.string.len);
-	Numeric present = NULL;
-
-	if (node->kind == NODE_NUMERIC)
-		present = (Numeric) node->u.bytes;
-	else if (node->kind == NODE_STRING && is_decimal(node->u.bytes, node->size))
-		present = parse_decimal(node->u.bytes, node->size);
-	else if (node->kind != NODE_NONE)
-		refuse_kind(change, NULL, node, "a number or decimal string");
+	Numeric sum = es_number_of(value);
+	JsonbValue present;
 
 	if (change->factor != NULL)
 		sum =
 			DatumGetNumeric(DirectFunctionCall2(numeric_mul, NumericGetDatum(sum),
 												NumericGetDatum(change->factor)));
-	if (present != NULL)
-		sum = DatumGetNumeric(DirectFunctionCall2(numeric_add,
-												  NumericGetDatum(present),
-												  NumericGetDatum(sum)));
+	if (node->kind != NODE_NONE)
+	{
+		if (!node_value(node, &present) || !es_is_number(&present))
+			refuse_kind(change, NULL, node, "a number or decimal string");
+		sum =
+			DatumGetNumeric(DirectFunctionCall2(numeric_add,
+												NumericGetDatum(es_number_of(&present)),
+												NumericGetDatum(sum)));
+	}
 	value->type = jbvNumeric;
 	value->val.numeric = sum;
 	if (as_string)
-		set_string(value,
-				   DatumGetCString(DirectFunctionCall1(numeric_out,
-													   NumericGetDatum(sum))));
+		es_set_string(value,
+					  DatumGetCString(DirectFunctionCall1(numeric_out,
+														  NumericGetDatum(sum))));
 	es_node_set(change->state, node, value);
+}
+
+/* Keeps the first or the last of two in their order; of equal ones, that there. */
+static void
+keep_outermost(Change *change, StateNode *node)
+{
+	int order = 0;
+	JsonbValue present;
+
+	if (node->kind != NODE_NONE)
+	{
+		if (!node_value(node, &present))
+			refuse_kind(change, NULL, node, "a number or a string");
+		order = es_compare_values(&change->value, &present);
+	}
+	if (node->kind == NODE_NONE ||
+		(change->operation->kind == OP_MIN ? order < 0 : order > 0))
+		es_node_set(change->state, node, &change->value);
 }
 
 static void
@@ -507,8 +410,42 @@ es_rule_state(State *state, const RuleEvent *event)
 		es_node_set_empty(state, root, NODE_OBJECT);
 }
 
+static void
+change_target(Change *change, StateNode *node)
+{
+	switch (change->operation->kind)
+	{
+		case OP_SET:
+		case OP_PUT_INTO:
+			es_node_set(change->state, node, &change->value);
+			break;
+		case OP_SET_ONCE:
+			if (node->kind == NODE_NONE)
+				es_node_set(change->state, node, &change->value);
+			break;
+		case OP_MERGE:
+			es_merge_into(change->state, node, &change->value);
+			break;
+		case OP_INCREMENT:
+			increment(change, node);
+			break;
+		case OP_MIN:
+		case OP_MAX:
+			keep_outermost(change, node);
+			break;
+		case OP_APPEND:
+			append(change, node);
+			break;
+		case OP_REMOVE:
+			remove_equal(change, node);
+			break;
+		case OP_UNSET:
+			break;
+	}
+}
+
 /* Carries out one operation; the event's columns are in EventColumn order. */
-void
+bool
 es_operation_apply(const RuleOperation *operation, State *state, RuleEvent *event)
 {
 	Change change = {.operation = operation, .event = event, .state = state};
@@ -517,37 +454,20 @@ es_operation_apply(const RuleOperation *operation, State *state, RuleEvent *even
 	int steps;
 
 	event->operation = operation;
+	for (int i = 0; i < operation->conditions; i++)
+		if (!es_condition_holds(&operation->when[i], &event->event))
+			return false;
 	if (!find_sources(&change))
-		return;
+		return false;
 	es_rule_state(state, event);
 	steps = operation->path.count + (change.has_key ? 1 : 0);
 	if (operation->kind == OP_UNSET)
 	{
 		unset(&change, steps);
-		return;
+		return true;
 	}
 	node = go_down(&change, steps, make);
-	if (node == NULL)
-		return;
-	switch (operation->kind)
-	{
-		case OP_SET:
-		case OP_PUT_INTO:
-			es_node_set(state, node, &change.value);
-			break;
-		case OP_MERGE:
-			es_merge_into(state, node, &change.value);
-			break;
-		case OP_INCREMENT:
-			increment(&change, node);
-			break;
-		case OP_APPEND:
-			append(&change, node);
-			break;
-		case OP_REMOVE:
-			remove_equal(&change, node);
-			break;
-		case OP_UNSET:
-			break;
-	}
+	if (node != NULL)
+		change_target(&change, node);
+	return true;
 }

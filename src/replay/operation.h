@@ -7,7 +7,8 @@
 
 #include "utils/jsonb.h"
 
-#include "ground/event.h"
+#include "replay/condition.h"
+#include "replay/event_path.h"
 #include "replay/path.h"
 #include "replay/state.h"
 
@@ -23,8 +24,7 @@ typedef struct RuleSource
 {
 	RuleSourceKind kind;
 	JsonbValue literal;
-	EventColumn column;
-	RulePath path; /* in the event; its first step is the column */
+	EventPath path;
 } RuleSource;
 
 typedef enum RuleOperationKind
@@ -35,16 +35,24 @@ typedef enum RuleOperationKind
 	OP_INCREMENT,
 	OP_APPEND,
 	OP_REMOVE,
-	OP_PUT_INTO
+	OP_PUT_INTO,
+	OP_MIN,
+	OP_MAX,
+	OP_SET_ONCE
 } RuleOperationKind;
 
-/* An increment takes at most so many factors. */
+/* An increment takes at most so many factors ... */
 #define ES_MAX_FACTORS 8
+/* ... and an operation so many conditions. */
+#define ES_MAX_CONDITIONS 32
 
 typedef struct RuleOperation
 {
 	RuleOperationKind kind;
-	int number; /* in the list of its event type, from 1 */
+	const char *event_type; /* of the list that it stands in ... */
+	int number;				/* ... and its place there, from 1 */
+	int conditions;
+	Condition *when; /* as many; all must hold */
 	RulePath path;
 	RuleSource key;
 	RuleSource value;
@@ -59,18 +67,14 @@ typedef struct RuleOperation
 /* An event that rules are applied to. */
 typedef struct RuleEvent
 {
-	const Datum *values; /* in the order of EventColumn */
-	const bool *nulls;
+	PathEvent event;
 	const JsonbValue *initial;		/* NULL = an empty object */
 	const RuleOperation *operation; /* at hand, for messages */
-	Jsonb *payload;					/* detoasted when first needed */
-	Jsonb *metadata;
 } RuleEvent;
 
-/* Whether it is a JSON number or a decimal string. */
-extern bool es_is_number(const JsonbValue *value);
 extern void es_rule_state(State *state, const RuleEvent *event);
-extern void es_operation_apply(const RuleOperation *operation, State *state,
+/* False if it is left out: a condition does not hold, or something is missing. */
+extern bool es_operation_apply(const RuleOperation *operation, State *state,
 							   RuleEvent *event);
 
 #endif /* ES_OPERATION_H */

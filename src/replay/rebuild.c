@@ -61,6 +61,7 @@
 #include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "log/view_owner.h"
 #include "replay/fold.h"
 #include "replay/rebuild.h"
 #include "replay/reducer.h"
@@ -635,6 +636,7 @@ rebuild_view(FunctionCallInfo fcinfo, int64 max_count, int64 *written)
 		AllocSetContextCreate(CurrentMemoryContext, "event_store rebuilt rows",
 							  ALLOCSET_DEFAULT_SIZES);
 	es_note_write();
+	es_refuse_kept_view(PointerGetDatum(rebuild->view_name));
 	settle_staged();
 
 	es_begin(&scope);

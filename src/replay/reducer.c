@@ -241,7 +241,7 @@ es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
 		reducer.name = TextDatumGetCString(found.name);
 	else if (found.rules != (Datum) 0)
 	{
-		reducer.rules = es_rules_parse(DatumGetJsonbPCopy(found.rules));
+		reducer.rules = es_rules_parse(DatumGetJsonbPCopy(found.rules), false);
 		reducer.name = "rules";
 	}
 	MemoryContextSwitchTo(caller);
@@ -416,7 +416,7 @@ es_set_reducer_rules(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		wanted.rules = JsonbPGetDatum(PG_GETARG_JSONB_P(1));
-		(void) es_rules_parse(DatumGetJsonbP(wanted.rules));
+		(void) es_rules_parse(DatumGetJsonbP(wanted.rules), false);
 	}
 	register_reducer(fcinfo, aggregate_type, &wanted);
 	PG_RETURN_VOID();

@@ -25,7 +25,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/itemptr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -414,10 +413,6 @@ es_replay_aggregates(PG_FUNCTION_ARGS)
 
 /* ---------- the aggregate fold_events ---------- */
 
-/* What must be there in any event. */
-static const EventColumn required_columns[] = {EV_AGGREGATE_TYPE, EV_AGGREGATE_ID,
-											   EV_SEQUENCE, EV_EVENT_TYPE};
-
 /* The reducer of an aggregate type. */
 typedef struct TypeReducer
 {
@@ -543,28 +538,6 @@ change_type(FoldCall *call, EventFold *state, text *aggregate_type)
 	state->aggregate_type = DatumGetTextPCopy(PointerGetDatum(aggregate_type));
 }
 
-/* Takes an event apart and checks what every event has. */
-static void
-deform_event(HeapTupleHeader header, TupleDesc desc, Datum *values, bool *nulls)
-{
-	HeapTupleData tuple;
-
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	heap_deform_tuple(&tuple, desc, values, nulls);
-	for (int i = 0; i < (int) lengthof(required_columns); i++)
-	{
-		EventColumn column = required_columns[i];
-
-		if (nulls[column])
-			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-							errmsg("%s of an event must not be null",
-								   es_event_columns[column].name)));
-	}
-}
-
 Datum
 es_fold_events_add(PG_FUNCTION_ARGS)
 {
@@ -588,7 +561,7 @@ es_fold_events_add(PG_FUNCTION_ARGS)
 	call = fold_call(fcinfo->flinfo);
 	/* the event may be of a type that was changed since */
 	(void) es_store();
-	deform_event(PG_GETARG_HEAPTUPLEHEADER(1), call->event_desc, values, nulls);
+	es_take_event(PG_GETARG_HEAPTUPLEHEADER(1), call->event_desc, values, nulls);
 
 	aggregate_type = DatumGetTextPP(values[EV_AGGREGATE_TYPE]);
 	caller = MemoryContextSwitchTo(context);

@@ -12,7 +12,9 @@
  *	 "initial": {"status": "none"}}
  *
  * events: for each event type the operations to carry out, in this order; []
- * does nothing.  unknown: what becomes of types that are not listed, "ignore"
+ * does nothing.  Those of "*" are carried out for every event, before the type's
+ * own; it is no type, so an event type of that name has no rules of its own.
+ * unknown: what becomes of types that are not listed, "ignore"
  * (the default) or "error".  initial: the object that the first event with
  * operations finds ({} if not given); until then the state is NULL.
  *
@@ -26,6 +28,8 @@
  *	remove		takes all equal elements out of an array; with "member", all
  *				objects of which that member is equal
  *	put_into	makes the value a member of an object; needs "key"
+ *	min, max	keep the first or last of value and target in their order
+ *	set_once	makes the value the target if there is none
  *
  * path: the target in the state: $, then .name, ."any name" or [n], where
  * names without quotes are letters, digits, _ and -, in quotes \" and \\ stand
@@ -48,17 +52,20 @@
  * increment takes numbers and decimal strings ("19.99") and adds exactly, as
  * numeric does.  The result is a string if the target or the value is one.  A
  * missing target counts as 0.  times is a number or a path in the event, or an
- * array of those, which are multiplied.
+ * array of those, which are multiplied.  min and max take what has an order, which
+ * json_value.c gives, and keep it as it came.
+ *
+ * when: a comparison of what the event has (condition.c), or an array of them, all
+ * of which must hold; else the operation is left out.
  *
  * Everything of this that rules alone can violate is refused when they are
  * set; the rest, such as append to a string, fails at the event.
  *
  * This file reads rules and finds those of an event; operation.c carries them
- * out and path.c knows paths.
+ * out, event_path.c knows paths in an event and path.c paths in any JSON.
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -68,6 +75,9 @@
 #include "ground/arguments.h"
 #include "ground/common.h"
 #include "ground/event.h"
+#include "replay/condition.h"
+#include "replay/event_path.h"
+#include "replay/json_value.h"
 #include "replay/operation.h"
 #include "replay/path.h"
 #include "replay/rules.h"
@@ -101,6 +111,8 @@ typedef struct EventRules
 struct Rules
 {
 	struct event_rules_hash *events;
+	EventRules *of_every_event; /* NULL = none */
+	bool has_item;				/* paths may use $.item */
 	bool refuse_unknown;
 	bool has_initial;
 	JsonbValue initial;
@@ -118,15 +130,16 @@ typedef enum RuleKey
 	KEY_DEFAULT,
 	KEY_TIMES,
 	KEY_MEMBER,
+	KEY_WHEN,
 	RULE_KEYS
 } RuleKey;
 
-static const char *const rule_keys[RULE_KEYS] = {"op",	  "path",  "key",
-												 "value", "from",  "default",
-												 "times", "member"};
+static const char *const rule_keys[RULE_KEYS] = {"op",	  "path",	"key",
+												 "value", "from",	"default",
+												 "times", "member", "when"};
 
 #define HAS(key) (1 << (key))
-#define TARGET_KEYS (HAS(KEY_OP) | HAS(KEY_PATH) | HAS(KEY_KEY))
+#define TARGET_KEYS (HAS(KEY_OP) | HAS(KEY_PATH) | HAS(KEY_KEY) | HAS(KEY_WHEN))
 #define VALUE_KEYS \
 	(TARGET_KEYS | HAS(KEY_VALUE) | HAS(KEY_FROM) | HAS(KEY_DEFAULT))
 
@@ -135,37 +148,15 @@ static const struct
 {
 	const char *name;
 	int keys;
-} operations[] = {{"set", VALUE_KEYS},
-				  {"merge", VALUE_KEYS},
-				  {"unset", TARGET_KEYS},
-				  {"increment", VALUE_KEYS | HAS(KEY_TIMES)},
-				  {"append", VALUE_KEYS},
-				  {"remove", VALUE_KEYS | HAS(KEY_MEMBER)},
-				  {"put_into", VALUE_KEYS}};
+} operations[] =
+	{{"set", VALUE_KEYS},	   {"merge", VALUE_KEYS},
+	 {"unset", TARGET_KEYS},   {"increment", VALUE_KEYS | HAS(KEY_TIMES)},
+	 {"append", VALUE_KEYS},   {"remove", VALUE_KEYS | HAS(KEY_MEMBER)},
+	 {"put_into", VALUE_KEYS}, {"min", VALUE_KEYS},
+	 {"max", VALUE_KEYS},	   {"set_once", VALUE_KEYS}};
 
-static bool
-is_container(const JsonbValue *value, bool object)
-{
-	return value->type == jbvBinary &&
-		   (object ? JsonContainerIsObject(value->val.binary.data)
-				   : JsonContainerIsArray(value->val.binary.data));
-}
-
-static bool
-is_string(const JsonbValue *value, const char *string)
-{
-	return value->type == jbvString &&
-		   value->val.string.len == (int) strlen(string) &&
-		   memcmp(value->val.string.val, string, value->val.string.len) == 0;
-}
-
-/* Finds a member of an encoded object. */
-static bool
-find_member(const JsonbValue *object, const char *name, int size, JsonbValue *value)
-{
-	return getKeyJsonValueFromContainer(object->val.binary.data, name, size,
-										value) != NULL;
-}
+StaticAssertDecl(lengthof(operations) == OP_SET_ONCE + 1,
+				 "every operation is described");
 
 /* ---------- reading rules ---------- */
 
@@ -219,47 +210,31 @@ keys_hint(const RuleInput *in)
 				  rule_keys, RULE_KEYS, operations[kind].keys);
 }
 
-static void
-read_rule_path(RuleInput *in, RuleKey key, const JsonbValue *value, RulePath *path)
-{
-	const char *problem;
+#define PATH_HINT \
+	"A path is $ and then .name, .\"any name\" or [n], such as $.lines[0].\"product id\"."
 
-	if (value->type != jbvString)
+/* Refuses what is no string, which any path is. */
+static void
+check_is_string(RuleInput *in, RuleKey key)
+{
+	if (in->values[key].type != jbvString)
 		refuse(in, "A path is a string such as $.lines[0].\"product id\".",
 			   psprintf("has a \"%s\" that is not a path", rule_keys[key]));
-	problem = es_path_read(value, path);
-	if (problem != NULL)
-		refuse(in,
-			   "A path is $ and then .name, .\"any name\" or [n], such as $.lines[0].\"product id\".",
-			   psprintf("has a bad \"%s\" %.*s: %s", rule_keys[key], path->size,
-						path->text, problem));
 }
 
-/* The column that a path begins with; EV_COLUMNS = none that rules can use. */
-static int
-column_named(const RulePath *path)
+static void
+refuse_path(RuleInput *in, RuleKey key, const JsonbValue *path,
+			const char *problem, const char *hint)
 {
-	for (int i = 0; i < EV_COLUMNS && path->count > 0; i++)
-	{
-		const char *name = es_event_columns[i].name;
-
-		if (es_event_columns[i].type != BYTEAOID && !path->steps[0].is_index &&
-			es_same_name(path->steps[0].name, es_member_name(name, strlen(name))))
-			return i;
-	}
-	return EV_COLUMNS;
+	refuse(in, hint,
+		   psprintf("has a bad \"%s\" %.*s: %s", rule_keys[key],
+					path->val.string.len, path->val.string.val, problem));
 }
 
-static char *
-columns_hint(void)
+static void
+note_columns(RuleInput *in, const EventPath *path)
 {
-	const char *names[EV_COLUMNS];
-
-	for (int i = 0; i < EV_COLUMNS; i++)
-		names[i] = es_event_columns[i].type == BYTEAOID
-					   ? NULL
-					   : es_event_columns[i].name;
-	return listed("The columns of an event are ", names, EV_COLUMNS, -1);
+	in->rules->columns = Max(in->rules->columns, es_event_path_columns(path));
 }
 
 /* A path in the event: a column, and what may be below it. */
@@ -267,22 +242,29 @@ static void
 read_event_path(RuleInput *in, RuleKey key, const JsonbValue *value,
 				RuleSource *source)
 {
-	RulePath *path = &source->path;
-	int column;
+	const char *hint = PATH_HINT;
+	const char *problem =
+		es_event_path_read(value, in->rules->has_item, &source->path, &hint);
 
-	read_rule_path(in, key, value, path);
-	column = column_named(path);
-	if (column == EV_COLUMNS)
-		refuse(in, columns_hint(),
-			   psprintf("has a path %.*s in \"%s\" that does not begin with a column of the event",
-						path->size, path->text, rule_keys[key]));
-	if (path->count > 1 && es_event_columns[column].type != JSONBOID)
-		refuse(in, "Only $.payload and $.metadata have members.",
-			   psprintf("has a path %.*s in \"%s\" that goes below a column without members",
-						path->size, path->text, rule_keys[key]));
+	if (problem != NULL)
+		refuse_path(in, key, value, problem, hint);
 	source->kind = SOURCE_EVENT;
-	source->column = column;
-	in->rules->columns = Max(in->rules->columns, column + 1);
+	note_columns(in, &source->path);
+}
+
+/* "path": the target in the state. */
+static void
+read_target(RuleInput *in)
+{
+	const JsonbValue *value = &in->values[KEY_PATH];
+	const char *problem;
+
+	if (!in->given[KEY_PATH])
+		refuse(in, keys_hint(in), "has no \"path\"");
+	check_is_string(in, KEY_PATH);
+	problem = es_path_read(value, &in->operation->path);
+	if (problem != NULL)
+		refuse_path(in, KEY_PATH, value, problem, PATH_HINT);
 }
 
 /* "key": a path in the event or {"value": "name"}. */
@@ -297,9 +279,8 @@ read_key(RuleInput *in)
 		read_event_path(in, KEY_KEY, value, key);
 		return;
 	}
-	if (!is_container(value, true) ||
-		JsonContainerSize(value->val.binary.data) != 1 ||
-		!find_member(value, "value", strlen("value"), &key->literal) ||
+	if (!es_is_object(value) || JsonContainerSize(value->val.binary.data) != 1 ||
+		!es_find_member(value, "value", &key->literal) ||
 		key->literal.type != jbvString)
 		refuse(in,
 			   "A key is a path in the event, such as \"$.payload.id\", or a name, {\"value\": \"name\"}.",
@@ -307,16 +288,22 @@ read_key(RuleInput *in)
 	key->kind = SOURCE_LITERAL;
 }
 
-/* A literal operand of increment is checked before there is an event. */
+/* A literal operand is checked before there is an event. */
 static void
-check_number(RuleInput *in, RuleKey key)
+check_operand(RuleInput *in, RuleKey key)
 {
 	const JsonbValue *value = &in->values[key];
+	RuleOperationKind kind = in->operation->kind;
 
-	if (!in->given[key] || es_is_number(value))
+	if (!in->given[key])
 		return;
-	refuse(in, "A number is written as 1.5 or as a decimal string, \"1.50\".",
-		   psprintf("has a \"%s\" that is not a number", rule_keys[key]));
+	if (kind == OP_INCREMENT && !es_is_number(value))
+		refuse(in, "A number is written as 1.5 or as a decimal string, \"1.50\".",
+			   psprintf("has a \"%s\" that is not a number", rule_keys[key]));
+	if ((kind == OP_MIN || kind == OP_MAX) && !es_has_order(value))
+		refuse(in, "Only numbers and strings have an order.",
+			   psprintf("has a \"%s\" that is not a number or a string",
+						rule_keys[key]));
 }
 
 static void
@@ -338,7 +325,7 @@ read_times(RuleInput *in)
 {
 	const JsonbValue *value = &in->values[KEY_TIMES];
 	RuleOperation *operation = in->operation;
-	bool many = is_container(value, false);
+	bool many = es_is_array(value);
 	uint32 count = many ? JsonContainerSize(value->val.binary.data) : 1;
 
 	if (count > ES_MAX_FACTORS)
@@ -365,13 +352,13 @@ read_value(RuleInput *in)
 	if (in->given[KEY_DEFAULT] && in->given[KEY_VALUE])
 		refuse(in, "The default stands for what the event does not have.",
 			   "has a \"default\" without \"from\"");
-	if (operation->kind == OP_INCREMENT)
-	{
-		check_number(in, KEY_VALUE);
-		check_number(in, KEY_DEFAULT);
-	}
+	check_operand(in, KEY_VALUE);
+	check_operand(in, KEY_DEFAULT);
 	if (in->given[KEY_FROM])
+	{
+		check_is_string(in, KEY_FROM);
 		read_event_path(in, KEY_FROM, &in->values[KEY_FROM], &operation->value);
+	}
 	else
 	{
 		operation->value.kind = SOURCE_LITERAL;
@@ -379,6 +366,47 @@ read_value(RuleInput *in)
 	}
 	operation->has_default = in->given[KEY_DEFAULT];
 	operation->default_value = in->values[KEY_DEFAULT];
+}
+
+/* One of so many comparisons in "when", from 0; it may stand alone. */
+static void
+read_condition(RuleInput *in, const JsonbValue *given, int place, bool alone)
+{
+	Condition *condition = &in->operation->when[place];
+	const char *hint;
+	const char *problem =
+		es_condition_read(given, in->rules->has_item, condition, &hint);
+
+	if (problem != NULL)
+		refuse(in, hint,
+			   alone ? psprintf("has a bad \"when\": %s", problem)
+					 : psprintf("has a bad comparison %d in \"when\": %s",
+								place + 1, problem));
+	note_columns(in, &condition->path);
+}
+
+/* "when": a comparison, or an array of them. */
+static void
+read_when(RuleInput *in)
+{
+	const JsonbValue *value = &in->values[KEY_WHEN];
+	RuleOperation *operation = in->operation;
+	bool many = es_is_array(value);
+	uint32 count = many ? JsonContainerSize(value->val.binary.data) : 1;
+
+	if (count > ES_MAX_CONDITIONS)
+		refuse(in, NULL,
+			   psprintf("has more than %d comparisons in \"when\"",
+						ES_MAX_CONDITIONS));
+	operation->conditions = count;
+	operation->when = palloc0(sizeof(Condition) * Max(count, 1));
+	if (!many)
+		read_condition(in, value, 0, true);
+	else
+		for (uint32 i = 0; i < count; i++)
+			read_condition(in,
+						   getIthJsonbValueFromContainer(value->val.binary.data, i),
+						   i, false);
 }
 
 static char *
@@ -397,14 +425,14 @@ read_operation_kind(RuleInput *in, const JsonbValue *rule)
 {
 	JsonbValue op;
 
-	if (!is_container(rule, true))
+	if (!es_is_object(rule))
 		refuse(in,
 			   "A rule is an object such as {\"op\": \"set\", \"path\": \"$.status\", \"value\": \"new\"}.",
 			   "is not an object");
-	if (!find_member(rule, "op", strlen("op"), &op) || op.type != jbvString)
+	if (!es_find_member(rule, "op", &op) || op.type != jbvString)
 		refuse(in, operations_hint(), "has no \"op\"");
 	for (size_t i = 0; i < lengthof(operations); i++)
-		if (is_string(&op, operations[i].name))
+		if (es_is_string(&op, operations[i].name))
 		{
 			in->operation->kind = i;
 			return;
@@ -430,7 +458,7 @@ read_rule_keys(RuleInput *in, const JsonbValue *rule)
 
 		if (token != WJB_KEY)
 			continue;
-		while (key < RULE_KEYS && !is_string(&name, rule_keys[key]))
+		while (key < RULE_KEYS && !es_is_string(&name, rule_keys[key]))
 			key++;
 		if (key < RULE_KEYS && (allowed & HAS(key)) != 0)
 		{
@@ -453,12 +481,11 @@ read_rule(RuleInput *in, const JsonbValue *rule)
 
 	memset(operation, 0, sizeof(RuleOperation));
 	memset(in->given, 0, sizeof(in->given));
+	operation->event_type = in->event_type;
 	operation->number = in->number;
 	read_operation_kind(in, rule);
 	read_rule_keys(in, rule);
-	if (!in->given[KEY_PATH])
-		refuse(in, keys_hint(in), "has no \"path\"");
-	read_rule_path(in, KEY_PATH, &in->values[KEY_PATH], &operation->path);
+	read_target(in);
 	if (in->given[KEY_KEY])
 		read_key(in);
 	else if (operation->kind == OP_PUT_INTO)
@@ -469,6 +496,8 @@ read_rule(RuleInput *in, const JsonbValue *rule)
 		read_value(in);
 	if (in->given[KEY_TIMES])
 		read_times(in);
+	if (in->given[KEY_WHEN])
+		read_when(in);
 	if (in->given[KEY_MEMBER])
 	{
 		if (member->type != jbvString)
@@ -481,14 +510,25 @@ read_rule(RuleInput *in, const JsonbValue *rule)
 	}
 }
 
-/* The rules for one event type. */
+/* A new list: of every event, or of one type. */
+static EventRules *
+add_list(Rules *rules, MemberName name)
+{
+	bool found;
+
+	if (name.size != 1 || name.data[0] != '*')
+		return event_rules_insert(rules->events, name, &found);
+	rules->of_every_event = palloc0(sizeof(EventRules));
+	return rules->of_every_event;
+}
+
+/* The rules for one event type, or for every event. */
 static void
 read_event_rules(Rules *rules, const JsonbValue *type, const JsonbValue *list)
 {
 	MemberName name = es_member_name(type->val.string.val, type->val.string.len);
 	RuleInput in = {.rules = rules};
 	EventRules *entry;
-	bool found;
 
 	in.event_type = pnstrdup(name.data, name.size);
 	if (name.size == 0 ||
@@ -497,7 +537,7 @@ read_event_rules(Rules *rules, const JsonbValue *type, const JsonbValue *list)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("event type \"%s\" in rules must have 1 to %d characters",
 						in.event_type, ES_MAX_NAME_CHARS)));
-	if (!is_container(list, false))
+	if (!es_is_array(list))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("rules of event type \"%s\" are not an array",
 							   in.event_type)));
@@ -505,7 +545,7 @@ read_event_rules(Rules *rules, const JsonbValue *type, const JsonbValue *list)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("event type \"%s\" has more than %d rules",
 							   in.event_type, MAX_RULES_OF_TYPE)));
-	entry = event_rules_insert(rules->events, name, &found);
+	entry = add_list(rules, name);
 	entry->count = JsonContainerSize(list->val.binary.data);
 	entry->operations = palloc(sizeof(RuleOperation) * Max(entry->count, 1));
 	for (int i = 0; i < entry->count; i++)
@@ -521,14 +561,14 @@ read_event_rules(Rules *rules, const JsonbValue *type, const JsonbValue *list)
 static void
 read_top_key(Rules *rules, const JsonbValue *name, const JsonbValue *value)
 {
-	if (is_string(name, "events"))
+	if (es_is_string(name, "events"))
 	{
 		JsonbIterator *iterator;
 		JsonbIteratorToken token;
 		JsonbValue type;
 		JsonbValue list;
 
-		if (!is_container(value, true))
+		if (!es_is_object(value))
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("\"events\" of rules must be an object")));
 		rules->events =
@@ -543,19 +583,19 @@ read_top_key(Rules *rules, const JsonbValue *name, const JsonbValue *value)
 			read_event_rules(rules, &type, &list);
 		}
 	}
-	else if (is_string(name, "unknown"))
+	else if (es_is_string(name, "unknown"))
 	{
-		rules->refuse_unknown = is_string(value, "error");
-		if (!rules->refuse_unknown && !is_string(value, "ignore"))
+		rules->refuse_unknown = es_is_string(value, "error");
+		if (!rules->refuse_unknown && !es_is_string(value, "ignore"))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"unknown\" of rules must be \"ignore\" or \"error\"")));
 	}
-	else if (is_string(name, "initial"))
+	else if (es_is_string(name, "initial"))
 	{
 		rules->has_initial = true;
 		rules->initial = *value;
-		if (!is_container(value, true))
+		if (!es_is_object(value))
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("\"initial\" of rules must be an object")));
 	}
@@ -585,7 +625,7 @@ refuse_whole(Jsonb *jsonb)
 }
 
 Rules *
-es_rules_parse(Jsonb *jsonb)
+es_rules_parse(Jsonb *jsonb, bool has_item)
 {
 	Rules *rules = palloc0(sizeof(Rules));
 	JsonbIterator *iterator;
@@ -597,6 +637,7 @@ es_rules_parse(Jsonb *jsonb)
 		refuse_whole(jsonb);
 	/* names and literals stay in a copy of the rules */
 	jsonb = (Jsonb *) PG_DETOAST_DATUM_COPY(PointerGetDatum(jsonb));
+	rules->has_item = has_item;
 	rules->columns = EV_EVENT_TYPE + 1;
 	iterator = JsonbIteratorInit(&jsonb->root);
 	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
@@ -626,38 +667,89 @@ describe_operation(void *arg)
 	/* messages of our own name the rule themselves */
 	if (event->operation != NULL)
 		errcontext("rule %d of event type \"%s\"", event->operation->number,
-				   TextDatumGetCString(event->values[EV_EVENT_TYPE]));
+				   event->operation->event_type);
 }
 
-void
-es_rules_apply(const Rules *rules, State *state, Datum *values, bool *nulls)
+/* The rules for an event's type alone; NULL if there are none. */
+static const EventRules *
+rules_of_type(const Rules *rules, Datum event_type)
 {
-	text *type = DatumGetTextPP(values[EV_EVENT_TYPE]);
-	RuleEvent event = {.values = values, .nulls = nulls};
+	text *type = DatumGetTextPP(event_type);
 	const EventRules *found =
 		event_rules_lookup(rules->events, es_member_name(VARDATA_ANY(type),
 														 VARSIZE_ANY_EXHDR(type)));
-	ErrorContextCallback callback;
 
-	if (found == NULL)
+	if (found == NULL && rules->refuse_unknown)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event type \"%s\" has no rules", text_to_cstring(type)),
+				 errhint("The rules say \"unknown\": \"error\". An event type with the rules [] does nothing.")));
+	return found;
+}
+
+/*
+ * Carries out a list, if there is one; returns whether an operation applied.  To
+ * take something away from a state that is not there counts for nothing.
+ */
+static bool
+apply_list(const EventRules *list, State *state, RuleEvent *event, bool absent)
+{
+	bool applied = false;
+
+	if (list == NULL || list->count == 0)
+		return false;
+	es_rule_state(state, event);
+	for (int i = 0; i < list->count; i++)
 	{
-		if (rules->refuse_unknown)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("event type \"%s\" has no rules",
-							text_to_cstring(type)),
-					 errhint("The rules say \"unknown\": \"error\". An event type with the rules [] does nothing.")));
-		return;
-	}
+		const RuleOperation *operation = &list->operations[i];
 
-	event.initial = rules->has_initial ? &rules->initial : NULL;
+		if (es_operation_apply(operation, state, event) &&
+			(!absent ||
+			 (operation->kind != OP_UNSET && operation->kind != OP_REMOVE)))
+			applied = true;
+	}
+	return applied;
+}
+
+static bool
+apply(const Rules *rules, State *state, RuleEvent *event)
+{
+	const EventRules *own =
+		rules_of_type(rules, event->event.values[EV_EVENT_TYPE]);
+	bool absent = es_state_root(state)->kind == NODE_NONE;
+	ErrorContextCallback callback;
+	bool applied;
+
+	event->initial = rules->has_initial ? &rules->initial : NULL;
 	callback.previous = error_context_stack;
 	callback.callback = describe_operation;
-	callback.arg = &event;
+	callback.arg = event;
 	error_context_stack = &callback;
-	if (found->count > 0)
-		es_rule_state(state, &event);
-	for (int i = 0; i < found->count; i++)
-		es_operation_apply(&found->operations[i], state, &event);
+	applied = apply_list(rules->of_every_event, state, event, absent);
+	if (apply_list(own, state, event, absent))
+		applied = true;
 	error_context_stack = callback.previous;
+	return applied;
+}
+
+bool
+es_rules_apply(const Rules *rules, State *state, const Datum *values,
+			   const bool *nulls)
+{
+	RuleEvent event = {.event = {.values = values, .nulls = nulls}};
+
+	return apply(rules, state, &event);
+}
+
+bool
+es_rules_apply_to_row(const Rules *rules, State *state, const Datum *values,
+					  const bool *nulls, const JsonbValue *item)
+{
+	RuleEvent event = {.event = {.values = values, .nulls = nulls, .item = item}};
+	bool absent = es_state_root(state)->kind == NODE_NONE;
+	bool applied = apply(rules, state, &event);
+
+	if (absent && !applied)
+		es_node_clear(state, es_state_root(state));
+	return applied;
 }

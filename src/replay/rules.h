@@ -13,16 +13,28 @@ typedef struct Rules Rules;
 
 /*
  * Checks rules and prepares them, in the current memory context.  Reports
- * what is wrong as 22023, naming the rule.
+ * what is wrong as 22023, naming the rule.  "has_item" allows $.item in paths,
+ * which only rows of a view can have.
  */
-extern Rules *es_rules_parse(Jsonb *rules);
+extern Rules *es_rules_parse(Jsonb *rules, bool has_item);
 /* So many columns of an event, from the first, are looked at. */
 extern int es_rules_columns(const Rules *rules);
 /*
- * Changes the state as the rules for the event's type say.  Garbage goes to
- * the current memory context.
+ * Changes the state as the rules for every event and for the event's type say.
+ * Returns whether an operation applied: its conditions hold and the event has what
+ * it needs.  Where there was no state, unset and remove do not count.  The first
+ * event that has operations begins the state, even if none applies.  Garbage goes
+ * to the current memory context.
  */
-extern void es_rules_apply(const Rules *rules, State *state, Datum *values,
-						   bool *nulls);
+extern bool es_rules_apply(const Rules *rules, State *state,
+						   const Datum *values, const bool *nulls);
+/*
+ * The same for a row of a view, whose state is NULL where there is no row: if no
+ * operation applies, none is made.  "item" is what $.item is; NULL = nothing.
+ * Whoever has several rows for an event gives its payload detoasted.
+ */
+extern bool es_rules_apply_to_row(const Rules *rules, State *state,
+								  const Datum *values, const bool *nulls,
+								  const JsonbValue *item);
 
 #endif /* ES_RULES_H */

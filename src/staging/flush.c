@@ -25,7 +25,6 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -36,6 +35,7 @@
 #include "ground/metrics.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
+#include "ground/transaction.h"
 #include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "staging/drain.h"
@@ -64,39 +64,6 @@ static int64
 milliseconds_until(TimestampTz end)
 {
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
-}
-
-/*
- * Runs work in a subtransaction, which is rolled back on an error, that is
- * returned, and when the work says so by returning false.
- */
-static ErrorData *
-in_subtransaction(bool (*work)(void *arg), void *arg)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		if (work(arg))
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return error;
 }
 
 /* ---------- settling ---------- */
@@ -229,7 +196,7 @@ drain_for_settling(void *arg)
 static void
 drain_here(Settling *settling)
 {
-	ErrorData *error = in_subtransaction(drain_for_settling, settling);
+	ErrorData *error = es_in_subtransaction(drain_for_settling, settling);
 
 	if (error != NULL)
 		ReThrowError(error);
@@ -419,7 +386,7 @@ round_within(int64 timeout, RoundResult *result)
 	if (timeout <= 0)
 		return false;
 	start_clock(timeout);
-	error = in_subtransaction(run_round, result);
+	error = es_in_subtransaction(run_round, result);
 	stop_clock();
 	if (error != NULL &&
 		(!time_is_up || error->sqlerrcode != ERRCODE_QUERY_CANCELED))

@@ -1,24 +1,23 @@
 /*
  * segment.h
- *		The life of the segments.
+ *		The space of the segments.
  */
 #ifndef ES_SEGMENT_H
 #define ES_SEGMENT_H
 
-/* Puts the row of store_state there that a store must have. */
-extern void es_make_store_state(void);
+#include "ground/catalog.h"
+#include "ground/shmem.h"
+#include "staging/staging_state.h"
+
 /*
- * Finds out what is staged, and opens staging if somebody wants that or it may not
- * be empty: tells a clean restart from a loss (a new epoch), marks store_state
- * dirty.  Needs a transaction of its own, and staging is open, or known to be
- * closed, once that committed.  Only the worker calls it.
+ * Whether a segment is as new.  One without rows may still have entries in its
+ * indexes, if truncating it failed half way; new rows would be found by them.
  */
-extern void es_open_staging(SharedDatabase *db);
-/*
- * Marks staging closed and store_state clean if it is empty and nobody is
- * writing; returns whether it did.  Needs a transaction of its own.
- */
-extern bool es_close_staging(void);
+extern bool es_is_pristine(const StagingSegment *segment);
+/* Notes that the rows of a segment are given up; ranges may become one. */
+extern void es_note_lost(SharedDatabase *db, const SharedSegment *segment);
+/* Truncates what is drained, but for a little that snapshots may show. */
+extern void es_truncate_drained(SharedDatabase *db, bool active_too);
 /*
  * Starts a new segment when the active one is large, once the transaction has
  * committed (then true); truncates those that are drained.  Needs a transaction

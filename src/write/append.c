@@ -61,6 +61,7 @@
 #include "staging/staged_scan.h"
 #include "staging/staging.h"
 #include "write/append.h"
+#include "write/cause.h"
 #include "write/event_input.h"
 
 const char *const es_outcome_names[] = {"appended", "duplicate", "conflict"};
@@ -699,6 +700,7 @@ es_append(AppendCall *append, Durability wanted, bool single)
 	PreventCommandIfReadOnly(append->function);
 	PreventCommandIfParallelMode(append->function);
 	(void) es_own_store();
+	es_follow_cause(&append->list);
 	group_by_aggregate(append, single);
 	check_ids_distinct(append);
 	append->durability = es_admit(wanted, append->list.count);

@@ -46,6 +46,7 @@
 #include "ground/settings.h"
 #include "ground/transaction.h"
 #include "log/log.h"
+#include "log/view_owner.h"
 #include "log/view_table.h"
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
@@ -234,6 +235,7 @@ retry_views(Retry *retry)
 													table->tupdesc, 5, &isnull));
 		es_lock_pair(ES_LOCK_VIEW_KEY,
 					 es_pair_hash(write.view_name, write.view_key));
+		es_refuse_kept_view(write.view_name);
 		(void) es_write_views(&write, 1, false);
 	}
 	es_end(&scope);

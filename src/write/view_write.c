@@ -39,6 +39,7 @@
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "ground/transaction.h"
+#include "log/view_owner.h"
 #include "log/view_table.h"
 #include "staging/flush.h"
 #include "staging/own_rows.h"
@@ -306,6 +307,7 @@ put_writes(const ViewWrite *writes, const ViewExpectation *expected, int count,
 		hashes[i] = es_pair_hash(writes[i].view_name, writes[i].view_key);
 	es_lock_pairs(ES_LOCK_VIEW_KEY, hashes, count);
 	pfree(hashes);
+	es_refuse_kept_view(writes[0].view_name);
 
 	if (durability == ES_STAGED)
 		return stage_views(writes, expected, count);
@@ -380,12 +382,19 @@ others_staged(void *arg)
 	return others;
 }
 
+void
+es_settle_view(Datum view_name)
+{
+	if (others_staged(&view_name))
+		es_settle(others_staged, &view_name);
+}
+
 int64
 es_clear_view_writes(Datum view_name)
 {
 	es_note_write();
-	if (others_staged(&view_name))
-		es_settle(others_staged, &view_name);
+	es_refuse_kept_view(view_name);
+	es_settle_view(view_name);
 	es_move_own_rows();
 	es_note_durable_write();
 	return es_clear_durable_view(view_name);

@@ -30,6 +30,8 @@ extern int64 es_put_view_writes(const ViewWrite *writes,
  * transaction's own snapshot does not show what is known of the key now.
  */
 extern void es_lock_view_key(Datum view_name, Datum view_key);
+/* Waits until what others have staged of a view is durable. */
+extern void es_settle_view(Datum view_name);
 /* Removes all rows of a view, staged ones too; returns how many there were. */
 extern int64 es_clear_view_writes(Datum view_name);
 

@@ -58,7 +58,7 @@ CREATE FUNCTION pg_temp.losses(OUT loss text, OUT part text, OUT needed boolean)
     UNION ALL
     SELECT format('DROP SEQUENCE event_store.%I', p.owner), p.owner, true
       FROM pg_temp.parts p
-     WHERE p.part LIKE 'sequence %' AND p.owner IN ('global_position_seq', 'log_identity')
+     WHERE p.part LIKE 'sequence %' AND p.owner IN ('global_position_seq', 'log_identity', 'fencing_number_seq', 'fencing_identity')
     UNION ALL
     SELECT format('DROP TABLE event_store.%I', p.owner), p.owner, true
       FROM pg_temp.parts p WHERE p.part LIKE 'table %' AND p.owner <> 'domain_events'

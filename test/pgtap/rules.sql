@@ -14,6 +14,22 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pg_temp.is_number(value jsonb) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN coalesce(pg_temp.number(value) IS NOT NULL, false);
+EXCEPTION WHEN raise_exception THEN
+    RETURN false;
+END
+$$;
+
+-- The first in the order of numbers, then other strings.
+CREATE FUNCTION pg_temp.least_of(a jsonb, b jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE AS $$
+    SELECT v FROM (VALUES (1, a), (2, b)) l (n, v)
+     ORDER BY pg_temp.is_number(v) DESC, CASE WHEN pg_temp.is_number(v) THEN pg_temp.number(v) END, (v #>> '{}') COLLATE "C", n LIMIT 1;
+$$;
+
 -- What the operation makes of its target; NULL stands for no value.
 CREATE FUNCTION pg_temp.changed(target jsonb, operation jsonb, value jsonb, factor numeric) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE AS $$
@@ -23,6 +39,18 @@ BEGIN
     CASE operation ->> 'op'
         WHEN 'set', 'put_into' THEN
             RETURN value;
+        WHEN 'set_once' THEN
+            RETURN coalesce(target, value);
+        WHEN 'min', 'max' THEN
+            IF jsonb_typeof(target) NOT IN ('number', 'string') OR jsonb_typeof(value) NOT IN ('number', 'string') THEN
+                RAISE 'no order';
+            ELSIF target IS NULL THEN
+                RETURN value;
+            ELSIF pg_temp.is_number(target) AND pg_temp.is_number(value) AND pg_temp.number(target) = pg_temp.number(value) THEN
+                RETURN target;
+            END IF;
+            RETURN CASE operation ->> 'op' WHEN 'min' THEN pg_temp.least_of(target, value)
+                        ELSE CASE pg_temp.least_of(target, value) WHEN target THEN value ELSE target END END;
         WHEN 'merge' THEN
             RETURN pg_temp.merge_patch(target, value);
         WHEN 'increment' THEN
@@ -108,11 +136,35 @@ BEGIN
 END
 $$;
 
+-- Whether a comparison holds.
+CREATE FUNCTION pg_temp.holds(comparison jsonb, event jsonb) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    had jsonb := pg_temp.found(event, comparison ->> 'path');
+    kind text := (SELECT k FROM jsonb_object_keys(comparison) k WHERE k <> 'path');
+    given jsonb := comparison -> kind;
+    order_of int;
+BEGIN
+    IF pg_temp.is_number(given) AND pg_temp.is_number(had) THEN
+        order_of := sign(pg_temp.number(had) - pg_temp.number(given));
+    ELSIF NOT pg_temp.is_number(given) AND jsonb_typeof(had) = 'string' THEN
+        order_of := CASE WHEN (had #>> '{}') COLLATE "C" < given #>> '{}' THEN -1 WHEN (had #>> '{}') COLLATE "C" > given #>> '{}' THEN 1 END;
+    END IF;
+    RETURN CASE kind
+        WHEN 'is' THEN coalesce(had = given, false)
+        WHEN 'is_not' THEN coalesce(had <> given, true)
+        WHEN 'in' THEN coalesce((SELECT bool_or(e = had) FROM jsonb_array_elements(given) e), false)
+        WHEN 'exists' THEN (had IS NOT NULL) = given::boolean
+        WHEN 'less' THEN coalesce(order_of < 0, false)
+        WHEN 'greater' THEN coalesce(order_of > 0, false) END;
+END
+$$;
+
 -- The state after one event.
 CREATE FUNCTION pg_temp.folded(state jsonb, rules jsonb, event jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    operations jsonb := rules -> 'events' -> (event ->> 'event_type');
+    operations jsonb := coalesce(rules -> 'events' -> '*', '[]') || (rules -> 'events' -> (event ->> 'event_type'));
     operation jsonb;
     value jsonb;
     key jsonb;
@@ -122,6 +174,8 @@ BEGIN
         state := coalesce(state, rules -> 'initial', '{}');
     END IF;
     FOR operation IN SELECT * FROM jsonb_array_elements(operations) LOOP
+        CONTINUE WHEN NOT coalesce((SELECT bool_and(pg_temp.holds(c, event)) FROM jsonb_array_elements(
+            CASE jsonb_typeof(operation -> 'when') WHEN 'object' THEN jsonb_build_array(operation -> 'when') ELSE operation -> 'when' END) c), true);
         value := coalesce(operation -> 'value', pg_temp.found(event, operation ->> 'from'), operation -> 'default');
         key := coalesce(operation -> 'key' -> 'value', pg_temp.found(event, operation ->> 'key'));
         factor := CASE jsonb_typeof(operation -> 'times') WHEN 'number' THEN operation -> 'times'
@@ -129,6 +183,8 @@ BEGIN
         CONTINUE WHEN value IS NULL AND operation ->> 'op' <> 'unset' OR operation ? 'key' AND key IS NULL OR factor IS NULL;
         IF jsonb_typeof(key) IN ('null', 'array', 'object') THEN
             RAISE 'not a name';
+        ELSIF operation ->> 'op' IN ('min', 'max') AND jsonb_typeof(value) NOT IN ('number', 'string') THEN
+            RAISE 'no order';
         END IF;
         state := coalesce(state, rules -> 'initial', '{}');
         IF operation ->> 'op' = 'unset' AND operation ->> 'path' = '$' AND key IS NULL THEN
@@ -159,18 +215,33 @@ BEGIN
         WHEN 'b' THEN (SELECT coalesce(jsonb_agg(pg_temp.random_value(pg_temp.one_of('a', 'b', 'c', 'c', 'x'), depth + 1)), '[]')
                          FROM generate_series(1, floor(random() * 5)::int))
         WHEN 'c' THEN CASE WHEN random() < 0.5 THEN to_jsonb((random() * 4)::int)
-                           ELSE to_jsonb(((random() * 4)::numeric(10, 1))::text) END
+                           ELSE to_jsonb(((random() * 14)::numeric(10, 1))::text) END
         WHEN 'n' THEN 'null'
         ELSE pg_temp.one_of('"x"', '"b"', 'true', 'false', '"1e3"', '1.50')::jsonb END;
+END
+$$;
+
+CREATE FUNCTION pg_temp.random_comparison() RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    kind text := pg_temp.one_of('is', 'is_not', 'in', 'exists', 'less', 'greater');
+BEGIN
+    RETURN jsonb_build_object('path', pg_temp.one_of('$.payload.c', '$.payload.c', '$.payload.d', '$.payload.b[0]', '$.payload.a.c', '$.payload.k', '$.event_type'),
+        kind, CASE kind WHEN 'exists' THEN pg_temp.one_of('true', 'false')::jsonb
+                        WHEN 'in' THEN jsonb_build_array(pg_temp.random_value('c'), pg_temp.random_value('d'), '"b"'::jsonb)
+                        WHEN 'is' THEN pg_temp.random_value(pg_temp.one_of('c', 'c', 'd'))
+                        WHEN 'is_not' THEN pg_temp.random_value(pg_temp.one_of('c', 'd'))
+                        ELSE pg_temp.one_of('2', '"1.5"', '"b"', '0')::jsonb END);
 END
 $$;
 
 CREATE FUNCTION pg_temp.random_operation() RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
-    op text := pg_temp.one_of('set', 'set', 'merge', 'unset', 'increment', 'increment', 'append', 'append', 'remove', 'put_into');
+    op text := pg_temp.one_of('set', 'set', 'merge', 'unset', 'increment', 'increment', 'append', 'append', 'remove', 'put_into',
+                              'min', 'max', 'set_once');
     holds text := CASE WHEN random() < 0.05 THEN pg_temp.one_of('a', 'b', 'c', 'd')
-                       WHEN op IN ('append', 'remove') THEN 'b' WHEN op = 'increment' THEN 'c' WHEN op = 'put_into' THEN 'a'
+                       WHEN op IN ('append', 'remove') THEN 'b' WHEN op IN ('increment', 'min', 'max') THEN 'c' WHEN op = 'put_into' THEN 'a'
                        WHEN op = 'merge' THEN pg_temp.one_of('a', 'd') ELSE pg_temp.one_of('a', 'b', 'c', 'd') END;
     element text := CASE WHEN op IN ('append', 'remove', 'put_into') THEN pg_temp.one_of('a', 'c', 'c', 'x') ELSE holds END;
     made jsonb := jsonb_build_object('op', op, 'path',
@@ -180,15 +251,19 @@ BEGIN
     IF op = 'put_into' OR random() < 0.08 THEN
         made := made || jsonb_build_object('key', pg_temp.one_of('"$.payload.k"', '"$.payload.k"', '{"value": "c"}', '"$.event_type"')::jsonb);
     END IF;
+    IF random() < 0.3 THEN
+        made := made || jsonb_build_object('when', CASE WHEN random() < 0.5 THEN pg_temp.random_comparison()
+                                                        ELSE jsonb_build_array(pg_temp.random_comparison(), pg_temp.random_comparison()) END);
+    END IF;
     IF op = 'unset' THEN
         RETURN made;
     ELSIF random() < 0.3 OR op = 'increment' AND random() < 0.3 THEN
-        made := made || jsonb_build_object('value', CASE op WHEN 'increment' THEN pg_temp.one_of('1', '"0.25"', '-3.0')::jsonb
+        made := made || jsonb_build_object('value', CASE WHEN op IN ('increment', 'min', 'max') THEN pg_temp.one_of('1', '"0.25"', '-3.0')::jsonb
                                                             ELSE pg_temp.random_value(element) END);
     ELSE
         made := made || jsonb_build_object('from', '$.payload' || pg_temp.one_of('', '', '.a', '.b[0]', '.b[-1]') || '.' || CASE element WHEN 'x' THEN 'd' ELSE element END);
         IF random() < 0.2 THEN
-            made := made || jsonb_build_object('default', CASE op WHEN 'increment' THEN '2' ELSE pg_temp.random_value(element) END);
+            made := made || jsonb_build_object('default', CASE WHEN op IN ('increment', 'min', 'max') THEN '2' ELSE pg_temp.random_value(element) END);
         END IF;
     END IF;
     IF op = 'increment' AND random() < 0.3 THEN
@@ -205,7 +280,7 @@ CREATE TEMPORARY TABLE trials AS
 SELECT t, jsonb_build_object('initial', pg_temp.random_value('a'), 'events', (
            SELECT jsonb_object_agg(type, operations) FROM (
                SELECT type, (SELECT coalesce(jsonb_agg(pg_temp.random_operation()), '[]') FROM generate_series(1, floor(random() * 4)::int + 0 * (t + n))) AS operations
-                 FROM (VALUES ('b', 1), ('c', 2), ('d', 3)) y (type, n)) z)) AS rules
+                 FROM (VALUES ('b', 1), ('c', 2), ('d', 3), ('*', 4)) y (type, n) WHERE type <> '*' OR t % 4 = 0) z)) AS rules
   FROM generate_series(1, 1000) t;
 DELETE FROM trials WHERE jsonb_typeof(rules -> 'initial') <> 'object';
 CREATE TEMPORARY TABLE events AS

@@ -1,6 +1,7 @@
 # No position is given twice: a log that goes on from an older state of itself
 # jumps beyond what may have been given after that state, and a consumer whose
-# position was never given is told so.
+# position was never given is told so.  What the owner writes around the API is
+# passed over, too.
 
 use strict;
 use warnings;
@@ -140,6 +141,13 @@ jumps($primary, 'copied', $after_dump, 'a copy of the database');
 my $next = append($primary, 'shop');
 cmp_ok($next, '>', $after_dump, 'the log itself goes on');
 cmp_ok($next, '<', $after_dump + 100_000, 'without a jump');
+
+# ---------- rows that the owner writes around the API
+
+$primary->safe_psql('shop', sprintf(q{
+	INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
+	VALUES (%d, 'Log', 'around', 1, gen_random_uuid(), 'Added', '{}', now(), now())}, $next + 1));
+is(eval { append($primary, 'shop') }, $next + 2, 'an append goes on behind a row that the owner writes');
 
 $primary->stop;
 done_testing();

@@ -84,7 +84,14 @@ SELECT event_store.set_reducer_rules('Permit', jsonb_build_object(
                 {"op": "unset", "path": "$.resources", "key": "$.payload.resource"},
                 {"op": "remove", "path": "$.sent", "value": 4}]'
             ELSE '[]' END)
-        FROM (SELECT DISTINCT activity FROM input) a)));
+        FROM (SELECT DISTINCT activity FROM input) a) || '{"*": [
+            {"op": "set_once", "path": "$.first", "from": "$.payload.resource"},
+            {"op": "min", "path": "$.cheapest", "from": "$.payload.cost"},
+            {"op": "max", "path": "$.highest.task", "from": "$.payload.task"},
+            {"op": "increment", "path": "$.costly", "value": 1, "when": {"path": "$.payload.cost", "greater": "49.995"}},
+            {"op": "increment", "path": "$.near", "from": "$.payload.weight", "when": [
+                {"path": "$.payload.channel", "in": ["Internet", "Desk"]}, {"path": "$.payload.attributes.line", "exists": true},
+                {"path": "$.payload.attributes.line", "is_not": null}, {"path": "$.payload.task", "less": "task-44"}]}]}'::jsonb));
 });
 
 # ---------- what plain SQL says of every case at every sequence
@@ -99,6 +106,9 @@ SELECT k.id, k.sequence, jsonb_build_object(
                SELECT activity, count(*) AS c FROM input i WHERE i.id = k.id AND i.sequence <= k.sequence GROUP BY 1) x),
            'cost', sum(i.cost)::text,
            'debt', (-sum(i.cost * i.weight))::text,
+           'first', (array_agg(i.resource ORDER BY i.sequence))[1],
+           'cheapest', min(i.cost)::text,
+           'highest', jsonb_build_object('task', max(i.task COLLATE "C")),
            'tasks', jsonb_agg(i.task ORDER BY i.sequence),
            'work', coalesce(jsonb_agg(jsonb_build_object('resource', i.resource, 'task', i.task) ORDER BY i.sequence)
                             FILTER (WHERE NOT EXISTS (
@@ -107,6 +117,9 @@ SELECT k.id, k.sequence, jsonb_build_object(
            'resources', coalesce((SELECT jsonb_object_agg(resource, jsonb_build_object('resource', resource, 'task', task)) FROM (
                SELECT DISTINCT ON (resource) * FROM input i WHERE i.id = k.id AND i.sequence <= k.sequence
                 ORDER BY resource, sequence DESC) l WHERE activity NOT LIKE 'T10%'), '{}'))
+       || jsonb_strip_nulls(jsonb_build_object(
+           'costly', nullif(count(*) FILTER (WHERE i.cost > 49.995), 0),
+           'near', sum(i.weight) FILTER (WHERE i.channel IN ('Internet', 'Desk') AND i.attributes ->> 'line' IS NOT NULL AND i.task < 'task-44' COLLATE "C")))
        || CASE WHEN bool_or(i.activity = 'Confirmation of receipt') THEN '{"confirmed": {"confirmed": true}}'::jsonb ELSE '{}' END
        || coalesce((SELECT jsonb_build_object('sent', coalesce(jsonb_agg(sequence ORDER BY sequence) FILTER (
                                WHERE NOT (sequence = 4 AND EXISTS (SELECT FROM input r WHERE r.id = k.id AND r.activity LIKE 'T10%'

@@ -41,6 +41,8 @@ stage($node, 'shop', 'waiting', 2, 1);
 sql(q{SELECT event_store.put_view('Orders', 'o-1', '{}')});
 error_of($node, 'shop', q{SELECT event_store.append_event('Order', 'o-1', 0, 'Placed')});
 
+sql(q{SELECT event_store.create_subscription('mail', ARRAY['Order']), event_store.create_subscription(E'a "name"\\\\\n')});
+
 # as psql prints it, which is how a scraper without a driver gets it
 my ($status, $text) = $node->psql('shop', 'SELECT event_store.openmetrics()');
 $text .= "\n";
@@ -65,7 +67,7 @@ foreach my $line (@lines)
 		$into->{$family} = $value;
 		push @order, $family if $what eq 'TYPE';
 	}
-	elsif ($line =~ /^([a-z_]+)(\{(?:[a-z]+="[^"\\]*",?)*\})? ($number)$/)
+	elsif ($line =~ /^([a-z_]+)(\{(?:[a-z]+="(?:[^"\\]|\\["\\n])*",?)*\})? ($number)$/)
 	{
 		my ($name, $labels, $value) = ($1, $2 // '', $3);
 		my $family = $name;

@@ -78,6 +78,18 @@ my @commands = (
 	'REINDEX TABLE event_store.domain_events');
 
 sql(q{SELECT event_store.append_event('T', 'a', NULL, 'x')});
+sql(q{SELECT event_store.create_subscription('mail')});
+my $lag = q{SELECT concat_ws(' ', name, value) FROM event_store.metrics WHERE metric = 'subscription.lag'};
+is(answer($lag), 'mail 1', 'how far a subscription is behind is known');
+foreach my $table (qw(domain_events subscriptions subscription_positions parked_events store_state))
+{
+	hold("LOCK TABLE event_store.$table");
+	is(answer($lag), '', "not while somebody has locked $table, who is not waited for");
+	release();
+}
+hold('REINDEX INDEX event_store.subscription_positions_pkey');
+is(answer($lag), '', 'nor while he has locked an index');
+release();
 foreach my $command (@commands)
 {
 	hold($command);

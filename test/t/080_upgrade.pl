@@ -397,6 +397,12 @@ sql('old', "ALTER EXTENSION event_store UPDATE; SELECT event_store.create_store(
 same_as_fresh('old');
 is_deeply(data_of('old'), $all, 'and forth');
 
+# what stood in the log before there were subscriptions is given by one
+sql('old', q{SELECT event_store.create_subscription('all')});
+cmp_ok(sql('old', q{SELECT count(*) FROM event_store.next_events('all', 1)}), '==', 1, 'a subscription begins');
+is(sql('old', q{SELECT array_agg(n.global_position) = (SELECT array_agg(e.global_position ORDER BY 1) FROM event_store.domain_events e
+		WHERE e.global_position > (SELECT position FROM event_store.subscription_status)) FROM event_store.next_events('all', 10000) n}), 't', 'and goes on over all of them');
+
 # ---------- and a version that this library does not know yet
 
 sql('old', q{UPDATE pg_extension SET extversion = '9.10.0' WHERE extname = 'event_store'});

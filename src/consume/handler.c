@@ -1,0 +1,483 @@
+/*
+ * handler.c
+ *		Functions of users that handle events: which one it is, and how it is called.
+ *
+ * A handler is somebody else's code.  It runs as its owner, who was the one to
+ * register it, as a security-restricted operation and with a pinned search_path: so it
+ * cannot take another role, and leaves no temporary table, cursor or
+ * prepared statement to the session.  What it sets ends with the call.  Deferred triggers
+ * cannot wait for the end of the transaction then, so all constraints
+ * are immediate from the first call on, and triggers run in the call that they are due to.
+ *
+ * A call has a time.  When that is over it is cancelled, and counts as a failure of
+ * the event, also when the handler has caught that.  In a projector a call that lasts
+ * twice as long ends the process, since no code can catch that, and the next process
+ * learns from shared memory which call it was.
+ *
+ * A handler is kept by its signature, and looked up at each use: it may be dropped and made
+ * again.  Its owner must still be the same.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "nodes/value.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/uuid.h"
+#include "utils/varlena.h"
+
+#include "consume/handler.h"
+#include "consume/pace.h"
+#include "consume/projection.h"
+#include "ground/catalog.h"
+#include "ground/compat.h"
+#include "ground/event.h"
+#include "write/cause.h"
+
+/* What a handler finds unless it sets a search_path itself. */
+#define HANDLER_SEARCH_PATH "pg_catalog, pg_temp"
+
+typedef enum Form
+{
+	NO_HANDLER,
+	OF_EVENT,  /* (event) */
+	OF_EVENTS, /* (event[]) */
+	OF_NOTHING /* a reset */
+} Form;
+
+/* A function, as it stands in the catalog now. */
+typedef struct Handler
+{
+	Oid function;
+	Oid owner;
+	Form form;
+} Handler;
+
+/* ---------- which one ---------- */
+
+static Form
+form_of(Form_pg_proc proc)
+{
+	Oid event = es_store()->event_type;
+
+	if (proc->prokind != PROKIND_FUNCTION || proc->proretset ||
+		proc->prorettype != VOIDOID || proc->pronargs > 1)
+		return NO_HANDLER;
+	if (proc->pronargs == 0)
+		return OF_NOTHING;
+	if (proc->proargtypes.values[0] == event)
+		return OF_EVENT;
+	return proc->proargtypes.values[0] == get_array_type(event) ? OF_EVENTS
+																: NO_HANDLER;
+}
+
+static Handler
+look_at(Oid function)
+{
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Handler handler = {.function = function};
+	Form_pg_proc proc;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("function with OID %u does not exist", function)));
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	handler.owner = proc->proowner;
+	handler.form = form_of(proc);
+	ReleaseSysCache(tuple);
+	return handler;
+}
+
+Datum
+es_handler_signature(Oid function, bool reset, Oid *owner)
+{
+	Handler handler = look_at(function);
+	char *name = format_procedure_qualified(function);
+
+	if (handler.form == NO_HANDLER || (handler.form == OF_NOTHING) != reset)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("function %s cannot %s", name,
+						reset ? "reset a projection" : "be a handler"),
+				 reset
+					 ? errdetail("To reset is a function () RETURNS void.")
+					 : errdetail("A handler is a function (events event_store.event[]) RETURNS void, or (event event_store.event) RETURNS void.")));
+	if (isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("function %s is temporary and cannot be registered",
+							   name)));
+	if (!object_ownercheck(ProcedureRelationId, function, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, name);
+	*owner = handler.owner;
+	return CStringGetTextDatum(name);
+}
+
+/* The function that a signature stands for now; InvalidOid if there is none. */
+static Oid
+function_of(Datum signature)
+{
+	char *name = TextDatumGetCString(signature);
+	char *arguments = strrchr(name, '(');
+	Oid event = es_store()->event_type;
+	Oid argument =
+		strstr(arguments, "[]") != NULL ? get_array_type(event) : event;
+	bool reset = strcmp(arguments, "()") == 0;
+	List *parts;
+	Oid schema;
+
+	*arguments = '\0';
+	parts = textToQualifiedNameList(cstring_to_text(name));
+	schema = get_namespace_oid(strVal(linitial(parts)), true);
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum(strVal(lsecond(parts))),
+						   PointerGetDatum(buildoidvector(&argument,
+														  reset ? 0 : 1)),
+						   ObjectIdGetDatum(schema));
+}
+
+/* The function of a signature, which must be what it was when it was registered. */
+static Handler
+find_handler(const Projection *projection, Datum signature)
+{
+	Oid function = function_of(signature);
+	char *name = TextDatumGetCString(signature);
+	char *owner = TextDatumGetCString(projection->handler_owner);
+	Handler handler;
+
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler %s of projection \"%s\" does not exist", name,
+						TextDatumGetCString(projection->name)),
+				 errhint("Create the function again, then call resume_subscription().")));
+	handler = look_at(function);
+	if (handler.owner != get_role_oid(owner, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("handler %s of projection \"%s\" does not belong to role \"%s\"",
+						name, TextDatumGetCString(projection->name), owner),
+				 errhint("If it is to be used, drop the projection and register it again.")));
+	if (handler.form == NO_HANDLER)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("function %s cannot be a handler any more", name)));
+	return handler;
+}
+
+static bool
+may_connect(Oid role)
+{
+	return object_aclcheck(DatabaseRelationId, MyDatabaseId, role,
+						   ACL_CONNECT) == ACLCHECK_OK;
+}
+
+static bool
+may_log_in(Oid role)
+{
+	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool may = HeapTupleIsValid(tuple) &&
+			   ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return may;
+}
+
+bool
+es_may_run_projector(Oid role)
+{
+	return may_log_in(role) && may_connect(role);
+}
+
+void
+es_check_projector_role(Oid role)
+{
+	if (es_may_run_projector(role))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("role \"%s\", which the handler runs as, lacks %s",
+					GetUserNameFromId(role, false),
+					may_connect(role)  ? "LOGIN"
+					: may_log_in(role) ? "CONNECT on this database"
+									   : "LOGIN, and CONNECT on this database"),
+			 errdetail("A process connects as that role to run the handler."),
+			 errhint("Grant what is missing, or give the function to another role.")));
+}
+
+/* ---------- the time of a call ---------- */
+
+static TimeoutId cancel_timeout;
+static TimeoutId end_timeout;
+static bool timeouts_registered = false;
+static volatile sig_atomic_t overdue = false;
+static volatile sig_atomic_t given_up = false;
+static bool ends_process = false;
+static const ProjectionBatch *running = NULL;
+
+static void
+cancel_call(void)
+{
+	overdue = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* It did not end when it was cancelled. */
+static void
+end_call(void)
+{
+	if (ends_process)
+	{
+		given_up = true;
+		ProcDiePending = true;
+	}
+	else
+		QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+note_given_up(int code, Datum arg)
+{
+	if (!given_up || running == NULL)
+		return;
+	es_note_overdue(running->projection->hash,
+					DatumGetInt64(running->events[running->done]
+									  .values[EV_GLOBAL_POSITION]),
+					running->exact ? 1 : running->count);
+	ereport(LOG,
+			errmsg_internal("event_store projector ends itself: handler %s of projection \"%s\" did not end when it was cancelled",
+							TextDatumGetCString(running->projection->handler),
+							TextDatumGetCString(running->projection->name)));
+}
+
+void
+es_let_handlers_end_process(void)
+{
+	ends_process = true;
+	before_shmem_exit(note_given_up, (Datum) 0);
+}
+
+bool
+es_handler_was_overdue(void)
+{
+	return overdue;
+}
+
+static void
+begin_time(int64 ms)
+{
+	EnableTimeoutParams params[2];
+
+	if (!timeouts_registered)
+	{
+		cancel_timeout = RegisterTimeout(USER_TIMEOUT, cancel_call);
+		end_timeout = RegisterTimeout(USER_TIMEOUT, end_call);
+		timeouts_registered = true;
+	}
+	overdue = false;
+	params[0] = (EnableTimeoutParams){.id = cancel_timeout,
+									  .type = TMPARAM_AFTER,
+									  .delay_ms = (int) ms};
+	params[1] = (EnableTimeoutParams){.id = end_timeout,
+									  .type = TMPARAM_AFTER,
+									  .delay_ms = (int) (2 * ms)};
+	enable_timeouts(params, 2);
+}
+
+static void
+end_time(void)
+{
+	const DisableTimeoutParams params[2] = {{.id = cancel_timeout},
+											{.id = end_timeout}};
+
+	disable_timeouts(params, 2);
+	/* what was to cancel the call must not cancel what comes after it */
+	if (overdue)
+		QueryCancelPending = false;
+}
+
+/* ---------- calling ---------- */
+
+/* What is deferred is due now; what comes is not deferred any more. */
+static void
+make_constraints_immediate(void)
+{
+	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
+}
+
+static void
+describe_call(void *arg)
+{
+	const ProjectionBatch *batch = arg;
+	const EventRow *event = &batch->events[batch->done];
+
+	errcontext("handler %s of projection \"%s\" at event %lld",
+			   TextDatumGetCString(batch->projection->handler),
+			   TextDatumGetCString(batch->projection->name),
+			   (long long) DatumGetInt64(event->values[EV_GLOBAL_POSITION]));
+}
+
+/* Calls a function as its owner; the second argument is its only one, or NULL. */
+static void
+call_as_owner(const Handler *handler, const Projection *projection,
+			  const Datum *argument)
+{
+	LOCAL_FCINFO(call, 1);
+	FmgrInfo function;
+	int settings = NewGUCNestLevel();
+	char lock_timeout[32];
+	Oid user;
+	int security;
+
+	fmgr_info(handler->function, &function);
+	InitFunctionCallInfoData(*call, &function, argument != NULL ? 1 : 0,
+							 InvalidOid, NULL, NULL);
+	if (argument != NULL)
+		call->args[0] = (NullableDatum){.value = *argument};
+	/* who waits for a lock has not failed: it gives up before its time is over */
+	snprintf(lock_timeout, sizeof(lock_timeout), "%lld",
+			 (long long) Max(projection->timeout / 2, 1));
+	(void) set_config_option("lock_timeout", lock_timeout, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("search_path", HANDLER_SEARCH_PATH, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(handler->owner, security |
+											   SECURITY_LOCAL_USERID_CHANGE |
+											   SECURITY_RESTRICTED_OPERATION);
+	(void) FunctionCallInvoke(call);
+	SetUserIdAndSecContext(user, security);
+	AtEOXact_GUC(false, settings);
+}
+
+/* A call with its time, and with the event that causes what is appended. */
+static void
+call_in_time(const Handler *handler, ProjectionBatch *batch, Datum argument,
+			 const EventRow *cause, bool several)
+{
+	running = batch;
+	es_set_cause(cause, several);
+	begin_time(batch->projection->timeout);
+	PG_TRY();
+	{
+		call_as_owner(handler, batch->projection, &argument);
+	}
+	PG_FINALLY();
+	{
+		end_time();
+		es_set_cause(NULL, false);
+		running = NULL;
+	}
+	PG_END_TRY();
+	if (overdue)
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
+						errmsg("the handler has taken longer than its timeout")));
+	CommandCounterIncrement();
+}
+
+static Datum
+event_datum(TupleDesc desc, EventRow *event)
+{
+	return HeapTupleGetDatum(heap_form_tuple(desc, event->values, event->nulls));
+}
+
+/* Event by event, until one has been reacted to. */
+static void
+call_with_each(const Handler *handler, ProjectionBatch *batch)
+{
+	TupleDesc desc = es_event_desc();
+	MemoryContext per_event =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store handled event",
+							  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(per_event);
+
+	while (batch->done < batch->count && !batch->ends)
+	{
+		EventRow *event = &batch->events[batch->done];
+
+		CHECK_FOR_INTERRUPTS();
+		call_in_time(handler, batch, event_datum(desc, event), event, false);
+		batch->done++;
+		batch->ends = es_has_caused();
+		MemoryContextReset(per_event);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(per_event);
+}
+
+/* All in one call. */
+static void
+call_with_all(const Handler *handler, ProjectionBatch *batch)
+{
+	TupleDesc desc = es_event_desc();
+	Datum *events = palloc_array(Datum, batch->count);
+	ArrayType *array;
+
+	for (int i = 0; i < batch->count; i++)
+		events[i] = event_datum(desc, &batch->events[i]);
+	array = construct_array(events, batch->count, es_store()->event_type, -1,
+							false, TYPALIGN_DOUBLE);
+	call_in_time(handler, batch, PointerGetDatum(array), &batch->events[0],
+				 batch->count > 1);
+	/* it may have caught the refusal of its append */
+	if (es_has_caused() && batch->count > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the handler has appended to a batch of several events")));
+	batch->done = batch->count;
+	batch->ends = es_has_caused();
+}
+
+void
+es_apply_handler(ProjectionBatch *batch)
+{
+	ErrorContextCallback callback;
+	Handler handler;
+
+	batch->broken = true;
+	handler = find_handler(batch->projection, batch->projection->handler);
+	batch->broken = false;
+	batch->exact = handler.form == OF_EVENT;
+	make_constraints_immediate();
+	callback.previous = error_context_stack;
+	callback.callback = describe_call;
+	callback.arg = batch;
+	error_context_stack = &callback;
+	if (handler.form == OF_EVENTS)
+		call_with_all(&handler, batch);
+	else
+		call_with_each(&handler, batch);
+	error_context_stack = callback.previous;
+}
+
+void
+es_call_reset(const Projection *projection)
+{
+	Handler handler = find_handler(projection, projection->reset);
+
+	make_constraints_immediate();
+	call_as_owner(&handler, projection, NULL);
+}

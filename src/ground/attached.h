@@ -1,0 +1,29 @@
+/*
+ * attached.h
+ *		What an owner attaches to the tables of the store.
+ */
+#ifndef ES_ATTACHED_H
+#define ES_ATTACHED_H
+
+#include "lib/stringinfo.h"
+
+#include "ground/catalog.h"
+
+/*
+ * Whether writing to a table runs nothing but what create_store() put there:
+ * no triggers but the guard, which only fires for what we never do, no rules,
+ * no columns or defaults beyond our own, no CHECK constraints that are of
+ * another kind, no indexes that compute something.  "defaults" has a bit for
+ * each column that has one.
+ */
+extern bool es_is_plain(Oid relation, int columns, uint32 defaults);
+/* Adds the constraints that an INSERT may leave to the end of the transaction. */
+extern void es_list_deferrable(Oid relation, StringInfo list);
+/* Whether policies of row security hold for the owner of a table, too. */
+extern bool es_has_policies_for_owner(Oid relation);
+/* Whether a subscription of logical replication writes to a table. */
+extern bool es_is_subscribed(Oid relation);
+/* Looks for the optional indexes of domain_events, whatever their names. */
+extern void es_find_optional_indexes(Store *s);
+
+#endif /* ES_ATTACHED_H */

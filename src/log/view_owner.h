@@ -1,0 +1,19 @@
+/*
+ * view_owner.h
+ *		Views that a projection keeps.
+ */
+#ifndef ES_VIEW_OWNER_H
+#define ES_VIEW_OWNER_H
+
+/*
+ * VS008 where a projection keeps the view.  Until the transaction ends no projection
+ * can begin to.
+ */
+extern void es_refuse_kept_view(Datum view_name);
+/*
+ * Called by whoever has changed which views projections keep: all backends look again, once
+ * the transaction has committed.
+ */
+extern void es_note_kept_views(void);
+
+#endif /* ES_VIEW_OWNER_H */

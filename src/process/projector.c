@@ -1,0 +1,456 @@
+/*
+ * projector.c
+ *		The projector: a process that takes events into projections.
+ *
+ * The handler of a projection is code of its owner.  So it runs in a process that has
+ * connected as that role and has no other's rights to lose, and that nobody waits for:
+ * whatever it does, the worker drains, and other roles' projections
+ * go on in processes of their own.  One that goes from one projection to the
+ * next discards what the session may have kept.
+ *
+ * The worker starts a projector when a projection of a role without one has something to do
+ * (es_start_projectors, one of its jobs).  The projector gives the projections of its
+ * role turns, one batch each, who has waited longest first.  When none has anything
+ * to do it sleeps on its latch until the next transaction with events, or until a
+ * pause is over, and leaves after a minute.  When another role waits for its place
+ * it leaves as soon as each of its own has had a turn.
+ *
+ * A turn is one transaction.  What an error in it means project.c says; one that is no event's
+ * fault ends up here, and the projection pauses.
+ *
+ * SIGTERM ends it: the batch is rolled back, and its exit callback has the worker start
+ * the next one.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/discard.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "consume/due_projection.h"
+#include "consume/handler.h"
+#include "consume/pace.h"
+#include "consume/project.h"
+#include "consume/projection.h"
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/compat.h"
+#include "ground/projector_slot.h"
+#include "ground/settings.h"
+#include "ground/shmem.h"
+#include "process/process.h"
+#include "process/projector.h"
+
+/* One with nothing to do leaves after so long. */
+#define IDLE_EXIT_MS 60000
+/* A projection that somebody else is at is looked at again after so long. */
+#define BUSY_PAUSE_MS 50
+/* One of which something set aside is due, but not yet to be had, after this. */
+#define ASIDE_PAUSE_MS 1000
+
+PGDLLEXPORT void es_projector_main(Datum arg);
+
+/* What the process is told when it starts. */
+typedef struct Order
+{
+	Oid database;
+	Oid role;
+	int place;
+} Order;
+
+StaticAssertDecl(sizeof(Order) <= BGW_EXTRALEN, "an order fits into its place");
+
+/* ---------- starting ---------- */
+
+static void
+start_process(SharedDatabase *db, Oid role, int place)
+{
+	BackgroundWorker worker;
+	Order order = {.database = db->database, .role = role, .place = place};
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "es_projector_main",
+			sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN,
+			 "event_store projector of database %u, role %u", db->database, role);
+	strlcpy(worker.bgw_type, "event_store projector", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
+	memcpy(worker.bgw_extra, &order, sizeof(order));
+	if (RegisterDynamicBackgroundWorker(&worker, NULL))
+		return;
+	es_give_back_projector_place(db, place);
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("could not start an event_store projector"),
+			 errdetail("All processes for it are taken; it is tried again."),
+			 errhint("You might need to increase %s.", "max_worker_processes")));
+}
+
+static int
+compare_turns(const void *a, const void *b)
+{
+	TimestampTz x = ((const DueProjection *) a)->turn_at;
+	TimestampTz y = ((const DueProjection *) b)->turn_at;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/* The first of a role that nobody is there for; it takes a place if one is free. */
+static void
+start_one(SharedDatabase *db, const DueProjection *projection)
+{
+	int place;
+
+	if (projection->role_is_gone || (OidIsValid(projection->role) &&
+									 !es_may_run_projector(projection->role)))
+	{
+		es_note_pause(projection->hash,
+					  "the role that the handler runs as is gone, or lacks LOGIN or CONNECT");
+		es_want_projectors(db);
+		return;
+	}
+	place = es_take_projector_place(db, projection->role, es_projectors);
+	if (place >= 0)
+		start_process(db, projection->role, place);
+}
+
+/* Lists them, and has the next transaction with events say so if one waits for events. */
+static DueProjection *
+list_and_watch(SharedDatabase *db, int *count)
+{
+	DueProjection *list;
+	bool waits = false;
+
+	es_watch_events(db, true);
+	list = es_list_due_projections(count);
+	for (int i = 0; i < *count; i++)
+		waits = waits || list[i].waits;
+	if (!waits)
+		es_watch_events(db, false);
+	return list;
+}
+
+TimestampTz
+es_start_projectors(SharedDatabase *db)
+{
+	TimestampTz not_before = es_projector_start_at(db);
+	TimestampTz next = DT_NOEND;
+	TimestampTz now;
+	int count;
+	DueProjection *list = list_and_watch(db, &count);
+
+	qsort(list, count, sizeof(DueProjection), compare_turns);
+	now = GetCurrentTimestamp();
+	for (int i = 0; i < count; i++)
+	{
+		TimestampTz due = Max(list[i].due, not_before);
+
+		if (list[i].due == DT_NOEND || es_projector_present(db, list[i].role) ||
+			(OidIsValid(list[i].role) && es_projectors == 0))
+			continue;
+		if (due <= now)
+			start_one(db, &list[i]);
+		else
+			next = Min(next, due);
+	}
+	return next;
+}
+
+/* ---------- the process ---------- */
+
+typedef struct Projector
+{
+	SharedDatabase *db;
+	Oid role;
+	int place;
+	TimestampTz started_at;
+	TimestampTz worked_at; /* when it last had something to do */
+	uint64 last;		   /* the projection that had the last turn */
+
+	/* what was found by the last look, in "found" */
+	MemoryContext found;
+	DueProjection *list;
+	int count;
+	bool store_gone;
+
+	/* a turn */
+	DueProjection *next;
+	Projected result;
+} Projector;
+
+/* Whether the log shall tell of a failure: the first, the second, the fourth, ... */
+static bool
+is_worth_logging(uint64 projection)
+{
+	int failures = es_read_pace(projection).failures + 1;
+
+	return (failures & (failures - 1)) == 0;
+}
+
+static void
+note_failure(Projector *p, MemoryContext context)
+{
+	ErrorData *error;
+	uint64 projection = p->next == NULL ? 0 : p->next->hash;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (is_worth_logging(projection))
+		EmitErrorReport();
+	AbortCurrentTransaction();
+	FlushErrorState();
+	es_note_pause(projection,
+				  psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
+						   error->message));
+	RESUME_INTERRUPTS();
+}
+
+/* Runs something in a transaction of its own; false if that failed. */
+static bool
+in_transaction(Projector *p, void (*run)(Projector *p), const char *activity)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool succeeded = false;
+
+	es_begin_busy(false);
+	debug_query_string = activity;
+	pgstat_report_activity(STATE_RUNNING, activity);
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		p->store_gone = es_lock_store() == NULL || es_my_database() == NULL;
+		if (!p->store_gone)
+			run(p);
+		AfterTriggerFireDeferred();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		succeeded = true;
+	}
+	PG_CATCH();
+	{
+		note_failure(p, context);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	LockReleaseSession(USER_LOCKMETHOD);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	debug_query_string = NULL;
+	es_end_busy();
+	return succeeded;
+}
+
+/* What code of a projection may have left in the session goes before the next. */
+static void
+discard(Projector *p)
+{
+	DiscardStmt *all = makeNode(DiscardStmt);
+
+	all->target = DISCARD_ALL;
+	PopActiveSnapshot();
+	DiscardCommand(all, true);
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+look(Projector *p)
+{
+	MemoryContext caller = MemoryContextSwitchTo(p->found);
+
+	p->list = list_and_watch(p->db, &p->count);
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+take_turn(Projector *p)
+{
+	Projection projection;
+	int64 events = 0;
+
+	p->result = ES_PROJECTED_NOTHING;
+	es_note_projection_turn(p->next->hash);
+	if (!OidIsValid(p->role))
+		es_become_owner();
+	if (es_find_projection(p->next->name, &projection))
+		p->result = es_project(&projection, PG_INT32_MAX, false, &events);
+}
+
+/* The one of this role that is due and has waited longest; NULL = none. */
+static DueProjection *
+choose(const Projector *p, bool asked_to_go)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	DueProjection *next = NULL;
+
+	for (int i = 0; i < p->count; i++)
+	{
+		DueProjection *one = &p->list[i];
+
+		if (one->role != p->role || one->role_is_gone || one->due > now)
+			continue;
+		/* who is asked to go gives nobody a second turn */
+		if (asked_to_go && one->turn_at >= p->started_at)
+			continue;
+		if (next == NULL || one->turn_at < next->turn_at)
+			next = one;
+	}
+	return next;
+}
+
+/* Has the worker see to other roles that have something to do, and no process. */
+static void
+see_to_others(const Projector *p)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < p->count; i++)
+	{
+		const DueProjection *one = &p->list[i];
+
+		if (one->role == p->role || one->due > now ||
+			es_projector_present(p->db, one->role))
+			continue;
+		es_want_worker_to_start(p->db);
+		return;
+	}
+}
+
+/* When something of this role is due next, in ms; -1 = not by the clock. */
+static long
+time_until_due(const Projector *p)
+{
+	TimestampTz first = DT_NOEND;
+
+	for (int i = 0; i < p->count; i++)
+	{
+		if (p->list[i].role == p->role && !p->list[i].role_is_gone)
+			first = Min(first, p->list[i].due);
+	}
+	return first == DT_NOEND
+			   ? -1
+			   : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), first);
+}
+
+/* Nothing is due: sleeps, or leaves. */
+static void
+rest(Projector *p, uint32 wait_event)
+{
+	long left =
+		TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										TimestampTzPlusMilliseconds(p->worked_at,
+																	IDLE_EXIT_MS));
+	long due = time_until_due(p);
+
+	if ((p->count == 0 || (left == 0 && due < 0)) &&
+		es_retire_projector(p->db, p->place))
+		proc_exit(0);
+	es_sleep_on_latch(due >= 0 ? Min(due, Max(left, 1)) : Max(left, 1),
+					  wait_event);
+}
+
+/* One turn: of a projection that is due, or a rest. */
+static void
+go_on(Projector *p, uint32 wait_event)
+{
+	bool asked_to_go;
+
+	(void) es_heed_signals();
+	if (es_asked_to_leave() || (OidIsValid(p->role) && p->place > es_projectors))
+		proc_exit(0);
+	asked_to_go = es_begin_looking(p->db, p->place);
+	MemoryContextReset(p->found);
+	p->count = 0;
+	p->next = NULL;
+	if (!in_transaction(p, look, "look for events") || p->store_gone)
+		proc_exit(p->store_gone ? 0 : 1);
+	see_to_others(p);
+	p->next = choose(p, asked_to_go);
+	if (p->next == NULL && asked_to_go)
+		proc_exit(0);
+	if (p->next == NULL)
+	{
+		rest(p, wait_event);
+		return;
+	}
+	p->worked_at = GetCurrentTimestamp();
+	/* those of the store's owner run no code that keeps anything */
+	if (OidIsValid(p->role) && p->last != 0 && p->last != p->next->hash &&
+		!in_transaction(p, discard, "discard"))
+		proc_exit(1);
+	p->last = p->next->hash;
+	if (in_transaction(p, take_turn, "project") && p->result == ES_PROJECTED_BUSY)
+		es_rest_projection(p->next->hash, BUSY_PAUSE_MS);
+	else if (p->result == ES_PROJECTED_NOTHING && !p->next->by_log)
+		es_rest_projection(p->next->hash, ASIDE_PAUSE_MS);
+}
+
+/* A database's or role's settings must not change how it works. */
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] =
+		{{"default_transaction_isolation", "read committed"},
+		 {"default_transaction_read_only", "off"},
+		 {"default_transaction_deferrable", "off"},
+		 {"statement_timeout", "0"},
+		 {"idle_in_transaction_session_timeout", "0"},
+		 {"transaction_timeout", "0"}};
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+	{
+		/* not every version has all of them */
+		if (GetConfigOption(pinned[i][0], true, false) != NULL)
+			SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	}
+}
+
+void
+es_projector_main(Datum arg)
+{
+	Projector projector = {.db = es_database_numbered(DatumGetInt32(arg))};
+	Order order;
+	uint32 wait_event;
+
+	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
+	projector.role = order.role;
+	projector.place = order.place;
+	es_enter_process(NULL);
+	if (!es_enter_projector_place(projector.db, order.database, order.place,
+								  order.role))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(order.database, order.role, 0);
+	es_note_projector_arrived();
+	es_end_busy();
+	pin_settings();
+	es_let_handlers_end_process();
+	pgstat_report_appname("event_store projector");
+	wait_event = WaitEventExtensionNew("EventStoreProjectorMain");
+	MemoryContextSwitchTo(TopMemoryContext);
+	projector.found =
+		AllocSetContextCreate(TopMemoryContext, "event_store due projections",
+							  ALLOCSET_DEFAULT_SIZES);
+	projector.started_at = projector.worked_at = GetCurrentTimestamp();
+	for (;;)
+		go_on(&projector, wait_event);
+}
