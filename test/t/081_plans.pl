@@ -152,7 +152,8 @@ my @missing = grep { !$called{$_} } split /\n/, sql(q{
 	  FROM event_store.access_levels() a, unnest(a.routines) r (name)
 	  JOIN pg_catalog.pg_proc p ON p.proname = r.name AND p.pronamespace = 'event_store'::regnamespace
 	 WHERE a.level <> 'owner'
-	   AND p.prokind = 'f'});        -- EXPLAIN takes no CALL
+	   AND p.prokind = 'f'  -- EXPLAIN takes no CALL
+});
 is("@missing", '', 'every function that a level may call is called here');
 
 sub statement
