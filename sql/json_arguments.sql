@@ -136,6 +136,7 @@ SELECT count(*) FROM (SELECT (event_store.append_event('Json', 'star', NULL, 'T'
 SELECT event_store.aggregate_sequence('Json', 'star');
 SELECT a.last_sequence FROM event_store.append_event('Json', 'star', 6, 'T') a;
 
+SELECT event_store.drop_projection('json p');
 DELETE FROM event_store.processed_messages WHERE consumer = 'json';
 DROP TABLE calls, ways;
 DROP FUNCTION outcome(text, text, text, text), types_of(text), forget(), overload(text);

@@ -309,4 +309,4 @@ SELECT count(*) FROM event_store.claim_events('bad', 'c');
 RESET ROLE;
 DROP OWNED BY lease_consumer;
 DROP ROLE lease_consumer;
-SELECT count(event_store.drop_subscription(subscription_name)) FROM event_store.subscriptions;
+SELECT count(event_store.drop_subscription(subscription_name)) FROM event_store.subscriptions WHERE NOT projection;

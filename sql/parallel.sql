@@ -25,7 +25,7 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
          WHERE p.pronamespace = 'event_store'::regnamespace AND p.proparallel <> 's' AND l.lanname = 'c'
-           AND p.prorettype <> 'event_trigger'::regtype
+           AND p.prokind = 'f' AND p.prorettype <> 'event_trigger'::regtype
     LOOP
         EXECUTE format('ALTER FUNCTION %s PARALLEL SAFE', routine);
     END LOOP;

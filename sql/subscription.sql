@@ -530,4 +530,4 @@ SELECT FROM event_store.subscription_positions;
 RESET ROLE;
 DROP OWNED BY subscription_consumer;
 DROP ROLE subscription_consumer;
-SELECT count(event_store.drop_subscription(subscription_name)) FROM event_store.subscriptions;
+SELECT count(event_store.drop_subscription(subscription_name)) FROM event_store.subscriptions WHERE NOT projection;

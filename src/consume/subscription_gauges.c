@@ -179,6 +179,7 @@ es_subscription_gauges(SubscriptionGauges **all)
 	OwnerScope scope;
 	int count;
 
+	PreventCommandIfParallelMode("metrics_state()");
 	*all = NULL;
 	if (!lock_tables())
 		return 0;

@@ -215,6 +215,7 @@ es_subscription_state(PG_FUNCTION_ARGS)
 	uint64 count;
 	int64 safe;
 
+	PreventCommandIfParallelMode("subscription_state()");
 	(void) es_feed_database();
 	safe = es_feed_position();
 	InitMaterializedSRF(fcinfo, 0);
