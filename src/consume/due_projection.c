@@ -31,7 +31,8 @@ enum
 	LD_OWNER,
 	LD_MEMBERS,
 	LD_PAUSED,
-	LD_RETRY_AT
+	LD_RETRY_AT,
+	LD_SWITCHES /* it is to become inline */
 };
 
 /* Looks from when on a member has events to look at. */
@@ -55,7 +56,7 @@ look_at_member(DueProjection *due, int member, int64 safe)
 
 static void
 look_at(DueProjection *due, int members, bool paused, TimestampTz retry_at,
-		int64 safe)
+		bool switches, int64 safe)
 {
 	Pace pace = es_read_pace(due->hash);
 
@@ -67,7 +68,7 @@ look_at(DueProjection *due, int members, bool paused, TimestampTz retry_at,
 		look_at_member(due, m, safe);
 	due->by_log = due->due != DT_NOEND;
 	if (due->waits)
-		due->due = Min(due->due, retry_at);
+		due->due = Min(due->due, switches ? 0 : retry_at);
 	if (due->due != DT_NOEND)
 		due->due = Max(due->due, pace.retry_at);
 }
@@ -92,10 +93,11 @@ es_list_due_projections(int *count)
 		"SELECT p.projection_name, p.handler_owner, s.members, s.paused,"
 		" (SELECT pg_catalog.min(a.retry_at) FROM event_store.parked_events a"
 		" WHERE a.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
-		" AND a.state OPERATOR(pg_catalog.<>) 'parked')"
+		" AND a.state OPERATOR(pg_catalog.<>) 'parked'),"
+		" p.mode OPERATOR(pg_catalog.<>) 'async'"
 		" FROM event_store.projections p JOIN event_store.subscriptions s"
 		" ON s.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
-		" WHERE p.mode OPERATOR(pg_catalog.=) 'async'"};
+		" WHERE p.mode OPERATOR(pg_catalog.<>) 'inline'"};
 	MemoryContext caller = CurrentMemoryContext;
 	SPITupleTable *table;
 	DueProjection *list;
@@ -120,6 +122,9 @@ es_list_due_projections(int *count)
 		bool paused =
 			DatumGetBool(SPI_getbinval(row, table->tupdesc, LD_PAUSED, &isnull));
 		Datum retry_at = SPI_getbinval(row, table->tupdesc, LD_RETRY_AT, &isnull);
+		bool no_retry = isnull;
+		bool switches = DatumGetBool(SPI_getbinval(row, table->tupdesc,
+												   LD_SWITCHES, &isnull));
 		MemoryContext scratch = MemoryContextSwitchTo(caller);
 
 		list[i].name = PointerGetDatum(PG_DETOAST_DATUM_COPY(name));
@@ -127,7 +132,8 @@ es_list_due_projections(int *count)
 		list[i].hash = es_subscription_hash(name);
 		set_role(&list[i], row, table->tupdesc);
 		look_at(&list[i], members, paused,
-				isnull ? DT_NOEND : DatumGetTimestampTz(retry_at), safe);
+				no_retry ? DT_NOEND : DatumGetTimestampTz(retry_at), switches,
+				safe);
 	}
 	PopActiveSnapshot();
 	es_end(&scope);

@@ -34,6 +34,8 @@
 #include "consume/failing.h"
 #include "consume/fetch.h"
 #include "consume/handler.h"
+#include "consume/inline_switch.h"
+#include "consume/member.h"
 #include "consume/pace.h"
 #include "consume/project.h"
 #include "consume/projection.h"
@@ -44,6 +46,7 @@
 #include "ground/common.h"
 #include "ground/event.h"
 #include "ground/metrics.h"
+#include "ground/position.h"
 #include "ground/transaction.h"
 #include "read/feed.h"
 #include "write/cause.h"
@@ -298,9 +301,10 @@ take_in(const Projection *projection, Tuplestorestate *store, int size,
 	return run.result;
 }
 
-Projected
-es_project(const Projection *projection, int max_events, bool foreground,
-		   int64 *events)
+/* One batch. */
+static Projected
+project_batch(const Projection *projection, int max_events, bool foreground,
+			  int64 *events)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, BATCH_KB);
 	Pace pace = es_read_pace(projection->hash);
@@ -322,6 +326,68 @@ es_project(const Projection *projection, int max_events, bool foreground,
 	if (!busy && served != SERVED_EVENTS && pace.failures > 0)
 		es_note_batch(projection->hash, pace.size, 0);
 	tuplestore_end(store);
+	return result;
+}
+
+/* A member that has come to the end, and has nothing set aside. */
+static bool
+is_at_the_end(const Projection *projection, const Subscription *subscription)
+{
+	int64 safe = es_feed_position();
+	OwnerScope scope;
+	MemberState state;
+
+	es_begin_read(&scope);
+	state = es_newest_member(projection->name, 0);
+	es_end(&scope);
+	return !state.stopped && !subscription->sets_aside &&
+		   es_member_passed(projection->hash, 0, &state) >= safe &&
+		   safe >= es_last_given_position(es_feed_database());
+}
+
+/*
+ * A view that has caught up becomes inline: takes in what is left while no append is
+ * open.  Returns what keeps it from that; NULL = nothing, or it is paused.
+ */
+static const char *
+become_inline(const Projection *projection, bool foreground, int64 *events)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Subscription subscription;
+	OwnerScope scope;
+
+	es_begin(&scope);
+	MemoryContextSwitchTo(context);
+	es_read_subscription(projection->name, &subscription);
+	es_look_set_aside(&subscription);
+	es_end(&scope);
+	if (subscription.paused)
+		return NULL;
+	if (!es_try_hold_appends())
+		return "appends are open, which the view waits for to become inline";
+	while (project_batch(projection, PG_INT32_MAX, foreground, events) ==
+		   ES_PROJECTED_EVENTS)
+		CHECK_FOR_INTERRUPTS();
+	if (!is_at_the_end(projection, &subscription))
+		return "events are left, which the view waits for to become inline";
+	es_begin_inline(projection->name);
+	return NULL;
+}
+
+Projected
+es_project(const Projection *projection, int max_events, bool foreground,
+		   int64 *events)
+{
+	Projected result = project_batch(projection, max_events, foreground, events);
+	const char *hindrance;
+
+	if (result != ES_PROJECTED_NOTHING ||
+		strcmp(projection->mode, ES_MODE_CATCHING_UP) != 0)
+		return result;
+	hindrance = become_inline(projection, foreground, events);
+	if (hindrance != NULL && !foreground)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg("%s", hindrance)));
 	return result;
 }
 

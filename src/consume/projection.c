@@ -21,13 +21,13 @@
 #include "consume/member.h"
 #include "consume/pace.h"
 #include "consume/projection.h"
-#include "consume/sticky.h"
 #include "consume/subscription.h"
 #include "consume/subscription_admin.h"
 #include "ground/catalog.h"
 #include "ground/pair_table.h"
 #include "ground/projector_slot.h"
 #include "log/view_owner.h"
+#include "replay/sticky.h"
 
 /* The columns that are read and stored, in this order. */
 enum
@@ -134,7 +134,8 @@ same_value(Datum a, Datum b)
 bool
 es_same_projection(const Projection *a, const Projection *b)
 {
-	return strcmp(a->kind, b->kind) == 0 && strcmp(a->mode, b->mode) == 0 &&
+	return strcmp(a->kind, b->kind) == 0 &&
+		   (strcmp(a->mode, "async") == 0) == (strcmp(b->mode, "async") == 0) &&
 		   a->batch_size == b->batch_size && a->timeout == b->timeout &&
 		   same_value(a->handler, b->handler) && same_value(a->reset, b->reset) &&
 		   same_value(a->handler_owner, b->handler_owner) &&

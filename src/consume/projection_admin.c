@@ -12,17 +12,18 @@
 
 #include "consume/consume.h"
 #include "consume/handler.h"
+#include "consume/inline_switch.h"
 #include "consume/member.h"
 #include "consume/pace.h"
 #include "consume/projection.h"
 #include "consume/subscription.h"
 #include "consume/subscription_admin.h"
-#include "consume/view_batch.h"
 #include "consume/view_rebuild.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "read/feed.h"
+#include "replay/view_batch.h"
 
 #define MAX_BATCH_SIZE 10000
 
@@ -144,6 +145,7 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	es_consume_durably();
 	es_lock_rebuild(name);
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
+	(void) es_hold_inline(name);
 	es_begin(&scope);
 	removed = es_remove_projection(name);
 	if (removed)

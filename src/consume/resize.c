@@ -29,11 +29,13 @@
 #include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
 #include "consume/fetches.h"
+#include "consume/inline_switch.h"
 #include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/progress.h"
@@ -46,6 +48,7 @@
 #include "ground/worker_slot.h"
 #include "read/feed.h"
 #include "read/waker.h"
+#include "replay/row_key.h"
 
 PG_FUNCTION_INFO_V1(es_resize_subscription);
 
@@ -297,6 +300,28 @@ resize_to(Resize *resize)
 	store_size(resize);
 }
 
+/* A view is divided among members by a key that the event itself gives, one a time. */
+static void
+check_divisible(Datum name)
+{
+	static KeptPlan plan = {"SELECT p.key FROM event_store.projections p"
+							" WHERE p.projection_name OPERATOR(pg_catalog.=) $1"
+							" AND p.kind OPERATOR(pg_catalog.=) 'view'",
+							1,
+							{TEXTOID}};
+	Datum key;
+	bool isnull;
+
+	es_refuse_inline(name, "resized");
+	if (es_execute(&plan, &name, NULL, false, SPI_OK_SELECT) == 0)
+		return;
+	key = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!es_row_key_divides(es_row_key_parse(isnull ? NULL : DatumGetJsonbP(key))))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("members must be 1 for the key of view \"%s\"",
+							   TextDatumGetCString(name))));
+}
+
 Datum
 es_resize_subscription(PG_FUNCTION_ARGS)
 {
@@ -317,6 +342,8 @@ es_resize_subscription(PG_FUNCTION_ARGS)
 	/* one that has the size already holds off nobody */
 	es_begin_read(&scope);
 	es_read_subscription(resize.name, s);
+	if (resize.members > 1 && s->projection)
+		check_divisible(resize.name);
 	same = s->members == resize.members;
 	es_end(&scope);
 	if (same)

@@ -20,6 +20,7 @@
 #include "utils/snapmgr.h"
 
 #include "consume/consume.h"
+#include "consume/inline_switch.h"
 #include "consume/member.h"
 #include "consume/parked.h"
 #include "consume/partition.h"
@@ -349,6 +350,11 @@ set_paused(FunctionCallInfo fcinfo, const char *function, bool paused)
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_begin(&scope);
 	es_read_subscription(values[0], &subscription);
+	es_end(&scope);
+	/* a view that appends fold is left to projectors until it is resumed */
+	if (paused && subscription.projection && es_hold_inline(values[0]))
+		es_end_inline(values[0]);
+	es_begin(&scope);
 	if (es_execute_latest(&plan, values, NULL) == 0)
 		/* it was dropped while we waited */
 		es_read_subscription(values[0], &subscription);
@@ -452,6 +458,8 @@ es_move_subscription(PG_FUNCTION_ARGS)
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ExclusiveLock);
 	es_begin(&scope);
 	es_read_subscription(name, &subscription);
+	if (subscription.projection)
+		es_refuse_inline(name, "moved");
 	if (!subscription.paused)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("subscription \"%s\" is not paused",

@@ -160,7 +160,9 @@ put_member(ReturnSetInfo *result, const Shown *shown, int member)
 
 	values[ST_SUBSCRIPTION_NAME] = shown->subscription.name;
 	values[ST_MEMBER] = Int32GetDatum(member);
-	values[ST_POSITION] = Int64GetDatum(shown->passed[member]);
+	values[ST_POSITION] =
+		Int64GetDatum(state->position == PG_INT64_MAX ? shown->safe
+													  : shown->passed[member]);
 	values[ST_SAFE_POSITION] = Int64GetDatum(shown->safe);
 	values[ST_LAG_EVENTS] = Int64GetDatum(lag->events);
 	nulls[ST_LAG] = lag->oldest == 0;

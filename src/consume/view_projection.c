@@ -23,17 +23,17 @@
 #include "utils/snapmgr.h"
 
 #include "consume/consume.h"
+#include "consume/inline_switch.h"
 #include "consume/partition.h"
 #include "consume/projection.h"
 #include "consume/subscription.h"
-#include "consume/view_batch.h"
 #include "consume/view_projection.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "read/feed.h"
-#include "replay/reducer.h"
 #include "replay/row_key.h"
-#include "replay/rules.h"
+#include "replay/view_batch.h"
+#include "replay/view_definition.h"
 #include "replay/view_fold.h"
 #include "write/view_write.h"
 
@@ -49,48 +49,6 @@ refuse(const char *message, const char *hint)
 			 hint == NULL ? 0 : errhint("%s", hint)));
 }
 
-/* ---------- how a view is made ---------- */
-
-static Jsonb *
-json_or_null(Datum value)
-{
-	return value == (Datum) 0 ? NULL : DatumGetJsonbP(value);
-}
-
-/* Without rules the rows are the states that the reducer of a type makes. */
-static void
-use_reducer(Datum aggregate_type, ViewDefinition *definition)
-{
-	MemoryContext context = CurrentMemoryContext;
-	OwnerScope scope;
-
-	es_begin(&scope);
-	definition->reducer =
-		es_registered_reducer(DatumGetTextPP(aggregate_type), &scope, context);
-	es_end(&scope);
-}
-
-void
-es_define_view(const Projection *projection, const Datum *aggregate_types,
-			   int type_count, ViewDefinition *definition)
-{
-	bool of_aggregate;
-
-	memset(definition, 0, sizeof(*definition));
-	definition->name = projection->name;
-	definition->key = es_row_key_parse(json_or_null(projection->key));
-	of_aggregate = es_row_key_is_aggregate(definition->key) && type_count == 1;
-	definition->by_sequence = of_aggregate;
-	if (projection->rules != (Datum) 0)
-		definition->rules = es_rules_parse(DatumGetJsonbP(projection->rules),
-										   definition->key->has_item);
-	else if (of_aggregate)
-		use_reducer(aggregate_types[0], definition);
-	else
-		refuse("rules must be given for a view with a key, or of several aggregate types",
-			   "Without rules a row is an aggregate's state, as the reducer of its type makes it.");
-}
-
 void
 es_apply_view(ProjectionBatch *batch)
 {
@@ -104,7 +62,8 @@ es_apply_view(ProjectionBatch *batch)
 	MemoryContextSwitchTo(context);
 	es_read_subscription(batch->projection->name, &subscription);
 	es_end(&scope);
-	es_define_view(batch->projection, subscription.aggregate_types,
+	es_define_view(batch->projection->name, batch->projection->key,
+				   batch->projection->rules, subscription.aggregate_types,
 				   subscription.aggregate_type_count, &definition);
 	PG_TRY();
 	{
@@ -154,16 +113,25 @@ es_view_types_argument(FunctionCallInfo fcinfo, Datum **types)
 	return count;
 }
 
+/* What it is at first: an inline view has nothing to catch up with, or has. */
 static char *
 mode_argument(FunctionCallInfo fcinfo)
 {
 	char *mode = text_to_cstring(es_required_text(fcinfo, 4, "mode"));
 
-	if (strcmp(mode, "async") != 0)
+	if (strcmp(mode, ES_MODE_ASYNC) == 0)
+		return mode;
+	if (strcmp(mode, ES_MODE_INLINE) != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid mode: \"%s\"", mode),
-						errhint("Give 'async'.")));
-	return mode;
+						errhint("Give 'async' or 'inline'.")));
+	if (PG_ARGISNULL(5) || PG_GETARG_INT64(5) > 0)
+		refuse("start_after must be 0 for an inline view",
+			   "An inline view is the fold of the whole log.");
+	if (PG_ARGISNULL(7) || PG_GETARG_INT32(7) > 1)
+		refuse("members must be 1 for an inline view",
+			   "Appends fold it, each the rows that it touches.");
+	return ES_MODE_CATCHING_UP;
 }
 
 const char *
@@ -235,6 +203,17 @@ take_view(Datum view_name)
 	es_end(&scope);
 }
 
+/* Where there is nothing to catch up with the view is inline at once. */
+static void
+begin_inline_if_empty(Datum view_name, Datum types)
+{
+	if (es_has_events(types))
+		return;
+	es_hold_appends();
+	if (!es_has_events(types))
+		es_begin_inline(view_name);
+}
+
 Datum
 es_create_view_projection(PG_FUNCTION_ARGS)
 {
@@ -252,12 +231,15 @@ es_create_view_projection(PG_FUNCTION_ARGS)
 	projection.key = jsonb_argument(fcinfo, 2);
 	projection.rules = jsonb_argument(fcinfo, 3);
 	projection.mode = mode_argument(fcinfo);
-	es_define_view(&projection, types, type_count, &definition);
+	es_define_view(projection.name, projection.key, projection.rules, types,
+				   type_count, &definition);
 	source = source_arguments(fcinfo, &definition);
 	projection.batch_size =
 		int_argument(fcinfo, 6, "batch_size", 1, MAX_BATCH_SIZE);
 	made = es_make_projection(&projection, &source);
 	if (made)
 		take_view(projection.name);
+	if (made && strcmp(projection.mode, ES_MODE_ASYNC) != 0)
+		begin_inline_if_empty(projection.name, source.aggregate_types);
 	PG_RETURN_BOOL(made);
 }

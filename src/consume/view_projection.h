@@ -10,13 +10,6 @@
 #include "consume/projection.h"
 #include "replay/view_fold.h"
 
-/*
- * How the view of a projection is made, of the events of these types, in the current
- * memory context.  Reports what is wrong as 22023.  Outside of an owner's scope.
- */
-extern void es_define_view(const Projection *projection,
-						   const Datum *aggregate_types, int type_count,
-						   ViewDefinition *definition);
 /* What keeps its events in order: a word for partition_by. */
 extern const char *es_view_partitioning(const ViewDefinition *definition);
 /* Refuses, with 22023, more members than one for a key that cannot be divided. */

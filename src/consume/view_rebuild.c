@@ -34,14 +34,13 @@
 #include "utils/timestamp.h"
 
 #include "consume/consume.h"
+#include "consume/inline_switch.h"
 #include "consume/member.h"
 #include "consume/pace.h"
 #include "consume/parked.h"
 #include "consume/projection.h"
-#include "consume/sticky.h"
 #include "consume/subscription.h"
 #include "consume/subscription_admin.h"
-#include "consume/view_batch.h"
 #include "consume/view_projection.h"
 #include "consume/view_rebuild.h"
 #include "ground/arguments.h"
@@ -49,7 +48,11 @@
 #include "ground/event.h"
 #include "ground/lock.h"
 #include "ground/pair_table.h"
+#include "ground/position.h"
 #include "read/feed.h"
+#include "replay/sticky.h"
+#include "replay/view_batch.h"
+#include "replay/view_definition.h"
 #include "replay/view_fold.h"
 
 /* So many events are folded at a time. */
@@ -401,11 +404,15 @@ swap(ViewRebuild *rebuild)
 	Datum name = rebuild->projection.name;
 	OwnerScope scope;
 	int64 changed;
+	bool inlined;
+	int64 up_to;
 
 	es_lock_hash(ES_LOCK_SUBSCRIPTION, rebuild->projection.hash, ExclusiveLock);
+	inlined = es_hold_inline(name);
 	/* members may be ahead of what was safe to read a moment ago, but not of this */
-	(void) fold_up_to(rebuild, Max(es_feed_position(), rebuild->position),
-					  PG_INT64_MAX);
+	up_to = inlined ? es_last_given_position(es_feed_database())
+					: es_feed_position();
+	(void) fold_up_to(rebuild, Max(up_to, rebuild->position), PG_INT64_MAX);
 	changed = exchange_rows(name);
 	es_begin(&scope);
 	es_exchange_stickies(name);
@@ -413,6 +420,8 @@ swap(ViewRebuild *rebuild)
 	take_definition(rebuild);
 	go_on_behind(rebuild);
 	es_end(&scope);
+	if (inlined)
+		es_begin_inline(name);
 	return changed;
 }
 
@@ -438,7 +447,8 @@ enter(ViewRebuild *rebuild, const Projection *projection)
 	es_end(&scope);
 	deconstruct_array(DatumGetArrayTypeP(rebuild->types), TEXTOID, -1, false,
 					  TYPALIGN_INT, &types, NULL, &count);
-	es_define_view(&rebuild->projection, types, count, &rebuild->definition);
+	es_define_view(projection->name, rebuild->projection.key,
+				   rebuild->projection.rules, types, count, &rebuild->definition);
 	return begun;
 }
 
@@ -505,7 +515,8 @@ es_replace_projection(PG_FUNCTION_ARGS)
 	wanted = projection;
 	wanted.key = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
 	wanted.rules = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
-	es_define_view(&wanted, types, count, &definition);
+	es_define_view(projection.name, wanted.key, wanted.rules, types, count,
+				   &definition);
 	store_definition(projection.name, PG_GETARG_DATUM(1), wanted.key,
 					 wanted.rules);
 	(void) enter(&rebuild, &projection);

@@ -45,6 +45,7 @@
 #include "storage/lock.h"
 #include "storage/lockdefs.h"
 #include "storage/proc.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
@@ -384,6 +385,42 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 		if (i == 0 || hashes[i] != hashes[i - 1])
 			lock_one(space, hashes[i]);
 	}
+}
+
+bool
+es_try_close_gate(LockSpace space, int milliseconds)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Oid gate = gate_of(space);
+	int lock_timeout = LockTimeout;
+	volatile bool closed = false;
+
+	note_lock();
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		LockTimeout = milliseconds;
+		LockRelationOid(gate, ShareRowExclusiveLock);
+		LockTimeout = lock_timeout;
+		ReleaseCurrentSubTransaction();
+		closed = true;
+	}
+	PG_CATCH();
+	{
+		int code = geterrcode();
+
+		LockTimeout = lock_timeout;
+		if (code != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return closed;
 }
 
 void

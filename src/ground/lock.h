@@ -31,6 +31,12 @@ extern void es_lock_pair(LockSpace space, uint64 hash);
  */
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
 /*
+ * Closes the gate of a space to the end of the transaction, waiting for those that have
+ * passed it, but not for longer than this, since others wait behind: false if it was not
+ * to be had.
+ */
+extern bool es_try_close_gate(LockSpace space, int milliseconds);
+/*
  * Between the two a full lock table says what to do about it.  PostgreSQL names only
  * max_locks_per_transaction.  It costs nothing until there is an error.
  */

@@ -295,11 +295,8 @@ note_due_snapshots(EventRow **rows, int count)
 }
 
 void
-es_insert_events(EventRow **rows, int count)
+es_number_events(EventRow **rows, int count)
 {
-	OwnerScope scope;
-	MemoryContext chunk_context;
-	MemoryContext old;
 	int64 position = es_take_positions(count);
 
 	for (int i = 0; i < count; i++)
@@ -307,6 +304,22 @@ es_insert_events(EventRow **rows, int count)
 		rows[i]->values[EV_GLOBAL_POSITION] = Int64GetDatum(position + i);
 		rows[i]->nulls[EV_GLOBAL_POSITION] = false;
 	}
+}
+
+void
+es_insert_events(EventRow **rows, int count)
+{
+	es_number_events(rows, count);
+	es_insert_numbered_events(rows, count);
+}
+
+void
+es_insert_numbered_events(EventRow **rows, int count)
+{
+	OwnerScope scope;
+	MemoryContext chunk_context;
+	MemoryContext old;
+
 	note_due_snapshots(rows, count);
 	es_begin_write(&scope);
 	if (count == 1)

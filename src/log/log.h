@@ -16,6 +16,9 @@
  * takes their positions, one after the other.
  */
 extern void es_insert_events(EventRow **rows, int count);
+/* The same in two steps, for who needs the positions before. */
+extern void es_number_events(EventRow **rows, int count);
+extern void es_insert_numbered_events(EventRow **rows, int count);
 /*
  * The unique keys of the log.  What violates one of an owner's own is his error
  * and nothing that we know of.

@@ -28,7 +28,7 @@ static MemoryContext names_context = NULL;
 static PairTable *names = NULL;
 static bool known = false;
 static Oid projections = InvalidOid;
-static uint64 changes = 0; /* invalidations heard of */
+uint64 es_projection_changes = 0;
 
 static void
 projections_changed(Datum arg, Oid relid)
@@ -36,7 +36,18 @@ projections_changed(Datum arg, Oid relid)
 	if (relid != InvalidOid && relid != projections)
 		return;
 	known = false;
-	changes++;
+	es_projection_changes++;
+}
+
+void
+es_watch_projections(void)
+{
+	static bool listening = false;
+
+	if (!listening)
+		CacheRegisterRelcacheCallback(projections_changed, (Datum) 0);
+	listening = true;
+	projections = es_store()->projections;
 }
 
 /* Makes a table of the names that were found. */
@@ -71,24 +82,20 @@ look_up_names(void)
 {
 	static KeptPlan plan = {"SELECT p.projection_name FROM event_store.projections p"
 							" WHERE p.kind OPERATOR(pg_catalog.=) 'view'"};
-	static bool listening = false;
 	OwnerScope scope;
 	uint64 count;
 
-	if (!listening)
-		CacheRegisterRelcacheCallback(projections_changed, (Datum) 0);
-	listening = true;
+	es_watch_projections();
 	es_begin_read(&scope);
 	while (!known)
 	{
-		uint64 heard = changes;
+		uint64 heard = es_projection_changes;
 
-		projections = es_store()->projections;
 		PushActiveSnapshot(GetLatestSnapshot());
 		count = es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);
 		keep_names(SPI_tuptable, count);
 		PopActiveSnapshot();
-		known = heard == changes;
+		known = heard == es_projection_changes;
 	}
 	es_end(&scope);
 }

@@ -6,6 +6,12 @@
 #define ES_VIEW_OWNER_H
 
 /*
+ * Goes up whenever projections may have changed.  It does so from the first call of
+ * es_watch_projections on.
+ */
+extern uint64 es_projection_changes;
+extern void es_watch_projections(void);
+/*
  * VS008 where a projection keeps the view.  Until the transaction ends no projection
  * can begin to.
  */

@@ -19,7 +19,8 @@
  *	   position taken.
  *	5. A durable append that met staged rows of its aggregates waits until
  *	   those are durable, and starts again at 3.
- *	6. Take positions and insert, or stage.
+ *	6. Take positions and insert, or stage.  Where views are folded inline their
+ *		rows are locked before, and folded in between: inline_view.c.
  */
 #include "postgres.h"
 
@@ -63,6 +64,7 @@
 #include "write/append.h"
 #include "write/cause.h"
 #include "write/event_input.h"
+#include "write/inline_view.h"
 
 const char *const es_outcome_names[] = {"appended", "duplicate", "conflict"};
 
@@ -583,6 +585,17 @@ refuse_taken_sequence(AppendCall *append, Snapshot snapshot)
 	check_expectations(append);
 }
 
+/* An error of a fold is the append's; a key of the log is violated by what follows. */
+static void
+insert_and_fold(EventRow **rows, int count)
+{
+	InlineFolds *folds = es_begin_inline_folds(rows, count);
+
+	es_number_events(rows, count);
+	es_end_inline_folds(folds);
+	es_insert_numbered_events(rows, count);
+}
+
 /*
  * Inserts into the log.  With the aggregates locked a unique key of ours can only
  * be violated by an event_id that another aggregate takes at this moment, or by
@@ -597,7 +610,10 @@ insert_or_refuse(AppendCall *append, EventRow **rows, int count)
 
 	PG_TRY();
 	{
-		es_insert_events(rows, count);
+		if (append->inlined)
+			insert_and_fold(rows, count);
+		else
+			es_insert_events(rows, count);
 	}
 	PG_CATCH();
 	{
@@ -690,6 +706,22 @@ lock_aggregates(const AppendCall *append)
 	pfree(hashes);
 }
 
+/* Where views are folded by the append it is durable, as they are. */
+static void
+find_inline_views(AppendCall *append)
+{
+	for (int i = 0; i < append->naggregates && !append->inlined; i++)
+		append->inlined = es_is_inline_type(append->aggregates[i].type);
+	if (!append->inlined || append->durability == ES_DURABLE)
+		return;
+	if (es_draining())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a trigger cannot append an event of an inline view while staged rows are drained")));
+	append->durability = ES_DURABLE;
+	es_move_own_rows();
+}
+
 /* Runs an append whose list has been checked. */
 void
 es_append(AppendCall *append, Durability wanted, bool single)
@@ -707,6 +739,7 @@ es_append(AppendCall *append, Durability wanted, bool single)
 	if (append->durability == ES_DURABLE)
 		es_move_own_rows();
 	lock_aggregates(append);
+	find_inline_views(append);
 	decide(append);
 	if (append->to_write > 0)
 		write_events(append);

@@ -51,6 +51,7 @@ typedef struct AppendCall
 	OnConflict on_conflict;
 	Durability durability; /* as it is really done */
 	bool any_given_ids;
+	bool inlined; /* views are folded by it */
 	int to_write; /* events of aggregates to be appended */
 } AppendCall;
 

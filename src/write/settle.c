@@ -52,6 +52,7 @@
 #include "staging/flush.h"
 #include "staging/own_rows.h"
 #include "staging/staged_scan.h"
+#include "write/inline_view.h"
 #include "write/settle.h"
 
 PG_FUNCTION_INFO_V1(es_retry_dead_letters);
@@ -256,6 +257,12 @@ retry_letters(Retry *retry)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
+		if (es_is_inline_type(retry->type))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("events of \"%s\" are folded into inline views as they are appended",
+							TextDatumGetCString(retry->type)),
+					 errhint("Pause the projections of these views, retry, and resume them.")));
 		retry_events(retry);
 		retry_views(retry);
 		ReleaseCurrentSubTransaction();

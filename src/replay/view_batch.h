@@ -23,6 +23,16 @@ typedef struct ViewBatch
  * Outside of an owner's scope.
  */
 extern void es_fold_into_view(const ViewDefinition *definition, ViewBatch *batch);
+/*
+ * The same in two halves.  The first finds the rows, which may be locked then by the hashes of
+ * their keys: returns how many, NULL asks only that.
+ */
+typedef struct ViewRun ViewRun;
+
+extern ViewRun *es_place_view_batch(const ViewDefinition *definition,
+									ViewBatch *batch);
+extern int es_view_run_hashes(const ViewRun *run, uint64 *hashes);
+extern void es_fold_view_batch(ViewRun *run);
 /* Takes away what a rebuild of a view has kept.  In an owner's scope. */
 extern void es_forget_built(Datum view_name);
 

@@ -18,12 +18,12 @@
 #include "utils/jsonb.h"
 #include "utils/snapmgr.h"
 
-#include "consume/sticky.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
 #include "ground/pair_table.h"
 #include "replay/event_rows.h"
 #include "replay/row_key.h"
+#include "replay/sticky.h"
 
 /* What is kept for an aggregate, of all places of the key. */
 typedef struct Kept
@@ -142,8 +142,11 @@ read_kept(Stickies *stickies)
 	}
 	values[3] = text_array(types, stickies->count);
 	values[4] = text_array(ids, stickies->count);
-	es_begin(&scope);
-	rows = es_execute(&plan, values, NULL, false, SPI_OK_SELECT);
+	es_begin_read(&scope);
+	/* whoever is here alone has them to himself, whatever his snapshot shows */
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	PopActiveSnapshot();
 	table = SPI_tuptable;
 	MemoryContextSwitchTo(caller);
 	take_kept(stickies, table, rows);

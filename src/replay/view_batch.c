@@ -4,7 +4,8 @@
  *		statement, and what has changed is written by another, however many events there are.
  *
  * Nothing is locked here.  The rows of a view are written by the members of its projection alone,
- * each its own, and whoever exchanges all of them holds the projection.
+ * each its own, or by appends, which lock their keys between the two halves of a batch; and
+ * whoever exchanges all of them holds the projection.
  *
  * A rebuild folds into view_rebuild_rows, which nobody reads, and else does the same.
  */
@@ -16,13 +17,13 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
-#include "consume/sticky.h"
-#include "consume/view_batch.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/pair_table.h"
 #include "log/view_table.h"
 #include "replay/event_rows.h"
+#include "replay/sticky.h"
+#include "replay/view_batch.h"
 #include "replay/view_fold.h"
 
 /* ---------- reading rows ---------- */
@@ -189,31 +190,66 @@ write_built_rows(Datum view_name, ViewRow **rows, int count)
 
 /* ---------- a batch ---------- */
 
+struct ViewRun
+{
+	const ViewDefinition *definition;
+	ViewBatch *batch;
+	ViewFold *fold;
+	Stickies *stickies;
+	ViewRow **rows;
+	int count;
+};
+
+ViewRun *
+es_place_view_batch(const ViewDefinition *definition, ViewBatch *batch)
+{
+	ViewRun *run = palloc0(sizeof(ViewRun));
+	RowKeyAccess access;
+
+	run->definition = definition;
+	run->batch = batch;
+	run->fold = es_view_fold_begin(definition, batch->events, batch->count);
+	run->stickies =
+		es_begin_stickies(definition->name, definition->key, batch->building,
+						  batch->events, batch->count, &access);
+	batch->exact = true;
+	es_view_fold_place(run->fold, &access, &batch->done);
+	batch->exact = false;
+	run->rows = es_view_fold_rows(run->fold, &run->count);
+	return run;
+}
+
+int
+es_view_run_hashes(const ViewRun *run, uint64 *hashes)
+{
+	for (int i = 0; hashes != NULL && i < run->count; i++)
+		hashes[i] = es_pair_hash(run->definition->name,
+								 PointerGetDatum(run->rows[i]->key));
+	return run->count;
+}
+
+void
+es_fold_view_batch(ViewRun *run)
+{
+	Datum name = run->definition->name;
+	ViewBatch *batch = run->batch;
+
+	read_rows(name, batch->building, run->rows, run->count);
+	batch->exact = true;
+	es_view_fold_apply(run->fold, &batch->done);
+	batch->exact = false;
+	if (batch->building)
+		write_built_rows(name, run->rows, run->count);
+	else
+		write_live_rows(name, run->rows, run->count);
+	es_write_stickies(run->stickies);
+	batch->done = batch->count;
+}
+
 void
 es_fold_into_view(const ViewDefinition *definition, ViewBatch *batch)
 {
-	ViewFold *fold = es_view_fold_begin(definition, batch->events, batch->count);
-	RowKeyAccess access;
-	Stickies *stickies =
-		es_begin_stickies(definition->name, definition->key, batch->building,
-						  batch->events, batch->count, &access);
-	ViewRow **rows;
-	int count;
-
-	batch->exact = true;
-	es_view_fold_place(fold, &access, &batch->done);
-	batch->exact = false;
-	rows = es_view_fold_rows(fold, &count);
-	read_rows(definition->name, batch->building, rows, count);
-	batch->exact = true;
-	es_view_fold_apply(fold, &batch->done);
-	batch->exact = false;
-	if (batch->building)
-		write_built_rows(definition->name, rows, count);
-	else
-		write_live_rows(definition->name, rows, count);
-	es_write_stickies(stickies);
-	batch->done = batch->count;
+	es_fold_view_batch(es_place_view_batch(definition, batch));
 }
 
 /* ---------- what is left of a rebuild ---------- */

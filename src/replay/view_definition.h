@@ -1,0 +1,21 @@
+/*
+ * view_definition.h
+ *		How a view is declared.
+ */
+#ifndef ES_VIEW_DEFINITION_H
+#define ES_VIEW_DEFINITION_H
+
+#include "replay/view_fold.h"
+
+/*
+ * How a view is made by a key and rules, both jsonb or (Datum) 0, of the events of these
+ * types, in the current memory context.  Reports what is wrong as 22023.  Outside of an
+ * owner's scope.
+ */
+extern void es_define_view(Datum name, Datum key, Datum rules,
+						   const Datum *aggregate_types, int type_count,
+						   ViewDefinition *definition);
+/* Looks the reducer up anew of a view that has no rules. */
+extern void es_renew_reducer(ViewDefinition *definition, Datum aggregate_type);
+
+#endif /* ES_VIEW_DEFINITION_H */
