@@ -140,7 +140,7 @@ DROP FUNCTION event_store.outside_script(text);
 
 -- metrics and status tell numbers and no data
 GRANT SELECT ON event_store.metrics, event_store.staging_status, event_store.worker_status, event_store.worker_jobs, event_store.reducer_status,
-    event_store.feed_status, event_store.rebuild_status, event_store.subscription_status TO pg_monitor;
+    event_store.feed_status, event_store.rebuild_status, event_store.subscription_status, event_store.projection_status TO pg_monitor;
 GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics(), event_store.staging_state(),
     event_store.drain_wait(), event_store.worker_state(), event_store.worker_jobs_state(), event_store.reducer_state(), event_store.feed_state(),
-    event_store.rebuild_state(), event_store.subscription_state() TO pg_monitor;
+    event_store.rebuild_state(), event_store.subscription_state(), event_store.projection_state() TO pg_monitor;

@@ -18,6 +18,7 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "consume/consume.h"
 #include "consume/inline_switch.h"
@@ -368,6 +369,21 @@ es_pause_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Locks a member to let it go on.  Nobody has one for long that has stopped or waits, but
+ * consumers who look at it; one that is fetching has not stopped, and is left to them.
+ */
+static bool
+lock_to_restart(const Subscription *subscription, int member)
+{
+	MemberState state = es_newest_member(subscription->name, member);
+
+	if (!state.stopped && state.retry_at <= GetCurrentTimestamp())
+		return es_try_lock_member(subscription->hash, member);
+	es_lock_member(subscription->hash, member);
+	return true;
+}
+
 /* Members that have stopped, or wait to try an event again, go on at once. */
 static void
 restart_members(Datum name)
@@ -381,8 +397,7 @@ restart_members(Datum name)
 	{
 		MemberState state;
 
-		/* one that is fetching has not stopped */
-		if (!es_try_lock_member(subscription.hash, m))
+		if (!lock_to_restart(&subscription, m))
 			continue;
 		state = es_newest_member(name, m);
 		if (!state.stopped && state.retry_at == 0)

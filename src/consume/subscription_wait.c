@@ -362,18 +362,27 @@ has_event(Handling *handling, const Subscription *subscription, int member)
 	return true;
 }
 
+/*
+ * An event goes from its member to what is set aside, and is looked for in this order, or
+ * it is missed where it does so in between.  Members that a resize made meanwhile have not
+ * been looked at.
+ */
 static bool
 is_handled(Handling *handling)
 {
 	Subscription subscription;
 	OwnerScope scope;
-	bool waits;
+	bool waits = false;
+	int members;
 
 	es_begin_read(&scope);
 	es_read_subscription(handling->name, &subscription);
-	waits = subscription.sets_aside && is_set_aside(handling);
-	for (int m = 0; m < subscription.members && !waits; m++)
+	members = subscription.members;
+	for (int m = 0; m < members && !waits; m++)
 		waits = has_event(handling, &subscription, m);
+	es_read_subscription(handling->name, &subscription);
+	waits = waits || subscription.members != members;
+	waits = (subscription.sets_aside && is_set_aside(handling)) || waits;
 	if (waits && subscription.paused)
 		refuse_to_wait(handling, "it is paused", (Datum) 0,
 					   "Call resume_subscription().");
