@@ -67,7 +67,7 @@ CREATE FUNCTION pg_temp.losses(OUT loss text, OUT part text, OUT needed boolean)
       FROM pg_temp.parts p
      WHERE p.part LIKE 'column %'
        -- whose columns are read by their number, and come back only as the last ones
-       AND p.owner NOT IN ('domain_events', 'subscription_positions')
+       AND p.owner NOT IN ('domain_events', 'parked_events', 'subscription_marks', 'subscription_positions', 'subscriptions')
        -- of the row that is there
        AND (p.owner, p.part) NOT IN (('domain_views', 'column view_name'), ('domain_views', 'column view_key'),
                                      ('domain_views', 'column view_data'))
