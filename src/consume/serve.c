@@ -75,6 +75,12 @@ pass_over(Turn *turn, int64 reached)
 	if (!may_be_rolled_back(turn))
 		es_note_progress(es_progress_key(call->hash, turn->member),
 						 turn->state.number, reached);
+	else if (!call->kind->looks && reached > turn->state.position)
+	{
+		/* or the next call of this transaction would read it again */
+		es_move_member(&turn->state, reached);
+		turn->changed = true;
+	}
 	if (reached < call->safe)
 		return SERVED_PASSED;
 	note_nothing(turn);

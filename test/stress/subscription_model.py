@@ -365,7 +365,9 @@ class Model:
             served = max(served, member.position)
         events = None
         if most > 0 and not member.stopped and (member.waits or 0) <= self.time:
+            self.moved = False
             events = self.take_turn(m, lease, most, again, served, changed)
+            changed = changed or self.moved
         if changed and not events:
             member.store()
         self.touched.setdefault(m, before)
@@ -393,6 +395,9 @@ class Model:
         if not events:
             if not own:
                 known.number, known.position = member.number, reached
+            elif reached > member.position:
+                member.move(reached)
+                self.moved = True
             return None
         self.check_given(events, [e for f in self.fetches for e in f.events])
         fetch = Fetch(events, (member.attempt_at, member.attempts))
@@ -567,7 +572,7 @@ class Model:
             return 'handled'
         if member.stopped:
             return 'stopped'
-        return self.fail_ahead(member, event, action, served)
+        return self.fail_ahead(member, event, action, passed, served)
 
     def fail_behind(self, member, row, failed, action, passed, served):
         """The partition waits already, and this counts for the event that it waits for."""
@@ -591,7 +596,7 @@ class Model:
         member.store()
         return 'skipped' if ended == 'skip' else 'parked'
 
-    def fail_ahead(self, member, event, action, served):
+    def fail_ahead(self, member, event, action, passed, served):
         letter = self.letter(event)
         attempts = 1 + (member.attempts if member.attempt_at == event else 0)
         action = self.ends(action, attempts)
@@ -599,6 +604,8 @@ class Model:
             answer = self.hold(member, event, action, attempts)
             member.store()
             return answer
+        member.position = passed
+        member.store()
         if action in ('retry', 'park'):
             first = (self.of_partition(member, letter, served + 1, event) + [event])[0]
             return self.set_aside(member, letter, first, attempts, action == 'retry')

@@ -400,8 +400,9 @@ is_deeply(data_of('old'), $all, 'and forth');
 # what stood in the log before there were subscriptions is given by one
 sql('old', q{SELECT event_store.create_subscription('all')});
 cmp_ok(sql('old', q{SELECT count(*) FROM event_store.next_events('all', 1)}), '==', 1, 'a subscription begins');
-is(sql('old', q{SELECT array_agg(n.global_position) = (SELECT array_agg(e.global_position ORDER BY 1) FROM event_store.domain_events e
-		WHERE e.global_position > (SELECT position FROM event_store.subscription_status)) FROM event_store.next_events('all', 10000) n}), 't', 'and goes on over all of them');
+my $position = sql('old', 'SELECT position FROM event_store.subscription_status');
+is(sql('old', qq{SELECT array_agg(n.global_position) = (SELECT array_agg(e.global_position ORDER BY 1) FROM event_store.domain_events e
+		WHERE e.global_position > $position) FROM event_store.next_events('all', 10000) n}), 't', 'and goes on over all of them');
 
 # ---------- and a version that this library does not know yet
 

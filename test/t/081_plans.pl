@@ -110,6 +110,14 @@ my @calls = (
 	[ pause_subscription => q{pause_subscription('all')}, 60 ],
 	[ resume_subscription => q{resume_subscription('paused')}, 60 ],
 	[ move_subscription => q{move_subscription('paused', 100)}, 80 ],
+	[ create_projection => q{create_projection('handled', 'public.handle(event_store.event)', '{Rare}')}, 300 ],
+	[ create_view_projection => q{create_view_projection('folded', '{Rare}', NULL, '{"events": {}}')}, 400 ],
+	[ drop_projection => q{drop_projection('kept')}, 200 ],
+	[ project => q{project('kept')} ],
+	[ projection_state => q{projection_state()}, 200 ],
+	[ rebuild_projection => q{rebuild_projection('kept')} ],
+	[ rebuild_projection_step => q{rebuild_projection_step('kept', 10)} ],
+	[ replace_projection => q{replace_projection('kept', '{Rare}', NULL, '{"events": {}}')} ],
 	[ resize_subscription => q{resize_subscription('paused', 3)}, 120 ],
 	[ next_events => q{next_events('all', 100)}, 250 ],
 	[ next_events => q{next_events('all', 100, '0')}, 250 ],
@@ -186,7 +194,12 @@ sql('VACUUM ANALYZE event_store.domain_events; VACUUM ANALYZE event_store.domain
 	VACUUM ANALYZE event_store.processed_messages');
 my $old = $node->background_psql('shop', on_error_stop => 0);
 sql(q{SELECT event_store.create_subscription('all'), event_store.create_subscription('paused'), event_store.create_subscription('leased');
-	SELECT event_store.pause_subscription('paused')});
+	SELECT event_store.pause_subscription('paused');
+	CREATE FUNCTION public.handle(event event_store.event) RETURNS void LANGUAGE sql AS 'SELECT';
+	BEGIN;
+	SELECT event_store.create_view_projection('kept', '{Rare}', NULL, '{"events": {"Moved": [{"op": "increment", "path": "$.n", "value": 1}]}}');
+	SELECT event_store.pause_subscription('kept');
+	COMMIT});
 blocks($old, $_->[1]) foreach @calls;
 
 # ---------- the store grows
