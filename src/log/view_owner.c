@@ -9,13 +9,16 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "ground/catalog.h"
@@ -48,6 +51,16 @@ es_watch_projections(void)
 		CacheRegisterRelcacheCallback(projections_changed, (Datum) 0);
 	listening = true;
 	projections = es_store()->projections;
+}
+
+bool
+es_has_projections(void)
+{
+	Relation table = table_open(es_store()->projections, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(table);
+
+	table_close(table, AccessShareLock);
+	return blocks > 0;
 }
 
 /* Makes a table of the names that were found. */
@@ -86,6 +99,12 @@ look_up_names(void)
 	uint64 count;
 
 	es_watch_projections();
+	if (!es_has_projections())
+	{
+		keep_names(NULL, 0);
+		known = true;
+		return;
+	}
 	es_begin_read(&scope);
 	while (!known)
 	{

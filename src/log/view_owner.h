@@ -11,6 +11,8 @@
  */
 extern uint64 es_projection_changes;
 extern void es_watch_projections(void);
+/* False where there was never one, which costs no query. */
+extern bool es_has_projections(void);
 /*
  * VS008 where a projection keeps the view.  Until the transaction ends no projection
  * can begin to.

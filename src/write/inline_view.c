@@ -93,6 +93,11 @@ look_up_views(void)
 							  ALLOCSET_DEFAULT_SIZES);
 	known_at = PG_UINT64_MAX;
 	view_count = 0;
+	if (!es_has_projections())
+	{
+		known_at = heard;
+		return;
+	}
 	es_begin_read(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
 	count = es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);

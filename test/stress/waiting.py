@@ -110,6 +110,7 @@ class Consumer(Waiter):
 
     def turn(self, cursor):
         kind = self.number % TYPES
+        written = self.run_of.written.is_set()
         got = self.run_of.ask(cursor, f"""
             WITH e AS (INSERT INTO effects SELECT 'busy_{kind}', global_position
                          FROM event_store.next_events('busy_{kind}', 10, '5s') RETURNING position)
@@ -121,7 +122,7 @@ class Consumer(Waiter):
                  WHERE subscription_name = %s AND lag > interval '4s' AND state = 'idle'""", f'busy_{kind}')[0][0]
             if missed:
                 self.run_of.violation(f'{self.name} was given nothing for 5 s while something was there')
-        self.finished = self.run_of.written.is_set() and got is None
+        self.finished = written and got is None
 
 
 class Watcher(Waiter):
