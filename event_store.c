@@ -24,6 +24,7 @@
 #include "staging/staging.h"
 #include "write/append.h"
 #include "write/event_input.h"
+#include "write/grouped.h"
 
 PG_FUNCTION_INFO_V1(es_append_event);
 PG_FUNCTION_INFO_V1(es_append_events);
@@ -128,7 +129,7 @@ es_append_event(PG_FUNCTION_ARGS)
 
 	append.list.events = &event;
 	append.list.count = 1;
-	es_append(&append, durability, true);
+	es_run_append(&append, durability, !PG_ARGISNULL(13), true);
 	result = append_result(row_type, &append);
 	es_end_call(ES_CALL_APPEND_EVENT, append.to_write);
 	return result;
@@ -162,7 +163,7 @@ es_append_events(PG_FUNCTION_ARGS)
 						errmsg("events must not be empty")));
 	append.list.events[0].expects = expects;
 	append.list.events[0].expected = expected;
-	es_append(&append, durability, true);
+	es_run_append(&append, durability, !PG_ARGISNULL(4), true);
 	result = append_result(row_type, &append);
 	es_end_call(ES_CALL_APPEND_EVENTS, append.to_write);
 	return result;
@@ -218,14 +219,14 @@ batch_result(FunctionCallInfo fcinfo, const AppendCall *append)
 
 static Datum
 run_batch(FunctionCallInfo fcinfo, NewEvents list, OnConflict on_conflict,
-		  Durability durability)
+		  Durability durability, bool by_argument)
 {
 	AppendCall append = {"append_batch()"};
 
 	append.list = list;
 	append.on_conflict = on_conflict;
 	if (list.count > 0)
-		es_append(&append, durability, false);
+		es_run_append(&append, durability, by_argument, false);
 	else
 		PreventCommandIfReadOnly(append.function);
 	batch_result(fcinfo, &append);
@@ -243,7 +244,7 @@ es_append_batch(PG_FUNCTION_ARGS)
 	on_conflict = conflict_argument(fcinfo, 13);
 	durability = es_durability_argument(fcinfo, 14);
 	return run_batch(fcinfo, es_events_from_arrays(fcinfo), on_conflict,
-					 durability);
+					 durability, !PG_ARGISNULL(14));
 }
 
 Datum
@@ -260,7 +261,7 @@ es_append_batch_json(PG_FUNCTION_ARGS)
 						errmsg("events must not be null")));
 	return run_batch(fcinfo,
 					 es_events_from_json(PG_GETARG_JSONB_P(0), NULL, NULL),
-					 on_conflict, durability);
+					 on_conflict, durability, !PG_ARGISNULL(2));
 }
 
 Datum

@@ -21,9 +21,9 @@ CREATE FUNCTION event_store.append_event(
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append_event';
 COMMENT ON FUNCTION event_store.append_event(text, text, bigint, text, jsonb, jsonb, uuid, text, text, text, timestamptz, bytea, int, text) IS
 $$Appends one event to an aggregate.
-expected_sequence: NULL or -2 = any, 0 = the aggregate must be new, n = its last sequence must be n, -4 = it must exist. With event_store.require_expected_sequence = on a NULL is 22004. At most one of payload (any JSON value) and payload_bytes, up to 256 MB; none = {}. metadata: JSON, but no object within a string. event_id: repeating it with the same content returns the original and writes nothing; NULL = a UUIDv7 made here. occurred_at: NULL = now. durability: durable, staged or NULL = event_store.durability. Types and ids have 1 to 255 characters.
+expected_sequence: NULL or -2 = any, 0 = the aggregate must be new, n = its last sequence must be n, -4 = it must exist. With event_store.require_expected_sequence = on a NULL is 22004. At most one of payload (any JSON value) and payload_bytes, up to 256 MB; none = {}. metadata: JSON, but no object within a string. event_id: repeating it with the same content returns the original and writes nothing; NULL = a UUIDv7 made here. occurred_at: NULL = now. durability: durable, grouped (a transaction of its own, committed together with what others append), staged or NULL = event_store.durability. Types and ids have 1 to 255 characters.
 Call it in FROM: SELECT (event_store.append_event(...)).* calls it six times, once for each column.
-Errors: VS001 conflict with JSON detail, VS002 event_id used with other content, its JSON detail saying where it stands, VS004 staging full, VS006 dead letters, 40001 where an owner writes to domain_events at this moment, 22004, 22023, 22001, 55000, 25006.
+Errors: VS001 conflict with JSON detail, VS002 event_id used with other content, its JSON detail saying where it stands, VS004 staging full, VS006 dead letters, 25001 grouped by the argument in a transaction block, 40001 where an owner writes to domain_events at this moment, 22004, 22023, 22001, 55000, 25006.
 Example: SELECT * FROM event_store.append_event('Order', 'o-100', NULL, 'OrderPlaced', '{"total": "19.99"}');$$;
 
 CREATE FUNCTION event_store.append_events(

@@ -103,6 +103,7 @@ static int64 bounded_time_us = 0;
 static RefusedLock refused_locks[ES_REFUSED_LOCKS];
 static int refused_count = 0;
 static bool refused = false;
+static bool waits_refused = false;
 
 static void
 abort_locks(SubTransactionId id)
@@ -115,6 +116,7 @@ static void
 end_locks(SharedDatabase *db, bool committed)
 {
 	bounded_in = InvalidSubTransactionId;
+	waits_refused = false;
 	if (reserved > 0)
 		pg_atomic_fetch_sub_u64(budget.memory, reserved);
 	reserved = 0;
@@ -212,6 +214,20 @@ es_bound_lock_waits(bool bounded)
 	refused_count = 0;
 }
 
+void
+es_refuse_waits(void)
+{
+	es_bound_lock_waits(true);
+	bounded_time_us = 0;
+	waits_refused = true;
+}
+
+bool
+es_waits_are_refused(void)
+{
+	return waits_refused;
+}
+
 bool
 es_lock_was_refused(void)
 {
@@ -270,7 +286,7 @@ refuse(LockSpace space, uint64 hash)
 	note_refused(space, hash);
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-			 errmsg("an aggregate or view key is locked, which a round of draining does not wait for")));
+			 errmsg("an aggregate or view key is locked, which is not waited for here")));
 }
 
 /* Waits for what is left of the time, and not for who waits for this transaction. */
@@ -385,6 +401,27 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 		if (i == 0 || hashes[i] != hashes[i - 1])
 			lock_one(space, hashes[i]);
 	}
+}
+
+bool
+es_try_lock_pairs(LockSpace space, uint64 *hashes, int count, uint64 *refused_lock)
+{
+	*refused_lock = 0;
+	note_lock();
+	if (!reserve_pairs(space, new_pairs(space, hashes, count)) ||
+		!ConditionalLockRelationOid(gate_of(space), RowExclusiveLock))
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		LOCKTAG tag;
+
+		make_tag(&tag, space, hashes[i]);
+		if (LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+			continue;
+		*refused_lock = hashes[i];
+		return false;
+	}
+	return true;
 }
 
 bool

@@ -49,6 +49,18 @@ extern void es_end_explaining(const ErrorContextCallback *callback);
  */
 extern void es_bound_lock_waits(bool bounded);
 extern bool es_lock_was_refused(void);
+/*
+ * The same without even a moment, until the transaction ends; and whether that is so.  Other
+ * waits of the store are to be refused then, too.
+ */
+extern void es_refuse_waits(void);
+extern bool es_waits_are_refused(void);
+/*
+ * Locks what es_lock_pairs would, if all of it can be had at once; else false, and the
+ * lock that was not to be had, 0 = the gate.  Those before it stay locked.
+ */
+extern bool es_try_lock_pairs(LockSpace space, uint64 *hashes, int count,
+							  uint64 *refused_lock);
 extern void es_forget_refused_lock(void);
 
 /* So many of the locks that were refused are remembered. */

@@ -5,7 +5,7 @@
  * Owns the variables behind event_store.*.  All of them are of level user,
  * superuser or sighup: they can be defined by any backend that loads the library,
  * so an installation without shared_preload_libraries has the same settings as
- * one with it.  The one that sizes shared memory is of level postmaster where
+ * one with it.  Those that size shared memory are of level postmaster where
  * there is some.  Code that acts on a setting reads its variable
  * each time, so a reload takes effect with the next write or round; what is set
  * for a database is read when a session or a worker starts.
@@ -28,6 +28,10 @@
 #define DEFAULT_PROCESSED_RETENTION_S 0
 #define MIN_PROCESSED_RETENTION_S 0
 #define MAX_PROCESSED_RETENTION_S INT_MAX
+
+#define DEFAULT_GROUPED_QUEUE_KB 1024
+#define MIN_GROUPED_QUEUE_KB 64
+#define MAX_GROUPED_QUEUE_KB (1024 * 1024)
 
 #define DEFAULT_MAX_DATABASES 128
 #define MIN_MAX_DATABASES 1
@@ -77,6 +81,7 @@
 int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_dead_letter_retention = DEFAULT_DEAD_LETTER_RETENTION_S;
 int es_durability = ES_DURABLE;
+int es_grouped_queue = DEFAULT_GROUPED_QUEUE_KB;
 int es_max_databases = DEFAULT_MAX_DATABASES;
 int es_max_hops = DEFAULT_MAX_HOPS;
 int es_max_workers = DEFAULT_MAX_WORKERS;
@@ -94,6 +99,7 @@ int es_write_delay = DEFAULT_WRITE_DELAY_MS;
 
 static const struct config_enum_entry durability_options[] = {
 	{"durable", ES_DURABLE, false},
+	{"grouped", ES_GROUPED, false},
 	{"staged", ES_STAGED, false},
 	{NULL, 0, false},
 };
@@ -194,6 +200,7 @@ define_writes(void)
 	DefineCustomEnumVariable("event_store.durability",
 							 "Durability of appends and puts that do not name one.",
 							 "durable: committed like any row. "
+							 "grouped: committed at once, together with what others append. "
 							 "staged: written to unlogged staging and made durable soon after.",
 							 &es_durability, ES_DURABLE, durability_options,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
@@ -280,6 +287,15 @@ define_upkeep(void)
 							MIN_DEAD_LETTER_RETENTION_S,
 							MAX_DEAD_LETTER_RETENTION_S, PGC_SUSET, GUC_UNIT_S,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.grouped_queue",
+							"Shared memory in which sessions hand grouped appends over.",
+							"A number without unit is in kilobytes. What is larger than all of it is committed by its session.",
+							&es_grouped_queue, DEFAULT_GROUPED_QUEUE_KB,
+							MIN_GROUPED_QUEUE_KB, MAX_GROUPED_QUEUE_KB,
+							process_shared_preload_libraries_in_progress
+								? PGC_POSTMASTER
+								: PGC_SIGHUP,
+							GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.max_databases",
 							"Number of databases that have their store in shared memory.",
 							"Each takes some 120 kB. In others a store works as without preload.",
@@ -348,5 +364,5 @@ es_durability_argument(FunctionCallInfo fcinfo, int argno)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid durability: \"%s\"", text_to_cstring(word)),
-			 errhint("Give 'durable', 'staged', or NULL for the setting event_store.durability.")));
+			 errhint("Give 'durable', 'grouped', 'staged', or NULL for the setting event_store.durability.")));
 }

@@ -10,7 +10,8 @@
 typedef enum Durability
 {
 	ES_DURABLE,
-	ES_STAGED
+	ES_STAGED,
+	ES_GROUPED /* by the committer, with what others append */
 } Durability;
 
 typedef enum OnStagingFull
@@ -22,6 +23,7 @@ typedef enum OnStagingFull
 
 extern int es_drain_at_shutdown; /* ms; 0 = off */
 extern int es_durability;		 /* Durability */
+extern int es_grouped_queue;	 /* kB */
 extern int es_max_databases;
 extern int es_max_hops;
 extern int es_max_workers;		/* 0 = no limit of ours */

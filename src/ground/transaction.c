@@ -117,6 +117,12 @@ es_note_write(void)
 	wrote = true;
 }
 
+bool
+es_has_written(void)
+{
+	return wrote;
+}
+
 /* ---------- subtransactions ---------- */
 
 ErrorData *

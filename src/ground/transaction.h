@@ -20,6 +20,7 @@ typedef enum EndPhase
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,
 	ES_END_LETTERS,
+	ES_END_GROUPED,
 	ES_END_PHASES
 } EndPhase;
 
@@ -41,6 +42,8 @@ typedef void (*BeforeFunction)(void);
 extern void es_before_commit(BeforeFunction before);
 /* Remembers that the transaction wrote: PREPARE TRANSACTION will be refused. */
 extern void es_note_write(void);
+/* Whether it has written, staged or locked anything of the store. */
+extern bool es_has_written(void);
 
 /*
  * Runs work in a subtransaction, which is rolled back on an error, that is

@@ -34,6 +34,7 @@
 #include "utils/acl.h"
 #include "utils/syscache.h"
 
+#include "ground/committer_slot.h"
 #include "ground/compat.h"
 #include "ground/projector_slot.h"
 #include "ground/shmem.h"
@@ -66,7 +67,8 @@ await_departure(SharedDatabase *db, Oid database)
 		wait_event = WaitEventExtensionNew("EventStoreWorkerDeparture");
 	es_begin_wait(db);
 	while (!(es_dismiss_worker(db, database) &&
-			 es_dismiss_projectors(db, database)))
+			 es_dismiss_projectors(db, database) &&
+			 es_dismiss_committer(db, database)))
 		es_wait(db, ES_SIGNAL_AGAIN_MS, wait_event);
 	es_end_wait();
 }

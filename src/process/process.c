@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "process/process.h"
+#include "write/grouped.h"
 
 /* In the data directory, which is where every process works. */
 #define POSTMASTER_FILE "postmaster.pid"
@@ -132,6 +133,7 @@ es_enter_process(const int *grace_ms)
 		grace_timeout = RegisterTimeout(USER_TIMEOUT, check_grace);
 		watch_grace();
 	}
+	es_hand_nothing_over();
 	pqsignal(SIGTERM, handle_sigterm);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
@@ -188,4 +190,28 @@ es_heed_signals(void)
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 	return true;
+}
+
+void
+es_pin_settings(int lock_timeout)
+{
+	static const char *const pinned[][2] =
+		{{"search_path", "pg_catalog, pg_temp"},
+		 {"default_transaction_isolation", "read committed"},
+		 {"default_transaction_read_only", "off"},
+		 {"default_transaction_deferrable", "off"},
+		 {"statement_timeout", "0"},
+		 {"idle_in_transaction_session_timeout", "0"},
+		 {"transaction_timeout", "0"},
+		 {"row_security", "on"}};
+	char limit[16];
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+	{
+		/* not every version has all of them */
+		if (GetConfigOption(pinned[i][0], true, false) != NULL)
+			SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	}
+	snprintf(limit, sizeof(limit), "%d", lock_timeout);
+	SetConfigOption("lock_timeout", limit, PGC_SUSET, PGC_S_OVERRIDE);
 }

@@ -29,4 +29,10 @@ extern bool es_heed_signals(void);
 /* A negative timeout (ms) means until the latch is set. */
 extern void es_sleep_on_latch(long timeout, uint32 wait_event);
 
+/*
+ * A database's or role's settings must not change how a process works that runs nobody
+ * else's statements; it waits for a lock so many ms, 0 = for ever.
+ */
+extern void es_pin_settings(int lock_timeout);
+
 #endif /* ES_PROCESS_H */

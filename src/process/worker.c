@@ -402,29 +402,6 @@ take_turn(Work *work, uint32 wait_event)
 
 /* ---------- the process ---------- */
 
-/* A database's or role's settings must not change how the worker works. */
-static void
-pin_settings(void)
-{
-	static const char *const pinned[][2] =
-		{{"search_path", "pg_catalog, pg_temp"},
-		 {"default_transaction_isolation", "read committed"},
-		 {"default_transaction_read_only", "off"},
-		 {"default_transaction_deferrable", "off"},
-		 {"statement_timeout", "0"},
-		 {"lock_timeout", "0"},
-		 {"idle_in_transaction_session_timeout", "0"},
-		 {"transaction_timeout", "0"},
-		 {"row_security", "on"}};
-
-	for (int i = 0; i < (int) lengthof(pinned); i++)
-	{
-		/* not every version has all of them */
-		if (GetConfigOption(pinned[i][0], true, false) != NULL)
-			SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-	}
-}
-
 /* Looks up the name of this database, for messages. */
 static void
 note_database(Work *work)
@@ -452,7 +429,7 @@ es_worker_main(Datum arg)
 	es_prepare_limits();
 	note_database(&work);
 	es_end_busy();
-	pin_settings();
+	es_pin_settings(0);
 	pgstat_report_appname("event_store worker");
 	wait_event = WaitEventExtensionNew("EventStoreWorkerMain");
 

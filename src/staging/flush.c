@@ -248,6 +248,10 @@ es_settle(bool (*in_the_way)(void *arg), void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_RAISE_EXCEPTION),
 				 errmsg("a trigger cannot wait for staged rows while they are drained")));
+	if (es_waits_are_refused())
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("staged rows are in the way, which are not waited for here")));
 	for (;;)
 	{
 		bool possible = es_worker_possible(db) && !es_lock_held(ES_LOCK_DRAIN);

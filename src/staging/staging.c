@@ -131,7 +131,7 @@ es_admit(Durability wanted, int64 rows)
 	db = es_my_database();
 	if (es_draining() && db != NULL && es_staging_is(db, ES_STAGING_OPEN))
 		return ES_STAGED;
-	if (wanted == ES_DURABLE)
+	if (wanted != ES_STAGED)
 		return ES_DURABLE;
 	if (db == NULL)
 		es_refuse_without_place("Staging needs");

@@ -62,6 +62,7 @@
 #include "staging/staged_scan.h"
 #include "staging/staging.h"
 #include "write/append.h"
+#include "write/append_group.h"
 #include "write/cause.h"
 #include "write/event_input.h"
 #include "write/inline_view.h"
@@ -77,8 +78,8 @@ StaticAssertDecl(lengthof(es_outcome_names) == OUTCOME_CONFLICT + 1,
  * Finds the aggregates of the list.  All of append_events and append_event
  * belong to one; for a batch a hash table finds them.
  */
-static void
-group_by_aggregate(AppendCall *append, bool single)
+void
+es_find_aggregates(AppendCall *append, bool single)
 {
 	int count = append->list.count;
 	PairTable *table = single || count == 1 ? NULL : es_pair_table(count);
@@ -241,6 +242,13 @@ find_originals(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 		NewEvent *event = &append->list.events[i];
 
 		CHECK_FOR_INTERRUPTS();
+		if (event->id_given && append->group != NULL &&
+			es_is_id_in_group(append->group,
+							  DatumGetUUIDP(event->row.values[EV_EVENT_ID])))
+		{
+			append->verdict = ES_VERDICT_AGAIN;
+			return;
+		}
 		if (event->id_given && find_original(event, snapshot, look_in_staging))
 		{
 			append->aggregates[event->aggregate].repeated++;
@@ -302,6 +310,14 @@ raise_conflict(const Aggregate *aggregate, const NewEvent *event, int64 actual)
 			 errdetail_internal("%s", detail.data)));
 }
 
+void
+es_refuse_event(const AppendCall *append, int event, int64 actual)
+{
+	const NewEvent *refused = &append->list.events[event];
+
+	raise_conflict(&append->aggregates[refused->aggregate], refused, actual);
+}
+
 /* Goes on by one event; only a row written around the API can be the last. */
 static void
 take_sequence(Aggregate *aggregate)
@@ -331,11 +347,19 @@ check_expectations(AppendCall *append)
 			continue;
 		if (expectation_met(event, aggregate->sequence))
 			take_sequence(aggregate);
+		else if (append->group != NULL && append->on_conflict == ES_CONFLICT_ERROR)
+		{
+			append->verdict = ES_VERDICT_REFUSED;
+			append->refused = i;
+			append->actual = aggregate->sequence;
+			return;
+		}
 		else if (append->on_conflict == ES_CONFLICT_ERROR)
 			raise_conflict(aggregate, event, aggregate->sequence);
 		else
 		{
 			es_count_conflict();
+			append->conflicts++;
 			aggregate->outcome = OUTCOME_CONFLICT;
 			conflict = true;
 		}
@@ -378,6 +402,19 @@ check_serializable(const Aggregate *aggregate)
 /* ---------- append ---------- */
 
 /*
+ * Where an aggregate stands by what calls of the same group before this one will have
+ * written, which nobody can read yet.
+ */
+static bool
+head_from_group(const AppendCall *append, const Aggregate *aggregate, Head *head)
+{
+	head->staged = false;
+	return append->group != NULL &&
+		   es_group_head(append->group, aggregate->type, aggregate->id,
+						 &head->sequence, &head->recorded_at);
+}
+
+/*
  * Reads the heads under one snapshot.  Returns false if a durable append met
  * staged rows, which have to become durable first.
  */
@@ -392,8 +429,9 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 		aggregate->repeated = 0;
 		aggregate->last_repeated = 0;
 		aggregate->outcome = OUTCOME_APPENDED;
-		es_read_head(aggregate->type, aggregate->id, snapshot, look_in_staging,
-					 &aggregate->head);
+		if (!head_from_group(append, aggregate, &aggregate->head))
+			es_read_head(aggregate->type, aggregate->id, snapshot,
+						 look_in_staging, &aggregate->head);
 		aggregate->sequence = aggregate->head.sequence;
 		if (append->durability == ES_DURABLE && aggregate->head.staged)
 			return false;
@@ -458,7 +496,8 @@ heads_from_cache(AppendCall *append)
 		Aggregate *aggregate = &append->aggregates[i];
 		Head *head = &aggregate->head;
 
-		if (!es_cached_head(db, aggregate->type, aggregate->id, &head->sequence,
+		if (!head_from_group(append, aggregate, head) &&
+			!es_cached_head(db, aggregate->type, aggregate->id, &head->sequence,
 							&head->recorded_at, &head->staged))
 			return false;
 		/* what was staged last may be durable by now */
@@ -488,11 +527,17 @@ decide(AppendCall *append)
 		es_end_staged_read(&read);
 		if (ready)
 			break;
+		if (append->group != NULL)
+		{
+			append->verdict = ES_VERDICT_WAITS;
+			return;
+		}
 		es_settle(any_staged_by_others, append);
 		/* a trigger may have staged in this very transaction */
 		es_move_own_rows();
 	}
-	check_expectations(append);
+	if (append->verdict == ES_VERDICT_TAKEN)
+		check_expectations(append);
 }
 
 /*
@@ -722,19 +767,20 @@ find_inline_views(AppendCall *append)
 	es_move_own_rows();
 }
 
-/* Runs an append whose list has been checked. */
 void
-es_append(AppendCall *append, Durability wanted, bool single)
+es_prepare_append(AppendCall *append, bool single)
 {
-	ErrorContextCallback explanation;
-
-	es_begin_explaining(&explanation);
 	PreventCommandIfReadOnly(append->function);
 	PreventCommandIfParallelMode(append->function);
 	(void) es_own_store();
 	es_follow_cause(&append->list);
-	group_by_aggregate(append, single);
+	es_find_aggregates(append, single);
 	check_ids_distinct(append);
+}
+
+void
+es_append_prepared(AppendCall *append, Durability wanted)
+{
 	append->durability = es_admit(wanted, append->list.count);
 	if (append->durability == ES_DURABLE)
 		es_move_own_rows();
@@ -743,7 +789,92 @@ es_append(AppendCall *append, Durability wanted, bool single)
 	decide(append);
 	if (append->to_write > 0)
 		write_events(append);
+}
+
+/* Runs an append whose list has been checked. */
+void
+es_append(AppendCall *append, Durability wanted, bool single)
+{
+	ErrorContextCallback explanation;
+
+	es_begin_explaining(&explanation);
+	es_prepare_append(append, single);
+	es_append_prepared(append, wanted);
 	es_end_explaining(&explanation);
+}
+
+/* ---------- an append of a group ---------- */
+
+static bool
+decide_for_group(void *append)
+{
+	decide(append);
+	return true;
+}
+
+/*
+ * Decides, as far as possible without a subtransaction: where nothing has to be read nothing
+ * is raised.
+ */
+static void
+decide_alone(AppendCall *append)
+{
+	if (heads_from_cache(append))
+		check_expectations(append);
+	else
+		append->error = es_in_subtransaction(decide_for_group, append);
+	if (append->error != NULL)
+		append->verdict = ES_VERDICT_FAILED;
+}
+
+void
+es_append_to_group(AppendCall *append, AppendGroup *group)
+{
+	EventRow **rows;
+
+	append->group = group;
+	append->durability = ES_DURABLE;
+	find_inline_views(append);
+	decide_alone(append);
+	if (append->verdict != ES_VERDICT_TAKEN || append->to_write == 0)
+		return;
+	rows = assign(append);
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		const Aggregate *aggregate = &append->aggregates[i];
+
+		if (aggregate->outcome == OUTCOME_APPENDED)
+			es_set_group_head(group, aggregate->type, aggregate->id,
+							  aggregate->sequence, aggregate->recorded_at);
+	}
+	for (int i = 0; i < append->list.count; i++)
+	{
+		NewEvent *event = &append->list.events[i];
+
+		if (append->aggregates[event->aggregate].outcome == OUTCOME_APPENDED)
+			es_add_group_row(group, &event->row, event->id_given);
+	}
+	pfree(rows);
+}
+
+void
+es_write_group(AppendGroup *group, AppendCall *only, bool inlined)
+{
+	int count;
+	EventRow **rows = es_group_rows(group, &count);
+
+	if (count == 0)
+		return;
+	/* before a trigger can append on top of it */
+	es_note_group_heads(group);
+	es_note_durable_write();
+	if (only != NULL)
+		insert_or_refuse(only, rows, count);
+	else if (inlined)
+		insert_and_fold(rows, count);
+	else
+		es_insert_events(rows, count);
+	es_note_write();
 }
 
 int64

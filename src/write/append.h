@@ -9,6 +9,7 @@
 
 #include "ground/settings.h"
 #include "staging/head.h"
+#include "write/append_group.h"
 #include "write/event_input.h"
 
 /* What became of the events of an aggregate. */
@@ -42,6 +43,16 @@ typedef struct Aggregate
 	Outcome outcome;
 } Aggregate;
 
+/* What was decided about a call of a group. */
+typedef enum Verdict
+{
+	ES_VERDICT_TAKEN,	/* done with the group */
+	ES_VERDICT_REFUSED, /* a conflict that is an error: "refused" and "actual" */
+	ES_VERDICT_FAILED,	/* another error */
+	ES_VERDICT_AGAIN,	/* it repeats an event of the same group */
+	ES_VERDICT_WAITS	/* it would have to wait for others */
+} Verdict;
+
 typedef struct AppendCall
 {
 	const char *function; /* its name, for messages */
@@ -51,8 +62,16 @@ typedef struct AppendCall
 	OnConflict on_conflict;
 	Durability durability; /* as it is really done */
 	bool any_given_ids;
-	bool inlined; /* views are folded by it */
-	int to_write; /* events of aggregates to be appended */
+	bool inlined;  /* views are folded by it */
+	int to_write;  /* events of aggregates to be appended */
+	int conflicts; /* that were met */
+
+	/* of a call of a group */
+	AppendGroup *group; /* NULL = it is none */
+	Verdict verdict;
+	int refused; /* the event, and where its aggregate stands */
+	int64 actual;
+	ErrorData *error;
 } AppendCall;
 
 extern const char *const es_outcome_names[];
@@ -62,6 +81,23 @@ extern const char *const es_outcome_names[];
  * Refusals are errors, but for conflicts that are reported; the list has the results.
  */
 extern void es_append(AppendCall *append, Durability wanted, bool single);
+
+/*
+ * The same in two steps, what is to be judged without the store and all else.  The first
+ * is only to find the aggregates where the call was prepared elsewhere.
+ */
+extern void es_find_aggregates(AppendCall *append, bool single);
+extern void es_prepare_append(AppendCall *append, bool single);
+extern void es_append_prepared(AppendCall *append, Durability wanted);
+/*
+ * Decides a call, whose aggregates are locked, as one of a group; its memory stays until
+ * the group is written.  What has to be written is, together, by the second: "only" is the
+ * one that there is, or NULL.
+ */
+extern void es_append_to_group(AppendCall *append, AppendGroup *group);
+extern void es_write_group(AppendGroup *group, AppendCall *only, bool inlined);
+/* Raises VS001 for an event of a call whose aggregate stands elsewhere. */
+extern void es_refuse_event(const AppendCall *append, int event, int64 actual);
 
 /*
  * Locks an aggregate to the end of the transaction and returns its last sequence,

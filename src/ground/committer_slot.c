@@ -1,0 +1,216 @@
+/*
+ * committer_slot.c
+ *		The place of a database's committer in shared memory.
+ *
+ * The committer is a process that commits what others hand over to it
+ * (grouped_call.c).  Who hands something over and finds none starts one, and waits
+ * for it; whoever finds that none can be had does without.  It leaves when nothing has
+ * come for a while, and when its exit callback runs all that have something in the
+ * queue look again.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "datatype/timestamp.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "utils/timestamp.h"
+
+#include "ground/committer_slot.h"
+#include "ground/common.h"
+#include "ground/shmem.h"
+#include "ground/worker_slot.h"
+
+/* Where there was no process for one it is tried again after so long. */
+#define START_PAUSE_MS 1000
+/* A process that has not arrived after so long does not come. */
+#define ARRIVAL_MS 5000
+
+static void
+initialise_slot(void *memory)
+{
+	LWLockInitialize(&((CommitterSlot *) memory)->lock, es_shared->lock->tranche);
+}
+
+static void
+clear_slot(SharedDatabase *db)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+
+	slot->starting = false;
+	slot->started_at = slot->retry_at = 0;
+	slot->pid = 0;
+	slot->latch = NULL;
+	slot->asleep = false;
+	slot->first = slot->last = 0;
+}
+
+DatabasePart es_committer_part = {sizeof(CommitterSlot), initialise_slot,
+								  clear_slot};
+
+void
+es_share_committers(void)
+{
+	es_share_by_database(&es_committer_part);
+}
+
+/* ---------- starting ---------- */
+
+static bool
+start_process(SharedDatabase *db)
+{
+	BackgroundWorker worker;
+	Oid database = db->database;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "es_committer_main",
+			sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN,
+			 "event_store committer of database %u", database);
+	strlcpy(worker.bgw_type, "event_store committer", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
+	memcpy(worker.bgw_extra, &database, sizeof(database));
+	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/* Whether one is on its way; the lock is held. */
+static bool
+is_coming(const CommitterSlot *slot, TimestampTz now)
+{
+	return slot->starting &&
+		   !TimestampDifferenceExceeds(slot->started_at, now, ARRIVAL_MS);
+}
+
+bool
+es_ensure_committer(SharedDatabase *db)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+	TimestampTz now;
+	bool there;
+	bool start;
+
+	if (slot->pid != 0)
+		return true;
+	now = GetCurrentTimestamp();
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	there = slot->pid != 0 || is_coming(slot, now);
+	start = !there && now >= slot->retry_at && es_worker_slot(db)->bars == 0;
+	if (start)
+	{
+		slot->starting = true;
+		slot->started_at = now;
+	}
+	LWLockRelease(&slot->lock);
+	if (!start || start_process(db))
+		return there || start;
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	slot->starting = false;
+	slot->retry_at = TimestampTzPlusMilliseconds(now, START_PAUSE_MS);
+	LWLockRelease(&slot->lock);
+	return false;
+}
+
+void
+es_wake_committer(SharedDatabase *db)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+
+	LWLockAcquire(&slot->lock, LW_SHARED);
+	if (slot->latch != NULL)
+		SetLatch(slot->latch);
+	LWLockRelease(&slot->lock);
+}
+
+/* ---------- the process ---------- */
+
+static bool arrived = false;
+
+/* Runs after the process has left the process array: who waits for it finds it gone. */
+static void
+leave_slot(int code, Datum arg)
+{
+	SharedDatabase *db = (SharedDatabase *) DatumGetPointer(arg);
+	CommitterSlot *slot = es_committer_slot(db);
+	TimestampTz now = GetCurrentTimestamp();
+
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	if (slot->pid == MyProcPid)
+	{
+		slot->pid = 0;
+		slot->latch = NULL;
+		slot->asleep = false;
+		if (!arrived)
+			slot->retry_at = TimestampTzPlusMilliseconds(now, START_PAUSE_MS);
+	}
+	LWLockRelease(&slot->lock);
+	es_tell_progress(db);
+}
+
+void
+es_note_committer_arrived(void)
+{
+	arrived = true;
+}
+
+bool
+es_enter_committer_slot(SharedDatabase *db, Oid database)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+	bool entered;
+
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	entered = db->database == database && slot->pid == 0 &&
+			  es_worker_slot(db)->bars == 0;
+	if (entered)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+	}
+	if (slot->pid == 0 || entered)
+		slot->starting = false;
+	LWLockRelease(&slot->lock);
+	if (entered)
+		on_shmem_exit(leave_slot, PointerGetDatum(db));
+	return entered;
+}
+
+bool
+es_retire_committer(SharedDatabase *db)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+	bool retired;
+
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	retired = slot->first == 0;
+	if (retired)
+	{
+		slot->pid = 0;
+		slot->latch = NULL;
+	}
+	LWLockRelease(&slot->lock);
+	return retired;
+}
+
+bool
+es_dismiss_committer(SharedDatabase *db, Oid database)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+	bool gone;
+
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	gone = db->database != database || slot->pid == 0;
+	/* its exit callback needs the lock, so the process is still there */
+	if (!gone)
+		kill(slot->pid, SIGTERM);
+	LWLockRelease(&slot->lock);
+	return gone;
+}

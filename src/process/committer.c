@@ -1,0 +1,493 @@
+/*
+ * committer.c
+ *		The committer: appends and commits what sessions hand over to it.
+ *
+ * There is one in a database where somebody asks for it (committer_slot.c).  It takes
+ * what has come, runs it in one transaction (grouped_round.c), commits that, gives each
+ * caller his answer, and takes what has come meanwhile; so the more come at once, the more
+ * share a flush.  It is not the worker: a round of draining may take much longer than
+ * an append may wait.
+ *
+ * A transaction that fails is halved until it is known whose call is to blame; that one
+ * gets the error, and the others cost it nothing but time.
+ *
+ * It waits for nobody: a call that needs what somebody has locked is left to its
+ * caller, who waits for it himself, and those that need the same are set aside until his
+ * transaction has ended; then they go on together.  So there is never more than one in the
+ * way of others who wait for the lock, and it is as soon as it is free that the rest
+ * share a flush again.  What it finds itself waiting for otherwise, as a row that a trigger
+ * locks, it gives up after a moment, and leaves the same way.
+ *
+ * SIGTERM ends it at any time.  Its callers find out what became of what it had in hand
+ * (grouped.c).
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "ground/catalog.h"
+#include "ground/committer_slot.h"
+#include "ground/compat.h"
+#include "ground/grouped_call.h"
+#include "ground/shmem.h"
+#include "process/process.h"
+#include "process/step.h"
+#include "write/append.h"
+#include "write/grouped_form.h"
+#include "write/grouped_round.h"
+
+/* It leaves when nothing has come for so long. */
+#define IDLE_EXIT_MS 10000
+/* It looks again so often after calls that are set aside. */
+#define ASIDE_PAUSE_MS 1000
+/* For locks other than of aggregates and view keys it waits this long ... */
+#define LOCK_TIMEOUT_MS 20
+/* ... and when it has waited so long in a round, the rest is left to its callers. */
+#define ROUND_PATIENCE_MS 100
+/* A transaction may take so long. */
+#define ROUND_LIMIT_MS 5000
+/* So much is taken at once. */
+#define ROUND_CALLS 512
+#define ROUND_BYTES (4 * 1024 * 1024)
+/* An error that is no call's fault is tried again so often. */
+#define ATTEMPTS 3
+#define ATTEMPT_PAUSE_MS 10
+
+PGDLLEXPORT void es_committer_main(Datum arg);
+
+/* A call between its being taken and its end. */
+typedef struct Held
+{
+	RoundCall call;
+	TakenCall *taken;
+	int attempts;
+	bool aside;
+} Held;
+
+/* Who waits for what others are set aside for. */
+typedef struct Delegate
+{
+	uint64 lock;
+	int number;
+	uint32 serial;
+} Delegate;
+
+typedef struct Committer
+{
+	SharedDatabase *db;
+	MemoryContext held_context; /* calls, as long as they are held */
+	MemoryContext round;
+	List *held; /* of those that were set aside, or come again */
+	List *delegates;
+	TimestampTz worked_at;
+	TimestampTz started_at; /* the round */
+	bool store_gone;
+} Committer;
+
+/* ---------- one transaction ---------- */
+
+/* What is asked for by the most demanding of the callers. */
+static int
+strongest_commit(Held **calls, int count)
+{
+	int level = SYNCHRONOUS_COMMIT_OFF;
+
+	for (int i = 0; i < count; i++)
+		level = Max(level, calls[i]->taken->level);
+	return level;
+}
+
+static void
+run_transaction(Committer *c, Held **calls, int count)
+{
+	RoundCall **round = palloc_array(RoundCall *, count);
+	Oid user;
+	int security;
+	int level;
+
+	for (int i = 0; i < count; i++)
+		round[i] = &calls[i]->call;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	MemoryContextSwitchTo(c->round);
+	GetUserIdAndSecContext(&user, &security);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	level = NewGUCNestLevel();
+	c->store_gone = es_lock_store() == NULL;
+	if (!c->store_gone)
+	{
+		es_become_owner();
+		es_limit_step(ROUND_LIMIT_MS);
+		es_run_grouped(round, count);
+		AfterTriggerFireDeferred();
+	}
+	/* what triggers do, and what they set, ends with it */
+	AtEOXact_GUC(false, level);
+	PopActiveSnapshot();
+	es_lift_limit();
+	CommitTransactionCommand();
+	/* an abort does this by itself */
+	SetUserIdAndSecContext(user, security);
+}
+
+/* Runs calls in a transaction; returns its error, or NULL. */
+static ErrorData *
+attempt(Committer *c, Held **calls, int count)
+{
+	ErrorData *volatile error = NULL;
+	int synchronous = synchronous_commit;
+
+	synchronous_commit = strongest_commit(calls, count);
+	es_begin_busy(false);
+	PG_TRY();
+	{
+		run_transaction(c, calls, count);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		es_lift_limit();
+		MemoryContextSwitchTo(c->round);
+		error = CopyErrorData();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(c->round);
+	LockReleaseSession(USER_LOCKMETHOD);
+	es_end_busy();
+	synchronous_commit = synchronous;
+	return error;
+}
+
+/* ---------- what becomes of a call ---------- */
+
+static void
+forget(Held *held)
+{
+	pfree(held->taken->content);
+	pfree(held->taken);
+	pfree(held);
+}
+
+/* Keeps a call for a later round. */
+static void
+keep(Committer *c, Held *held, bool aside)
+{
+	MemoryContext old = MemoryContextSwitchTo(c->held_context);
+
+	held->aside = aside;
+	c->held = lappend(c->held, held);
+	MemoryContextSwitchTo(old);
+}
+
+/* Whether somebody waits for a lock on behalf of others; those that are done go. */
+static bool
+has_delegate(Committer *c, uint64 lock)
+{
+	ListCell *cell;
+	bool found = false;
+
+	foreach (cell, c->delegates)
+	{
+		Delegate *delegate = lfirst(cell);
+
+		if (es_is_left_to_caller(c->db, delegate->number, delegate->serial))
+			found = found || delegate->lock == lock;
+		else
+		{
+			c->delegates = foreach_delete_current(c->delegates, cell);
+			pfree(delegate);
+		}
+	}
+	return found;
+}
+
+static void
+add_delegate(Committer *c, const Held *held)
+{
+	MemoryContext old = MemoryContextSwitchTo(c->held_context);
+	Delegate *delegate = palloc_object(Delegate);
+
+	*delegate = (Delegate){held->call.refused_lock, held->taken->number,
+						   held->taken->serial};
+	c->delegates = lappend(c->delegates, delegate);
+	MemoryContextSwitchTo(old);
+}
+
+/* Leaves a call to its caller, or sets it aside where another waits for the same. */
+static void
+make_wait(Committer *c, Held *held)
+{
+	if (has_delegate(c, held->call.refused_lock))
+	{
+		if (es_set_call_aside(c->db, held->taken))
+			keep(c, held, true);
+		else
+			forget(held);
+		return;
+	}
+	if (es_leave_to_caller(c->db, held->taken))
+		add_delegate(c, held);
+	forget(held);
+}
+
+static void
+answer(Committer *c, Held *held, const char *bytes, Size size)
+{
+	es_answer_call(c->db, held->taken, bytes, size);
+	forget(held);
+}
+
+static void
+answer_error(Committer *c, Held *held, const ErrorData *error)
+{
+	Size size;
+	char *bytes = es_form_error(error, &size);
+
+	answer(c, held, bytes, size);
+}
+
+/* After a transaction that has committed. */
+static void
+deliver(Committer *c, Held **calls, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		Held *held = calls[i];
+
+		if (c->store_gone)
+		{
+			(void) es_leave_to_caller(c->db, held->taken);
+			forget(held);
+		}
+		else if (held->call.answer != NULL)
+			answer(c, held, held->call.answer, held->call.size);
+		else if (held->call.verdict == ES_VERDICT_WAITS)
+			make_wait(c, held);
+		else
+			keep(c, held, false);
+	}
+}
+
+/* ---------- failures ---------- */
+
+/* Whether an error is that something was waited for. */
+static bool
+is_wait(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		   error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		   error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+}
+
+/* Whether no call can be to blame for an error. */
+static bool
+is_of_world(const ErrorData *error)
+{
+	int class = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return !is_wait(error) && (class == ERRCODE_INSUFFICIENT_RESOURCES ||
+							   class == ERRCODE_OPERATOR_INTERVENTION ||
+							   class == ERRCODE_SYSTEM_ERROR);
+}
+
+static void serve(Committer *c, Held **calls, int count);
+
+/* The transaction of one call has failed. */
+static void
+settle_failure(Committer *c, Held *held, const ErrorData *error)
+{
+	if (is_wait(error))
+		make_wait(c, held);
+	else if (error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE &&
+			 ++held->attempts < ATTEMPTS)
+		serve(c, &held, 1);
+	else
+		answer_error(c, held, error);
+}
+
+/* The transaction of several has failed. */
+static void
+settle_failures(Committer *c, Held **calls, int count, const ErrorData *error)
+{
+	bool impatient =
+		is_wait(error) &&
+		TimestampDifferenceExceeds(c->started_at, GetCurrentTimestamp(),
+								   ROUND_PATIENCE_MS);
+
+	if (!impatient && !is_of_world(error))
+	{
+		serve(c, calls, count / 2);
+		serve(c, calls + count / 2, count - count / 2);
+		return;
+	}
+	for (int i = 0; i < count; i++)
+	{
+		if (impatient)
+			make_wait(c, calls[i]);
+		else
+			answer_error(c, calls[i], error);
+	}
+}
+
+/* Does calls, however many transactions it takes. */
+static void
+serve(Committer *c, Held **calls, int count)
+{
+	ErrorData *error = attempt(c, calls, count);
+
+	for (int tries = 1; error != NULL && is_of_world(error) && tries < ATTEMPTS;
+		 tries++)
+	{
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ATTEMPT_PAUSE_MS, PG_WAIT_EXTENSION);
+		error = attempt(c, calls, count);
+	}
+	if (error == NULL)
+		deliver(c, calls, count);
+	else if (count == 1)
+		settle_failure(c, calls[0], error);
+	else
+		settle_failures(c, calls, count, error);
+}
+
+/* ---------- rounds ---------- */
+
+/* Those that are held and need not wait on. */
+static int
+take_held(Committer *c, Held **calls)
+{
+	ListCell *cell;
+	int count = 0;
+
+	foreach (cell, c->held)
+	{
+		Held *held = lfirst(cell);
+
+		if (count == ROUND_CALLS ||
+			(held->aside && has_delegate(c, held->call.refused_lock)))
+			continue;
+		c->held = foreach_delete_current(c->held, cell);
+		if (held->aside && !es_retake_call(c->db, held->taken))
+			forget(held);
+		else
+			calls[count++] = held;
+	}
+	return count;
+}
+
+static int
+take_new(Committer *c, Held **calls, int most, bool sleeps)
+{
+	TakenCall **taken = palloc_array(TakenCall *, Max(most, 1));
+	MemoryContext old = MemoryContextSwitchTo(c->held_context);
+	int count = es_take_calls(c->db, taken, most, ROUND_BYTES, sleeps);
+
+	for (int i = 0; i < count; i++)
+	{
+		Held *held = palloc0_object(Held);
+
+		held->taken = taken[i];
+		held->call.content = taken[i]->content;
+		calls[i] = held;
+	}
+	MemoryContextSwitchTo(old);
+	return count;
+}
+
+/* Nothing has come: sleeps, or leaves. */
+static void
+rest(Committer *c, uint32 wait_event)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(c->worked_at, IDLE_EXIT_MS);
+	long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+
+	if (left == 0 && c->held == NIL && es_retire_committer(c->db))
+		proc_exit(0);
+	if (c->held != NIL)
+		left = ASIDE_PAUSE_MS;
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	es_sleep_on_latch(Max(left, 1), wait_event);
+}
+
+static void
+take_turn(Committer *c, uint32 wait_event)
+{
+	Held **calls;
+	int count;
+
+	/* what is set for the database is read when a process connects */
+	if ((es_heed_signals() && c->held == NIL) || es_asked_to_leave())
+		proc_exit(0);
+	MemoryContextReset(c->round);
+	MemoryContextSwitchTo(c->round);
+	calls = palloc_array(Held *, ROUND_CALLS);
+	count = take_held(c, calls);
+	count += take_new(c, calls + count, ROUND_CALLS - count, count == 0);
+	if (count == 0)
+	{
+		rest(c, wait_event);
+		return;
+	}
+	debug_query_string = "commit grouped appends";
+	pgstat_report_activity(STATE_RUNNING, debug_query_string);
+	c->started_at = GetCurrentTimestamp();
+	serve(c, calls, count);
+	c->worked_at = GetCurrentTimestamp();
+	debug_query_string = NULL;
+	pgstat_report_stat(false);
+}
+
+/* ---------- the process ---------- */
+
+/* After the process has left its place, so that who looks again finds it gone. */
+static void
+lose_calls(int code, Datum db)
+{
+	es_lose_calls((SharedDatabase *) DatumGetPointer(db));
+}
+
+void
+es_committer_main(Datum arg)
+{
+	Committer committer = {.db = es_database_numbered(DatumGetInt32(arg))};
+	Oid database;
+	uint32 wait_event;
+
+	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
+	es_enter_process(NULL);
+	on_shmem_exit(lose_calls, PointerGetDatum(committer.db));
+	if (!es_enter_committer_slot(committer.db, database))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	es_note_committer_arrived();
+	es_prepare_limits();
+	es_end_busy();
+	es_pin_settings(LOCK_TIMEOUT_MS);
+	pgstat_report_appname("event_store committer");
+	wait_event = WaitEventExtensionNew("EventStoreCommitterMain");
+	committer.held_context =
+		AllocSetContextCreate(TopMemoryContext, "event_store grouped calls",
+							  ALLOCSET_DEFAULT_SIZES);
+	committer.round = AllocSetContextCreate(TopMemoryContext, "event_store round",
+											ALLOCSET_DEFAULT_SIZES);
+	committer.worked_at = GetCurrentTimestamp();
+	for (;;)
+		take_turn(&committer, wait_event);
+}
