@@ -94,6 +94,12 @@ SELECT pg_temp.project('vp-rules-seq');
 SELECT pg_temp.project('vp-members');
 SELECT pg_temp.project('vp-lines');
 SELECT pg_temp.project('vp-list');
+-- members divide the rows, which not every key lets them do
+SELECT pg_temp.outcome('SELECT event_store.resize_subscription(''vp-lines'', 2)');
+SELECT pg_temp.outcome('SELECT event_store.resize_subscription(''vp-list'', 2)');
+SELECT pg_temp.outcome('SELECT event_store.resize_subscription(''vp-sticky'', 2)');
+SELECT event_store.resize_subscription('vp-members', 5);
+SELECT event_store.resize_subscription('vp-members', 3);
 -- a sticky value is that of the aggregate; a row that others have a part in stays, one of the aggregate alone moves
 SELECT pg_temp.project('vp-sticky');
 SELECT pg_temp.project('vp-moves');

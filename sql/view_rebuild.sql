@@ -85,6 +85,15 @@ SELECT count(event_store.append_event('VrOrder', 'o-0', NULL, 'Paid', '{"amount"
 SELECT event_store.project('vr-sums');
 SELECT pg_temp.rows('vr-sums');
 
+-- a definition that is stored divides no rows: with several members it is not taken
+SELECT event_store.replace_projection('vr-sums', '{VrOrder}', '{"sticky": "$.payload.customer"}', :'rules', in_steps => true);
+SELECT event_store.resize_subscription('vr-sums', 2);
+SELECT pg_temp.outcome($$SELECT event_store.rebuild_projection_step('vr-sums', 1000)$$);
+SELECT event_store.resize_subscription('vr-sums', 1);
+SELECT event_store.rebuild_projection_step('vr-sums', 1000);
+SELECT pg_temp.outcome($$SELECT event_store.resize_subscription('vr-sums', 2)$$);
+SELECT pg_temp.rows('vr-sums');
+
 -- of other aggregate types, with members
 SELECT count(event_store.append_event('VrRefund', 'r-1', NULL, 'Paid', '{"customer": "c-0", "amount": -7}'));
 SELECT event_store.project('vr-members') > 0;

@@ -313,7 +313,7 @@ check_divisible(Datum name)
 	bool isnull;
 
 	es_refuse_inline(name, "resized");
-	if (es_execute(&plan, &name, NULL, false, SPI_OK_SELECT) == 0)
+	if (es_execute_latest(&plan, &name, NULL) == 0)
 		return;
 	key = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!es_row_key_divides(es_row_key_parse(isnull ? NULL : DatumGetJsonbP(key))))
@@ -351,6 +351,9 @@ es_resize_subscription(PG_FUNCTION_ARGS)
 	lock_out(&resize);
 	es_begin(&scope);
 	es_read_subscription(resize.name, s);
+	/* it may have been given another key meanwhile */
+	if (resize.members > 1 && s->projection)
+		check_divisible(resize.name);
 	if (s->members != resize.members)
 		resize_to(&resize);
 	es_end(&scope);

@@ -397,7 +397,26 @@ go_on_behind(ViewRebuild *rebuild)
 	es_forget_pace(rebuild->projection.hash);
 }
 
-/* Nobody takes in events from now on, and all that there are have been folded. */
+/*
+ * Nobody takes in events from now on, nor makes other members; since it was last looked at
+ * somebody may have.
+ */
+static void
+hold_projection(ViewRebuild *rebuild)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	OwnerScope scope;
+
+	es_lock_hash(ES_LOCK_SUBSCRIPTION, rebuild->projection.hash, ExclusiveLock);
+	es_begin(&scope);
+	MemoryContextSwitchTo(rebuild->context);
+	es_read_subscription(rebuild->projection.name, &rebuild->subscription);
+	MemoryContextSwitchTo(caller);
+	es_end(&scope);
+	es_check_view_members(rebuild->subscription.members, &rebuild->definition);
+}
+
+/* All that there are have been folded, and the rows that were built are the view's. */
 static int64
 swap(ViewRebuild *rebuild)
 {
@@ -407,7 +426,7 @@ swap(ViewRebuild *rebuild)
 	bool inlined;
 	int64 up_to;
 
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, rebuild->projection.hash, ExclusiveLock);
+	hold_projection(rebuild);
 	inlined = es_hold_inline(name);
 	/* members may be ahead of what was safe to read a moment ago, but not of this */
 	up_to = inlined ? es_last_given_position(es_feed_database())
