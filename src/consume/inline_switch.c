@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "consume/consume.h"
 #include "consume/inline_switch.h"
 #include "consume/member.h"
 #include "consume/pace.h"
@@ -37,11 +38,37 @@
 /* The gate is waited for so long at a time, and then left alone for as long. */
 #define TRY_MS 50
 
+/* Whether others have staged rows; a store of this transaction has none, whatever is known of it. */
+static bool
+others_staged(void *arg)
+{
+	StagedRead read;
+	StagedScan *scan;
+	StagedRow row;
+	bool others = false;
+
+	if (!es_may_have_staged())
+		return false;
+	es_begin_staged_read(&read, NULL);
+	scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection, GetActiveSnapshot(),
+						  0, NULL);
+	while (!others && es_staged_next_row(scan, &row))
+	{
+		others = !row.own;
+		es_staged_free(&row);
+	}
+	es_staged_end(scan);
+	es_end_staged_read(&read);
+	return others;
+}
+
+/* What was staged is folded by nobody once the view is inline: it becomes durable before. */
 static void
 settle_staged(void)
 {
-	if (es_may_have_staged())
-		es_settle(NULL, NULL);
+	es_consume_durably();
+	if (others_staged(NULL))
+		es_settle(others_staged, NULL);
 }
 
 void
