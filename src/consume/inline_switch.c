@@ -5,7 +5,8 @@
  * Both are done while no append is open: the gate of aggregates is closed to the end of
  * the transaction.  Who waits for it has the appends behind him wait, too.  So it is tried
  * for moments, with pauses that let these pass: an append that stays open delays the switch,
- * and never other appends.
+ * and never other appends.  Moments are too short for a deadlock to be seen: who has locked
+ * something that an append may wait for waits as for any lock.
  *
  * A member of an inline view stands beyond all positions, so that whoever asks finds that
  * it has nothing to do, and waits for nothing.
@@ -71,15 +72,14 @@ settle_staged(void)
 		es_settle(others_staged, NULL);
 }
 
-void
-es_hold_appends(void)
+static void
+close_gate_politely(void)
 {
 	TimestampTz end =
 		LockTimeout == 0
 			? DT_NOEND
 			: TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LockTimeout);
 
-	settle_staged();
 	while (!es_try_close_gate(ES_LOCK_AGGREGATE, TRY_MS))
 	{
 		if (GetCurrentTimestamp() >= end)
@@ -88,6 +88,16 @@ es_hold_appends(void)
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(TRY_MS * 1000L);
 	}
+}
+
+void
+es_hold_appends(void)
+{
+	settle_staged();
+	if (es_holds_locks())
+		es_close_gate(ES_LOCK_AGGREGATE);
+	else
+		close_gate_politely();
 	settle_staged();
 }
 

@@ -16,7 +16,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -30,6 +29,7 @@
 #include "consume/view_projection.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/lock.h"
 #include "read/feed.h"
 #include "replay/row_key.h"
 #include "replay/view_batch.h"
@@ -194,7 +194,7 @@ take_view(Datum view_name)
 	OwnerScope scope;
 
 	es_settle_view(view_name);
-	LockRelationOid(es_store()->view_key_gate, ShareRowExclusiveLock);
+	es_close_gate(ES_LOCK_VIEW_KEY);
 	es_settle_view(view_name);
 	check_no_rows(view_name);
 	/* steps of rebuild_view() may have left something */
@@ -203,14 +203,19 @@ take_view(Datum view_name)
 	es_end(&scope);
 }
 
-/* Where there is nothing to catch up with the view is inline at once. */
+/*
+ * Where there is nothing to catch up with the view is inline at once.  The gates are
+ * closed in the order in which appends pass them.
+ */
 static void
-begin_inline_if_empty(Datum view_name, Datum types)
+take_inline_view(Datum view_name, Datum types)
 {
-	if (es_has_events(types))
-		return;
-	es_hold_appends();
-	if (!es_has_events(types))
+	bool empty = !es_has_events(types);
+
+	if (empty)
+		es_hold_appends();
+	take_view(view_name);
+	if (empty && !es_has_events(types))
 		es_begin_inline(view_name);
 }
 
@@ -237,9 +242,9 @@ es_create_view_projection(PG_FUNCTION_ARGS)
 	projection.batch_size =
 		int_argument(fcinfo, 6, "batch_size", 1, MAX_BATCH_SIZE);
 	made = es_make_projection(&projection, &source);
-	if (made)
+	if (made && strcmp(projection.mode, ES_MODE_ASYNC) == 0)
 		take_view(projection.name);
-	if (made && strcmp(projection.mode, ES_MODE_ASYNC) != 0)
-		begin_inline_if_empty(projection.name, source.aggregate_types);
+	else if (made)
+		take_inline_view(projection.name, source.aggregate_types);
 	PG_RETURN_BOOL(made);
 }

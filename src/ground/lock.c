@@ -403,6 +403,13 @@ es_lock_pairs(LockSpace space, uint64 *hashes, int count)
 	}
 }
 
+void
+es_close_gate(LockSpace space)
+{
+	note_lock();
+	LockRelationOid(gate_of(space), ShareRowExclusiveLock);
+}
+
 bool
 es_try_lock_pairs(LockSpace space, uint64 *hashes, int count, uint64 *refused_lock)
 {

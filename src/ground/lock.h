@@ -32,9 +32,10 @@ extern void es_lock_pair(LockSpace space, uint64 hash);
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
 /*
  * Closes the gate of a space to the end of the transaction, waiting for those that have
- * passed it, but not for longer than this, since others wait behind: false if it was not
- * to be had.
+ * passed it; trying not for longer than this, since others wait behind: false if it was
+ * not to be had.
  */
+extern void es_close_gate(LockSpace space);
 extern bool es_try_close_gate(LockSpace space, int milliseconds);
 /*
  * Between the two a full lock table says what to do about it.  PostgreSQL names only

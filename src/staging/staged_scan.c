@@ -76,6 +76,17 @@ PG_FUNCTION_INFO_V1(es_show_staged);
 
 /* ---------- a snapshot that misses nothing ---------- */
 
+/* Whether this transaction has made the store: nobody else has seen it. */
+static bool
+is_store_new(void)
+{
+	Relation log = table_open(es_store()->events, AccessShareLock);
+	bool made = log->rd_createSubid != InvalidSubTransactionId;
+
+	table_close(log, AccessShareLock);
+	return made;
+}
+
 /*
  * Counters are read in the order that own_rows.c describes.  While nothing
  * is known about staging since the server started, its tables are looked at.
@@ -88,8 +99,9 @@ es_may_have_staged(void)
 	if (RecoveryInProgress())
 		return false;
 	db = es_my_database();
-	if (!es_staging_known(db) ||
-		pg_atomic_read_u64(&es_staging(db)->uncommitted) > 0)
+	if (!es_staging_known(db))
+		return !is_store_new();
+	if (pg_atomic_read_u64(&es_staging(db)->uncommitted) > 0)
 		return true;
 	pg_memory_barrier();
 	return es_staged_rows(db) > 0;
