@@ -728,11 +728,10 @@ class Model:
         m = self.open_lease(number)[0]
         self.ack(number)
         # both are one state of the member
-        self.acked = m
+        self.acked, stored = m, self.members[m].number
         answer = self.claim(most)
         self.acked = None
-        if answer and answer[0][0] == m:
-            self.members[m].number -= 1
+        self.members[m].number = max(stored, self.members[m].number - 1)
         return answer
 
     def ack_open(self, number):
