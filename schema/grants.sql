@@ -46,7 +46,7 @@ BEGIN ATOMIC
            'projections']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
-           'aggregate_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
+           'aggregate_member', 'partition_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
            'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks', 'sticky_keys']);
 END;

@@ -321,6 +321,8 @@ DECLARE
             error_message text,
             parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
             batch_limit int,
+            -- that has the partition: see aside.c
+            member int NOT NULL,
             CONSTRAINT parked_events_pkey PRIMARY KEY (subscription_name, partition_key, global_position)
         )$$,
         -- events that are passed over before their member gets there
@@ -360,7 +362,8 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx ON event_store.dead_letters (aggregate_type, aggregate_id, id)',
         'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)',
-        'CREATE INDEX IF NOT EXISTS parked_events_retry_idx ON event_store.parked_events (subscription_name, retry_at)'];
+        'CREATE INDEX IF NOT EXISTS parked_events_retry_idx ON event_store.parked_events (subscription_name, member, retry_at, global_position)',
+        'CREATE INDEX IF NOT EXISTS parked_events_state_idx ON event_store.parked_events (subscription_name, partition_key, state)'];
     statement text;
     statements text[] := '{}';
     complaint text;
@@ -542,6 +545,10 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.aggregate_member(text, text, int) TO %I',
         (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
           WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass));
+    -- and resize_subscription divides with it
+    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.partition_member(text, int) TO %I',
+        (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
+          WHERE c.oid = 'event_store.parked_events'::pg_catalog.regclass));
 
     -- it is there now, gets its row of store_state and knows from here on which log it is
     PERFORM event_store.announce_store();

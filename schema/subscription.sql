@@ -142,6 +142,11 @@ $$Passes over what is set aside of a partition, from its first event as far as i
 Errors: 22004, 22001, 22023; 25006 on a standby; 42704; 55000.
 Example: WITH c AS MATERIALIZED (SELECT event_store.create_subscription('discarding') AS made) SELECT event_store.discard_parked_events('discarding', 'Order/o-1', 'a test order') FROM c;$$;
 
+CREATE FUNCTION event_store.partition_member(partition_key text, members int) RETURNS int
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_partition_member_of';
+COMMENT ON FUNCTION event_store.partition_member(text, int) IS
+'Internal: the member, out of so many, that has a partition.';
+
 CREATE FUNCTION event_store.subscription_state(
     OUT subscription_name text, OUT member int, OUT "position" bigint, OUT safe_position bigint, OUT lag_events bigint,
     OUT lag interval, OUT state text, OUT consumer text, OUT pid int, OUT since timestamptz, OUT lease_until timestamptz,
@@ -153,4 +158,4 @@ COMMENT ON FUNCTION event_store.subscription_state() IS
 
 CREATE VIEW event_store.subscription_status AS SELECT * FROM event_store.subscription_state();
 COMMENT ON VIEW event_store.subscription_status IS
-'One row a member of each subscription. position: how far it has come; safe_position: how far it is safe to read; lag_events: the events that it has yet to be given (counted where it is less than 10,000 events of the log behind, beyond that estimated from these); lag: the age of the first of them (NULL = none). state: idle, fetching (by process pid, since when), leased (by consumer, since when, until lease_until), retrying (after rollbacks, failures or an expired lease, attempts of them in a row), stopped, paused. parked: rows of its partitions in parked_events; last_error: of the member itself.';
+'One row a member of each subscription. position: how far it has come; safe_position: how far it is safe to read; lag_events: the events that it has yet to be given (counted where it is less than 10,000 events of the log behind, beyond that estimated from these); lag: the age of the oldest event not yet handled, what is set aside included (NULL = none). state: idle, fetching (by process pid, since when), leased (by consumer, since when, until lease_until), retrying (after rollbacks, failures or an expired lease, attempts of them in a row), stopped, paused. parked: rows of its partitions in parked_events; last_error: of the member itself, else of what of its partitions was set aside last.';

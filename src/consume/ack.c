@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 
 #include "consume/ack.h"
+#include "consume/aside.h"
 #include "consume/failure.h"
 #include "consume/lease.h"
 #include "consume/member.h"
@@ -216,7 +217,7 @@ fail_retried_batch(Ack *ack)
 		{
 			failure.cause.message = ack->failed[i].error;
 			if (ack->action == ES_FAIL_PARK_EVENT)
-				es_park_event(call->subscription.name, failure.partition,
+				es_park_event(&call->subscription, failure.partition,
 							  ack->failed[i].position, &failure.cause);
 		}
 		return true;

@@ -25,11 +25,11 @@
 #include "utils/tuplestore.h"
 
 #include "consume/ack.h"
+#include "consume/aside.h"
 #include "consume/consume.h"
 #include "consume/fetches.h"
 #include "consume/lease.h"
 #include "consume/member.h"
-#include "consume/parked.h"
 #include "consume/partition.h"
 #include "consume/progress.h"
 #include "consume/prune.h"

@@ -21,6 +21,7 @@
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 
+#include "consume/aside.h"
 #include "consume/deaths.h"
 #include "consume/failure.h"
 #include "consume/member.h"
@@ -96,7 +97,9 @@ es_count_deaths(const Subscription *subscription, int member,
 	failure.cause.message =
 		CStringGetTextDatum("the session ended with this event in hand");
 	failure.subscription.sets_aside = true;
-	if (!es_find_event(&failure) || failure.member != member)
+	if (!es_find_event(&failure) || failure.member != member ||
+		!es_hold_aside(failure.subscription.name, failure.partition,
+					   failure.position))
 		return false;
 	es_count_attempts(&failure, progress->deaths);
 	*state = failure.state;

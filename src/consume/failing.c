@@ -18,6 +18,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "consume/aside.h"
 #include "consume/consume.h"
 #include "consume/failing.h"
 #include "consume/failure.h"
@@ -143,7 +144,7 @@ fail_behind(Failure *f, const ParkedRow *row)
 	if (f->action == ES_FAIL_PARK_EVENT)
 	{
 		es_release_partition(f->subscription.name, f->partition);
-		es_park_event(f->subscription.name, f->partition, target, &f->cause);
+		es_park_event(&f->subscription, f->partition, target, &f->cause);
 	}
 	else if (target > f->served)
 		es_mark_event(f->subscription.name, target);
@@ -196,7 +197,7 @@ fail_elsewhere(Failure *f)
 	if (f->action == ES_FAIL_RETRY || f->action == ES_FAIL_PARK)
 		return es_fail_partition(f, first_waiting(f), attempts);
 	if (f->action == ES_FAIL_PARK_EVENT)
-		es_park_event(f->subscription.name, f->partition, f->position, &f->cause);
+		es_park_event(&f->subscription, f->partition, f->position, &f->cause);
 	else
 		es_mark_event(f->subscription.name, f->position);
 	return f->action == ES_FAIL_SKIP ? "skipped" : "parked";

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "consume/aside.h"
 #include "consume/failure.h"
 #include "consume/member.h"
 #include "consume/parked.h"
@@ -96,7 +97,7 @@ es_fail_partition(Failure *f, int64 first, int attempts)
 					 .attempts = attempts,
 					 .retrying = f->action == ES_FAIL_RETRY};
 
-	es_set_aside(f->subscription.name, f->partition, &row, &f->cause);
+	es_set_aside(&f->subscription, f->partition, &row, &f->cause);
 	return row.retrying ? "retrying" : "parked";
 }
 
@@ -111,7 +112,7 @@ es_fail_new(Failure *f, int attempts)
 		return es_fail_partition(f, f->position, attempts);
 	if (f->action == ES_FAIL_SKIP)
 		return "skipped";
-	es_park_event(f->subscription.name, f->partition, f->position, &f->cause);
+	es_park_event(&f->subscription, f->partition, f->position, &f->cause);
 	return "parked";
 }
 
@@ -124,7 +125,7 @@ es_fail_alone(Failure *f)
 						f->served);
 		return "skipped";
 	}
-	es_park_event(f->subscription.name, f->partition, f->position, &f->cause);
+	es_park_event(&f->subscription, f->partition, f->position, &f->cause);
 	return f->action == ES_FAIL_STOP ? es_hold_member(f, 0) : "parked";
 }
 
@@ -142,7 +143,7 @@ es_fail_retried(Failure *f, int attempts)
 	if (f->action == ES_FAIL_RETRY || f->action == ES_FAIL_PARK)
 		return es_fail_partition(f, f->position, attempts);
 	if (f->action == ES_FAIL_PARK_EVENT)
-		es_park_event(f->subscription.name, f->partition, f->position, &f->cause);
+		es_park_event(&f->subscription, f->partition, f->position, &f->cause);
 	es_advance_partition(&f->subscription, f->partition, f->position, f->served);
 	return f->action == ES_FAIL_SKIP ? "skipped" : "parked";
 }

@@ -18,11 +18,11 @@
 #include "funcapi.h"
 #include "utils/snapmgr.h"
 
+#include "consume/aside.h"
 #include "consume/consume.h"
 #include "consume/fetch.h"
 #include "consume/fetches.h"
 #include "consume/member.h"
-#include "consume/parked.h"
 #include "consume/retry.h"
 #include "consume/serve.h"
 #include "consume/stretch.h"

@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
+#include "consume/aside.h"
 #include "consume/lag.h"
 #include "consume/partition.h"
 #include "consume/stretch.h"
@@ -178,4 +179,15 @@ es_measure_lag(const Subscription *subscription, const int64 *passed,
 	memset(lags, 0, subscription->members * sizeof(Lag));
 	while (measure_stretch(&measure, safe))
 		CHECK_FOR_INTERRUPTS();
+}
+
+void
+es_add_aside_lag(Lag *lag, const AsideSum *aside)
+{
+	TimestampTz oldest = 0;
+
+	if (aside->oldest != 0)
+		(void) find_event(aside->oldest - 1, aside->oldest, false, &oldest);
+	if (oldest != 0 && (lag->oldest == 0 || oldest < lag->oldest))
+		lag->oldest = oldest;
 }

@@ -7,12 +7,13 @@
 
 #include "datatype/timestamp.h"
 
+#include "consume/aside.h"
 #include "consume/subscription.h"
 
 typedef struct Lag
 {
 	int64 events;
-	TimestampTz oldest; /* when the first of them was recorded; 0 = there is none */
+	TimestampTz oldest; /* when the first one was recorded; 0 = there is none */
 } Lag;
 
 /*
@@ -22,5 +23,8 @@ typedef struct Lag
  */
 extern void es_measure_lag(const Subscription *subscription,
 						   const int64 *passed, int64 safe, Lag *lags);
+
+/* What is set aside of a member is not handled either, so it counts for the age. */
+extern void es_add_aside_lag(Lag *lag, const AsideSum *aside);
 
 #endif /* ES_LAG_H */

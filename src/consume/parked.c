@@ -1,6 +1,6 @@
 /*
  * parked.c
- *		What is set aside of a subscription, in two tables.
+ *		Setting aside, in two tables; aside.c finds what is there.
  *
  * parked_events has one row for each partition that is set aside, from its first
  * event that is not settled on: what follows stands in the log, and waits.  An
@@ -23,77 +23,24 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "consume/aside.h"
 #include "consume/parked.h"
 #include "consume/partition.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/settings.h"
-#include "replay/fold.h"
 
 #define PARTITION_ROW                                      \
 	" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
 	" AND p.partition_key OPERATOR(pg_catalog.=) $2"       \
-	" AND p.state OPERATOR(pg_catalog.<>) 'event'"
+	" AND p.state OPERATOR(pg_catalog.=) ANY ('{retrying,parked}')"
 
-/* One column of a row of SPI's last result. */
+/* The member that has a partition, for a row: who looks for one finds its rows by it. */
 static Datum
-value_of(uint64 row, int number)
+member_of(const Subscription *subscription, Datum partition)
 {
-	bool isnull;
-
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
-						 &isnull);
-}
-
-/* Runs in a scope of its own: it is asked from within other statements. */
-Aside
-es_find_aside(Datum name, Datum partition, int64 position, bool behind)
-{
-	static KeptPlan plan =
-		{"SELECT CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN 2 ELSE 3 END"
-		 " FROM event_store.parked_events p"
-		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
-		 " AND p.partition_key OPERATOR(pg_catalog.=) $2"
-		 " AND p.global_position OPERATOR(pg_catalog.<=) $3"
-		 " AND CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.global_position OPERATOR(pg_catalog.=) $3"
-		 " ELSE $4 END"
-		 " UNION ALL SELECT 1 FROM event_store.subscription_marks m"
-		 " WHERE m.subscription_name OPERATOR(pg_catalog.=) $1"
-		 " AND m.global_position OPERATOR(pg_catalog.=) $3",
-		 4,
-		 {TEXTOID, TEXTOID, INT8OID, BOOLOID}};
-	Datum values[4] = {name, partition, Int64GetDatum(position),
-					   BoolGetDatum(behind)};
-	OwnerScope scope;
-	Aside found = ES_NOT_ASIDE;
-
-	es_begin_read(&scope);
-	if (es_execute(&plan, values, NULL, true, SPI_OK_SELECT) > 0)
-		found = (Aside) DatumGetInt32(value_of(0, 1));
-	es_end(&scope);
-	return found;
-}
-
-bool
-es_find_parked(Datum name, Datum partition, ParkedRow *row)
-{
-	static KeptPlan plan = {"SELECT p.global_position, p.attempts,"
-							" p.state OPERATOR(pg_catalog.=) 'retrying'"
-							" FROM event_store.parked_events p" PARTITION_ROW,
-							2,
-							{TEXTOID, TEXTOID}};
-	Datum values[2] = {name, partition};
-	bool found;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_execute(&plan, values, NULL, true, SPI_OK_SELECT) > 0;
-	PopActiveSnapshot();
-	if (!found)
-		return false;
-	row->position = DatumGetInt64(value_of(0, 1));
-	row->attempts = DatumGetInt32(value_of(0, 2));
-	row->retrying = DatumGetBool(value_of(0, 3));
-	return true;
+	return Int32GetDatum(es_partition_member(DatumGetTextPP(partition),
+											 subscription->members));
 }
 
 TimestampTz
@@ -107,24 +54,25 @@ es_retry_at(int attempts)
 }
 
 void
-es_set_aside(Datum name, Datum partition, const ParkedRow *row,
-			 const FailureCause *cause)
+es_set_aside(const Subscription *subscription, Datum partition,
+			 const ParkedRow *row, const FailureCause *cause)
 {
 	static KeptPlan plan =
 		{"WITH gone AS (DELETE FROM event_store.parked_events p" PARTITION_ROW
 		 " RETURNING p.error_code, p.error_message, p.batch_limit)"
 		 " INSERT INTO event_store.parked_events (subscription_name, partition_key,"
 		 " global_position, event_id, state, attempts, retry_at, error_code, error_message,"
-		 " batch_limit)"
+		 " batch_limit, member)"
 		 " SELECT $1, $2, $3, e.event_id, $4, $5, $6,"
 		 " CASE WHEN $8 IS NULL THEN g.error_code ELSE $7 END,"
-		 " COALESCE($8, g.error_message), g.batch_limit"
+		 " COALESCE($8, g.error_message), g.batch_limit, $9"
 		 " FROM event_store.domain_events e LEFT JOIN gone g ON true"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) $3",
-		 8,
+		 9,
 		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID,
-		  TEXTOID}};
-	Datum values[8] = {name,
+		  TEXTOID, INT4OID}};
+	Datum name = subscription->name;
+	Datum values[9] = {name,
 					   partition,
 					   Int64GetDatum(row->position),
 					   CStringGetTextDatum(row->retrying ? "retrying" : "parked"),
@@ -133,15 +81,17 @@ es_set_aside(Datum name, Datum partition, const ParkedRow *row,
 											   ? GetCurrentTimestamp()
 											   : es_retry_at(row->attempts)),
 					   cause == NULL ? 0 : cause->code,
-					   cause == NULL ? 0 : cause->message};
-	char nulls[8] = {' ',
+					   cause == NULL ? 0 : cause->message,
+					   member_of(subscription, partition)};
+	char nulls[9] = {' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 row->retrying ? ' ' : 'n',
 					 values[6] == 0 ? 'n' : ' ',
-					 values[7] == 0 ? 'n' : ' '};
+					 values[7] == 0 ? 'n' : ' ',
+					 ' '};
 	ParkedRow there;
 
 	/* of the row at the same place its key is still there for the statement */
@@ -187,27 +137,35 @@ es_limit_partition(Datum name, Datum partition, int limit)
 }
 
 void
-es_park_event(Datum name, Datum partition, int64 position,
+es_park_event(const Subscription *subscription, Datum partition, int64 position,
 			  const FailureCause *cause)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.parked_events (subscription_name, partition_key,"
-		 " global_position, event_id, state, attempts, error_code, error_message)"
-		 " SELECT $1, $2, $3, e.event_id, 'event', 1, $4, $5"
+		 " global_position, event_id, state, attempts, error_code, error_message, member)"
+		 " SELECT $1, $2, $3, e.event_id, 'event', 1, $4, $5, $6"
 		 " FROM event_store.domain_events e"
 		 " WHERE e.global_position OPERATOR(pg_catalog.=) $3"
 		 " ON CONFLICT (subscription_name, partition_key, global_position) DO UPDATE"
-		 " SET state = 'event', retry_at = NULL,"
+		 " SET state = 'event', retry_at = NULL, parked_at = pg_catalog.clock_timestamp(),"
 		 " attempts = parked_events.attempts OPERATOR(pg_catalog.+) 1,"
 		 " error_code = CASE WHEN excluded.error_message IS NULL"
 		 " THEN parked_events.error_code ELSE excluded.error_code END,"
 		 " error_message = COALESCE(excluded.error_message, parked_events.error_message)",
-		 5,
-		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID}};
-	Datum values[5] = {name, partition, Int64GetDatum(position), cause->code,
-					   cause->message};
-	char nulls[5] = {' ', ' ', ' ', cause->code == 0 ? 'n' : ' ',
-					 cause->message == 0 ? 'n' : ' '};
+		 6,
+		 {TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID}};
+	Datum values[6] = {subscription->name,
+					   partition,
+					   Int64GetDatum(position),
+					   cause->code,
+					   cause->message,
+					   member_of(subscription, partition)};
+	char nulls[6] = {' ',
+					 ' ',
+					 ' ',
+					 cause->code == 0 ? 'n' : ' ',
+					 cause->message == 0 ? 'n' : ' ',
+					 ' '};
 
 	es_execute_latest(&plan, values, nulls);
 }
@@ -235,7 +193,6 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 							3,
 							{TEXTOID, TEXTOID, INT8OID}};
 	Datum values[3] = {name, partition, Int64GetDatum(position)};
-
 	ParkedRow row;
 
 	es_execute_latest(&plan, values, NULL);
@@ -244,86 +201,19 @@ es_settle_alone(Datum name, Datum partition, int64 position, int64 served)
 		es_mark_event(name, position);
 }
 
-/* Looking for one of a member. */
-typedef struct DueSearch
+void
+es_divide_parked(const Subscription *subscription)
 {
-	const Subscription *subscription;
-	int member;
-	int64 passed;
-	MemoryContext context; /* of what is found */
-	DueRetry *due;
-	bool found;
-} DueSearch;
+	static KeptPlan plan =
+		{"UPDATE event_store.parked_events p"
+		 " SET member = event_store.partition_member(p.partition_key, $2)"
+		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
+		 " AND p.member OPERATOR(pg_catalog.<>) event_store.partition_member(p.partition_key, $2)",
+		 2,
+		 {TEXTOID, INT4OID}};
+	Datum values[2] = {subscription->name, Int32GetDatum(subscription->members)};
 
-/* Takes a row if it is the member's and its event was given before; then it is the one. */
-static bool
-take_due(TupleTableSlot *slot, void *arg)
-{
-	DueSearch *search = arg;
-	const Subscription *subscription = search->subscription;
-	const text *partition;
-	int64 position;
-
-	slot_getallattrs(slot);
-	partition = DatumGetTextPP(slot->tts_values[0]);
-	position = DatumGetInt64(slot->tts_values[1]);
-	if (es_partition_member(partition, subscription->members) != search->member ||
-		position > es_partition_served(subscription, partition, search->passed))
-		return true;
-	search->found = true;
-	search->due->position = position;
-	search->due->alone = DatumGetBool(slot->tts_values[2]);
-	search->due->attempts = DatumGetInt32(slot->tts_values[3]);
-	search->due->limit = DatumGetInt32(slot->tts_values[4]);
-	MemoryContextSwitchTo(search->context);
-	search->due->partition = datumCopy(PointerGetDatum(partition), false, -1);
-	return false;
-}
-
-bool
-es_find_due(const Subscription *subscription, int member, int64 passed,
-			DueRetry *due)
-{
-	static KeptPlan plan = {"SELECT p.partition_key, p.global_position,"
-							" p.state OPERATOR(pg_catalog.=) 'event', p.attempts,"
-							" COALESCE(p.batch_limit, 0)"
-							" FROM event_store.parked_events p"
-							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
-							" AND p.retry_at OPERATOR(pg_catalog.<=) $2"
-							" ORDER BY p.retry_at",
-							2,
-							{TEXTOID, TIMESTAMPTZOID}};
-	Datum values[2] = {subscription->name,
-					   TimestampTzGetDatum(GetCurrentTimestamp())};
-	DueSearch search = {.subscription = subscription,
-						.member = member,
-						.passed = passed,
-						.context = CurrentMemoryContext,
-						.due = due};
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	es_for_each_row(&plan, values, NULL, take_due, &search);
-	PopActiveSnapshot();
-	return search.found;
-}
-
-TimestampTz
-es_next_due(const Subscription *subscription)
-{
-	static KeptPlan plan = {"SELECT p.retry_at FROM event_store.parked_events p"
-							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
-							" AND p.retry_at OPERATOR(pg_catalog.>) $2"
-							" ORDER BY p.retry_at LIMIT 1",
-							2,
-							{TEXTOID, TIMESTAMPTZOID}};
-	Datum values[2] = {subscription->name,
-					   TimestampTzGetDatum(GetCurrentTimestamp())};
-	uint64 count;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	count = es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
-	PopActiveSnapshot();
-	return count == 0 ? 0 : DatumGetTimestampTz(value_of(0, 1));
+	es_execute_latest(&plan, values, NULL);
 }
 
 void

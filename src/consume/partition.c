@@ -27,6 +27,8 @@
 #include "replay/path.h"
 #include "replay/row_key.h"
 
+PG_FUNCTION_INFO_V1(es_partition_member_of);
+
 /* From so many bytes on, a text is shortened to this. */
 #define MAX_BYTES 1500
 #define KEPT_BYTES 1000
@@ -237,4 +239,12 @@ es_partition_member(const text *partition, int members)
 	hash = (hash ^ (hash >> 33)) * UINT64CONST(0xc4ceb9fe1a85ec53);
 	hash ^= hash >> 33;
 	return (int) (hash % (uint64) members);
+}
+
+/* The same for statements. */
+Datum
+es_partition_member_of(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(es_partition_member(PG_GETARG_TEXT_PP(0),
+										Max(PG_GETARG_INT32(1), 1)));
 }

@@ -38,6 +38,7 @@
 #include "consume/inline_switch.h"
 #include "consume/lease.h"
 #include "consume/member.h"
+#include "consume/parked.h"
 #include "consume/progress.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
@@ -298,6 +299,7 @@ resize_to(Resize *resize)
 	for (int m = 0; m < members; m++)
 		es_store_member(s->name, m, &resize->states[m]);
 	store_size(resize);
+	es_divide_parked(s);
 }
 
 /* A view is divided among members by a key that the event itself gives, one a time. */

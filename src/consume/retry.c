@@ -11,6 +11,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "consume/aside.h"
 #include "consume/consume.h"
 #include "consume/member.h"
 #include "consume/parked.h"
@@ -47,7 +48,7 @@ es_advance_partition(const Subscription *subscription, Datum partition,
 		return;
 	}
 	row.position = next.positions[0];
-	es_set_aside(subscription->name, partition, &row, NULL);
+	es_set_aside(subscription, partition, &row, NULL);
 }
 
 void
@@ -106,9 +107,16 @@ es_move_parked(const Subscription *subscription, int64 position)
 		if (before.count == 0)
 			continue;
 		row.position = before.positions[0];
-		es_set_aside(subscription->name, partition, &row, NULL);
+		es_set_aside(subscription, partition, &row, NULL);
 	}
 }
+
+#define RETRY                                                                  \
+	"UPDATE event_store.parked_events p SET attempts = 0, batch_limit = NULL," \
+	" retry_at = pg_catalog.clock_timestamp(),"                                \
+	" state = CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.state"   \
+	" ELSE 'retrying' END WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
+	" AND ($3 IS NULL OR p.global_position OPERATOR(pg_catalog.=) ANY ($3))"
 
 /*
  * What is parked is due at once, with all its attempts.  Whoever retries it just now
@@ -117,16 +125,12 @@ es_move_parked(const Subscription *subscription, int64 position)
 Datum
 es_retry_parked_events(PG_FUNCTION_ARGS)
 {
-	static KeptPlan plan =
-		{"UPDATE event_store.parked_events p SET attempts = 0, batch_limit = NULL,"
-		 " retry_at = pg_catalog.clock_timestamp(),"
-		 " state = CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.state"
-		 " ELSE 'retrying' END"
-		 " WHERE p.subscription_name OPERATOR(pg_catalog.=) $1"
-		 " AND ($2 IS NULL OR p.partition_key OPERATOR(pg_catalog.=) $2)"
-		 " AND ($3 IS NULL OR p.global_position OPERATOR(pg_catalog.=) ANY ($3))",
-		 3,
-		 {TEXTOID, TEXTOID, INT8ARRAYOID}};
+	/* found by the partition where it is given, so there are two statements */
+	static KeptPlan of_all = {RETRY, 3, {TEXTOID, TEXTOID, INT8ARRAYOID}};
+	static KeptPlan of_partition = {RETRY
+									" AND p.partition_key OPERATOR(pg_catalog.=) $2",
+									3,
+									{TEXTOID, TEXTOID, INT8ARRAYOID}};
 	Datum values[3] = {
 		PointerGetDatum(es_required_text(fcinfo, 0, "subscription_name"))};
 	char nulls[3] = {' ', PG_ARGISNULL(1) ? 'n' : ' ',
@@ -143,7 +147,8 @@ es_retry_parked_events(PG_FUNCTION_ARGS)
 	es_begin(&scope);
 	es_note_freed(es_subscription_hash(values[0]), true);
 	es_read_subscription(values[0], &subscription);
-	count = (int64) es_execute_latest(&plan, values, nulls);
+	count = (int64) es_execute_latest(PG_ARGISNULL(1) ? &of_all : &of_partition,
+									  values, nulls);
 	es_end(&scope);
 	es_note_projectors_wanted();
 	es_end_call(ES_CALL_RETRY_PARKED_EVENTS, count);

@@ -23,11 +23,11 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "consume/aside.h"
 #include "consume/consume.h"
 #include "consume/deaths.h"
 #include "consume/lease.h"
 #include "consume/member.h"
-#include "consume/parked.h"
 #include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/serve.h"
@@ -95,6 +95,16 @@ note_given(Serving *call, const Stretch *stretch)
 {
 	call->count += stretch->count;
 	es_count_many(ES_COUNT_DELIVERIES, stretch->count);
+}
+
+/* Somebody else has it: who waits is told when it is free. */
+static Served
+meet_lock(Serving *call)
+{
+	call->busy = true;
+	if (call->work != NULL)
+		call->work->busy = true;
+	return SERVED_NOTHING;
 }
 
 /* What comes next in the log. */
@@ -171,17 +181,20 @@ static Served
 serve_retried(Turn *turn)
 {
 	const Subscription *subscription = &turn->call->subscription;
+	bool held = false;
 	DueRetry due;
 
 	while (subscription->sets_aside &&
-		   es_find_due(subscription, turn->member, turn->served, &due))
+		   es_find_due(subscription, turn->member, turn->served, &due, &held))
 	{
 		if (!turn->shown)
 			return SERVED_HIDDEN;
+		if (!es_hold_aside(subscription->name, due.partition, due.position))
+			return meet_lock(turn->call);
 		if (serve_due(turn, &due) == SERVED_EVENTS)
 			return SERVED_EVENTS;
 	}
-	return SERVED_NOTHING;
+	return held ? meet_lock(turn->call) : SERVED_NOTHING;
 }
 
 /* Batches that are retried and new ones take turns; a call that goes on has new ones. */
@@ -233,16 +246,6 @@ begin_turn(Turn *turn)
 		turn->served = Max(turn->served, turn->progress.position);
 }
 
-/* Somebody else has it: who waits is told when it is free. */
-static Served
-meet_lock(Serving *call)
-{
-	call->busy = true;
-	if (call->work != NULL)
-		call->work->busy = true;
-	return SERVED_NOTHING;
-}
-
 /*
  * A lease that is over is taken off; false while it is open.  Who only looks is told
  * that there is something: its batch.
@@ -266,6 +269,13 @@ end_lease(Turn *turn, Served *served)
 		return false;
 	}
 	es_consume_durably();
+	if (turn->state.lease.partition != 0 &&
+		!es_hold_aside(call->name, turn->state.lease.partition,
+					   turn->state.lease.first))
+	{
+		(void) meet_lock(call);
+		return false;
+	}
 	es_expire_lease(&call->subscription, turn->member, &turn->state);
 	call->subscription.sets_aside = true;
 	turn->state.own = true;
@@ -320,6 +330,7 @@ has_nothing(Serving *call, int member)
 {
 	Turn turn = {.call = call, .member = member};
 	const MemberState *state = &turn.state;
+	bool held = false;
 	DueRetry due;
 
 	if (call->before != NULL && call->before_member == member)
@@ -341,8 +352,10 @@ has_nothing(Serving *call, int member)
 		return true;
 	}
 	if (turn.served < call->safe ||
-		es_find_due(&call->subscription, member, turn.served, &due))
+		es_find_due(&call->subscription, member, turn.served, &due, &held))
 		return false;
+	if (held)
+		(void) meet_lock(call);
 	es_note_nothing(call->work, member, state);
 	return true;
 }

@@ -8,8 +8,8 @@
 #include "fmgr.h"
 #include "utils/tuplestore.h"
 
+#include "consume/aside.h"
 #include "consume/member.h"
-#include "consume/parked.h"
 #include "consume/progress.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"

@@ -5,20 +5,23 @@
  *
  * The log is read in the order of positions, and everything else is decided here,
  * event by event: so there is one statement, whose plan does not depend on what
- * is asked, and a bound to what a call reads whatever it selects.  What is set aside
+ * is asked, and a bound to what a call reads whatever it selects.  Only where the events
+ * of one aggregate are wanted are they found by its index.  What is set aside
  * is looked for only where something is.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
-#include "consume/parked.h"
+#include "consume/aside.h"
 #include "consume/partition.h"
 #include "consume/stretch.h"
 #include "consume/subscription.h"
@@ -115,6 +118,75 @@ take_event(TupleTableSlot *slot, void *arg)
 	return stretch->count < stretch->max_count;
 }
 
+/*
+ * Finds the aggregate whose events a partition has.  Where its text may stand for several
+ * ("a/b" and "c", or "a" and "b/c") it is the only one of them that has any; else false.
+ */
+static bool
+find_aggregate(const text *partition, Datum *type, Datum *id)
+{
+	static KeptPlan plan = {"SELECT 1 FROM event_store.domain_events e"
+							" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND e.aggregate_id OPERATOR(pg_catalog.=) $2 LIMIT 1",
+							2,
+							{TEXTOID, TEXTOID}};
+	const char *all = VARDATA_ANY(partition);
+	int size = VARSIZE_ANY_EXHDR(partition);
+	int found = 0;
+
+	for (int i = 0; i < size && found < 2; i++)
+	{
+		Datum values[2];
+
+		if (all[i] != '/')
+			continue;
+		values[0] = PointerGetDatum(cstring_to_text_with_len(all, i));
+		values[1] =
+			PointerGetDatum(cstring_to_text_with_len(all + i + 1, size - i - 1));
+		if (es_execute(&plan, values, NULL, true, SPI_OK_SELECT) == 0)
+			continue;
+		found++;
+		*type = values[0];
+		*id = values[1];
+	}
+	return found == 1;
+}
+
+/*
+ * Reads the events of one aggregate, from where its events stand: what lies between
+ * those of a partition may be most of the log.  Within an aggregate positions rise with
+ * sequences.
+ */
+static bool
+read_aggregate(Stretch *stretch, Datum *bounds)
+{
+	static KeptPlan plan =
+		{ES_EVENT_SELECT
+		 " WHERE e.aggregate_type OPERATOR(pg_catalog.=) $4"
+		 " AND e.aggregate_id OPERATOR(pg_catalog.=) $5"
+		 " AND e.sequence OPERATOR(pg_catalog.>=) COALESCE((SELECT f.sequence"
+		 " FROM event_store.domain_events f"
+		 " WHERE f.global_position OPERATOR(pg_catalog.>=) $1"
+		 " AND f.global_position OPERATOR(pg_catalog.<=) ($1 OPERATOR(pg_catalog.+) 1)"
+		 " AND f.aggregate_type OPERATOR(pg_catalog.=) $4"
+		 " AND f.aggregate_id OPERATOR(pg_catalog.=) $5"
+		 " ORDER BY f.global_position LIMIT 1), 0)"
+		 " AND e.global_position OPERATOR(pg_catalog.>) $1"
+		 " AND e.global_position OPERATOR(pg_catalog.<=) $2"
+		 " ORDER BY e.sequence LIMIT $3",
+		 5,
+		 {INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID}};
+	Datum values[5] = {bounds[0], bounds[1], bounds[2]};
+
+	if (stretch->partition == 0 ||
+		stretch->subscription->partitioning.by != ES_BY_AGGREGATE ||
+		!find_aggregate(DatumGetTextPP(stretch->partition), &values[3],
+						&values[4]))
+		return false;
+	es_for_each_row(&plan, values, NULL, take_event, stretch);
+	return true;
+}
+
 int64
 es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 {
@@ -138,7 +210,8 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 		AllocSetContextCreate(CurrentMemoryContext, "event_store partition",
 							  ALLOCSET_SMALL_SIZES);
 	PushActiveSnapshot(GetLatestSnapshot());
-	es_for_each_row(&plan, values, NULL, take_event, stretch);
+	if (!read_aggregate(stretch, values))
+		es_for_each_row(&plan, values, NULL, take_event, stretch);
 	PopActiveSnapshot();
 	MemoryContextDelete(stretch->context);
 	return stretch->count >= stretch->max_count ||

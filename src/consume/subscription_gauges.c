@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "consume/aside.h"
 #include "consume/lag.h"
 #include "consume/member.h"
 #include "consume/subscription.h"
@@ -84,14 +85,23 @@ lock_tables(void)
 /* ---------- a subscription ---------- */
 
 static void
-read_lag(const Subscription *s, int64 safe, double *gauges)
+read_gauges(const Subscription *s, int64 safe, double *gauges)
 {
 	int64 *passed = palloc(s->members * sizeof(int64));
 	Lag *lags = palloc(s->members * sizeof(Lag));
 	TimestampTz now = GetCurrentTimestamp();
+	AsideSum *aside = es_sum_aside(s);
+	AsideSum all = {0};
 	int64 events = 0;
 	TimestampTz oldest = now;
 
+	for (int m = 0; m < s->members; m++)
+	{
+		all.rows += aside[m].rows;
+		all.retrying += aside[m].retrying;
+	}
+	gauges[ES_SUBSCRIPTION_SET_ASIDE] = (double) all.retrying;
+	gauges[ES_SUBSCRIPTION_PARKED] = (double) (all.rows - all.retrying);
 	for (int m = 0; m < s->members; m++)
 	{
 		MemberState state;
@@ -105,36 +115,12 @@ read_lag(const Subscription *s, int64 safe, double *gauges)
 	for (int m = 0; m < s->members; m++)
 	{
 		events += lags[m].events;
+		es_add_aside_lag(&lags[m], &aside[m]);
 		if (lags[m].oldest != 0)
 			oldest = Min(oldest, lags[m].oldest);
 	}
 	gauges[ES_SUBSCRIPTION_LAG] = (double) events;
 	gauges[ES_SUBSCRIPTION_AGE] = (double) (now - oldest) / USECS_PER_SEC;
-}
-
-static void
-read_set_aside(Datum name, double *gauges)
-{
-	static KeptPlan plan = {"SELECT pg_catalog.count(*),"
-							" pg_catalog.count(*) FILTER (WHERE p.state OPERATOR(pg_catalog.=) 'retrying')"
-							" FROM event_store.parked_events p"
-							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1",
-							1,
-							{TEXTOID}};
-	double counts[2];
-
-	if (es_execute(&plan, &name, NULL, true, SPI_OK_SELECT) != 1)
-		elog(ERROR, "what is set aside was not counted");
-	for (int i = 0; i < 2; i++)
-	{
-		bool isnull;
-
-		counts[i] = (double) DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-														 SPI_tuptable->tupdesc,
-														 i + 1, &isnull));
-	}
-	gauges[ES_SUBSCRIPTION_SET_ASIDE] = counts[1];
-	gauges[ES_SUBSCRIPTION_PARKED] = counts[0] - counts[1];
 }
 
 /* ---------- all of them ---------- */
@@ -166,8 +152,7 @@ read_all(SubscriptionGauges **all, MemoryContext context)
 		one->name = MemoryContextStrdup(context, TextDatumGetCString(name));
 		for (int g = 0; g < ES_SUBSCRIPTION_GAUGES; g++)
 			one->gauges[g] = NAN;
-		read_lag(&subscription, safe, one->gauges);
-		read_set_aside(name, one->gauges);
+		read_gauges(&subscription, safe, one->gauges);
 	}
 	return read;
 }

@@ -17,16 +17,15 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "consume/aside.h"
 #include "consume/lag.h"
 #include "consume/lease.h"
 #include "consume/member.h"
-#include "consume/partition.h"
 #include "consume/progress.h"
 #include "consume/subscription.h"
 #include "consume/subscription_status.h"
 #include "ground/catalog.h"
 #include "read/feed.h"
-#include "replay/fold.h"
 
 PG_FUNCTION_INFO_V1(es_subscription_state);
 
@@ -84,39 +83,6 @@ state_of(bool paused, const MemberState *state, const Progress *progress)
 			   : "idle";
 }
 
-/* How much is set aside of the partitions of each member. */
-typedef struct Parked
-{
-	int members;
-	int64 *counts;
-} Parked;
-
-static bool
-count_row(TupleTableSlot *slot, void *arg)
-{
-	Parked *parked = arg;
-
-	slot_getallattrs(slot);
-	parked->counts[es_partition_member(DatumGetTextPP(slot->tts_values[0]),
-									   parked->members)]++;
-	return true;
-}
-
-static int64 *
-count_parked(const Subscription *subscription)
-{
-	static KeptPlan plan = {"SELECT p.partition_key FROM event_store.parked_events p"
-							" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1",
-							1,
-							{TEXTOID}};
-	Datum name = subscription->name;
-	Parked parked = {.members = subscription->members,
-					 .counts = palloc0(subscription->members * sizeof(int64))};
-
-	es_for_each_row(&plan, &name, NULL, count_row, &parked);
-	return parked.counts;
-}
-
 /* A subscription, and what is known of its members. */
 typedef struct Shown
 {
@@ -125,7 +91,7 @@ typedef struct Shown
 	Progress *progress;
 	int64 *passed;
 	Lag *lags;
-	int64 *parked;
+	AsideSum *aside;
 	int64 safe;
 } Shown;
 
@@ -155,6 +121,7 @@ put_member(ReturnSetInfo *result, const Shown *shown, int member)
 	const MemberState *state = &shown->states[member];
 	const Progress *progress = &shown->progress[member];
 	const Lag *lag = &shown->lags[member];
+	const AsideSum *aside = &shown->aside[member];
 	Datum values[ST_COLUMNS] = {0};
 	bool nulls[ST_COLUMNS] = {false};
 
@@ -176,8 +143,9 @@ put_member(ReturnSetInfo *result, const Shown *shown, int member)
 	values[ST_CONSUMER] = state->lease.consumer;
 	values[ST_LEASE_UNTIL] = TimestampTzGetDatum(state->lease.until);
 	nulls[ST_CONSUMER] = nulls[ST_LEASE_UNTIL] = state->lease.number == 0;
-	values[ST_LAST_ERROR] = state->last_error;
-	nulls[ST_LAST_ERROR] = state->last_error == 0;
+	values[ST_LAST_ERROR] =
+		state->last_error != 0 ? state->last_error : aside->error;
+	nulls[ST_LAST_ERROR] = values[ST_LAST_ERROR] == 0;
 	values[ST_PID] = Int32GetDatum(progress->pid);
 	nulls[ST_PID] = progress->pid == 0;
 	values[ST_SINCE] =
@@ -185,7 +153,7 @@ put_member(ReturnSetInfo *result, const Shown *shown, int member)
 											   : state->lease.since);
 	nulls[ST_SINCE] = progress->pid == 0 && state->lease.number == 0;
 	values[ST_ATTEMPTS] = Int32GetDatum(Max(progress->aborted, state->attempts));
-	values[ST_PARKED] = Int64GetDatum(shown->parked[member]);
+	values[ST_PARKED] = Int64GetDatum(aside->rows);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -199,7 +167,9 @@ put_subscription(ReturnSetInfo *result, Datum name, int64 safe)
 		return;
 	es_look_set_aside(&shown.subscription);
 	es_measure_lag(&shown.subscription, shown.passed, safe, shown.lags);
-	shown.parked = count_parked(&shown.subscription);
+	shown.aside = es_sum_aside(&shown.subscription);
+	for (int m = 0; m < shown.subscription.members; m++)
+		es_add_aside_lag(&shown.lags[m], &shown.aside[m]);
 	for (int m = 0; m < shown.subscription.members; m++)
 		put_member(result, &shown, m);
 }

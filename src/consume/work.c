@@ -16,8 +16,8 @@
 #include "datatype/timestamp.h"
 #include "utils/memutils.h"
 
+#include "consume/aside.h"
 #include "consume/member.h"
-#include "consume/parked.h"
 #include "consume/progress.h"
 #include "consume/subscription.h"
 #include "consume/work.h"

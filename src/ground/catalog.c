@@ -234,6 +234,8 @@ find_parts(Store *s)
 		t->table = relation_named(s->schema, by_subscription[i][0], -1);
 		t->by_key = relation_named(s->schema, by_subscription[i][1], -1);
 	}
+	s->parked_by_retry = relation_named(s->schema, "parked_events_retry_idx", -1);
+	s->parked_by_state = relation_named(s->schema, "parked_events_state_idx", -1);
 	s->event_type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
 						ObjectIdGetDatum(s->schema));

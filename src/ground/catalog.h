@@ -74,6 +74,8 @@ typedef struct Store
 	Oid positions_of_members; /* subscription_positions */
 	Oid positions_by_member;  /* its primary key */
 	NamedTable by_subscription[ES_BY_SUBSCRIPTION];
+	Oid parked_by_retry; /* indexes of parked_events: for a member, when it is due ... */
+	Oid parked_by_state; /* ... and for a partition */
 	StagingSegment segments[ES_SEGMENTS];
 	Oid event_type; /* composite type event */
 	/* whether there are indexes on these and global_position */

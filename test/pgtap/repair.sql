@@ -47,7 +47,9 @@ CREATE FUNCTION pg_temp.losses(OUT loss text, OUT part text, OUT needed boolean)
            split_part(p.part, ' ', 2), p.part LIKE 'key %'
       FROM pg_temp.parts p WHERE p.part ~ '^(key|check) '
     UNION ALL
-    SELECT format('DROP INDEX event_store.%I', split_part(p.part, ' ', 2)), split_part(p.part, ' ', 2), false
+    SELECT format('DROP INDEX event_store.%I', split_part(p.part, ' ', 2)), split_part(p.part, ' ', 2),
+           -- those that are read without the planner
+           p.part IN ('index parked_events_retry_idx', 'index parked_events_state_idx')
       FROM pg_temp.parts p WHERE p.part LIKE 'index %'
     UNION ALL
     SELECT format('DROP TRIGGER %I ON event_store.%I', split_part(p.part, ' ', 2), p.owner), split_part(p.part, ' ', 2), false

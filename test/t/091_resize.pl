@@ -103,8 +103,8 @@ sql(q{
 	CREATE TABLE given (id text);
 	SELECT event_store.create_subscription('due', '{Due}', members => 2, start_after => event_store.safe_position());
 	SELECT count(*) FROM event_store.append_batch(array_fill('Due'::text, ARRAY[2400]), (SELECT array_agg('d-' || i) FROM generate_series(1, 2400) i), array_fill('E'::text, ARRAY[2400]), NULL);
-	INSERT INTO event_store.parked_events (subscription_name, partition_key, global_position, event_id, state, attempts, retry_at)
-	SELECT 'due', 'Due/' || aggregate_id, global_position, event_id, 'retrying', 0, now() + interval '1 hour' FROM event_store.domain_events WHERE aggregate_type = 'Due';
+	INSERT INTO event_store.parked_events (subscription_name, partition_key, global_position, event_id, state, attempts, retry_at, member)
+	SELECT 'due', 'Due/' || aggregate_id, global_position, event_id, 'retrying', 0, now() + interval '1 hour', event_store.partition_member('Due/' || aggregate_id, 2) FROM event_store.domain_events WHERE aggregate_type = 'Due';
 });
 sql(q{CALL consume('due', 4)});
 is(sql('SELECT count(*) FROM given'), '0', 'what is set aside is passed over');
