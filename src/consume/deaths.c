@@ -30,6 +30,7 @@
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "ground/shmem.h"
+#include "ground/transaction.h"
 #include "ground/worker_slot.h"
 
 typedef struct DeathShare
@@ -112,6 +113,18 @@ es_deaths_due(const SharedDatabase *db)
 	return pg_atomic_read_u32(noted(db)) != 0;
 }
 
+/* How many had been noted when the worker began. */
+static uint32 looked_at = 0;
+
+/* What was rolled back is done again. */
+static void
+end_storing(SharedDatabase *db, bool committed)
+{
+	if (committed && db != NULL)
+		pg_atomic_fetch_sub_u32(noted(db), looked_at);
+	looked_at = 0;
+}
+
 /* Of a member that nobody has; who has it counts them himself, or dies, too. */
 static void
 store_member_deaths(const Subscription *subscription, int member)
@@ -136,8 +149,9 @@ es_store_deaths(SharedDatabase *db)
 	OwnerScope scope;
 	SPITupleTable *table;
 	uint64 count;
-	uint32 looked_at = pg_atomic_read_u32(noted(db));
 
+	es_at_end(ES_END_DEATHS, end_storing, NULL);
+	looked_at = pg_atomic_read_u32(noted(db));
 	es_begin(&scope);
 	count = es_execute(&all, NULL, NULL, false, SPI_OK_SELECT);
 	table = SPI_tuptable;
@@ -156,5 +170,4 @@ es_store_deaths(SharedDatabase *db)
 			store_member_deaths(&subscription, m);
 	}
 	es_end(&scope);
-	pg_atomic_fetch_sub_u32(noted(db), looked_at);
 }

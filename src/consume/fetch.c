@@ -46,16 +46,12 @@ only_member(const Serving *call)
 	return open == NULL ? -1 : open->retried ? ES_NO_MEMBER : open->member;
 }
 
-/* Whether the transaction's own snapshot shows the newest state, or it made that. */
+/* Whether the transaction's own snapshot shows what the members' events did before. */
 static bool
 snapshot_shows(const Turn *turn)
 {
-	MemberState shown;
-
-	return turn->state.own || !IsolationUsesXactSnapshot() ||
-		   (es_read_member(turn->call->name, turn->member,
-						   GetTransactionSnapshot(), &shown) &&
-			shown.number == turn->state.number);
+	return !IsolationUsesXactSnapshot() ||
+		   es_snapshot_shows_member(turn->call->name, turn->member);
 }
 
 static bool
@@ -66,6 +62,15 @@ begin_fetch(Turn *turn)
 						  turn->progress.limit -
 							  es_events_fetched(turn->call->hash, turn->member));
 	return true;
+}
+
+static void
+refuse_hidden(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to events given to another transaction"),
+			 errhint("The transaction might succeed if retried.")));
 }
 
 static void
@@ -152,6 +157,8 @@ es_serve_projection(Datum name, int64 max_count, bool foreground,
 	Served served;
 
 	served = es_serve_within(&call, 0);
+	if (served == SERVED_HIDDEN)
+		refuse_hidden();
 	*busy = call.busy;
 	return served;
 }
@@ -178,10 +185,7 @@ es_next_events(PG_FUNCTION_ARGS)
 	es_begin_result(fcinfo);
 	call.into = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
 	if (es_serve_within(&call, timeout) == SERVED_HIDDEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to events given to another transaction"),
-				 errhint("The transaction might succeed if retried.")));
+		refuse_hidden();
 	es_end_call(ES_CALL_NEXT_EVENTS, call.count);
 	return (Datum) 0;
 }

@@ -108,6 +108,12 @@ lock_of(uint64 subscription, int member)
 	return hash_combine64(subscription, ((uint64) member + 1) * MIX);
 }
 
+static bool
+is_own(HeapTuple tuple)
+{
+	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
 static void
 read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
 {
@@ -123,14 +129,13 @@ read_state(HeapTuple tuple, TupleDesc desc, MemberState *state)
 	read_lease(tuple, desc, &state->lease);
 	state->batch_limit = DatumGetInt32(column(tuple, desc, SP_BATCH_LIMIT));
 	state->limit_until = DatumGetInt64(column(tuple, desc, SP_LIMIT_UNTIL));
-	state->own =
-		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	state->own = is_own(tuple);
 }
 
-/* The newest state from a number on that a snapshot shows. */
+/* The newest state from a number on that a snapshot shows, or of these that others made. */
 static bool
 read_from(Datum name, int member, int64 number, Snapshot snapshot,
-		  MemberState *state)
+		  bool of_others, MemberState *state)
 {
 	const Store *store = es_store();
 	Relation table = table_open(store->positions_of_members, AccessShareLock);
@@ -147,7 +152,9 @@ read_from(Datum name, int member, int64 number, Snapshot snapshot,
 	ScanKeyInit(&keys[2], SP_NUMBER, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(number));
 	scan = systable_beginscan_ordered(table, index, snapshot, 3, keys);
-	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	do
+		tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	while (of_others && HeapTupleIsValid(tuple) && is_own(tuple));
 	found = HeapTupleIsValid(tuple);
 	if (found)
 		read_state(tuple, RelationGetDescr(table), state);
@@ -160,7 +167,21 @@ read_from(Datum name, int member, int64 number, Snapshot snapshot,
 bool
 es_read_member(Datum name, int member, Snapshot snapshot, MemberState *state)
 {
-	return read_from(name, member, 0, snapshot, state);
+	return read_from(name, member, 0, snapshot, false, state);
+}
+
+/* What this transaction has stored itself stands on what it found. */
+bool
+es_snapshot_shows_member(Datum name, int member)
+{
+	MemberState newest = {0};
+	MemberState shown = {0};
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	(void) read_from(name, member, 0, GetActiveSnapshot(), true, &newest);
+	PopActiveSnapshot();
+	(void) read_from(name, member, 0, GetTransactionSnapshot(), true, &shown);
+	return shown.number == newest.number;
 }
 
 /*
@@ -183,8 +204,8 @@ es_newest_member(Datum name, int member)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (seen[i].key == key)
-		found =
-			read_from(name, member, seen[i].number, GetActiveSnapshot(), &state);
+		found = read_from(name, member, seen[i].number, GetActiveSnapshot(),
+						  false, &state);
 	if (!found)
 		found = es_read_member(name, member, GetActiveSnapshot(), &state);
 	PopActiveSnapshot();

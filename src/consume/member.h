@@ -47,6 +47,11 @@ typedef struct MemberState
  */
 extern bool es_read_member(Datum name, int member, Snapshot snapshot,
 						   MemberState *state);
+/*
+ * Whether the transaction's own snapshot shows the newest state that others have stored, whose
+ * effects it then shows as well; the lock is held.
+ */
+extern bool es_snapshot_shows_member(Datum name, int member);
 /* The newest state of all; the lock is held.  In the current memory context. */
 extern MemberState es_newest_member(Datum name, int member);
 /* How far it has come: its position, and beyond it over what is not for it. */

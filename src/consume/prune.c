@@ -12,6 +12,7 @@
 #include "executor/spi.h"
 #include "port/atomics.h"
 #include "storage/lockdefs.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "consume/member.h"
@@ -21,6 +22,7 @@
 #include "ground/catalog.h"
 #include "ground/lock.h"
 #include "ground/shmem.h"
+#include "ground/transaction.h"
 #include "ground/worker_slot.h"
 
 /* Positions that may have been stored before the worker deletes old ones. */
@@ -91,6 +93,39 @@ prune_marks(Datum name, int64 passed)
 	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
 }
 
+/* What a transaction has deleted, of one member. */
+typedef struct Pruned
+{
+	uint64 key;
+	int64 number;
+	struct Pruned *next;
+} Pruned;
+
+static Pruned *pruned = NULL;
+/* How many had been stored when it began. */
+static uint32 looked_at = 0;
+
+/* Where the next time begins, and when that is; if it was rolled back, as before. */
+static void
+end_pruning(SharedDatabase *db, bool committed)
+{
+	for (; pruned != NULL && committed; pruned = pruned->next)
+		es_note_pruned(pruned->key, pruned->number);
+	if (committed && db != NULL)
+		pg_atomic_fetch_sub_u32(&share_of(db)->stored, looked_at);
+	pruned = NULL;
+	looked_at = 0;
+}
+
+static void
+remember(uint64 key, int64 number)
+{
+	Pruned *one = MemoryContextAlloc(TopTransactionContext, sizeof(Pruned));
+
+	*one = (Pruned){key, number, pruned};
+	pruned = one;
+}
+
 /* Deletes what lies behind the newest position of a member; returns that. */
 static int64
 prune_member(Datum name, int member)
@@ -111,7 +146,7 @@ prune_member(Datum name, int member)
 	values[2] = Int64GetDatum(es_read_progress(key).pruned);
 	values[3] = Int64GetDatum(newest.number);
 	es_execute(&plan, values, NULL, false, SPI_OK_DELETE);
-	es_note_pruned(key, newest.number);
+	remember(key, newest.number);
 	return newest.position;
 }
 
@@ -124,8 +159,9 @@ es_prune_positions(SharedDatabase *db)
 	OwnerScope scope;
 	SPITupleTable *table;
 	uint64 count;
-	uint32 stored = pg_atomic_read_u32(&share_of(db)->stored);
 
+	es_at_end(ES_END_PRUNING, end_pruning, NULL);
+	looked_at = pg_atomic_read_u32(&share_of(db)->stored);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_begin(&scope);
 	count = es_execute(&all, NULL, NULL, true, SPI_OK_SELECT);
@@ -155,5 +191,4 @@ es_prune_positions(SharedDatabase *db)
 	}
 	es_end(&scope);
 	PopActiveSnapshot();
-	pg_atomic_fetch_sub_u32(&share_of(db)->stored, stored);
 }

@@ -16,6 +16,8 @@ typedef enum EndPhase
 	ES_END_STAGING,
 	ES_END_DUE,
 	ES_END_FETCHES,
+	ES_END_PRUNING,
+	ES_END_DEATHS,
 	ES_END_PROJECTORS,
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,

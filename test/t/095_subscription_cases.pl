@@ -113,6 +113,24 @@ $writer->query_safe('COMMIT');
 $writer->quit;
 is(consume('Open', 9), 'b1 c1', 'and then the rest, in order');
 
+# ---------- old positions whose deletion is rolled back
+
+start('Prune-a', 'a', '');
+start('Prune-b', 'b', '');
+sql(q{
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+	CREATE TRIGGER refuse BEFORE DELETE ON event_store.subscription_positions FOR EACH ROW WHEN (OLD.subscription_name = 'Prune-b') EXECUTE FUNCTION refuse();
+	DO $$
+	BEGIN
+		FOR i IN 1 .. 600 LOOP
+			PERFORM event_store.release_events(s, 0, c.lease) FROM unnest('{Prune-a,Prune-b}'::text[]) s, LATERAL event_store.claim_events(s, 'c', 1) c;
+			COMMIT;
+		END LOOP;
+	END $$});
+ok($node->poll_query_until('shop', q{SELECT bool_or(last_error ~ 'not now') FROM event_store.worker_jobs}), 'the worker is refused');
+sql('DROP TRIGGER refuse ON event_store.subscription_positions');
+ok($node->poll_query_until('shop', q{SELECT count(*) < 4 FROM event_store.subscription_positions WHERE subscription_name ~ 'Prune'}), 'and deletes them all later');
+
 # ---------- the extension is dropped and made again
 
 start('Dropped', 'aabb', '');
