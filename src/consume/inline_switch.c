@@ -203,8 +203,14 @@ es_begin_inline(Datum name)
 void
 es_end_inline(Datum name)
 {
+	FeedState feed;
+
 	/* what this transaction has appended has been folded, too */
-	set_mode(name, ES_MODE_CATCHING_UP,
-			 es_last_given_position(es_feed_database()));
+	es_read_feed_state(es_feed_database(), &feed);
+	if (feed.behind)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("somebody has locked the log, whose end the view needs to know")));
+	set_mode(name, ES_MODE_CATCHING_UP, feed.last);
 	es_note_projectors_wanted();
 }

@@ -333,16 +333,17 @@ project_batch(const Projection *projection, int max_events, bool foreground,
 static bool
 is_at_the_end(const Projection *projection, const Subscription *subscription)
 {
-	int64 safe = es_feed_position();
+	FeedState feed;
 	OwnerScope scope;
 	MemberState state;
 
+	/* no append is open: what was given and rolled back is nobody's any more */
+	es_read_feed_state(es_feed_database(), &feed);
 	es_begin_read(&scope);
 	state = es_newest_member(projection->name, 0);
 	es_end(&scope);
-	return !state.stopped && !subscription->sets_aside &&
-		   es_member_passed(projection->hash, 0, &state) >= safe &&
-		   safe >= es_last_given_position(es_feed_database());
+	return !feed.behind && !state.stopped && !subscription->sets_aside &&
+		   es_member_passed(projection->hash, 0, &state) >= feed.last;
 }
 
 /*

@@ -214,5 +214,30 @@ start_all();
 go_on(100);
 end_all();
 check('and on');
+
+# after a start, with no append since
+sql(q{SELECT event_store.pause_subscription('behind')});
+sql(q{SELECT event_store.append_event('Order', 'o-1', NULL, 'Bought', '{"customer": "c-3", "amount": 3}')});
+$node->stop('immediate');
+$node->start;
+sql(q{SELECT event_store.resume_subscription('behind')});
+ok(inline('behind'), 'a view that is resumed after a crash becomes inline, though nobody appends');
+sql(q{SELECT event_store.pause_subscription('behind')});
+sql(q{SELECT event_store.append_event('Order', 'o-1', NULL, 'Bought', '{"customer": "c-3", "amount": 4}')});
+sql(q{SELECT event_store.resume_subscription('behind')});
+ok(inline('behind'), 'and one that was paused then goes on');
+is(sql(q{SELECT count(*) FROM (SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'behind'
+	EXCEPT SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'customers') d}), '0', 'it is what the one that was always inline is');
+
+# all of it in one transaction, as a migration does
+$node->safe_psql('postgres', 'CREATE DATABASE migrated');
+is($node->safe_psql('migrated', q{
+	BEGIN;
+	CREATE EXTENSION event_store;
+	DO $$ BEGIN PERFORM event_store.create_store(), event_store.create_view_projection('sums', '{Order}', '"$.payload.customer"',
+		'{"events": {"*": [{"op": "increment", "path": "$.sum", "from": "$.payload.amount"}]}}', mode => 'inline'); END $$;
+	DO $$ BEGIN PERFORM event_store.append_event('Order', 'o-1', 0, 'Bought', '{"customer": "c-1", "amount": 2}'); END $$;
+	COMMIT;
+	SELECT view_data ->> 'sum' FROM event_store.load_views('sums');}), '2', 'a store, an inline view and an event can be made in one transaction');
 $node->stop;
 done_testing();
