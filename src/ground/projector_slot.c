@@ -313,9 +313,82 @@ es_begin_looking(SharedDatabase *db, int place)
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
 	es_projector_slot(db)->places[place].called = false;
+	es_projector_slot(db)->places[place].rests_since = 0;
 	asked = es_projector_slot(db)->places[place].asked_to_go;
 	LWLockRelease(db->lock);
 	return asked;
+}
+
+bool
+es_rest_projector(SharedDatabase *db, int place)
+{
+	ProjectorPlace *mine = &es_projector_slot(db)->places[place];
+	bool gives_room;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	mine->rests_since = GetCurrentTimestamp();
+	gives_room = mine->gives_room;
+	mine->gives_room = false;
+	LWLockRelease(db->lock);
+	return gives_room;
+}
+
+/* The one of a database that has rested for longest, if before another; its place, or -1. */
+static int
+longest_resting(SharedDatabase *db, TimestampTz *since)
+{
+	int found = -1;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	for (int i = 0; OidIsValid(db->database) && i < ES_PROJECTOR_PLACES; i++)
+	{
+		const ProjectorPlace *place = &es_projector_slot(db)->places[i];
+
+		if (place->latch == NULL || place->rests_since == 0 ||
+			place->gives_room || place->rests_since >= *since)
+			continue;
+		*since = place->rests_since;
+		found = i;
+	}
+	LWLockRelease(db->lock);
+	return found;
+}
+
+/* It may have begun to work since; then it need not. */
+static bool
+ask_for_room(SharedDatabase *db, int number)
+{
+	ProjectorPlace *place = &es_projector_slot(db)->places[number];
+	bool asked;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	asked = place->latch != NULL && place->rests_since != 0;
+	if (asked)
+	{
+		place->gives_room = true;
+		SetLatch(place->latch);
+	}
+	LWLockRelease(db->lock);
+	return asked;
+}
+
+bool
+es_ask_resting_projector(void)
+{
+	TimestampTz since = DT_NOEND;
+	SharedDatabase *db = NULL;
+	int place = -1;
+
+	for (int i = 0; i < es_slots(); i++)
+	{
+		int found = longest_resting(es_database_numbered(i), &since);
+
+		if (found < 0)
+			continue;
+		db = es_database_numbered(i);
+		place = found;
+	}
+	return db != NULL && ask_for_room(db, place);
 }
 
 bool

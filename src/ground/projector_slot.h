@@ -22,8 +22,10 @@ typedef struct ProjectorPlace
 	pid_t pid; /* 0 = on its way */
 	Latch *latch;
 	TimestampTz taken_at;
-	bool called;	  /* since it last looked for work */
-	bool asked_to_go; /* another role waits for the place */
+	bool called;			 /* since it last looked for work */
+	bool asked_to_go;		 /* another role waits for the place */
+	TimestampTz rests_since; /* it has nothing to do; 0 = it may have */
+	bool gives_room; /* others wait for a process: it need not rest here */
 } ProjectorPlace;
 
 typedef struct ProjectorSlot
@@ -81,6 +83,10 @@ extern bool es_enter_projector_place(SharedDatabase *db, Oid database,
 extern void es_note_projector_arrived(void);
 /* Before it looks for work: forgets calls. Whether it was asked to go. */
 extern bool es_begin_looking(SharedDatabase *db, int place);
+/* It has nothing to do. Whether it was asked to do so elsewhere. */
+extern bool es_rest_projector(SharedDatabase *db, int place);
+/* Asks the one that has rested for longest, of all databases, to leave; false where none rests. */
+extern bool es_ask_resting_projector(void);
 /* It leaves, unless it was called since it last looked. */
 extern bool es_retire_projector(SharedDatabase *db, int place);
 /* Tells all of a database to go, which a command needs; whether they are gone. */

@@ -14,7 +14,7 @@
  *
  * Processes may be fewer than databases that want one, since the server, or
  * event_store.max_workers, has no more.  Then they take turns: who has waited
- * longest is next, and a worker that has nothing due leaves at once, the longest
+ * longest is next, and a projector or worker that has nothing due leaves at once, the longest
  * idle one first; if there is none, one that has been at work for a second.  It
  * comes back to the end of the queue when something is due.
  *
@@ -45,6 +45,7 @@
 
 #include "ground/common.h"
 #include "ground/compat.h"
+#include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
@@ -465,18 +466,22 @@ next_to_go(TimestampTz now)
 }
 
 /*
- * Has as many workers leave as others wait, or as are too many.  Their ends wake
- * us.  Returns when to look again, in milliseconds; -1 = not at all.
+ * Has as many workers leave as others wait, or as are too many; projectors that rest before,
+ * where it is the server that has no more processes.  The ends of workers wake us.
+ * Returns when to look again, in milliseconds; -1 = not at all.
  */
 static long
-make_room(int wanted)
+make_room(int wanted, bool of_server)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (; wanted > 0; wanted--)
 	{
-		SharedDatabase *db = next_to_go(now);
+		SharedDatabase *db;
 
+		if (of_server && es_ask_resting_projector())
+			continue;
+		db = next_to_go(now);
 		if (db == NULL)
 			return ES_TENURE_MS;
 		es_ask_to_go(db);
@@ -502,6 +507,7 @@ serve_waiting(int starting)
 	int leaving;
 	int workers = count_workers(&leaving);
 	int refused = 0;
+	bool full = false; /* the server has no more */
 	long timeout = -1;
 
 	for (int i = 0; i < count; i++)
@@ -528,13 +534,14 @@ serve_waiting(int starting)
 		}
 		if (refused++ == 0)
 			report_refusal(start->database, by_us);
+		full = full || !by_us;
 		refuse(db, start);
 		timeout = sooner(timeout, ES_START_PAUSE_MS);
 	}
 	if (es_max_workers > 0)
 		refused = Max(refused, workers - es_max_workers);
 	pfree(waiting);
-	return sooner(timeout, make_room(refused - leaving));
+	return sooner(timeout, make_room(refused - leaving, full));
 }
 
 /*

@@ -12,7 +12,7 @@
  * (es_start_projectors, one of its jobs).  The projector gives the projections of its
  * role turns, one batch each, who has waited longest first.  When none has anything
  * to do it sleeps on its latch until the next transaction with events, or until a
- * pause is over, and leaves after a minute.  When another role waits for its place
+ * pause is over, and leaves after a minute, or at once where others wait for a process.  When another role waits for its place
  * it leaves as soon as each of its own has had a turn.
  *
  * A turn is one transaction.  What an error in it means project.c says; one that is no event's
@@ -97,6 +97,7 @@ start_process(SharedDatabase *db, Oid role, int place)
 	if (RegisterDynamicBackgroundWorker(&worker, NULL))
 		return;
 	es_give_back_projector_place(db, place);
+	(void) es_ask_resting_projector();
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("could not start an event_store projector"),
@@ -362,6 +363,8 @@ rest(Projector *p, uint32 wait_event)
 																	IDLE_EXIT_MS));
 	long due = time_until_due(p);
 
+	if (es_rest_projector(p->db, p->place))
+		left = 0;
 	if ((p->count == 0 || (left == 0 && due < 0)) &&
 		es_retire_projector(p->db, p->place))
 		proc_exit(0);
