@@ -57,9 +57,11 @@ DECLARE
     colours text[] := '{Red,Blue,Green,Black,White}';
     things text[] := ARRAY['Kettle', 'Lamp', 'Painter''s Easel', 'Chair', 'Backpack', 'Desk',
                            'Child''s Bicycle', 'Clock', 'Radio', 'Tent'];
+    sellers text[] := ARRAY['Ó Briain & Daughters', 'Nordlicht', 'Casa Verde'];
     written bigint;
 BEGIN
     PERFORM event_store.set_reducer('Product', 'shop.product_state');
+    PERFORM shop.open_books();
 
     WITH event AS (
         SELECT 'Customer' AS type, format('customer-%s', lpad(n::text, 3, '0')) AS id,
@@ -79,6 +81,7 @@ BEGIN
          CROSS JOIN LATERAL (
                VALUES (1, 'ProductCreated',
                        jsonb_build_object('name', colours[1 + n % 5] || ' ' || things[1 + n % 10],
+                                          'seller', sellers[1 + n % 3],
                                           'price', (5 + n * 37 % 190 + 0.99)::numeric(12, 2)::text,
                                           'stock', CASE WHEN n % 25 = 3 THEN 15 ELSE 2000 END)),
                       (2, CASE WHEN n % 4 = 0 THEN 'StockReplenished' END,
@@ -136,10 +139,6 @@ BEGIN
         EXIT WHEN result.outcome = 'appended';
         conflicts := conflicts + 1;
     END LOOP;
-
-    IF reserved THEN
-        PERFORM shop.show_stock(product_id);
-    END IF;
 END
 $$;
 
@@ -151,31 +150,42 @@ BEGIN
                                      jsonb_build_object('order_id', order_id, 'quantity', quantity),
                                      correlation_id => order_id, saga_id => order_id,
                                      durability => 'staged');
-    PERFORM shop.show_stock(product_id);
 END
 $$;
 
 -- --------------------------------------------------------------------------
--- views: what a web page reads
+-- views: what a web page reads, kept by the server
 
--- A staged view is coalesced: of all values put between two drains one is
--- written.  The sequence as version keeps an older value from winning.
-CREATE FUNCTION shop.show_stock(product_id text) RETURNS void
-    LANGUAGE sql
+CREATE FUNCTION shop.open_books() RETURNS void
+    LANGUAGE plpgsql
 AS $$
-    SELECT event_store.put_view('stock', product_id, state, version => sequence, durability => 'staged')
-      FROM event_store.replay_aggregate('Product', product_id);
-$$;
+BEGIN
+    -- An order, as it is: inline, so whoever sees its events sees the row with them.
+    PERFORM event_store.create_view_projection(
+        'orders', '{Order}', rules => '{"events": {
+            "OrderCreated": [{"op": "set", "path": "$.customer_id", "from": "$.payload.customer_id"},
+                             {"op": "set", "path": "$.total", "from": "$.payload.total"},
+                             {"op": "set", "path": "$.status", "from": "$.payload.status"}],
+            "*": [{"op": "set", "path": "$.status", "from": "$.payload.status"}]}}', mode => 'inline');
 
-CREATE FUNCTION shop.show_order(order_id text) RETURNS void
-    LANGUAGE sql
-AS $$
-    SELECT event_store.put_view('orders', order_id,
-                                jsonb_build_object('customer_id', state -> 'customer_id',
-                                                   'total', state -> 'total',
-                                                   'status', state -> 'status'),
-                                version => sequence, durability => 'staged')
-      FROM event_store.replay_aggregate('Order', order_id);
+    -- The stock of a product: what the reducer of the decisions makes of it. Its events are staged, so
+    -- the view follows them once they are durable.
+    PERFORM event_store.create_view_projection('stock', '{Product}');
+
+    -- The orders of a customer, across aggregates: only the first event of an order names him.
+    PERFORM event_store.create_view_projection(
+        'orders of customers', '{Order}', '{"sticky": "$.payload.customer_id"}', '{"events": {
+            "OrderCreated": [{"op": "increment", "path": "$.orders", "value": 1}],
+            "*": [{"op": "put_into", "path": "$.status", "key": "$.aggregate_id", "from": "$.payload.status"}]}}');
+
+    -- Revenue by seller and day: one row a line of what was sold.
+    PERFORM event_store.create_view_projection(
+        'revenue', '{Order}',
+        '{"by_type": {"OrderConfirmed": {"each": "$.payload.lines", "key": {"concat": [
+            "$.item.seller", {"value": " "}, {"day": "$.occurred_at"}]}}}}', '{"events": {
+            "OrderConfirmed": [{"op": "increment", "path": "$.revenue", "from": "$.item.price", "times": "$.item.quantity"},
+                               {"op": "increment", "path": "$.sold", "from": "$.item.quantity"}]}}');
+END
 $$;
 
 -- --------------------------------------------------------------------------
@@ -188,6 +198,7 @@ CREATE FUNCTION shop.basket(n int) RETURNS jsonb
 AS $$
     SELECT jsonb_agg(jsonb_build_object('product_id', line.product_id,
                                         'quantity', line.quantity,
+                                        'seller', product.state ->> 'seller',
                                         'price', product.state ->> 'price') ORDER BY line.product_id)
       FROM (SELECT format('product-%s', lpad((1 + (n * 7 + i * 31) % 100)::text, 3, '0')) AS product_id,
                    (1 + (n + i) % 3) * CASE WHEN n % 20 = 0 THEN 60 ELSE 1 END AS quantity
@@ -226,7 +237,6 @@ BEGIN
                 'tax', (total - subtotal)::text,
                 'total', total::text,
                 'status', 'created'))));
-    PERFORM shop.show_order(order_id);
     COMMIT;
 
     FOR line IN SELECT * FROM jsonb_to_recordset(basket) AS (product_id text, quantity int) LOOP
@@ -266,9 +276,8 @@ BEGIN
             'correlation_id', order_id,
             'saga_id', order_id,
             'payload', CASE WHEN failure IS NULL
-                            THEN jsonb_build_object('status', 'confirmed', 'payment_id', payment_id)
+                            THEN jsonb_build_object('status', 'confirmed', 'payment_id', payment_id, 'lines', basket)
                             ELSE jsonb_build_object('status', 'cancelled', 'reason', failure) END)));
-    PERFORM shop.show_order(order_id);
     COMMIT;
 END
 $$;
