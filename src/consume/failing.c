@@ -304,8 +304,9 @@ es_fail_events(PG_FUNCTION_ARGS)
 	es_begin_consuming("fail_events()");
 	(void) es_feed_database();
 	es_consume_durably();
+	/* a resize that waits for leases lets this end as well: see es_open_lease_call */
 	es_lock_hash(ES_LOCK_SUBSCRIPTION,
-				 es_subscription_hash(failure.subscription.name), ShareLock);
+				 es_subscription_hash(failure.subscription.name), RowShareLock);
 	es_note_freed(es_subscription_hash(failure.subscription.name), true);
 	es_begin(&scope);
 	done = fail_event(&failure);

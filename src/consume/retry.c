@@ -285,7 +285,8 @@ es_discard_parked_events(PG_FUNCTION_ARGS)
 	es_begin_consuming("discard_parked_events()");
 	(void) es_feed_database();
 	es_consume_durably();
-	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), ShareLock);
+	/* a resize that waits for leases lets this end as well: see es_open_lease_call */
+	es_lock_hash(ES_LOCK_SUBSCRIPTION, es_subscription_hash(name), RowShareLock);
 	es_note_freed(es_subscription_hash(name), true);
 	es_begin(&scope);
 	es_read_subscription(name, &subscription);
