@@ -37,15 +37,20 @@ async function connectToStore() {
 }
 
 // The next batch; done is the lease of the one before, which the same round trip acknowledges.
-// Waits only where there is nothing to acknowledge, since that holds once the statement has ended.
 async function claim(store, done) {
   // content is the event as the message has it: numbers and times as the database shows them
   const { rows } = await store.query(
     `SELECT e.member, e.lease, e.global_position, e.aggregate_type, e.aggregate_id, e.event_id,
             (to_jsonb(e) - '{member,lease,attempt,partition_key}'::text[])::text AS content
-       FROM event_store.claim_events($1, $2, $3, $4, $5, done_member => $6, done_lease => $7) e`,
-    [SUBSCRIPTION, RELAY, BATCH, `${LEASE_SECONDS}s`, done ? '0' : '5s', done?.member, done?.lease]);
+       FROM event_store.claim_events($1, $2, $3, $4, done_member => $5, done_lease => $6) e`,
+    [SUBSCRIPTION, RELAY, BATCH, `${LEASE_SECONDS}s`, done?.member, done?.lease]);
   return rows;
+}
+
+// Until there is something to claim, or for a time.  It holds no snapshot, which a claim that waits
+// would, and so keeps VACUUM from nothing.
+async function waitForEvents(store) {
+  await store.query("CALL event_store.wait_for_subscriptions($1, '5s')", [[SUBSCRIPTION]]);
 }
 
 // Acknowledges a batch but for the events that the broker refused: they are set aside, with what
@@ -140,7 +145,10 @@ let done = null;
 async function relayBatch(store, jetstream) {
   const batch = await claim(store, done);
   done = null;
-  if (batch.length === 0) return;
+  if (batch.length === 0) {
+    if (!stopping) await waitForEvents(store);
+    return;
+  }
   const [lease] = batch;
   const timer = keepLease(store, lease);
   try {
