@@ -131,6 +131,27 @@ ok($node->poll_query_until('shop', q{SELECT bool_or(last_error ~ 'not now') FROM
 sql('DROP TRIGGER refuse ON event_store.subscription_positions');
 ok($node->poll_query_until('shop', q{SELECT count(*) < 4 FROM event_store.subscription_positions WHERE subscription_name ~ 'Prune'}), 'and deletes them all later');
 
+# ---------- a transaction that has events stays open for hours
+
+sql('CREATE TABLE junk AS SELECT n FROM generate_series(1, 10000) n; DELETE FROM junk');
+start('Hours', 'abcdefghij', ', members => 2');
+my $holder = $node->background_psql('shop');
+$holder->query_safe('BEGIN');
+my $pid = $holder->query_safe('SELECT pg_backend_pid()');
+my $held = $holder->query_safe(q{SELECT count(*) FROM event_store.next_events('Hours')});
+cmp_ok($held, '<', 10, 'it has the events of one member');
+is(sql("SELECT backend_xmin IS NULL, backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $pid"), 't|t', 'it holds no snapshot, but a number, as any transaction that writes');
+sql('VACUUM junk');
+is(sql(q{SELECT pg_relation_size('junk')}), '0', 'VACUUM removes what was dead before it');
+is(sql(q{SELECT last_sequence FROM event_store.append_event('Hours', 'a', 1, 'E', durability => 'staged')}), '2', 'events are staged');
+is(sql(q{SELECT event_store.flush(timeout => '60s')}), 't', 'and drained');
+is(sql(q{SELECT safe_position = last_position FROM event_store.feed_status}), 't', 'the feed goes on');
+my $others = split / /, consume('Hours', 99);
+cmp_ok($held + $others, '>=', 10, 'the other member goes on');
+is(consume('Hours', 99), '', 'and that is all there is for it');
+$holder->query_safe('COMMIT');
+$holder->quit;
+
 # ---------- the extension is dropped and made again
 
 start('Dropped', 'aabb', '');
