@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -58,20 +59,19 @@ make_columns(int columns, int rows)
 	return made;
 }
 
-/* The column as an array of a type that is either as long as int8 or as text. */
 static Datum
 column_array(Column *column, int count, Oid type)
 {
-	bool wide = type == INT8OID || type == TIMESTAMPTZOID;
 	int dimension = count;
 	int first = 1;
+	int16 length;
+	bool by_value;
+	char align;
 
+	get_typlenbyvalalign(type, &length, &by_value, &align);
 	return PointerGetDatum(construct_md_array(column->values, column->nulls, 1,
-											  &dimension, &first, type,
-											  wide ? (int) sizeof(int64) : -1,
-											  wide && FLOAT8PASSBYVAL,
-											  wide ? TYPALIGN_DOUBLE
-												   : TYPALIGN_INT));
+											  &dimension, &first, type, length,
+											  by_value, align));
 }
 
 /* The end of a chunk that starts at "start". */
@@ -93,13 +93,13 @@ chunk_end(const ViewWrite *writes, int start, int count)
 }
 
 /*
- * The rows of a chunk that have data, and are known to be there or not, as five arrays;
- * returns how many.
+ * The rows of a chunk that have data, and are known to be there or not, as five arrays,
+ * and a sixth of where they are known to be; returns how many.
  */
 static int
 gather_puts(const ViewWrite *writes, int count, bool known, Datum *arrays)
 {
-	Column *columns = make_columns(5, count);
+	Column *columns = make_columns(6, count);
 	TimestampTz now = GetCurrentTimestamp();
 	int n = 0;
 
@@ -107,7 +107,7 @@ gather_puts(const ViewWrite *writes, int count, bool known, Datum *arrays)
 	{
 		const ViewWrite *w = &writes[i];
 
-		if (w->view_data == (Datum) 0 || w->known != known)
+		if (w->view_data == (Datum) 0 || (w->at != (Datum) 0) != known)
 			continue;
 		columns[0].values[n] = w->view_name;
 		columns[1].values[n] = w->view_key;
@@ -116,6 +116,7 @@ gather_puts(const ViewWrite *writes, int count, bool known, Datum *arrays)
 		columns[3].nulls[n] = !w->has_version;
 		columns[4].values[n] =
 			TimestampTzGetDatum(w->updated_at != 0 ? w->updated_at : now);
+		columns[5].values[n] = w->at;
 		n++;
 	}
 	if (n == 0)
@@ -125,6 +126,8 @@ gather_puts(const ViewWrite *writes, int count, bool known, Datum *arrays)
 	arrays[2] = column_array(&columns[2], n, JSONBOID);
 	arrays[3] = column_array(&columns[3], n, INT8OID);
 	arrays[4] = column_array(&columns[4], n, TIMESTAMPTZOID);
+	if (known)
+		arrays[5] = column_array(&columns[5], n, TIDOID);
 	return n;
 }
 
@@ -154,8 +157,8 @@ upsert_rows(Datum *arguments)
 }
 
 /*
- * Updates rows that are known to be there, which costs half of an upsert; should one
- * not be there, all are upserted.
+ * Updates rows where they are known to be, which costs less than half of an upsert; should
+ * one not be there, all are upserted.
  */
 static int64
 update_rows(Datum *arguments, int count)
@@ -166,16 +169,20 @@ update_rows(Datum *arguments, int count)
 				" updated_at = w.updated_at"
 				" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 				" pg_catalog.unnest($3), pg_catalog.unnest($4),"
-				" pg_catalog.unnest($5))"
-				" AS w (view_name, view_key, view_data, version, updated_at)"
-				" WHERE v.view_name OPERATOR(pg_catalog.=) w.view_name"
+				" pg_catalog.unnest($5), pg_catalog.unnest($6))"
+				" AS w (view_name, view_key, view_data, version, updated_at, at)"
+				" WHERE v.ctid OPERATOR(pg_catalog.=) w.at"
+				" AND v.view_name OPERATOR(pg_catalog.=) w.view_name"
 				" AND v.view_key OPERATOR(pg_catalog.=) w.view_key",
-		 .nargs = 5,
+		 .nargs = 6,
 		 .argtypes = {TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, INT8ARRAYOID,
-					  TIMESTAMPTZARRAYOID}};
+					  TIMESTAMPTZARRAYOID, TIDARRAYOID}};
+	uint64 updated = es_execute(&update, arguments, NULL, false, SPI_OK_UPDATE);
 
-	if (es_execute(&update, arguments, NULL, false, SPI_OK_UPDATE) < (uint64) count)
-		(void) upsert_rows(arguments);
+	if (updated == (uint64) count)
+		return count;
+	arguments[5] = BoolGetDatum(true);
+	(void) upsert_rows(arguments);
 	return count;
 }
 
@@ -189,7 +196,6 @@ put_chunk(const ViewWrite *writes, int count, bool accepted)
 
 	if (n > 0)
 		changed = upsert_rows(arguments);
-	arguments[5] = BoolGetDatum(true);
 	n = gather_puts(writes, count, true, arguments);
 	if (n > 0)
 		changed += update_rows(arguments, n);
@@ -314,7 +320,7 @@ uint64
 es_read_views(Datum view_name, Datum *keys, int count, bool read_only)
 {
 	static KeptPlan read = {.sql =
-								"SELECT v.view_key, v.view_data, v.version"
+								"SELECT v.view_key, v.view_data, v.version, v.ctid"
 								" FROM ROWS FROM (pg_catalog.unnest($2)) AS w (view_key)"
 								" JOIN event_store.domain_views AS v"
 								" ON v.view_name OPERATOR(pg_catalog.=) $1"

@@ -16,7 +16,7 @@ typedef struct ViewWrite
 	bool has_version;
 	int64 version;
 	TimestampTz updated_at; /* when it was staged; 0 = now */
-	bool known;				/* there is such a row, and nobody else writes it */
+	Datum at; /* a tid: there is such a row, and nobody else writes it; 0 = not known */
 } ViewWrite;
 
 /*
@@ -32,7 +32,7 @@ extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
 
 /*
  * Reads the rows of distinct keys of one view, under the active snapshot or a fresh
- * one, in any order: view_key, view_data, version stand in SPI's table between
+ * one, in any order: view_key, view_data, version, ctid stand in SPI's table between
  * es_begin and es_end.  Returns how many there are.
  */
 extern uint64 es_read_views(Datum view_name, Datum *keys, int count,

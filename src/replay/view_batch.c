@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "storage/itemptr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -31,7 +32,7 @@
 static uint64
 read_built_rows(Datum view_name, Datum *keys, int count)
 {
-	static KeptPlan plan = {"SELECT r.view_key, r.state, r.sequence"
+	static KeptPlan plan = {"SELECT r.view_key, r.state, r.sequence, r.ctid"
 							" FROM ROWS FROM (pg_catalog.unnest($2)) AS w (view_key)"
 							" JOIN event_store.view_rebuild_rows r"
 							" ON r.view_name OPERATOR(pg_catalog.=) $1"
@@ -84,6 +85,8 @@ take_rows(ViewRow **rows, int count, SPITupleTable *table, uint64 found)
 			row->data = PointerGetDatum(DatumGetJsonbPCopy(value));
 		value = SPI_getbinval(table->vals[i], table->tupdesc, 3, &isnull);
 		row->version = isnull ? 0 : DatumGetInt64(value);
+		value = SPI_getbinval(table->vals[i], table->tupdesc, 4, &isnull);
+		row->at = *(ItemPointer) DatumGetPointer(value);
 	}
 }
 
@@ -129,12 +132,14 @@ write_live_rows(Datum view_name, ViewRow **rows, int count)
 		data = es_view_row_result(rows[i]);
 		if (data == (Datum) 0 && !rows[i]->kept)
 			continue;
-		writes[n++] = (ViewWrite){.view_name = view_name,
-								  .view_key = PointerGetDatum(rows[i]->key),
-								  .view_data = data,
-								  .has_version = true,
-								  .version = rows[i]->version,
-								  .known = rows[i]->kept};
+		writes[n++] =
+			(ViewWrite){.view_name = view_name,
+						.view_key = PointerGetDatum(rows[i]->key),
+						.view_data = data,
+						.has_version = true,
+						.version = rows[i]->version,
+						.at = rows[i]->kept ? PointerGetDatum(&rows[i]->at)
+											: (Datum) 0};
 	}
 	(void) es_write_views(writes, n, true);
 }

@@ -5,6 +5,8 @@
 #ifndef ES_VIEW_FOLD_H
 #define ES_VIEW_FOLD_H
 
+#include "storage/itemptr.h"
+
 #include "ground/event.h"
 #include "replay/event_rows.h"
 #include "replay/fold.h"
@@ -33,7 +35,8 @@ typedef struct ViewRow
 	bool kept;	   /* there is such a row ... */
 	Datum data;	   /* ... with this jsonb ... */
 	int64 version; /* ... of this version; afterwards of the last event in it */
-	bool changed;  /* it is to be written */
+	ItemPointerData at;	 /* ... at this place of its table */
+	bool changed;		 /* it is to be written */
 	struct State *state; /* once an event has been folded in, by rules ... */
 	Fold *fold;			 /* ... or by the reducer */
 } ViewRow;
