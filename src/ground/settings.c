@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "ground/compat.h"
 #include "ground/settings.h"
 
 #define DEFAULT_DRAIN_AT_SHUTDOWN_MS (5 * 1000)
