@@ -76,14 +76,18 @@ PG_FUNCTION_INFO_V1(es_show_staged);
 
 /* ---------- a snapshot that misses nothing ---------- */
 
-/* Whether this transaction has made the store: nobody else has seen it. */
+/*
+ * Whether this transaction has made the store: nobody else has seen it.  Looks at what
+ * the relation cache says, and waits for nobody who has locked the table.
+ */
 static bool
 is_store_new(void)
 {
-	Relation log = table_open(es_store()->events, AccessShareLock);
-	bool made = log->rd_createSubid != InvalidSubTransactionId;
+	Relation log = RelationIdGetRelation(es_store()->events);
+	bool made = log != NULL && log->rd_createSubid != InvalidSubTransactionId;
 
-	table_close(log, AccessShareLock);
+	if (log != NULL)
+		RelationClose(log);
 	return made;
 }
 
