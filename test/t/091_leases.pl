@@ -193,6 +193,7 @@ is(sql(q{SELECT count(*) FROM event_store.parked_events WHERE subscription_name 
 # ---------- numbers of another log: a promoted standby, a restored dump
 
 start('Log');
+start('Again');
 my $old = claim($node, 'shop', 'Log', 10);
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -208,11 +209,14 @@ $standby->safe_psql('postgres', 'CHECKPOINT');
 $standby->stop;
 is(ack($node, 'shop', 'Log', $old), 't', 'acknowledged on the primary');
 my $unknown = claim($node, 'shop', 'Log', 10);
+my $given = claim($node, 'shop', 'Again', 5);
+is(ack($node, 'shop', 'Again', $given), 't', 'as is another one');
 $node->stop;
 $standby->start;
 $standby->promote;
 ok($standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()'), 'promoted');
 is_lost($standby, 'shop', 'Log', $unknown->{lease}, 'the lease that only the primary gave is lost');
+is("@{ claim($standby, 'shop', 'Again', 5)->{events} }", "@{ $given->{events} }", 'what only the primary knew to be acknowledged comes again');
 is(ack($standby, 'shop', 'Log', $old), 't', 'the one that it had before is good');
 my $new = claim($standby, 'shop', 'Log', 10);
 cmp_ok($new->{lease}, '>=', $old->{lease} + 2**32, 'numbers jump with the timeline');
