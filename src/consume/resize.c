@@ -45,6 +45,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/shmem.h"
 #include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "read/feed.h"
@@ -67,6 +68,7 @@ typedef struct Resize
 	int64 lowest;
 	int64 highest;
 	MemberState *states; /* the new ones */
+	uint32 freed;		 /* before the look at leases */
 } Resize;
 
 static void
@@ -212,6 +214,7 @@ leases_are_over(FeedWait *wait)
 	Subscription *s = &resize->subscription;
 	OwnerScope scope;
 
+	resize->freed = es_times_freed(es_my_database(), resize->hash);
 	wait->count = 1;
 	wait->filters[0] =
 		(WaitFilter){.subscription = resize->hash, .after = PG_INT64_MAX};
@@ -233,6 +236,15 @@ leases_are_over(FeedWait *wait)
 	}
 	es_end(&scope);
 	return wait->due_at == 0;
+}
+
+/* Whether a lease has ended between the look and now. */
+static bool
+missed_end(FeedWait *wait)
+{
+	const Resize *resize = wait->own;
+
+	return resize->freed != es_times_freed(es_my_database(), resize->hash);
 }
 
 /* Waits for open leases, as a lock is waited for. */
@@ -261,6 +273,7 @@ static void
 lock_out(Resize *resize)
 {
 	FeedWait wait = {.look = leases_are_over,
+					 .missed = missed_end,
 					 .own = resize,
 					 .subscriptions = &resize->hash,
 					 .subscription_count = 1};

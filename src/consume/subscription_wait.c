@@ -41,6 +41,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/position.h"
+#include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "ground/waiter.h"
 #include "ground/worker_slot.h"
@@ -265,6 +266,7 @@ typedef struct Handling
 	MemoryContext context;
 	bool is_safe;
 	bool is_handled;
+	uint32 freed; /* before the look */
 	/* by member: the state in which an event was found that waits; 0 = none was */
 	int members;
 	int64 *waiting;
@@ -415,6 +417,7 @@ look_whether_handled(FeedWait *wait)
 {
 	Handling *handling = wait->own;
 
+	handling->freed = es_times_freed(es_my_database(), handling->hash);
 	look_in_passing(look_at_members, handling);
 	/* events are not waited for: all that matters is there */
 	wait->count = 1;
@@ -423,6 +426,15 @@ look_whether_handled(FeedWait *wait)
 	wait->hears = ES_HEARS_PROGRESS;
 	wait->position = handling->is_safe ? PG_INT64_MAX : handling->up_to - 1;
 	return handling->is_handled;
+}
+
+/* Whether somebody has handled something between the look and now. */
+static bool
+missed_progress(FeedWait *wait)
+{
+	const Handling *handling = wait->own;
+
+	return handling->freed != es_times_freed(es_my_database(), handling->hash);
 }
 
 /* What this transaction has appended itself cannot be handled before it ends. */
@@ -464,7 +476,9 @@ Datum
 es_wait_for_subscription(PG_FUNCTION_ARGS)
 {
 	Handling handling = {.context = CurrentMemoryContext};
-	FeedWait wait = {.look = look_whether_handled, .own = &handling};
+	FeedWait wait = {.look = look_whether_handled,
+					 .missed = missed_progress,
+					 .own = &handling};
 	int64 timeout = timeout_argument(fcinfo, 2);
 
 	PreventCommandIfParallelMode("wait_for_subscription()");

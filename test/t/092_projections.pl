@@ -179,7 +179,7 @@ is(sql(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4
 # what would be left behind is refused, which is no event's fault; the others go on meanwhile
 sql(q{SET ROLE ann; SELECT event_store.create_projection('litters', 'app.litters'::regproc, '{Litter}', start_after => NULL)});
 foreach my $case (['SET ROLE postgres', 'role'], ['CREATE TEMPORARY TABLE t (a int)', 'temporary table'],
-	['PREPARE p AS SELECT 1', 'PREPARE'], ['SET SESSION AUTHORIZATION DEFAULT', 'session_authorization'])
+	['PREPARE p AS SELECT 1', 'PREPARE'], ['LISTEN l', 'LISTEN'], ['DECLARE c CURSOR WITH HOLD FOR SELECT 1', 'cursor'], ['SET SESSION AUTHORIZATION DEFAULT', 'session_authorization'])
 {
 	sql(qq{SELECT event_store.append_event('Litter', 'l-1', NULL, 'Run', jsonb_build_object('run', '$case->[0]'))});
 	ok(poll(qq{SELECT state = 'retrying' AND last_error LIKE '42501: %$case->[1]%' FROM event_store.projection_status WHERE projection_name = 'litters'}),
