@@ -214,21 +214,21 @@ sql('DROP TRIGGER hang ON event_store.domain_events');
 # ---------- the process ends, again and again
 
 my $ended = 0;
-($out, $err) = run_clients(8, 1200, 'k', sub {
+($out, $err) = run_clients(8, 400, 'k', sub {
 	my $seen = 0;
 
 	# each has committed something, and has something in hand
-	while ($seen < 9000)
+	while ($seen < 2500)
 	{
 		my $now = sql(q{SELECT count(*) FROM event_store.domain_events WHERE aggregate_id LIKE 'k-%'});
 
-		next if $now < $seen + 40;
+		next if $now < $seen + 10;
 		$seen = $now;
 		$ended += sql(q{SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE backend_type = 'event_store committer') s});
 	}
 });
-check_told($out, $err, 8, 1200, 'k', "after $ended ends of the process");
+check_told($out, $err, 8, 400, 'k', "after $ended ends of the process");
 cmp_ok($ended, '>', 5, 'it was ended often');
 is(() = $out =~ /duplicate/g, 0, 'what was asked for again is told as appended');
 
