@@ -21,6 +21,7 @@
 
 #include "ground/arguments.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 
 /*
  * Checks a type, id or key: not NULL and not empty if "required", and never

@@ -36,6 +36,7 @@
 #include "storage/spin.h"
 #include "utils/memutils.h"
 
+#include "ground/compat.h"
 #include "ground/head_cache.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"

@@ -13,6 +13,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "ground/compat.h"
 #include "ground/pair_table.h"
 
 typedef struct PairKey

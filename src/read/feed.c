@@ -27,6 +27,7 @@
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/metrics.h"
 #include "ground/planning.h"
 #include "ground/position.h"

@@ -34,6 +34,7 @@
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"

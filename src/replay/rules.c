@@ -74,6 +74,7 @@
 
 #include "ground/arguments.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "replay/condition.h"
 #include "replay/event_path.h"

@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "replay/state.h"
 
 typedef struct Member

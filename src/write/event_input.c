@@ -28,6 +28,7 @@
 
 #include "ground/arguments.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/iso_time.h"
 #include "ground/settings.h"
