@@ -39,6 +39,7 @@
 #include "consume/aside.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "replay/fold.h"
 
 /* Columns of parked_events. */

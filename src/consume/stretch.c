@@ -26,6 +26,7 @@
 #include "consume/stretch.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/pair_table.h"
 #include "replay/fold.h"
