@@ -117,6 +117,23 @@ es_want_projectors(SharedDatabase *db)
 	es_want_worker_to_start(db);
 }
 
+/* Called from a commit callback: nothing here raises. */
+void
+es_call_store_projector(SharedDatabase *db)
+{
+	ProjectorPlace *place = &es_projector_slot(db)->places[0];
+	bool present;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	present = place->latch != NULL;
+	place->called = true;
+	if (present)
+		SetLatch(place->latch);
+	LWLockRelease(db->lock);
+	if (!present)
+		es_want_worker_to_start(db);
+}
+
 /* Once is enough until it has looked. */
 void
 es_want_worker_to_start(SharedDatabase *db)
@@ -316,6 +333,17 @@ es_begin_looking(SharedDatabase *db, int place)
 	asked = es_projector_slot(db)->places[place].asked_to_go;
 	LWLockRelease(db->lock);
 	return asked;
+}
+
+bool
+es_projector_called(SharedDatabase *db, int place)
+{
+	bool called;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	called = es_projector_slot(db)->places[place].called;
+	LWLockRelease(db->lock);
+	return called;
 }
 
 bool

@@ -57,6 +57,8 @@ extern void es_watch_events(SharedDatabase *db, bool watch);
 /* Has the worker look whether a projector is missing; at commit, or now. */
 extern void es_note_projectors_wanted(void);
 extern void es_want_projectors(SharedDatabase *db);
+/* Wakes the projector of the store itself, or has it started. */
+extern void es_call_store_projector(SharedDatabase *db);
 /* The same for a projector, which has looked for itself. */
 extern void es_want_worker_to_start(SharedDatabase *db);
 /* Whether that is wished, and takes the wish. */
@@ -81,6 +83,8 @@ extern bool es_enter_projector_place(SharedDatabase *db, Oid database,
 extern void es_note_projector_arrived(void);
 /* Before it looks for work: forgets calls. Whether it was asked to go. */
 extern bool es_begin_looking(SharedDatabase *db, int place);
+/* Whether it was called since. */
+extern bool es_projector_called(SharedDatabase *db, int place);
 /* It leaves, unless it was called since it last looked. */
 extern bool es_retire_projector(SharedDatabase *db, int place);
 /* Tells all of a database to go, which a command needs; whether they are gone. */
