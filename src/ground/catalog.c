@@ -161,7 +161,10 @@ static const char *const written_tables[] = {"domain_events",
 											 "subscription_marks",
 											 "discarded_events",
 											 "projections",
-											 "sticky_keys"};
+											 "sticky_keys",
+											 "saga_definitions",
+											 "sagas",
+											 "saga_steps"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
