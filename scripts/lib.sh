@@ -52,7 +52,7 @@ begin_work() {
 	local base=${TMPDIR:-/tmp}
 
 	# a socket's path is at most 107 bytes long
-	if [ ${#base} -gt 55 ] || ! as_server test -w "$base" -a -x "$base"; then
+	if [ ${#base} -gt 55 ] || ! as_server test -w "$base" -a -x "$base" 2>/dev/null; then
 		base=/tmp
 	fi
 	WORK=$(mktemp -d "$base/event_store-$1.XXXXXX")
@@ -60,10 +60,13 @@ begin_work() {
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
-	if [ "$(id -u)" = 0 ]; then
-		chown postgres: "$WORK"
-	fi
+	give_to_server "$WORK"
 	cd "$WORK"
+}
+
+# Lets the user that owns the servers write into a folder, where root runs the script.
+give_to_server() {
+	[ "$(id -u)" != 0 ] || ! getent passwd postgres >/dev/null || chown -R postgres: "$1"
 }
 
 # Prints the processes below a process, children last.
@@ -109,6 +112,7 @@ end_work() {
 		while IFS= read -r file; do
 			stop_postmaster "$(dirname "$file")"
 		done < <(find "$WORK" -name postmaster.pid 2>/dev/null)
+		[ ! -d "$WORK/root" ] || as_root rm -rf --one-file-system "$WORK/root"
 		rm -rf "$WORK"
 	fi
 	exit "$status"
@@ -183,6 +187,39 @@ install_packages() {
 				update-rc.d "$service" disable > /dev/null 2>&1 || true
 		done
 	' sh "${missing[@]}" || die "cannot install ${missing[*]}"
+}
+
+# make_root RELEASE FOLDER: makes a clean root of a release of the distribution there,
+# with a copy of the sources in /event_store; what it says is shown if it fails.
+make_root() {
+	local release=$1 root=$2 log=$WORK/root.log
+
+	install_packages debootstrap
+	run as_root debootstrap --variant=minbase --include=ca-certificates,git \
+		"$release" "$root" >"$log" 2>&1 || {
+		tail -5 "$log" >&2
+		return 1
+	}
+	as_root cp /etc/resolv.conf /etc/hosts "$root/etc/"
+	as_root install -d -o "$(id -u)" "$root/event_store"
+	copy_tree "$root/event_store"
+}
+
+# in_root ROOT COMMAND…: runs a command there; all that it starts ends with it.
+in_root() {
+	local root=$1
+
+	shift
+	# shellcheck disable=SC2016
+	as_root unshare --mount --pid --fork --kill-child sh -euc '
+		root=$1
+		shift
+		mount -t proc proc "$root/proc"
+		mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
+		mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+		exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+			PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+	' sh "$root" "$@"
 }
 
 # Reads the package lists, once in a script.
@@ -271,9 +308,7 @@ copy_tree() {
 		mkdir -p "$1/../shared"
 		cp -r "$ROOT/../shared/data" "$1/../shared/data"
 	fi
-	if [ "$(id -u)" = 0 ]; then
-		chown -R postgres: "$1"
-	fi
+	give_to_server "$1"
 }
 
 # names_in FOLDER ENDING: prints the names of the files of the tree that have this
@@ -346,6 +381,7 @@ start_server() {
 		"unix_socket_directories = '$SERVER'" \
 		"shared_preload_libraries = 'event_store'" \
 		"max_connections = 100" \
+		"max_locks_per_transaction = 64" \
 		"log_line_prefix = '%m %b[%p] '" \
 		"$@"; do
 		printf '%s\n' "$line"

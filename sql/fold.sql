@@ -54,8 +54,8 @@ SELECT aggregate_id, state, sequence, same FROM folded WHERE state ? 'staged';
 SELECT count(*), sum(sequence), bool_and(same) FROM folded;
 SELECT aggregate_id, sequence, state -> 'staged' AS staged
   FROM event_store.replay_aggregates('Fold', ARRAY['z', 'f-39', 'none', 'a', 'f-1', 'f-155']);
--- the same in a parallel worker, which sees what its leader has staged
-SET LOCAL force_parallel_mode = on;
+-- the same in a parallel worker, which sees what its leader has staged; the setting has another name since PostgreSQL 16
+SELECT set_config(name, 'on', true) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
 EXPLAIN (costs off) SELECT count(*), sum(sequence) FROM event_store.replay_aggregates('Fold');
 SELECT count(*), sum(sequence) FROM event_store.replay_aggregates('Fold');
 SELECT sequence, state FROM event_store.replay_aggregate('Fold', 'z');

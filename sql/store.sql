@@ -32,12 +32,15 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- what the extension is made of
+-- what the extension is made of; array and row types, which are members since PostgreSQL 17, follow from the others
 \t on
 SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0) COLLATE "C" AS member
   FROM pg_catalog.pg_depend d
   JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = e.oid
  WHERE e.extname = 'event_store' AND d.deptype = 'e'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+                    WHERE d.classid = 'pg_catalog.pg_type'::regclass AND t.oid = d.objid
+                      AND (t.typcategory = 'A' OR c.relkind <> 'c'))
  ORDER BY 1;
 SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
  WHERE e.extname = 'event_store';

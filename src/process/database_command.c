@@ -166,14 +166,52 @@ note_copy(const char *name)
 	copied_database = get_database_oid(name, true);
 }
 
+/* What a hook of this kind is given. */
+typedef struct Command
+{
+	PlannedStmt *pstmt;
+	const char *query;
+	bool read_only_tree;
+	ProcessUtilityContext context;
+	ParamListInfo params;
+	QueryEnvironment *environment;
+	DestReceiver *dest;
+	QueryCompletion *completion;
+} Command;
+
+static void
+carry_out(const Command *c)
+{
+	ProcessUtility_hook_type next =
+		previous_hook != NULL ? previous_hook : standard_ProcessUtility;
+
+	next(c->pstmt, c->query, c->read_only_tree, c->context, c->params,
+		 c->environment, c->dest, c->completion);
+}
+
+/*
+ * A function of its own: compilers cannot tell which variables of a function keep
+ * their values where its errors are caught.
+ */
+static void
+carry_out_without_worker(const Command *command, SharedDatabase *db, Oid database)
+{
+	PG_ENSURE_ERROR_CLEANUP(unbar, ObjectIdGetDatum(database));
+	{
+		await_departure(db, database);
+		carry_out(command);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(unbar, ObjectIdGetDatum(database));
+}
+
 static void
 database_command(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				 ProcessUtilityContext context, ParamListInfo params,
 				 QueryEnvironment *environment, DestReceiver *dest,
 				 QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next =
-		previous_hook != NULL ? previous_hook : standard_ProcessUtility;
+	Command given = {pstmt,	 query,		  read_only_tree, context,
+					 params, environment, dest,			  completion};
 	Node *command = pstmt->utilityStmt;
 	const char *name = database_needed(command);
 	Oid database = name != NULL ? get_database_oid(name, true) : InvalidOid;
@@ -184,18 +222,10 @@ database_command(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		db = es_bar_worker(database, &has_store);
 	if (db == NULL)
 	{
-		next(pstmt, query, read_only_tree, context, params, environment, dest,
-			 completion);
+		carry_out(&given);
 		return;
 	}
-
-	PG_ENSURE_ERROR_CLEANUP(unbar, ObjectIdGetDatum(database));
-	{
-		await_departure(db, database);
-		next(pstmt, query, read_only_tree, context, params, environment, dest,
-			 completion);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(unbar, ObjectIdGetDatum(database));
+	carry_out_without_worker(&given, db, database);
 
 	if (IsA(command, DropdbStmt))
 		es_free_database(database);

@@ -140,7 +140,8 @@ es_path_read(const JsonbValue *string, RulePath *path)
 			return problem;
 	}
 	path->steps = palloc(sizeof(RuleStep) * Max(path->count, 1));
-	memcpy(path->steps, steps, sizeof(RuleStep) * path->count);
+	if (path->count > 0)
+		memcpy(path->steps, steps, sizeof(RuleStep) * path->count);
 	return NULL;
 }
 

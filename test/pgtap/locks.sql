@@ -200,7 +200,7 @@ SELECT matches(pg_temp.fill($$SELECT event_store.put_view('Full', gen_random_uui
 SELECT is(pg_temp.fill($$DO 'BEGIN PERFORM pg_advisory_xact_lock(i) FROM generate_series(1, 1000000) i; END'$$),
     '53200 You might need to increase max_locks_per_transaction.', 'locks of others have PostgreSQL''s own');
 
--- 100,000 aggregates in one call, with the lock table of a server as it comes
+-- 100,000 aggregates in one call, with the smallest lock table that a server has as it comes
 SELECT is(current_setting('max_locks_per_transaction'), '64', 'the lock table is small');
 SELECT is(pg_temp.batch(100000, 'n-'), 100000::bigint, 'a batch over 100,000 aggregates');
 SELECT is(pg_temp.batch(100000, 'n-'), 100000::bigint, 'again, to aggregates that exist');
