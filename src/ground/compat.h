@@ -125,4 +125,9 @@
 	((int64) (t).tv_sec * INT64CONST(1000000000) + (int64) (t).tv_nsec)
 #endif
 
+/* What a check hook keeps is allocated by a function of its own since 16. */
+#if PG_VERSION_NUM < 160000
+#define guc_malloc(elevel, size) malloc(size)
+#endif
+
 #endif /* ES_COMPAT_H */

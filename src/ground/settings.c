@@ -15,11 +15,14 @@
 #include <limits.h>
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 
+#include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/settings.h"
 
@@ -79,6 +82,10 @@
 #define MIN_WRITE_DELAY_MS 0
 #define MAX_WRITE_DELAY_MS (60 * 60 * 1000)
 
+char *es_correlation_id = NULL;
+char *es_causation_id = NULL;
+char *es_metadata = NULL;
+Jsonb *es_metadata_members = NULL;
 int es_drain_at_shutdown = DEFAULT_DRAIN_AT_SHUTDOWN_MS;
 int es_dead_letter_retention = DEFAULT_DEAD_LETTER_RETENTION_S;
 int es_durability = ES_DURABLE;
@@ -174,6 +181,75 @@ check_retry_max(int *value, void **extra, GucSource source)
 						*value);
 }
 
+/* Whether a name fits into its column of an event. */
+static bool
+check_name(char **value, void **extra, GucSource source)
+{
+	if (pg_mbstrlen(*value) <= ES_MAX_NAME_CHARS)
+		return true;
+	GUC_check_errdetail("It is longer than %d characters.", ES_MAX_NAME_CHARS);
+	return false;
+}
+
+/* Reads JSON; NULL with GUC's detail set if it is none. */
+static Jsonb *
+read_json(const char *value)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb *volatile result = NULL;
+
+	PG_TRY();
+	{
+		result =
+			DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(value)));
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		error = CopyErrorData();
+		FlushErrorState();
+		GUC_check_errdetail("%s", error->detail != NULL ? error->detail
+														: error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/* Keeps the object that was read beside the value. */
+static bool
+check_metadata(char **value, void **extra, GucSource source)
+{
+	Jsonb *members;
+
+	if ((*value)[0] == '\0')
+		return true;
+	members = read_json(*value);
+	if (members == NULL)
+		return false;
+	if (!JB_ROOT_IS_OBJECT(members))
+	{
+		GUC_check_errdetail("It must be a JSON object.");
+		return false;
+	}
+	*extra = guc_malloc(LOG, VARSIZE(members));
+	if (*extra == NULL)
+		return false;
+	memcpy(*extra, members, VARSIZE(members));
+	pfree(members);
+	return true;
+}
+
+static void
+assign_metadata(const char *value, void *extra)
+{
+	es_metadata_members = extra;
+}
+
 int
 es_first_pause(void)
 {
@@ -236,6 +312,24 @@ define_writes(void)
 							&es_staging_limit, DEFAULT_STAGING_LIMIT,
 							MIN_STAGING_LIMIT, MAX_STAGING_LIMIT, PGC_SUSET, 0,
 							NULL, NULL, NULL);
+}
+
+/* What events get whose call does not say. */
+static void
+define_tracing(void)
+{
+	DefineCustomStringVariable("event_store.causation_id",
+							   "The causation_id of events whose call gives none.",
+							   NULL, &es_causation_id, "", PGC_USERSET, 0,
+							   check_name, NULL, NULL);
+	DefineCustomStringVariable("event_store.correlation_id",
+							   "The correlation_id of events whose call gives none.",
+							   NULL, &es_correlation_id, "", PGC_USERSET, 0,
+							   check_name, NULL, NULL);
+	DefineCustomStringVariable("event_store.metadata",
+							   "Members of the metadata of events whose call does not give them.",
+							   "A JSON object.", &es_metadata, "", PGC_USERSET,
+							   0, check_metadata, assign_metadata, NULL);
 }
 
 /* When staged rows become durable. */
@@ -335,6 +429,7 @@ void
 es_define_settings(void)
 {
 	define_writes();
+	define_tracing();
 	define_drain();
 	define_upkeep();
 	MarkGUCPrefixReserved("event_store");

@@ -6,6 +6,7 @@
 #define ES_SETTINGS_H
 
 #include "fmgr.h"
+#include "utils/jsonb.h"
 
 typedef enum Durability
 {
@@ -21,9 +22,14 @@ typedef enum OnStagingFull
 	ES_FULL_ERROR
 } OnStagingFull;
 
-extern int es_drain_at_shutdown; /* ms; 0 = off */
-extern int es_durability;		 /* Durability */
-extern int es_grouped_queue;	 /* kB */
+/* Of events whose call does not say; "" = none. */
+extern char *es_correlation_id;
+extern char *es_causation_id;
+extern char *es_metadata;
+extern Jsonb *es_metadata_members; /* NULL = none */
+extern int es_drain_at_shutdown;   /* ms; 0 = off */
+extern int es_durability;		   /* Durability */
+extern int es_grouped_queue;	   /* kB */
 extern int es_max_databases;
 extern int es_max_hops;
 extern int es_max_workers;		/* 0 = no limit of ours */

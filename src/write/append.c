@@ -66,6 +66,7 @@
 #include "write/cause.h"
 #include "write/event_input.h"
 #include "write/inline_view.h"
+#include "write/trace.h"
 
 const char *const es_outcome_names[] = {"appended", "duplicate", "conflict"};
 
@@ -774,6 +775,7 @@ es_prepare_append(AppendCall *append, bool single)
 	PreventCommandIfParallelMode(append->function);
 	(void) es_own_store();
 	es_follow_cause(&append->list);
+	es_trace(&append->list);
 	es_find_aggregates(append, single);
 	check_ids_distinct(append);
 }
