@@ -12,6 +12,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/settings.h"
 #include "write/event_input.h"
