@@ -84,8 +84,10 @@ BEGIN
     END IF;
     IF NOT pg_catalog.pg_has_role(
         (SELECT e.extowner FROM pg_catalog.pg_extension e WHERE e.extname = 'event_store'), 'USAGE')
+       AND NOT pg_catalog.pg_has_role(
+        (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass), 'USAGE')
     THEN
-        RAISE EXCEPTION 'only the owner of extension event_store can grant access to it'
+        RAISE EXCEPTION 'only the owners of extension event_store and of the store can grant access to it'
             USING ERRCODE = '42501';
     END IF;
 

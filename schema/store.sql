@@ -100,7 +100,8 @@ COMMENT ON FUNCTION event_store.missing_parts(text) IS
 
 CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
                                          event_type_index boolean DEFAULT false,
-                                         payload_index boolean DEFAULT false)
+                                         payload_index boolean DEFAULT false,
+                                         owner regrole DEFAULT NULL)
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -108,6 +109,9 @@ CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
 AS $create_store$
 DECLARE
     schema_owner name;
+    -- whose the tables are, or shall be
+    store_owner name := (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
+                          WHERE c.oid = pg_catalog.to_regclass('event_store.domain_events'));
     intruder text;
     guarded text;
     -- Each column and constraint is brought back when it is missing: missing_parts()
@@ -372,12 +376,38 @@ DECLARE
 BEGIN
     SELECT pg_catalog.pg_get_userbyid(n.nspowner) INTO schema_owner
       FROM pg_catalog.pg_namespace n WHERE n.nspname = 'event_store';
-    IF schema_owner <> current_user
-       AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = schema_owner)
+    -- a dump of another one's schema is refused by CREATE EXTENSION when it is restored
+    IF NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = schema_owner)
+       AND schema_owner IS DISTINCT FROM (SELECT pg_catalog.pg_get_userbyid(e.extowner) FROM pg_catalog.pg_extension e
+                                           WHERE e.extname = 'event_store')
     THEN
         RAISE EXCEPTION 'schema event_store belongs to role %', pg_catalog.quote_ident(schema_owner)
-            USING ERRCODE = '55000', HINT = 'Run create_store() as the owner of the schema.';
+            USING ERRCODE = '55000',
+                  HINT = pg_catalog.format('Give it to a superuser, who runs SELECT event_store.create_store(owner => %L);', schema_owner);
     END IF;
+    IF owner IS NOT NULL AND store_owner <> pg_catalog.pg_get_userbyid(owner) THEN
+        RAISE EXCEPTION 'the store belongs to role %', pg_catalog.quote_ident(store_owner)
+            USING ERRCODE = '55000', HINT = 'Give its tables away with REASSIGN OWNED or ALTER TABLE ... OWNER TO.';
+    END IF;
+    IF NOT pg_catalog.has_schema_privilege('event_store', 'CREATE') THEN
+        -- who owns the tables and may create none: all is there, or a superuser is needed
+        IF store_owner IS NULL OR NOT pg_catalog.pg_has_role(store_owner, 'USAGE') THEN
+            RAISE EXCEPTION 'role % may not create a store', pg_catalog.quote_ident(current_user)
+                USING ERRCODE = '42501',
+                      HINT = pg_catalog.format('A superuser runs SELECT event_store.create_store(owner => %L);', current_user);
+        END IF;
+        PERFORM event_store.announce_store();
+        IF NOT event_store.is_available() THEN
+            BEGIN
+                PERFORM event_store.aggregate_sequence('-', '-');
+            EXCEPTION WHEN object_not_in_prerequisite_state THEN
+                RAISE EXCEPTION '%', SQLERRM
+                    USING ERRCODE = '55000', HINT = 'What is missing a superuser brings back: SELECT event_store.create_store();';
+            END;
+        END IF;
+        RETURN;
+    END IF;
+    store_owner := COALESCE(store_owner, pg_catalog.pg_get_userbyid(owner), current_user);
     SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
       INTO intruder
       FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
@@ -412,6 +442,9 @@ BEGIN
             USING ERRCODE = '55000', HINT = 'Drop it, or give it to the owner of the store.';
     END IF;
 
+    IF NOT pg_catalog.has_schema_privilege(store_owner, 'event_store', 'USAGE WITH GRANT OPTION') THEN
+        EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA event_store TO %I WITH GRANT OPTION', store_owner);
+    END IF;
     -- two create_store() at once: the second waits here and finds all in place
     PERFORM event_store.announce_store();
 
@@ -541,14 +574,35 @@ BEGIN
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 
-    -- read_events filters with it, as the owner of the store
-    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.aggregate_member(text, text, int) TO %I',
-        (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
-          WHERE c.oid = 'event_store.domain_events'::pg_catalog.regclass));
-    -- and resize_subscription divides with it
-    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION event_store.partition_member(text, int) TO %I',
-        (SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
-          WHERE c.oid = 'event_store.parked_events'::pg_catalog.regclass));
+    -- what was made here is the owner's, and what the store or the owner calls of the
+    -- extension: members are there for whoever made the extension alone
+    FOR statement IN
+        SELECT pg_catalog.format('ALTER %s %s OWNER TO %I', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+                                 c.oid::pg_catalog.regclass, store_owner)
+          FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'event_store'::pg_catalog.regnamespace AND c.relkind IN ('r', 'S')
+           AND c.relowner <> store_owner::pg_catalog.regrole
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                              AND d.objid = c.oid AND d.deptype IN ('e', 'i', 'a'))
+        UNION ALL
+        SELECT pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', p.oid::pg_catalog.regprocedure, store_owner)
+          FROM pg_catalog.pg_proc p
+         WHERE p.oid = 'event_store.refuse_change()'::pg_catalog.regprocedure
+           AND p.proowner <> store_owner::pg_catalog.regrole
+        UNION ALL
+        SELECT pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I WITH GRANT OPTION', p.oid::pg_catalog.regprocedure, store_owner)
+          FROM pg_catalog.pg_proc p
+          JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+         WHERE p.pronamespace = 'event_store'::pg_catalog.regnamespace
+           AND NOT pg_catalog.has_function_privilege(store_owner, p.oid, 'EXECUTE WITH GRANT OPTION')
+        UNION ALL
+        SELECT pg_catalog.format('GRANT SELECT ON %s TO %I WITH GRANT OPTION', c.oid::pg_catalog.regclass, store_owner)
+          FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'event_store'::pg_catalog.regnamespace AND c.relkind = 'v'
+           AND NOT pg_catalog.has_table_privilege(store_owner, c.oid, 'SELECT WITH GRANT OPTION')
+    LOOP
+        EXECUTE statement;
+    END LOOP;
 
     -- it is there now, gets its row of store_state and knows from here on which log it is
     PERFORM event_store.announce_store();
@@ -570,11 +624,12 @@ BEGIN
     END IF;
 END
 $create_store$;
-COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean) IS
+COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean, regrole) IS
 $$Creates the durable tables, their indexes and the append-only guard in schema event_store; adds only what is missing, so it may be repeated and repairs a store: columns, defaults, keys, checks, indexes and triggers that were dropped come back. What cannot come back it names in a WARNING: a key whose rows are there twice, a column whose rows need a value, one in the midst of domain_events, whatever is there in another shape.
 category_index, event_type_index, payload_index: also index (aggregate_type, global_position), (event_type, global_position), payload (GIN).
-The tables belong to the caller and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
-Errors: 55000 when the schema belongs to another role or others may create objects in it; 42501.
+owner: whose the store is, by default the caller's; a superuser makes it for a role that need not even own the database, and gives that role USAGE on the schema and EXECUTE on its functions, with the right to grant them. The owner may call grant_access and create_store, which brings back nothing that takes a right to create objects.
+The tables belong to that role and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
+Errors: 55000 when the schema belongs to a role that is neither a superuser nor the extension's owner (a dump could not be restored), when others may create objects in it, or the store belongs to another role than owner; 42501.
 Example: SELECT event_store.create_store();$$;
 
 CREATE FUNCTION event_store.provider_name() RETURNS text

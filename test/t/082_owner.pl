@@ -1,0 +1,87 @@
+# A store whose owner is no superuser and owns no more than its database: made for it
+# by a superuser, kept and granted by itself, dumped, restored, given away.
+
+use strict;
+use warnings;
+
+use EventStoreTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('source');
+$node->start;
+$node->safe_psql('postgres', q{
+	CREATE ROLE shop LOGIN; CREATE ROLE clerk LOGIN; CREATE ROLE heir LOGIN; CREATE ROLE stranger LOGIN;
+	CREATE DATABASE shop OWNER shop; CREATE DATABASE copy OWNER shop; CREATE DATABASE other});
+$node->safe_psql('shop', 'CREATE EXTENSION event_store');
+
+# What a role gets: the rows, or the SQLSTATE, message and hint of an error.
+sub as
+{
+	my ($role, $statement, $database) = @_;
+	my ($status, $out, $err) = $node->psql($database // 'shop', $statement,
+		extra_params => [ '-U', $role, '-v', 'VERBOSITY=verbose' ]);
+
+	return $status == 0 ? $out : $err;
+}
+
+# ---------- made
+
+like(as('shop', 'SELECT event_store.create_store()'), qr/42501/, 'an owner of a database cannot make a store by himself');
+$node->safe_psql('shop', q{SELECT event_store.create_store(owner => 'shop')});
+is($node->safe_psql('shop', q{
+		SELECT DISTINCT pg_get_userbyid(c.relowner) FROM pg_class c
+		 WHERE c.relnamespace = 'event_store'::regnamespace
+		   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i', 'a'))
+		   AND c.relkind IN ('r', 'S')}),
+	'shop', 'a superuser makes it for him');
+is($node->safe_psql('shop', q{SELECT has_schema_privilege('shop', 'event_store', 'CREATE')}), 'f', 'who may create nothing in the schema');
+like(as('shop', q{SELECT outcome FROM event_store.append_event('Order', 'o-1', 0, 'Placed')}), qr/^appended$/, 'he appends');
+like(as('shop', q{SET event_store.durability = 'staged'; SELECT outcome FROM event_store.append_event('Order', 'o-1', 1, 'Paid')}),
+	qr/^appended$/, 'and stages');
+is(as('shop', 'SELECT event_store.flush()'), 't', 'which the worker makes durable');
+is(as('shop', 'SELECT event_store.create_store()'), '', 'he may run create_store() again');
+is(as('shop', q{SELECT event_store.grant_access('clerk', 'writer')}), '', 'and grant access');
+is(as('clerk', q{SELECT outcome FROM event_store.append_event('Order', 'o-1', 2, 'Sent')}), 'appended', 'which is enough to append');
+like(as('clerk', q{SELECT event_store.grant_access('stranger', 'reader')}), qr/42501/, 'but not to grant it');
+
+# ---------- what a superuser has to do says so
+
+$node->safe_psql('shop', 'ALTER TABLE event_store.domain_events DROP CONSTRAINT domain_events_aggregate_key');
+like(as('shop', 'SELECT event_store.create_store()'), qr/55000.*HINT:  What is missing a superuser brings back/s, 'what was dropped he cannot bring back');
+$node->safe_psql('shop', 'SELECT event_store.create_store()');
+is(as('shop', 'SELECT event_store.is_available()'), 't', 'a superuser can');
+like($node->safe_psql('shop', q{SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'domain_events_aggregate_key'}),
+	qr/^shop$/, 'and it is his');
+like(as('postgres', q{SELECT event_store.create_store(owner => 'stranger')}), qr/55000.*belongs to role shop/s, 'a store has one owner');
+
+# ---------- what could not be restored is refused when it is made
+
+$node->safe_psql('other', 'CREATE EXTENSION event_store; ALTER SCHEMA event_store OWNER TO shop');
+like(as('postgres', 'SELECT event_store.create_store()', 'other'),
+	qr/55000.*schema event_store belongs to role shop.*HINT:.*owner => 'shop'/s, 'in the schema of another role');
+$node->safe_psql('other', q{GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA event_store TO shop});
+like(as('shop', 'SELECT event_store.create_store()', 'other'), qr/55000.*schema event_store belongs to role shop/s, 'that role included');
+
+# ---------- dumped and restored
+
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/shop.sql';
+$node->command_ok([ 'pg_dump', '--file', $dump, $node->connstr('shop') ], 'pg_dump');
+$node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('copy'), '-f', $dump ], 'psql restores it');
+is(as('clerk', q{SELECT outcome, sequence FROM event_store.append_event('Order', 'o-1', 3, 'Returned'), event_store.aggregate_sequence('Order', 'o-1') sequence}, 'copy'),
+	'appended|3', 'what was granted is granted there');
+is(as('shop', q{SELECT event_store.create_store(); SELECT event_store.grant_access('stranger', 'reader')}, 'copy'), "\n", 'the owner is its owner there');
+is(as('stranger', q{SELECT count(*) FROM event_store.load_events('Order', 'o-1')}, 'copy'), '4', 'and what he grants there counts');
+
+# ---------- given away
+
+$node->safe_psql('shop', q{
+	REASSIGN OWNED BY shop TO heir;
+	SELECT event_store.create_store();
+	DROP OWNED BY shop CASCADE});
+is($node->safe_psql('shop', q{SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'event_store.domain_events'::regclass}), 'heir', 'REASSIGN OWNED');
+is(as('heir', q{SELECT event_store.create_store(); SELECT event_store.grant_access('clerk', 'writer')}), "\n", 'who has it now keeps and grants it');
+is(as('clerk', q{SELECT outcome FROM event_store.append_event('Order', 'o-1', 3, 'Closed')}), 'appended', 'and it goes on');
+
+$node->stop;
+done_testing();
