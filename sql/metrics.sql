@@ -240,7 +240,7 @@ CREATE FUNCTION drained() RETURNS bigint[]
 AS $$
     SELECT array_agg(l[2]::bigint)
       FROM regexp_matches(event_store.openmetrics(),
-               '^event_store_persistence_drain_rows_(bucket\{le="[13]"\}|count|sum) (\d+)$', 'gn') l
+               '^event_store_persistence_drain_rows_(bucket\{database="\w+",le="[13]"\}|count\{.*\}|sum\{.*\}) (\d+)$', 'gn') l
 $$;
 SELECT drained() AS before \gset
 SELECT event_store.drain(1);
@@ -366,8 +366,8 @@ SELECT count(*), count(*) FILTER (WHERE m.value IS DISTINCT FROM o.value)
        SELECT l[2]::double precision AS value
          FROM regexp_matches(event_store.openmetrics(),
                   '^(event_store_' || replace(m.metric, '.', '_') || CASE m.kind WHEN 'counter' THEN '_total' ELSE '' END
-                  || CASE WHEN m.operation IS NOT NULL THEN '\{name="' || m.name || '",operation="' || m.operation || '"\}'
-                          WHEN m.name IS NOT NULL THEN '\{name="' || regexp_replace(m.name, '[()]', '\\\&', 'g') || '"\}' ELSE '' END || ') (\S+)$', 'gn') l) o ON true
+                  || CASE WHEN m.operation IS NOT NULL THEN '\{database="\w+",name="' || m.name || '",operation="' || m.operation || '"\}'
+                          WHEN m.name IS NOT NULL THEN '\{database="\w+",name="' || regexp_replace(m.name, '[()]', '\\\&', 'g') || '"\}' ELSE '\{database="\w+"\}' END || ') (\S+)$', 'gn') l) o ON true
  WHERE m.kind <> 'histogram' AND m.unit <> 'seconds' AND m.metric <> 'persistence.drain.rate' AND m.value IS NOT NULL;
 SELECT event_store.openmetrics() LIKE '# TYPE event_store_persistence_store_count_total counter%# EOF';
 

@@ -17,6 +17,7 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -414,15 +415,6 @@ put_header(StringInfo out, const Metric *metric, const char *name)
 	appendStringInfo(out, "# HELP %s %s.\n", name, metric->help);
 }
 
-/* The labels of a call, or of what has one name or none. */
-static char *
-labels_of(const char *name, const char *operation)
-{
-	if (operation != NULL)
-		return psprintf("name=\"%s\",operation=\"%s\"", name, operation);
-	return name != NULL ? psprintf("name=\"%s\"", name) : "";
-}
-
 /* A label's value, with what would end it escaped. */
 static char *
 escaped(const char *value)
@@ -442,13 +434,28 @@ escaped(const char *value)
 	return out.data;
 }
 
+/*
+ * The labels of a call, or of what has one name or none.  The database is one of
+ * them: who reads the texts of two databases side by side would take their series
+ * for the same.
+ */
+static char *
+labels_of(const char *name, const char *operation)
+{
+	char *database = escaped(get_database_name(MyDatabaseId));
+
+	if (operation != NULL)
+		return psprintf("database=\"%s\",name=\"%s\",operation=\"%s\"",
+						database, name, operation);
+	return name != NULL ? psprintf("database=\"%s\",name=\"%s\"", database, name)
+						: psprintf("database=\"%s\"", database);
+}
+
 /* The name of a sample with its labels. */
 static void
 put_name(StringInfo out, const char *name, const char *labels)
 {
-	appendStringInfoString(out, name);
-	if (labels[0] != '\0')
-		appendStringInfo(out, "{%s}", labels);
+	appendStringInfo(out, "%s{%s}", name, labels);
 }
 
 /* A bucket has what is at most "limit". */
@@ -456,8 +463,8 @@ static void
 put_bucket(StringInfo out, const char *name, const char *labels,
 		   const char *limit, uint64 count)
 {
-	appendStringInfo(out, "%s_bucket{%s%sle=\"%s\"} " UINT64_FORMAT "\n", name,
-					 labels, labels[0] != '\0' ? "," : "", limit, count);
+	appendStringInfo(out, "%s_bucket{%s,le=\"%s\"} " UINT64_FORMAT "\n", name,
+					 labels, limit, count);
 }
 
 /* The sample lines of one histogram. */

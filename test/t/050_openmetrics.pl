@@ -127,11 +127,11 @@ is(join("\n", @faults), '', 'histograms are consistent');
 is(join(' ', grep { !/_seconds(?:\{|$)/ && $histogram{$_}[-1][1] == 0 } sort keys %histogram),
 	'', 'every histogram of numbers has counted something');
 my $loads = 'event_store_persistence_load_duration_seconds';
-is($sample{ $loads . '_count{name="events",operation="load_events"}' },
+is($sample{ $loads . '_count{database="shop",name="events",operation="load_events"}' },
 	20, 'each call is in its histogram');
 my $rounds = 'event_store_persistence_drain_rows';
-is("$sample{ $rounds . '_count' } $sample{ $rounds . '_sum' }", '1 30', 'each round is in one');
-is("$sample{ $rounds . '_bucket{le=\"15\"}' } $sample{ $rounds . '_bucket{le=\"31\"}' }",
+is("$sample{ $rounds . '_count{database=\"shop\"}' } $sample{ $rounds . '_sum{database=\"shop\"}' }", '1 30', 'each round is in one');
+is("$sample{ $rounds . '_bucket{database=\"shop\",le=\"15\"}' } $sample{ $rounds . '_bucket{database=\"shop\",le=\"31\"}' }",
 	'0 1', 'among those of its size');
 cmp_ok(abs(sql(q{SELECT value FROM event_store.metrics
 	WHERE metric = 'persistence.drain.rows' AND quantile = 0.5}) / 30 - 1),
@@ -156,6 +156,8 @@ foreach my $metric (sort keys %documented)
 }
 is(join(' ', @missing), '', 'and each has samples in the text');
 @missing = ();
+my $alerts = dirname(abs_path(__FILE__)) . '/../../deploy/prometheus';
+$page .= slurp_file("$alerts/rules.yaml");
 while ($page =~ /\b(event_store_[a-z_]+)/g)
 {
 	my $name = $1;
@@ -163,13 +165,13 @@ while ($page =~ /\b(event_store_[a-z_]+)/g)
 	push @missing, $name
 	  if !grep { /^\Q$name\E(?:\{|$)/ } keys %sample;
 }
-is(join(' ', @missing), '', 'every series that the page names exists');
+is(join(' ', @missing), '', 'every series that the page and the alerts name exists');
 
 # ---------- promtool
 
 SKIP:
 {
-	skip 'promtool is not installed', 2 if !grep { -x "$_/promtool" } split /:/, $ENV{PATH};
+	skip 'promtool is not installed', 4 if !grep { -x "$_/promtool" } split /:/, $ENV{PATH};
 
 	my ($out, $err) = ('', '');
 	my $ok = IPC::Run::run [ 'promtool', 'check', 'metrics' ], '<', \$text, '>', \$out, '2>', \$err;
@@ -183,6 +185,12 @@ SKIP:
 	$ok = IPC::Run::run [ 'promtool', 'tsdb', 'create-blocks-from', 'openmetrics', "$folder/metrics", "$folder/blocks" ],
 	  '>', \$out, '2>', \$err;
 	ok($ok, "promtool's OpenMetrics parser") or diag "$out$err";
+
+	foreach my $what ([ 'check', 'rules.yaml' ], [ 'test', 'rules_test.yaml' ])
+	{
+		$ok = IPC::Run::run [ 'promtool', $what->[0], 'rules', "$alerts/$what->[1]" ], '>', \$out, '2>&1';
+		ok($ok, "promtool $what->[0] rules") or diag $out;
+	}
 }
 
 # ---------- what is counted where others count too
