@@ -4,6 +4,7 @@
 #   make installcheck         tests against a running server that preloads event_store
 #   make -f ../Makefile       builds in another folder
 #   scripts/check             everything, with a server of its own
+#   make deb, make dist       packages, into dist
 #
 # Another PostgreSQL: make PG_CONFIG=/path/to/pg_config
 
@@ -73,3 +74,7 @@ event_store--$(EXTVERSION).sql: $(SCHEMA_PARTS)
 
 event_store--$(RELEASED)--$(EXTVERSION).sql: $(UPGRADE_PARTS) schema/upgrade/current.awk $(SCHEMA_PARTS) schema/upgrade/footer.sql
 	cd $(HERE) && { cat $(UPGRADE_PARTS) && awk -f schema/upgrade/current.awk $(SCHEMA_PARTS) && cat schema/upgrade/footer.sql; } > $(CURDIR)/$@
+
+.PHONY: deb dist
+deb dist:
+	$(HERE)scripts/package $@

@@ -302,7 +302,7 @@ copy_postgres() {
 copy_tree() {
 	mkdir -p "$1"
 	tar -C "$ROOT" -cf - --exclude=./.git --exclude='*.o' --exclude='*.d' --exclude='*.tmp' --exclude='*.so' \
-		--exclude='*.bc' --exclude='./event_store--*.sql' \
+		--exclude='*.bc' --exclude='./event_store--*.sql' --exclude=./dist \
 		--exclude=./node_modules . | tar -C "$1" --no-same-owner -xf -
 	if [ -d "$ROOT/../shared/data" ] && [ ! -e "$1/../shared" ]; then
 		mkdir -p "$1/../shared"
