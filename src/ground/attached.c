@@ -27,9 +27,11 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/nodes.h"
+#include "nodes/parsenodes.h"
 #include "nodes/pg_list.h"
 #include "nodes/primnodes.h"
 #include "storage/lockdefs.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/fmgroids.h"
@@ -205,6 +207,22 @@ es_is_plain(Oid relation, int columns, uint32 defaults)
 					   NULL) &&
 		   look_at_all(IndexRelationId, IndexIndrelidIndexId,
 					   Anum_pg_index_indrelid, relation, is_plain_index, NULL);
+}
+
+bool
+es_takes_rows_directly(Oid relation, Oid owner)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Form_pg_class class;
+	bool direct;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	direct = class->relkind == RELKIND_RELATION && !class->relispartition &&
+			 class->relam == HEAP_TABLE_AM_OID;
+	ReleaseSysCache(tuple);
+	return direct && pg_class_aclcheck(relation, owner, ACL_INSERT) == ACLCHECK_OK;
 }
 
 /*

@@ -273,8 +273,9 @@ find_store(Store *s, char **version, Shape *shape)
 		return false;
 	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
-	s->plain = es_is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION) &&
-			   es_is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
+	s->plain = es_is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION);
+	s->direct = s->plain && es_takes_rows_directly(s->events, s->owner);
+	s->plain = s->plain && es_is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
 	s->plain_processed = es_is_plain(s->processed_messages, PROCESSED_COLUMNS,
 									 PROCESSED_DEFAULTS);
 	s->subscribed = es_is_subscribed(s->events);

@@ -57,6 +57,7 @@ typedef struct Store
 	Oid events_by_position;	 /* its primary key */
 	Oid views;				 /* domain_views */
 	bool plain;				 /* nothing is attached to these two */
+	bool direct;			 /* domain_events takes rows without a statement */
 	bool plain_processed;	 /* nor to processed_messages */
 	bool policies;			 /* row security of a table holds for its owner */
 	bool subscribed;		 /* a subscription writes domain_events */

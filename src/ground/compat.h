@@ -118,6 +118,20 @@
 	OverrideSearchPathMatchesCurrent(path)
 #endif
 
+/*
+ * What is special about the insertion of index entries is told by flags since
+ * PostgreSQL 19, and by booleans before, one more of them since 16.
+ */
+#if PG_VERSION_NUM < 160000
+#define ExecInsertIndexTuples(info, estate, flags, slot, arbiters, conflict) \
+	ExecInsertIndexTuples(info, slot, estate, false, (flags) != 0, conflict, \
+						  arbiters)
+#elif PG_VERSION_NUM < 190000
+#define ExecInsertIndexTuples(info, estate, flags, slot, arbiters, conflict) \
+	ExecInsertIndexTuples(info, slot, estate, false, (flags) != 0, conflict, \
+						  arbiters, false)
+#endif
+
 /* Intervals are told in nanoseconds since PostgreSQL 16. */
 #if PG_VERSION_NUM < 160000
 #include "portability/instr_time.h"

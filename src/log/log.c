@@ -2,8 +2,9 @@
  * log.c
  *		The table domain_events: look-ups by key and inserts.
  *
- * Inserts go through SPI with kept plans, so that triggers, further indexes
- * and replication see ordinary INSERTs.  The look-ups that every append
+ * Inserts go straight into the table where nothing is lost by it (heap_insert.c),
+ * else through SPI with kept plans, so that triggers, rules and policies see
+ * ordinary INSERTs.  The look-ups that every append
  * needs, an aggregate's last event and an event by its id, read the index
  * directly: they need a snapshot of the caller's choice (the latest, at any
  * isolation level), and are the most frequent reads of all.
@@ -47,6 +48,7 @@
 #include "ground/position.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
+#include "log/heap_insert.h"
 #include "log/log.h"
 #include "log/outside_write.h"
 
@@ -313,21 +315,25 @@ es_insert_events(EventRow **rows, int count)
 	es_insert_numbered_events(rows, count);
 }
 
-void
-es_insert_numbered_events(EventRow **rows, int count)
+/* Inserts some rows: into the table itself, or by a statement where heap is NULL. */
+static void
+insert_chunk(HeapInsert *heap, EventRow **rows, int count)
 {
-	OwnerScope scope;
+	if (heap != NULL)
+		es_heap_insert(heap, rows, count);
+	else if (count == 1)
+		insert_one(rows[0]);
+	else
+		insert_many(rows, count);
+}
+
+/* Inserts many rows, of which bounded numbers and sizes are in memory twice. */
+static void
+insert_in_chunks(HeapInsert *heap, EventRow **rows, int count)
+{
 	MemoryContext chunk_context;
 	MemoryContext old;
 
-	note_due_snapshots(rows, count);
-	es_begin_write(&scope);
-	if (count == 1)
-	{
-		insert_one(rows[0]);
-		es_end(&scope);
-		return;
-	}
 	chunk_context =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store insert",
 							  ALLOCSET_DEFAULT_SIZES);
@@ -342,15 +348,31 @@ es_insert_numbered_events(EventRow **rows, int count)
 			size += es_event_size(rows[end]);
 		if (end - start > 1 && size >= ES_CHUNK_BYTES)
 			end--;
-		if (end - start == 1)
-			insert_one(rows[start]);
-		else
-			insert_many(rows + start, end - start);
+		insert_chunk(heap, rows + start, end - start);
 		MemoryContextReset(chunk_context);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(chunk_context);
-	es_end(&scope);
+}
+
+void
+es_insert_numbered_events(EventRow **rows, int count)
+{
+	HeapInsert *heap;
+	OwnerScope scope;
+
+	note_due_snapshots(rows, count);
+	heap = es_begin_heap_insert();
+	if (heap == NULL)
+		es_begin_write(&scope);
+	if (count == 1)
+		insert_chunk(heap, rows, 1);
+	else
+		insert_in_chunks(heap, rows, count);
+	if (heap == NULL)
+		es_end(&scope);
+	else
+		es_end_heap_insert(heap);
 }
 
 /* ---------- rows written around the API ---------- */
