@@ -456,6 +456,12 @@ SELECT sequence, payload_bytes FROM unnest(ARRAY[pg_temp.id(31), pg_temp.id(32),
 RESET TimeZone;
 -- occurred_at is recorded_at when not given; recorded_at never goes back in an aggregate
 SELECT count(*), bool_and(occurred_at = recorded_at) FROM event_store.load_events('Load', 'm');
+
+-- a query that loads again and again keeps one context for the results
+CREATE FUNCTION pg_temp.results() RETURNS bigint LANGUAGE plpgsql
+AS $$ BEGIN RETURN (SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'event_store result'); END $$;
+SELECT max(s.results) FROM (SELECT pg_temp.results() FROM generate_series(1, 20) i,
+    LATERAL (SELECT count(*) FROM event_store.load_events('Load', CASE WHEN i > 0 THEN 'm' END)) l OFFSET 0) s;
 INSERT INTO event_store.domain_events (global_position, aggregate_type, aggregate_id, sequence, event_id, event_type, payload, occurred_at, recorded_at)
     VALUES (-1, 'Load', 'ahead', 1, pg_temp.id(34), 'Added', '{}', now(), '2222-02-22');
 SELECT last_sequence FROM event_store.append_event('Load', 'ahead', 1, 'Added');

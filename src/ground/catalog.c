@@ -65,6 +65,8 @@
 
 /* Memory for the rows of a load, in kB. */
 #define RESULT_KB (32 * 1024)
+/* The first block of it, in bytes. */
+#define RESULT_BLOCK (512 * 1024)
 
 /* Columns of domain_views, and those of them with a default. */
 #define VIEW_COLUMNS 6
@@ -673,21 +675,27 @@ es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
  * Loads are mostly read once and thrown away, and are far slower through a
  * temporary file; what a page of a few ten thousand events takes stays in
  * memory even where work_mem is smaller.  The rows are freed in the order in
- * which they came, which a generation context does at less cost.
+ * which they came, which a generation context does at less cost; its first block
+ * holds a page, since the C library keeps one block for the next call, where it
+ * gives many of growing sizes back to the kernel, which clears them anew.  One context
+ * serves all calls of a query, each of which ends its result before the next.
  */
 void
 es_begin_result(FunctionCallInfo fcinfo)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext rows;
+	MemoryContext rows = fcinfo->flinfo->fn_extra;
 	MemoryContext caller;
 
 	InitMaterializedSRF(fcinfo, 0);
 	/* it has the descriptor of a type that may have changed before that */
 	(void) es_store();
 	tuplestore_end(rsinfo->setResult);
-	rows = GenerationContextCreate(rsinfo->econtext->ecxt_per_query_memory,
-								   "event_store result", ALLOCSET_DEFAULT_SIZES);
+	if (rows == NULL)
+		rows = fcinfo->flinfo->fn_extra =
+			GenerationContextCreate(fcinfo->flinfo->fn_mcxt, "event_store result",
+									ALLOCSET_DEFAULT_MINSIZE, RESULT_BLOCK,
+									ALLOCSET_DEFAULT_MAXSIZE);
 	caller = MemoryContextSwitchTo(rows);
 	rsinfo->setResult = tuplestore_begin_heap((rsinfo->allowedModes &
 											   SFRM_Materialize_Random) != 0,
