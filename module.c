@@ -27,6 +27,7 @@
 #include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
+#include "ground/timer_slot.h"
 #include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "log/outside_write.h"
@@ -52,7 +53,7 @@ static void (*const share_parts[])(void) =
 	 es_share_rebuilds,		 es_share_processed,  es_share_progress,
 	 es_share_deaths,		 es_share_pruning,	  es_share_waiters,
 	 es_share_pace,			 es_share_projectors, es_share_committers,
-	 es_share_grouped_calls};
+	 es_share_grouped_calls, es_share_timers};
 
 void
 _PG_init(void)

@@ -32,7 +32,8 @@ BEGIN ATOMIC
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
-           'delete_view', 'flush', 'save_snapshot', 'delete_snapshot', 'lock_aggregate', 'assert_sequence'],
+           'delete_view', 'flush', 'save_snapshot', 'delete_snapshot', 'lock_aggregate', 'assert_sequence',
+           'schedule_event', 'reschedule_event', 'cancel_scheduled_event', 'cancel_scheduled_events'],
      ARRAY[]::text[]),
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters', 'prune_dead_letter_history',
@@ -43,7 +44,7 @@ BEGIN ATOMIC
            'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'store_state', 'processed_messages',
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',
-           'projections']),
+           'projections', 'scheduled_events']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
            'aggregate_member', 'partition_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
@@ -111,7 +112,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

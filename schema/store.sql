@@ -344,6 +344,29 @@ DECLARE
             reason text NOT NULL,
             discarded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
         )$$,
+        -- events that are to be appended; of those that were refused, why
+        $$CREATE TABLE event_store.scheduled_events (
+            schedule_id uuid NOT NULL CONSTRAINT scheduled_events_pkey PRIMARY KEY,
+            due_at timestamptz NOT NULL,
+            state text COLLATE "C" NOT NULL
+                CONSTRAINT scheduled_events_state_check CHECK (state IN ('scheduled', 'failed')),
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            event_type text COLLATE "C" NOT NULL,
+            schema_version int NOT NULL,
+            payload jsonb NOT NULL,
+            metadata jsonb,
+            correlation_id text COLLATE "C",
+            causation_id text COLLATE "C",
+            saga_id text COLLATE "C",
+            unless_event_types text[] COLLATE "C",
+            unless_after bigint,
+            first_due_at timestamptz NOT NULL,
+            scheduled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            error_code text,
+            error text,
+            failed_at timestamptz
+        )$$,
         -- one row
         $$CREATE TABLE event_store.store_state (
             id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
@@ -367,7 +390,9 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)',
         'CREATE INDEX IF NOT EXISTS parked_events_retry_idx ON event_store.parked_events (subscription_name, member, retry_at, global_position)',
-        'CREATE INDEX IF NOT EXISTS parked_events_state_idx ON event_store.parked_events (subscription_name, partition_key, state)'];
+        'CREATE INDEX IF NOT EXISTS parked_events_state_idx ON event_store.parked_events (subscription_name, partition_key, state)',
+        'CREATE INDEX IF NOT EXISTS scheduled_events_due_idx ON event_store.scheduled_events (due_at, schedule_id) WHERE state = ''scheduled''',
+        'CREATE INDEX IF NOT EXISTS scheduled_events_aggregate_idx ON event_store.scheduled_events (aggregate_type, aggregate_id)'];
     statement text;
     statements text[] := '{}';
     complaint text;
@@ -571,6 +596,8 @@ BEGIN
 'Events that members of subscriptions pass over when they get there.';
     COMMENT ON TABLE event_store.discarded_events IS
 'What discard_parked_events has passed over, and why.';
+    COMMENT ON TABLE event_store.scheduled_events IS
+'Events that are to be appended when they are due (scheduled), and those that were refused then, with error_code and error (failed). Written by schedule_event and its like.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

@@ -41,7 +41,9 @@ INSERT INTO calls (call, value) VALUES
     ($$save_snapshot('Json', 'j', 1, %s)$$, '{"a": 1}'),
     ($$save_snapshot('Json', 'j', 1, state => %s)$$, '{"a": 1}'),
     ($$record_result('json', 'm-1', %s)$$, '{"a": 1}'),
-    ($$record_result('json', 'm-1', result => %s)$$, '{"a": 1}');
+    ($$record_result('json', 'm-1', result => %s)$$, '{"a": 1}'),
+    ($$schedule_event('2999-01-01Z', 'Json', 'j', 'T', %s)$$, '{"a": 1}'),
+    ($$schedule_event('2999-01-01Z', 'Json', 'j', 'T', metadata => %s)$$, '{"a": 1}');
 
 CREATE TABLE ways (n serial, way text, argument text);
 INSERT INTO ways (way, argument) VALUES
@@ -137,6 +139,7 @@ SELECT event_store.aggregate_sequence('Json', 'star');
 SELECT a.last_sequence FROM event_store.append_event('Json', 'star', 6, 'T') a;
 
 SELECT event_store.drop_projection('json p');
+SELECT event_store.cancel_scheduled_events('Json', 'j');
 DELETE FROM event_store.processed_messages WHERE consumer = 'json';
 DROP TABLE calls, ways;
 DROP FUNCTION outcome(text, text, text, text), types_of(text), forget(), overload(text);

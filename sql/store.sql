@@ -120,7 +120,8 @@ SELECT a.attrelid::regclass, a.attname, a.atttypid::regtype, a.attcollation::reg
    AND a.attnum > 0 AND NOT a.attisdropped
    AND (a.atttypid >= 16384 OR a.atttypid::regtype::text LIKE 'reg%'
         OR (a.attcollation <> 0 AND a.attcollation <> '"C"'::regcollation
-            AND a.attname NOT IN ('reducer', 'error_code', 'error_message')));
+            AND a.attname NOT IN ('reducer', 'error_code', 'error_message')))
+ ORDER BY a.attrelid::regclass::text COLLATE "C";
 SELECT c.oid::regclass
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
  WHERE c.relnamespace = 'event_store'::regnamespace AND c.relpersistence = 'p' AND c.relkind <> 'v' AND d.deptype = 'e';

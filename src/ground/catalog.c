@@ -163,7 +163,8 @@ static const char *const written_tables[] = {"domain_events",
 											 "subscription_marks",
 											 "discarded_events",
 											 "projections",
-											 "sticky_keys"};
+											 "sticky_keys",
+											 "scheduled_events"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");

@@ -432,6 +432,24 @@ es_try_lock_pairs(LockSpace space, uint64 *hashes, int count, uint64 *refused_lo
 }
 
 bool
+es_lock_free_pairs(LockSpace space, const uint64 *hashes, int count, bool *held)
+{
+	note_lock();
+	if (!reserve_pairs(space, count) ||
+		!ConditionalLockRelationOid(gate_of(space), RowExclusiveLock))
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		LOCKTAG tag;
+
+		make_tag(&tag, space, hashes[i]);
+		held[i] = LockAcquire(&tag, ExclusiveLock, false, true) !=
+				  LOCKACQUIRE_NOT_AVAIL;
+	}
+	return true;
+}
+
+bool
 es_try_close_gate(LockSpace space, int milliseconds)
 {
 	MemoryContext context = CurrentMemoryContext;

@@ -31,6 +31,12 @@ extern void es_lock_pair(LockSpace space, uint64 hash);
  */
 extern void es_lock_pairs(LockSpace space, uint64 *hashes, int count);
 /*
+ * Locks of many what is free, without waiting for anybody, and says which it holds.  False
+ * if it cannot lock any, since the gate is closed or there are too many.
+ */
+extern bool es_lock_free_pairs(LockSpace space, const uint64 *hashes, int count,
+							   bool *held);
+/*
  * Closes the gate of a space to the end of the transaction, waiting for those that have
  * passed it; trying not for longer than this, since others wait behind: false if it was
  * not to be had.

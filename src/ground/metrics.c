@@ -95,7 +95,13 @@ const CallKind es_call_kinds[ES_CALLS] =
 									  ES_GROUP_OTHER},
 	 [ES_CALL_DISCARD_PARKED_EVENTS] = {"consumers", "discard_parked_events",
 										ES_GROUP_OTHER},
-	 [ES_CALL_PROJECT] = {"projections", "project", ES_GROUP_PROJECT}};
+	 [ES_CALL_PROJECT] = {"projections", "project", ES_GROUP_PROJECT},
+	 [ES_CALL_SCHEDULE_EVENT] = {"deadlines", "schedule_event", ES_GROUP_STORE},
+	 [ES_CALL_RESCHEDULE_EVENT] = {"deadlines", "reschedule_event", ES_GROUP_STORE},
+	 [ES_CALL_CANCEL_SCHEDULED_EVENT] = {"deadlines", "cancel_scheduled_event",
+										 ES_GROUP_DELETE},
+	 [ES_CALL_CANCEL_SCHEDULED_EVENTS] = {"deadlines", "cancel_scheduled_events",
+										  ES_GROUP_DELETE}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32

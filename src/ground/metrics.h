@@ -60,6 +60,10 @@ typedef enum Call
 	ES_CALL_RETRY_PARKED_EVENTS,
 	ES_CALL_DISCARD_PARKED_EVENTS,
 	ES_CALL_PROJECT, /* a batch */
+	ES_CALL_SCHEDULE_EVENT,
+	ES_CALL_RESCHEDULE_EVENT,
+	ES_CALL_CANCEL_SCHEDULED_EVENT,
+	ES_CALL_CANCEL_SCHEDULED_EVENTS,
 	ES_CALLS
 } Call;
 
@@ -107,6 +111,8 @@ typedef enum Counter
 	ES_COUNT_FAILED_EVENTS,
 	ES_COUNT_CLAIMS,
 	ES_COUNT_LOST_LEASES,
+	ES_COUNT_DEADLINES, /* appended */
+	ES_COUNT_FAILED_DEADLINES,
 	ES_COUNTERS
 } Counter;
 
@@ -139,6 +145,7 @@ extern void es_count_round(const SharedDatabase *db, int64 events, int64 views,
 typedef enum Histogram
 {
 	ES_HISTOGRAM_DRAINED_ROWS, /* by es_count_round */
+	ES_HISTOGRAM_LATENESS,	   /* of due events, ms */
 	ES_HISTOGRAMS
 } Histogram;
 

@@ -117,6 +117,23 @@ es_want_projectors(SharedDatabase *db)
 	es_want_worker_to_start(db);
 }
 
+/* Called from a commit callback: nothing here raises. */
+void
+es_call_store_projector(SharedDatabase *db)
+{
+	ProjectorPlace *place = &es_projector_slot(db)->places[0];
+	bool present;
+
+	LWLockAcquire(db->lock, LW_EXCLUSIVE);
+	present = place->latch != NULL;
+	place->called = true;
+	if (present)
+		SetLatch(place->latch);
+	LWLockRelease(db->lock);
+	if (!present)
+		es_want_worker_to_start(db);
+}
+
 /* Once is enough until it has looked. */
 void
 es_want_worker_to_start(SharedDatabase *db)
@@ -389,6 +406,17 @@ es_ask_resting_projector(void)
 		place = found;
 	}
 	return db != NULL && ask_for_room(db, place);
+}
+
+bool
+es_projector_called(SharedDatabase *db, int place)
+{
+	bool called;
+
+	LWLockAcquire(db->lock, LW_SHARED);
+	called = es_projector_slot(db)->places[place].called;
+	LWLockRelease(db->lock);
+	return called;
 }
 
 bool

@@ -14,6 +14,9 @@
  * Only an append that takes a position while the statement runs can meet one of
  * its rows, and ends with 40001.
  *
+ * Rows of scheduled_events that come around the API, as when a dump is restored, are told to
+ * the process that appends them.
+ *
  * What writes rows without a statement on this very table is not noticed: a row
  * routed to it from a partitioned parent, or an apply worker (a log that is fed
  * by a subscription is never appended to).  Such a row is met once, with 40001 or
@@ -43,6 +46,7 @@
 #include "ground/head_cache.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
+#include "ground/timer_slot.h"
 #include "ground/transaction.h"
 #include "log/outside_write.h"
 
@@ -52,9 +56,13 @@ static ExecutorStart_hook_type previous_start = NULL;
 static ExecutorFinish_hook_type previous_finish = NULL;
 static ProcessUtility_hook_type previous_utility = NULL;
 
-/* Whether a relation is the log, by its name, which all statements can ask. */
+/* The tables that are watched: the log, and what is to be appended to it later. */
+#define LOG_TABLE "domain_events"
+#define SCHEDULE_TABLE "scheduled_events"
+
+/* Whether a relation is one of ours, by its name, which all statements can ask. */
 static bool
-is_log(Oid relation)
+is_named(Oid relation, const char *name)
 {
 	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
 	Form_pg_class class;
@@ -63,7 +71,7 @@ is_log(Oid relation)
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	class = (Form_pg_class) GETSTRUCT(tuple);
-	is = strcmp(NameStr(class->relname), "domain_events") == 0 &&
+	is = strcmp(NameStr(class->relname), name) == 0 &&
 		 class->relnamespace == get_namespace_oid(ES_SCHEMA, true);
 	ReleaseSysCache(tuple);
 	return is;
@@ -78,7 +86,7 @@ can_write(const QueryDesc *query)
 
 /* What a statement writes to is locked in this mode, and nothing else is. */
 static bool
-writes_log(const QueryDesc *query)
+writes_to(const QueryDesc *query, const char *name)
 {
 	ListCell *cell;
 
@@ -87,7 +95,8 @@ writes_log(const QueryDesc *query)
 		RangeTblEntry *entry = lfirst(cell);
 
 		if (entry->rtekind == RTE_RELATION &&
-			entry->rellockmode == RowExclusiveLock && is_log(entry->relid))
+			entry->rellockmode == RowExclusiveLock &&
+			is_named(entry->relid, name))
 			return true;
 	}
 	return false;
@@ -108,7 +117,7 @@ may_insert(Oid relation)
  * made the feed wait for his transaction.
  */
 static bool
-copies_to_log(Node *command)
+copies_to(Node *command, const char *name)
 {
 	CopyStmt *copy = (CopyStmt *) command;
 	Oid relation;
@@ -116,7 +125,8 @@ copies_to_log(Node *command)
 	if (!IsA(command, CopyStmt) || !copy->is_from || copy->relation == NULL)
 		return false;
 	relation = RangeVarGetRelid(copy->relation, NoLock, true);
-	return OidIsValid(relation) && is_log(relation) && may_insert(relation);
+	return OidIsValid(relation) && is_named(relation, name) &&
+		   may_insert(relation);
 }
 
 /*
@@ -141,6 +151,16 @@ begin_write(void)
 	es_begin_outside_write();
 }
 
+/* Something may be due that nobody has noted: the table is looked at. */
+static void
+note_schedule(void)
+{
+	if (XactReadOnly || es_my_database() == NULL)
+		return;
+	es_note_write();
+	es_note_timer(ES_TIMER_DEADLINES, ES_TIMER_UNKNOWN);
+}
+
 static void
 start_statement(QueryDesc *query, int flags)
 {
@@ -152,8 +172,10 @@ start_statement(QueryDesc *query, int flags)
 		return;
 	if (es_inserts)
 		es_inserts = false;
-	else if (writes_log(query))
+	else if (writes_to(query, LOG_TABLE))
 		begin_write();
+	else if (query->operation != CMD_DELETE && writes_to(query, SCHEDULE_TABLE))
+		note_schedule();
 }
 
 static void
@@ -163,7 +185,7 @@ finish_statement(QueryDesc *query)
 		previous_finish(query);
 	else
 		standard_ExecutorFinish(query);
-	if (es_writes_outside() && can_write(query) && writes_log(query))
+	if (es_writes_outside() && can_write(query) && writes_to(query, LOG_TABLE))
 		es_pass_over_used_positions();
 }
 
@@ -175,10 +197,12 @@ run_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 {
 	ProcessUtility_hook_type next =
 		previous_utility != NULL ? previous_utility : standard_ProcessUtility;
-	bool copies = copies_to_log(statement->utilityStmt);
+	bool copies = copies_to(statement->utilityStmt, LOG_TABLE);
 
 	if (copies)
 		begin_write();
+	else if (copies_to(statement->utilityStmt, SCHEDULE_TABLE))
+		note_schedule();
 	next(statement, query, read_only_tree, context, params, environment, dest,
 		 completion);
 	if (copies && es_writes_outside())

@@ -5,7 +5,7 @@
 #ifndef ES_OUTSIDE_WRITE_H
 #define ES_OUTSIDE_WRITE_H
 
-/* Set for the next statement that writes to the log: it is one of log.c. */
+/* Set for the next statement that writes to the log, or the schedule: it is one of ours. */
 extern bool es_inserts;
 
 /* Installs the hooks; called while the library is preloaded. */

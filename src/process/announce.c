@@ -16,6 +16,7 @@
 #include "ground/log_identity.h"
 #include "ground/position.h"
 #include "ground/shmem.h"
+#include "ground/timer_slot.h"
 #include "ground/worker_slot.h"
 #include "staging/opening.h"
 
@@ -41,6 +42,10 @@ es_announce_store(PG_FUNCTION_ARGS)
 	}
 	es_recheck_positions();
 	if (es_my_database() != NULL)
+	{
 		es_note_wake();
+		for (int i = 0; i < ES_TIMERS; i++)
+			es_note_timer(i, ES_TIMER_UNKNOWN);
+	}
 	PG_RETURN_VOID();
 }

@@ -15,6 +15,10 @@
  * pause is over, and leaves after a minute, or at once where others wait for a process.  When another role waits for its place
  * it leaves as soon as each of its own has had a turn.
  *
+ * The projector of the store itself, which takes in views and runs no user's code, does what
+ * is to be done by the clock as well: a step of each timer that is due (timer.c) before each
+ * batch.  It stays as long as a timer waits, and asks no table meanwhile.
+ *
  * A turn is one transaction.  What an error in it means project.c says; one that is no event's
  * fault ends up here, and the projection pauses.
  *
@@ -53,9 +57,12 @@
 #include "ground/shmem.h"
 #include "process/process.h"
 #include "process/projector.h"
+#include "process/timer.h"
 
 /* One with nothing to do leaves after so long. */
 #define IDLE_EXIT_MS 60000
+/* The clock may be set while it sleeps: it is looked at as often. */
+#define CLOCK_CHECK_MS 60000L
 /* A projection that somebody else is at is looked at again after so long. */
 #define BUSY_PAUSE_MS 50
 /* One of which something set aside is due, but not yet to be had, after this. */
@@ -149,6 +156,27 @@ list_and_watch(SharedDatabase *db, int *count)
 	return list;
 }
 
+/*
+ * The store's own projector is there as long as a timer waits, also for a time that
+ * is far: then it sleeps, and the worker need not.
+ */
+static void
+start_for_timers(SharedDatabase *db, TimestampTz not_before, TimestampTz *next)
+{
+	int place;
+
+	if (es_find_timers(db) == DT_NOEND || es_projector_present(db, InvalidOid))
+		return;
+	if (not_before > GetCurrentTimestamp())
+	{
+		*next = Min(*next, not_before);
+		return;
+	}
+	place = es_take_projector_place(db, InvalidOid, es_projectors);
+	if (place >= 0)
+		start_process(db, InvalidOid, place);
+}
+
 TimestampTz
 es_start_projectors(SharedDatabase *db)
 {
@@ -157,6 +185,8 @@ es_start_projectors(SharedDatabase *db)
 	TimestampTz now;
 	int count;
 	DueProjection *list = list_and_watch(db, &count);
+
+	start_for_timers(db, not_before, &next);
 
 	qsort(list, count, sizeof(DueProjection), compare_turns);
 	now = GetCurrentTimestamp();
@@ -192,9 +222,16 @@ typedef struct Projector
 	int count;
 	bool store_gone;
 
+	bool to_look; /* something may have happened since, whoever calls */
+
 	/* a turn */
 	DueProjection *next;
 	Projected result;
+
+	/* the timers, of the store's own */
+	int timer;		/* that had the last step */
+	bool in_timer;	/* it is having one */
+	bool ran_timer; /* since it came up */
 } Projector;
 
 /* Whether the log shall tell of a failure: the first, the second, the fourth, ... */
@@ -215,13 +252,17 @@ note_failure(Projector *p, MemoryContext context)
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (is_worth_logging(projection))
+	if (p->in_timer ? es_timer_failure_is_worth_logging(p->timer)
+					: is_worth_logging(projection))
 		EmitErrorReport();
 	AbortCurrentTransaction();
 	FlushErrorState();
-	es_note_pause(projection,
-				  psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
-						   error->message));
+	if (p->in_timer)
+		es_note_timer_failure(p->db, p->timer);
+	else
+		es_note_pause(projection,
+					  psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
+							   error->message));
 	RESUME_INTERRUPTS();
 }
 
@@ -297,6 +338,30 @@ take_turn(Projector *p)
 		p->result = es_project(&projection, PG_INT32_MAX, false, &events);
 }
 
+static void
+step_timer(Projector *p)
+{
+	es_run_timer(p->db, p->timer);
+}
+
+/* A step of a timer that is due, if this is the store's own. */
+static void
+run_due_timer(Projector *p)
+{
+	int timer = OidIsValid(p->role) ? -1 : es_next_due_timer(p->db, p->timer);
+
+	if (timer < 0)
+		return;
+	p->worked_at = GetCurrentTimestamp();
+	p->timer = timer;
+	p->in_timer = p->ran_timer = true;
+	(void) in_transaction(p, step_timer, es_timer_jobs[timer].activity);
+	p->in_timer = false;
+	es_end_timer();
+	if (p->store_gone)
+		proc_exit(0);
+}
+
 /* The one of this role that is due and has waited longest; NULL = none. */
 static DueProjection *
 choose(const Projector *p, bool asked_to_go)
@@ -337,9 +402,9 @@ see_to_others(const Projector *p)
 	}
 }
 
-/* When something of this role is due next, in ms; -1 = not by the clock. */
-static long
-time_until_due(const Projector *p)
+/* When something of this role is due next; DT_NOEND = not by the clock. */
+static TimestampTz
+next_due(const Projector *p)
 {
 	TimestampTz first = DT_NOEND;
 
@@ -348,49 +413,71 @@ time_until_due(const Projector *p)
 		if (p->list[i].role == p->role && !p->list[i].role_is_gone)
 			first = Min(first, p->list[i].due);
 	}
-	return first == DT_NOEND
-			   ? -1
-			   : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), first);
+	return first;
 }
 
-/* Nothing is due: sleeps, or leaves. */
+/*
+ * Nothing is due: sleeps, or leaves.  It looks at the clock now and then, which may be
+ * set; the tables it asks only when it was called, or a projection is due.
+ */
 static void
 rest(Projector *p, uint32 wait_event)
 {
-	long left =
-		TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										TimestampTzPlusMilliseconds(p->worked_at,
-																	IDLE_EXIT_MS));
-	long due = time_until_due(p);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz leave_at =
+		TimestampTzPlusMilliseconds(p->worked_at, IDLE_EXIT_MS);
+	TimestampTz due = next_due(p);
+	TimestampTz timer = OidIsValid(p->role) ? DT_NOEND : es_first_timer(p->db);
+	bool useless = p->count == 0 && !p->ran_timer;
 
-	if (es_rest_projector(p->db, p->place))
-		left = 0;
-	if ((p->count == 0 || (left == 0 && due < 0)) &&
+	if (timer == DT_NOEND && es_rest_projector(p->db, p->place))
+		leave_at = now;
+	if (timer == DT_NOEND && (useless || (leave_at <= now && due == DT_NOEND)) &&
 		es_retire_projector(p->db, p->place))
 		proc_exit(0);
-	es_sleep_on_latch(due >= 0 ? Min(due, Max(left, 1)) : Max(left, 1),
+	if (leave_at > now)
+		due = Min(due, leave_at);
+	due = Min(due, timer);
+	es_sleep_on_latch(due == DT_NOEND
+						  ? CLOCK_CHECK_MS
+						  : Min(TimestampDifferenceMilliseconds(now, due),
+								CLOCK_CHECK_MS),
 					  wait_event);
+	p->to_look = OidIsValid(p->role) || es_projector_called(p->db, p->place) ||
+				 next_due(p) <= GetCurrentTimestamp();
 }
 
-/* One turn: of a projection that is due, or a rest. */
+/* Looks which projections are due; returns whether another role waits for the place. */
+static bool
+look_anew(Projector *p)
+{
+	bool asked_to_go = es_begin_looking(p->db, p->place);
+
+	MemoryContextReset(p->found);
+	p->count = 0;
+	if (!in_transaction(p, look, "look for events") || p->store_gone)
+		proc_exit(p->store_gone ? 0 : 1);
+	see_to_others(p);
+	return asked_to_go;
+}
+
+/* One turn: of a timer and a projection that are due, or a rest. */
 static void
 go_on(Projector *p, uint32 wait_event)
 {
-	bool asked_to_go;
+	bool asked_to_go = false;
 
 	(void) es_heed_signals();
 	if (es_asked_to_leave() || (OidIsValid(p->role) && p->place > es_projectors))
 		proc_exit(0);
-	asked_to_go = es_begin_looking(p->db, p->place);
-	MemoryContextReset(p->found);
-	p->count = 0;
 	p->next = NULL;
-	if (!in_transaction(p, look, "look for events") || p->store_gone)
-		proc_exit(p->store_gone ? 0 : 1);
-	see_to_others(p);
+	run_due_timer(p);
+	if (p->to_look)
+		asked_to_go = look_anew(p);
 	p->next = choose(p, asked_to_go);
 	if (p->next == NULL && asked_to_go)
 		proc_exit(0);
+	p->to_look = p->next != NULL || OidIsValid(p->role);
 	if (p->next == NULL)
 	{
 		rest(p, wait_event);
@@ -454,6 +541,10 @@ es_projector_main(Datum arg)
 		AllocSetContextCreate(TopMemoryContext, "event_store due projections",
 							  ALLOCSET_DEFAULT_SIZES);
 	projector.started_at = projector.worked_at = GetCurrentTimestamp();
+	projector.to_look = true;
+	projector.timer = ES_TIMERS - 1;
+	if (!OidIsValid(order.role))
+		es_enter_timers(projector.db);
 	for (;;)
 		go_on(&projector, wait_event);
 }

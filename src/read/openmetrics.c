@@ -172,7 +172,13 @@ static const Metric shown[] =
 	 {"subscription.claims", "counter", "leases", NULL, FROM_COUNTER,
 	  ES_COUNT_CLAIMS, "Leases given"},
 	 {"subscription.lost_leases", "counter", "calls", NULL, FROM_COUNTER,
-	  ES_COUNT_LOST_LEASES, "Calls refused because their lease was lost"}};
+	  ES_COUNT_LOST_LEASES, "Calls refused because their lease was lost"},
+	 {"deadlines.appended", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_DEADLINES, "Scheduled events appended when they were due"},
+	 {"deadlines.failed", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_FAILED_DEADLINES, "Scheduled events that were refused when due"},
+	 {"deadlines.lateness", "histogram", "milliseconds", NULL, FROM_HISTOGRAM,
+	  ES_HISTOGRAM_LATENESS, "Time between due and appended"}};
 
 /* Everything at about one moment. */
 typedef struct Reading

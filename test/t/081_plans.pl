@@ -105,6 +105,10 @@ my @calls = (
 	[ record_result => q{record_result('c', 'm-17', '{}')}, 60 ],
 	[ processed_result => q{processed_result('c', 'm-17')}, 30 ],
 	[ forget_processed => q{forget_processed('c', '1 day')}, 600 ],
+	[ schedule_event => q{schedule_event('2999-01-01Z', 'Large', 'a-1', 'Due', unless_event_types => '{Seldom}')}, 100 ],
+	[ reschedule_event => q{reschedule_event('00000000-0000-7000-8000-000000000017', '2999-01-02Z')}, 60 ],
+	[ cancel_scheduled_event => q{cancel_scheduled_event('00000000-0000-7000-8000-000000000018')}, 60 ],
+	[ cancel_scheduled_events => q{cancel_scheduled_events('Large', 'a-19')}, 100 ],
 	[ create_subscription => q{create_subscription('new')}, 80 ],
 	[ alter_subscription => q{alter_subscription('all', max_attempts => 3)}, 80 ],
 	[ pause_subscription => q{pause_subscription('all')}, 60 ],
@@ -204,6 +208,10 @@ blocks($old, $_->[1]) foreach @calls;
 
 # ---------- the store grows
 
+sql(q{SELECT count(event_store.schedule_event('2999-01-01Z', 'Large', 'a-' || n, 'Due',
+	                                      schedule_id => ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid))
+	    FROM generate_series(1, 20000) n;
+	ANALYZE event_store.scheduled_events});
 sql(q{
 	SELECT sum(a.n)
 	  FROM generate_series(0, 249) b
