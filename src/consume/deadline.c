@@ -276,25 +276,21 @@ static void
 lock_rows(Batch *batch)
 {
 	static KeptPlan plan = {"SELECT " ES_SCHEDULED_COLUMNS
-							" FROM event_store.scheduled_events s"
-							" WHERE s.schedule_id OPERATOR(pg_catalog.=) ANY ($1)"
-							" AND s.state OPERATOR(pg_catalog.=) 'scheduled'"
-							" AND s.due_at OPERATOR(pg_catalog.>=) $2"
-							" AND s.due_at OPERATOR(pg_catalog.<=) $3"
-							" ORDER BY s.due_at, s.schedule_id FOR UPDATE SKIP LOCKED",
-							3,
-							{UUIDARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
-	/* the bounds keep the scan of the index of due_at to the batch */
-	Datum values[3] = {ids_of(batch, is_held),
-					   TimestampTzGetDatum(batch->list[0].due_at),
-					   TimestampTzGetDatum(batch->list[batch->count - 1].due_at)};
+							" FROM pg_catalog.unnest($1) WITH ORDINALITY u (id, n)"
+							" JOIN event_store.scheduled_events s"
+							" ON s.schedule_id OPERATOR(pg_catalog.=) u.id"
+							" WHERE s.state OPERATOR(pg_catalog.=) 'scheduled'"
+							" ORDER BY u.n FOR UPDATE OF s SKIP LOCKED",
+							1,
+							{UUIDARRAYOID}};
+	Datum ids = ids_of(batch, is_held);
 	MemoryContext inside;
 	OwnerScope scope;
 	uint64 found;
 	int next = 0;
 
 	es_begin(&scope);
-	found = es_execute(&plan, values, NULL, false, SPI_OK_SELECT);
+	found = es_execute(&plan, &ids, NULL, false, SPI_OK_SELECT);
 	inside = MemoryContextSwitchTo(batch->context);
 	for (uint64 i = 0; i < found; i++)
 	{
