@@ -27,6 +27,8 @@
 #include "log/view_table.h"
 #include "read/view_load.h"
 #include "staging/staged_scan.h"
+#include "write/grouped.h"
+#include "write/view_group.h"
 #include "write/view_write.h"
 
 PG_FUNCTION_INFO_V1(es_put_view);
@@ -44,6 +46,7 @@ es_put_view(PG_FUNCTION_ARGS)
 {
 	ViewWrite write = {0};
 	ViewExpectation expected = {0};
+	PutCall put = {.writes = &write, .count = 1};
 	Durability wanted;
 	int64 changed;
 
@@ -65,8 +68,8 @@ es_put_view(PG_FUNCTION_ARGS)
 	if (expected.given)
 		expected.version = PG_GETARG_INT64(5);
 
-	changed =
-		es_put_view_writes(&write, expected.given ? &expected : NULL, 1, wanted);
+	put.expected = expected.given ? &expected : NULL;
+	changed = es_run_put("put_view()", &put, wanted, !PG_ARGISNULL(4));
 	es_end_call(ES_CALL_PUT_VIEW, changed);
 	PG_RETURN_BOOL(changed > 0);
 }
@@ -149,6 +152,7 @@ es_put_views(PG_FUNCTION_ARGS)
 	PlacedWrite *placed;
 	ViewWrite *writes;
 	ViewExpectation *expected = NULL;
+	PutCall put;
 	Durability wanted;
 	int64 changed;
 
@@ -194,7 +198,8 @@ es_put_views(PG_FUNCTION_ARGS)
 	count = order_writes(placed, count, writes, expected);
 	pfree(placed);
 
-	changed = es_put_view_writes(writes, expected, count, wanted);
+	put = (PutCall){.writes = writes, .expected = expected, .count = count};
+	changed = es_run_put("put_views()", &put, wanted, !PG_ARGISNULL(4));
 	es_end_call(ES_CALL_PUT_VIEWS, changed);
 	PG_RETURN_INT64(changed);
 }
@@ -255,6 +260,7 @@ Datum
 es_delete_view(PG_FUNCTION_ARGS)
 {
 	ViewWrite write = {0};
+	PutCall put = {.writes = &write, .count = 1};
 	Durability wanted;
 	int64 changed;
 
@@ -265,7 +271,7 @@ es_delete_view(PG_FUNCTION_ARGS)
 	write.view_key = PointerGetDatum(es_required_text(fcinfo, 1, "view_key"));
 	wanted = es_durability_argument(fcinfo, 2);
 
-	changed = es_put_view_writes(&write, NULL, 1, wanted);
+	changed = es_run_put("delete_view()", &put, wanted, !PG_ARGISNULL(2));
 	es_end_call(ES_CALL_DELETE_VIEW, changed);
 	PG_RETURN_BOOL(changed > 0);
 }

@@ -119,6 +119,42 @@ SELECT last_sequence, durable FROM event_store.append_event('Grouped', 'staged',
 SELECT last_sequence, durable FROM event_store.append_event('Grouped', 'staged', 1, 'Added', durability => 'grouped');
 SELECT sequence, global_position IS NULL AS staged FROM event_store.load_events('Grouped', 'staged');
 
+-- ---------- views
+SELECT event_store.put_view('grouped', 'a', '1', 1, 'grouped'), event_store.put_view('grouped', 'a', '1', 1, 'grouped'),
+       event_store.put_view('grouped', 'a', '2', 2, 'grouped');
+SELECT event_store.put_view('grouped', 'a', '3', 3, 'grouped', expected_version => 1);
+SELECT event_store.put_view('grouped', 'a', '3', 3, 'grouped', expected_version => 2);
+SELECT event_store.put_view('grouped', 'new', '3', 3, 'grouped', expected_version => 0);
+SELECT event_store.put_view('grouped', 'new', '3', 3, 'grouped', expected_version => 0);
+SELECT event_store.put_views('grouped', ARRAY['a', 'b', 'c', 'b'], ARRAY['1', '2', '3', '4']::jsonb[], ARRAY[1, 2, 3, 4], 'grouped');
+-- one that is refused writes nothing
+SELECT event_store.put_views('grouped', ARRAY['b', 'c', 'd'], ARRAY['7', '8', '9']::jsonb[], ARRAY[7, 8, 9], 'grouped', ARRAY[4, 2, 0]);
+SELECT event_store.put_views('grouped', ARRAY['b', 'c', 'b'], ARRAY['7', '8', '9']::jsonb[], ARRAY[7, 8, 9], 'grouped', ARRAY[4, 3, 7]);
+SELECT event_store.put_views('grouped', '{}', '{}', durability => 'grouped');
+SELECT event_store.delete_view('grouped', 'c', 'grouped'), event_store.delete_view('grouped', 'c', 'grouped');
+SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'grouped' ORDER BY view_key;
+BEGIN;
+SELECT event_store.put_view('grouped', 'a', '5', 5, 'grouped');
+ROLLBACK;
+-- the setting asks for it where it is possible
+SET event_store.durability = 'grouped';
+BEGIN;
+SELECT event_store.put_views('grouped', ARRAY['a'], ARRAY['5']::jsonb[], ARRAY[5]);
+ROLLBACK;
+SELECT event_store.put_view('grouped', 'a', '4', 4);
+RESET event_store.durability;
+SELECT event_store.put_view('grouped', 's', '1', 1, 'staged');
+SELECT event_store.put_view('grouped', 's', '0', 0, 'grouped'), event_store.put_view('grouped', 's', '2', 2, 'grouped');
+SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'grouped' ORDER BY view_key;
+SELECT event_store.put_view('grouped', 'long', to_jsonb(repeat('x', 100000)), durability => 'grouped');
+SELECT length(event_store.load_view('grouped', 'long') #>> '{}');
+-- a view that a projection keeps
+SELECT event_store.create_view_projection('grouped_kept', '{GroupedKept}');
+\set VERBOSITY terse
+SELECT event_store.put_view('grouped_kept', 'a', '1', durability => 'grouped');
+\set VERBOSITY default
+SELECT event_store.drop_projection('grouped_kept');
+
 -- ---------- triggers: who they see, what they raise, what they append
 CREATE TABLE grouped_seen (aggregate_id text, session_name text, pid int);
 CREATE FUNCTION grouped_see() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -17,7 +17,7 @@
  * A caller is never left alone with his wait.  While his call is in the queue he sees to it
  * that there is a committer, and does it himself if there is none to be had, or if
  * it does not come to it.  When the committer ends with a call in its hands, the
- * call is marked as lost, and who asks again does so by the ids of his events.  One that is
+ * call is marked as lost.  One that is
  * left to the caller stays marked until the end of his transaction, when his locks are
  * free: then the committer goes on with those that wait for the same.
  */
@@ -550,10 +550,7 @@ es_is_left_to_caller(SharedDatabase *db, int number, uint32 serial)
 	return left;
 }
 
-/*
- * An answer that there is no memory for is none: the caller asks again, as if it were lost.
- */
-void
+bool
 es_answer_call(SharedDatabase *db, const TakenCall *taken, const char *answer,
 			   Size size)
 {
@@ -566,7 +563,9 @@ es_answer_call(SharedDatabase *db, const TakenCall *taken, const char *answer,
 	if (!fits)
 		large = dsa_allocate_extended(dynamic(), size,
 									  DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
-	if (large != InvalidDsaPointer)
+	if (!fits && large == InvalidDsaPointer)
+		return false;
+	if (!fits)
 		memcpy(dsa_get_address(dynamic(), large), answer, size);
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
 	there = is_still(call, taken->serial, ES_GROUPED_TAKEN);
@@ -576,13 +575,13 @@ es_answer_call(SharedDatabase *db, const TakenCall *taken, const char *answer,
 		call->large = large;
 		if (fits)
 			memcpy(call->content, answer, size);
-		call->state = fits || large != InvalidDsaPointer ? ES_GROUPED_DONE
-														 : ES_GROUPED_LOST;
+		call->state = ES_GROUPED_DONE;
 		SetLatch(call->latch);
 	}
 	LWLockRelease(&slot->lock);
 	if (!there && large != InvalidDsaPointer)
 		dsa_free(dynamic(), large);
+	return true;
 }
 
 /* Callers whose calls wait in the queue look again as well: there may be no committer. */

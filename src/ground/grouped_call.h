@@ -16,7 +16,7 @@ typedef enum GroupedState
 	ES_GROUPED_ASIDE, /* it is not: it waits for who waits for what others hold */
 	ES_GROUPED_DONE, /* there is an answer */
 	ES_GROUPED_ALONE, /* the caller does it himself; until his transaction ends */
-	ES_GROUPED_LOST	  /* the committer has ended and nobody knows */
+	ES_GROUPED_LOST	  /* the committer has ended without having done it */
 } GroupedState;
 
 extern void es_share_grouped_calls(void);
@@ -56,8 +56,8 @@ typedef struct TakenCall
  */
 extern int es_take_calls(SharedDatabase *db, TakenCall **calls, int most,
 						 Size bytes, bool sleeps);
-/* Gives one its answer, and wakes its caller. */
-extern void es_answer_call(SharedDatabase *db, const TakenCall *call,
+/* Gives one its answer, and wakes its caller; false if there is no memory for it. */
+extern bool es_answer_call(SharedDatabase *db, const TakenCall *call,
 						   const char *answer, Size size);
 /* Sets a call aside, or has its caller do it; false if it was withdrawn. */
 extern bool es_set_call_aside(SharedDatabase *db, const TakenCall *call);
@@ -66,7 +66,7 @@ extern bool es_leave_to_caller(SharedDatabase *db, const TakenCall *call);
 extern bool es_retake_call(SharedDatabase *db, const TakenCall *call);
 /* Whether the caller is still at what was left to him. */
 extern bool es_is_left_to_caller(SharedDatabase *db, int number, uint32 serial);
-/* The committer is ending: nobody knows what becomes of what it has in hand. */
+/* The committer has ended, and what it has in hand is not committed. */
 extern void es_lose_calls(SharedDatabase *db);
 
 #endif /* ES_GROUPED_CALL_H */

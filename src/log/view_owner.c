@@ -119,13 +119,19 @@ look_up_names(void)
 	es_end(&scope);
 }
 
-void
-es_refuse_kept_view(Datum view_name)
+bool
+es_is_kept_view(Datum view_name)
 {
 	LockRelationOid(es_store()->view_key_gate, RowExclusiveLock);
 	if (!known)
 		look_up_names();
-	if (names == NULL || !es_pair_find(names, view_name, view_name))
+	return names != NULL && es_pair_find(names, view_name, view_name);
+}
+
+void
+es_refuse_kept_view(Datum view_name)
+{
+	if (!es_is_kept_view(view_name))
 		return;
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_VIEW_KEPT),

@@ -14,9 +14,10 @@ extern void es_watch_projections(void);
 /* False where there was never one, which costs no query. */
 extern bool es_has_projections(void);
 /*
- * VS008 where a projection keeps the view.  Until the transaction ends no projection
- * can begin to.
+ * Whether a projection keeps the view; VS008 if it does.  Until the transaction ends no
+ * projection can begin to.
  */
+extern bool es_is_kept_view(Datum view_name);
 extern void es_refuse_kept_view(Datum view_name);
 /*
  * Called by whoever has changed which views projections keep: all backends look again, once

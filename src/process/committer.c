@@ -18,8 +18,8 @@
  * share a flush again.  What it finds itself waiting for otherwise, as a row that a trigger
  * locks, it gives up after a moment, and leaves the same way.
  *
- * SIGTERM ends it at any time.  Its callers find out what became of what it had in hand
- * (grouped.c).
+ * SIGTERM ends it at any time but between a commit and the answers to those whom it is for:
+ * so what it has in hand when it ends is not committed, and is handed over again.
  */
 #include "postgres.h"
 
@@ -139,11 +139,13 @@ run_transaction(Committer *c, Held **calls, int count)
 	PopActiveSnapshot();
 	es_lift_limit();
 	CommitTransactionCommand();
+	/* until all have their answers: nothing since the commit has looked for one */
+	HOLD_INTERRUPTS();
 	/* an abort does this by itself */
 	SetUserIdAndSecContext(user, security);
 }
 
-/* Runs calls in a transaction; returns its error, or NULL. */
+/* Runs calls in a transaction; returns its error, or NULL with interrupts held. */
 static ErrorData *
 attempt(Committer *c, Held **calls, int count)
 {
@@ -246,10 +248,21 @@ make_wait(Committer *c, Held *held)
 	forget(held);
 }
 
+/* What there is no memory to tell has been done all the same. */
 static void
 answer(Committer *c, Held *held, const char *bytes, Size size)
 {
-	es_answer_call(c->db, held->taken, bytes, size);
+	if (!es_answer_call(c->db, held->taken, bytes, size))
+	{
+		ErrorData error =
+			{.sqlerrcode = ERRCODE_OUT_OF_MEMORY,
+			 .message = "out of shared memory for the answer",
+			 .detail = "The call has been carried out.",
+			 .hint = "Repeat it with its event_ids to be told what it has done."};
+
+		bytes = es_form_error(&error, &size);
+		(void) es_answer_call(c->db, held->taken, bytes, size);
+	}
 	forget(held);
 }
 
@@ -270,7 +283,7 @@ deliver(Committer *c, Held **calls, int count)
 	{
 		Held *held = calls[i];
 
-		if (c->store_gone)
+		if (c->store_gone || held->call.verdict == ES_VERDICT_ALONE)
 		{
 			(void) es_leave_to_caller(c->db, held->taken);
 			forget(held);
@@ -359,7 +372,10 @@ serve(Committer *c, Held **calls, int count)
 		error = attempt(c, calls, count);
 	}
 	if (error == NULL)
+	{
 		deliver(c, calls, count);
+		RESUME_INTERRUPTS();
+	}
 	else if (count == 1)
 		settle_failure(c, calls[0], error);
 	else

@@ -50,7 +50,8 @@ typedef enum Verdict
 	ES_VERDICT_REFUSED, /* a conflict that is an error: "refused" and "actual" */
 	ES_VERDICT_FAILED,	/* another error */
 	ES_VERDICT_AGAIN,	/* it repeats an event of the same group */
-	ES_VERDICT_WAITS	/* it would have to wait for others */
+	ES_VERDICT_WAITS,	/* it would have to wait for others */
+	ES_VERDICT_ALONE	/* its caller finds out himself */
 } Verdict;
 
 typedef struct AppendCall

@@ -13,29 +13,29 @@
  * Whatever the committer cannot do, or would have to wait for, the caller does himself, as a
  * durable append: the promise is the same, and his waits are those that he knows.
  *
- * Events have their ids before they are handed over.  If the committer ends with them in
- * hand the caller asks again as one who repeats a call: so the answer is what became
- * of it.  What is found then was appended by the lost one, unless it stood there before.
+ * A call that the committer has in hand when it ends was not committed: between a commit
+ * and the answers to it, it cannot be interrupted.  So the call is handed over again.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
 
-#include "ground/event.h"
+#include "ground/catalog.h"
 #include "ground/grouped_call.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
-#include "ground/position.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "write/append.h"
 #include "write/grouped.h"
 #include "write/grouped_form.h"
+#include "write/view_group.h"
+#include "write/view_write.h"
 
-/* An answer that was lost so often is not asked for once more. */
-#define MAX_ASKED 3
+/* What was handed over so often, and in vain, is not once more. */
+#define MAX_HANDED 3
 
 /* This process is the store's own. */
 static bool never = false;
@@ -90,107 +90,65 @@ is_handed_over(const char *function, bool by_argument)
 	return false;
 }
 
-/* ---------- asking again ---------- */
-
-/* What has to be known to tell what a lost call has appended. */
-typedef struct Lost
-{
-	bool *given; /* by event: whether its caller gave the id; NULL = none was lost */
-	int64 before; /* no position beyond it was given when it was first handed over */
-} Lost;
-
-/* From now on its events are looked up by their ids. */
-static void
-ask_by_ids(AppendCall *append, Lost *lost)
-{
-	if (lost->given == NULL)
-	{
-		lost->given = palloc_extended(append->list.count, MCXT_ALLOC_HUGE);
-		for (int i = 0; i < append->list.count; i++)
-			lost->given[i] = append->list.events[i].id_given;
-	}
-	for (int i = 0; i < append->list.count; i++)
-		append->list.events[i].id_given = true;
-	append->any_given_ids = true;
-}
-
-/* What seems to be repeated was appended by the call that was lost. */
-static void
-claim_appended(AppendCall *append, const Lost *lost)
-{
-	for (int i = 0; i < append->list.count && lost->given != NULL; i++)
-	{
-		const NewEvent *event = &append->list.events[i];
-		Aggregate *aggregate = &append->aggregates[event->aggregate];
-
-		if (aggregate->outcome != OUTCOME_DUPLICATE ||
-			(lost->given[i] &&
-			 DatumGetInt64(event->row.values[EV_GLOBAL_POSITION]) <= lost->before))
-			continue;
-		aggregate->outcome = OUTCOME_APPENDED;
-		append->to_write += aggregate->count;
-	}
-}
-
 /* ---------- handing over ---------- */
 
-/* Takes over what the committer says; conflicts count where the call is counted. */
-static void
-take_answer(AppendCall *append, char *answer)
+/*
+ * Has the committer do what is given, which is freed; returns its answer, or NULL where the
+ * caller has to do it himself.
+ */
+static char *
+hand_over(char *content, Size size)
 {
-	es_read_append_answer(answer, append);
-	for (int i = 0; i < append->conflicts; i++)
-		es_count_conflict();
-	pfree(answer);
+	SharedDatabase *db = es_my_database();
+	char *answer = NULL;
+
+	for (int times = 0; content != NULL && times < MAX_HANDED; times++)
+	{
+		GroupedState state;
+
+		if (!es_hand_over(db, content, size, synchronous_commit))
+			break;
+		state = es_await_answer(db);
+		if (state == ES_GROUPED_DONE)
+			answer = es_fetch_answer(db);
+		if (state != ES_GROUPED_LOST)
+			break;
+		es_withdraw_call(db);
+	}
+	if (content != NULL)
+		pfree(content);
+	if (answer == NULL)
+		note_alone();
+	return answer;
 }
 
-/* Has the committer append; false where the caller has to do it himself. */
-static bool
-hand_over(SharedDatabase *db, AppendCall *append, bool single, Lost *lost)
+/* The most that is handed over; nothing where there is no shared memory for it. */
+static Size
+most_handed(void)
 {
-	for (int asked = 0; asked < MAX_ASKED; asked++)
-	{
-		Size size;
-		char *content = es_form_append(append, single,
-									   (Size) es_grouped_queue * 1024, &size);
-		GroupedState state;
-		bool handed;
-
-		if (content == NULL)
-			return false;
-		handed = es_hand_over(db, content, size, synchronous_commit);
-		pfree(content);
-		if (!handed)
-			return false;
-		state = es_await_answer(db);
-		if (state == ES_GROUPED_ALONE)
-			return false;
-		if (state == ES_GROUPED_DONE)
-		{
-			take_answer(append, es_fetch_answer(db));
-			return true;
-		}
-		es_withdraw_call(db);
-		ask_by_ids(append, lost);
-	}
-	return false;
+	return es_my_database() == NULL ? 0 : (Size) es_grouped_queue * 1024;
 }
 
 static void
 append_grouped(AppendCall *append, bool single)
 {
-	SharedDatabase *db = es_my_database();
-	Lost lost = {0};
+	Size size = 0;
+	char *content;
+	char *answer;
 
 	es_prepare_append(append, single);
-	if (db != NULL)
-		lost.before = es_last_given_position(db);
-	if (db == NULL || !hand_over(db, append, single, &lost))
+	content = es_form_append(append, single, most_handed(), &size);
+	answer = hand_over(content, size);
+	if (answer == NULL)
 	{
-		note_alone();
 		es_append_prepared(append, ES_DURABLE);
+		return;
 	}
-	claim_appended(append, &lost);
+	es_read_append_answer(answer, append);
+	pfree(answer);
+	/* where the call is counted, they are, too */
+	for (int i = 0; i < append->conflicts; i++)
+		es_count_conflict();
 }
 
 void
@@ -206,4 +164,27 @@ es_run_append(AppendCall *append, Durability wanted, bool by_argument, bool sing
 	es_begin_explaining(&explanation);
 	append_grouped(append, single);
 	es_end_explaining(&explanation);
+}
+
+int64
+es_run_put(const char *function, const PutCall *put, Durability wanted,
+		   bool by_argument)
+{
+	char *answer = NULL;
+	int64 changed;
+	Size size = 0;
+
+	/* one that does nothing, or that is refused for want of a store, is no call */
+	if (wanted == ES_GROUPED && es_store() != NULL && put->count > 0 &&
+		is_handed_over(function, by_argument))
+	{
+		char *content = es_form_put(put, most_handed(), &size);
+
+		answer = hand_over(content, size);
+	}
+	if (answer == NULL)
+		return es_put_view_writes(put->writes, put->expected, put->count, wanted);
+	changed = es_read_put_answer(answer, put);
+	pfree(answer);
+	return changed;
 }

@@ -15,16 +15,20 @@
 
 #include "ground/compat.h"
 #include "ground/event.h"
+#include "log/view_table.h"
 #include "write/append.h"
 #include "write/event_input.h"
 #include "write/grouped_form.h"
+#include "write/view_group.h"
+#include "write/view_write.h"
 
 /* In front of a call. */
 typedef struct CallHead
 {
+	bool puts;
 	int count;
 	OnConflict on_conflict;
-	bool single;
+	bool single; /* all of one aggregate; or rows are expected as they are */
 } CallHead;
 
 /* In front of an event. */
@@ -35,6 +39,16 @@ typedef struct EventHead
 	bool expects;
 	bool id_given;
 } EventHead;
+
+/* In front of a write of a view. */
+typedef struct WriteHead
+{
+	int64 version;
+	int64 expected;
+	bool has_version;
+	bool expects;
+	bool has_data;
+} WriteHead;
 
 StaticAssertDecl(EV_COLUMNS <= 32, "a bit for each column");
 
@@ -51,9 +65,10 @@ typedef struct AnswerHead
 	AnswerKind kind;
 	int refused;
 	int64 actual;
-	int to_write;
+	int64 written;
 	int conflicts;
 	int sqlstate;
+	KnownView known;
 } AnswerHead;
 
 typedef struct AnsweredEvent
@@ -130,6 +145,44 @@ es_form_append(const AppendCall *append, bool single, Size most, Size *size)
 }
 
 char *
+es_form_put(const PutCall *put, Size most, Size *size)
+{
+	StringInfoData call;
+	CallHead head;
+
+	memset(&head, 0, sizeof(head));
+	head.puts = true;
+	head.count = put->count;
+	head.single = put->expected != NULL;
+	initStringInfo(&call);
+	add_bytes(&call, &head, sizeof(head));
+	add_value(&call, TEXTOID, put->writes[0].view_name);
+	for (int i = 0; i < put->count; i++)
+	{
+		const ViewWrite *write = &put->writes[i];
+		WriteHead of = {.version = write->version,
+						.has_version = write->has_version,
+						.has_data = write->view_data != (Datum) 0};
+
+		if (put->expected != NULL)
+		{
+			of.expects = put->expected[i].given;
+			of.expected = put->expected[i].version;
+		}
+		add_bytes(&call, &of, sizeof(of));
+		add_value(&call, TEXTOID, write->view_key);
+		if (of.has_data)
+			add_value(&call, JSONBOID, write->view_data);
+		if ((Size) call.len <= most)
+			continue;
+		pfree(call.data);
+		return NULL;
+	}
+	*size = call.len;
+	return call.data;
+}
+
+char *
 es_form_append_answer(const AppendCall *append, Size *size)
 {
 	StringInfoData answer;
@@ -140,7 +193,7 @@ es_form_append_answer(const AppendCall *append, Size *size)
 	head.kind = refused ? ANSWER_REFUSED : ANSWER_WRITTEN;
 	head.refused = append->refused;
 	head.actual = append->actual;
-	head.to_write = append->to_write;
+	head.written = append->to_write;
 	head.conflicts = append->conflicts;
 	initStringInfo(&answer);
 	add_bytes(&answer, &head, sizeof(head));
@@ -160,6 +213,24 @@ es_form_append_answer(const AppendCall *append, Size *size)
 		}
 		add_bytes(&answer, &event, sizeof(event));
 	}
+	*size = answer.len;
+	return answer.data;
+}
+
+char *
+es_form_put_answer(const PutCall *put, Size *size)
+{
+	StringInfoData answer;
+	AnswerHead head;
+
+	memset(&head, 0, sizeof(head));
+	head.kind =
+		put->verdict == ES_VERDICT_REFUSED ? ANSWER_REFUSED : ANSWER_WRITTEN;
+	head.refused = put->refused;
+	head.known = put->actual;
+	head.written = put->changed;
+	initStringInfo(&answer);
+	add_bytes(&answer, &head, sizeof(head));
 	*size = answer.len;
 	return answer.data;
 }
@@ -240,12 +311,9 @@ read_event(char **from, NewEvent *event)
 	}
 }
 
-void
-es_read_append(char *content, AppendCall *append)
+static void
+read_append(char *content, const CallHead *head, AppendCall *append)
 {
-	const CallHead *head = next_bytes(&content, sizeof(CallHead));
-
-	memset(append, 0, sizeof(*append));
 	append->function = content;
 	(void) next_bytes(&content, strlen(content) + 1);
 	append->on_conflict = head->on_conflict;
@@ -255,6 +323,46 @@ es_read_append(char *content, AppendCall *append)
 	for (int i = 0; i < head->count; i++)
 		read_event(&content, &append->list.events[i]);
 	es_find_aggregates(append, head->single);
+}
+
+static void
+read_put(char *content, const CallHead *head, PutCall *put)
+{
+	Datum view_name = next_value(&content, TEXTOID);
+	ViewWrite *writes = palloc_extended(head->count * sizeof(ViewWrite),
+										MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	ViewExpectation *expected =
+		palloc_extended(head->count * sizeof(ViewExpectation), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < head->count; i++)
+	{
+		const WriteHead *of = next_bytes(&content, sizeof(WriteHead));
+
+		writes[i].view_name = view_name;
+		writes[i].has_version = of->has_version;
+		writes[i].version = of->version;
+		expected[i].given = of->expects;
+		expected[i].version = of->expected;
+		writes[i].view_key = next_value(&content, TEXTOID);
+		if (of->has_data)
+			writes[i].view_data = next_value(&content, JSONBOID);
+	}
+	put->writes = writes;
+	put->expected = head->single ? expected : NULL;
+	put->count = head->count;
+}
+
+void
+es_read_request(char *content, GroupedRequest *request)
+{
+	const CallHead *head = next_bytes(&content, sizeof(CallHead));
+
+	memset(request, 0, sizeof(*request));
+	request->puts = head->puts;
+	if (head->puts)
+		read_put(content, head, &request->put);
+	else
+		read_append(content, head, &request->append);
 }
 
 static void
@@ -285,7 +393,7 @@ es_read_append_answer(char *answer, AppendCall *append)
 		raise_error(answer, head->sqlstate);
 	if (head->kind == ANSWER_REFUSED)
 		es_refuse_event(append, head->refused, head->actual);
-	append->to_write = head->to_write;
+	append->to_write = (int) head->written;
 	append->conflicts = head->conflicts;
 	for (int i = 0; i < append->list.count; i++)
 	{
@@ -301,4 +409,17 @@ es_read_append_answer(char *answer, AppendCall *append)
 		row->values[EV_GLOBAL_POSITION] = Int64GetDatum(event->position);
 		row->nulls[EV_GLOBAL_POSITION] = event->position == 0;
 	}
+}
+
+int64
+es_read_put_answer(char *answer, const PutCall *put)
+{
+	const AnswerHead *head = next_bytes(&answer, sizeof(AnswerHead));
+
+	if (head->kind == ANSWER_ERROR)
+		raise_error(answer, head->sqlstate);
+	if (head->kind == ANSWER_REFUSED)
+		es_refuse_version(&put->writes[head->refused],
+						  put->expected[head->refused].version, &head->known);
+	return head->written;
 }

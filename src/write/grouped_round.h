@@ -6,12 +6,13 @@
 #define ES_GROUPED_ROUND_H
 
 #include "write/append.h"
+#include "write/grouped_form.h"
 
 /* A call of a round. */
 typedef struct RoundCall
 {
 	char *content;
-	AppendCall append; /* read from it */
+	GroupedRequest request; /* read from it */
 	Verdict verdict;
 	uint64 refused_lock; /* what it would wait for */
 	char *answer;		 /* NULL = it has none yet */

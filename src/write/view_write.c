@@ -99,8 +99,8 @@ same_known(const KnownView *a, const KnownView *b)
 }
 
 /* The version rule; delete_view has nothing to do where nothing is. */
-static bool
-is_accepted(const ViewWrite *write, const KnownView *known)
+bool
+es_is_accepted(const ViewWrite *write, const KnownView *known)
 {
 	if (write->view_data == (Datum) 0)
 		return known->found;
@@ -109,8 +109,8 @@ is_accepted(const ViewWrite *write, const KnownView *known)
 }
 
 /* Whether a row is as expected; one without a version never is. */
-static bool
-is_as_expected(const ViewExpectation *expected, const KnownView *known)
+bool
+es_is_as_expected(const ViewExpectation *expected, const KnownView *known)
 {
 	if (!expected->given)
 		return true;
@@ -121,8 +121,8 @@ is_as_expected(const ViewExpectation *expected, const KnownView *known)
 }
 
 /* Raises VS001. */
-static void
-refuse_version(const ViewWrite *write, int64 expected, const KnownView *known)
+void
+es_refuse_version(const ViewWrite *write, int64 expected, const KnownView *known)
 {
 	char *name = TextDatumGetCString(write->view_name);
 	char *key = TextDatumGetCString(write->view_key);
@@ -169,9 +169,9 @@ accept_writes(const ViewWrite *writes, const ViewExpectation *expected,
 			now = known[i];
 			kept_before = n;
 		}
-		if (expected != NULL && !is_as_expected(&expected[i], &now))
-			refuse_version(write, expected[i].version, &now);
-		if (!is_accepted(write, &now))
+		if (expected != NULL && !es_is_as_expected(&expected[i], &now))
+			es_refuse_version(write, expected[i].version, &now);
+		if (!es_is_accepted(write, &now))
 			continue;
 		n = kept_before;
 		accepted[n++] = *write;
@@ -220,6 +220,21 @@ look_at_keys(const ViewWrite *writes, int count)
 			es_refuse_unseen_view();
 	}
 	pfree(seen);
+	return known;
+}
+
+KnownView *
+es_look_in_table(const ViewWrite *writes, int count, bool *staged)
+{
+	StagedRead read;
+	bool any = es_begin_latest_read(&read, es_store()->views);
+	KnownView *known = find_known(writes, count, false);
+	StagedRow row;
+
+	for (int i = 0; i < count; i++)
+		staged[i] = any && es_find_staged_view(writes[i].view_name,
+											   writes[i].view_key, false, &row);
+	es_end_staged_read(&read);
 	return known;
 }
 

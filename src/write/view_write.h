@@ -25,6 +25,19 @@ typedef struct ViewExpectation
 extern int64 es_put_view_writes(const ViewWrite *writes,
 								const ViewExpectation *expected, int count,
 								Durability wanted);
+/* The version rule: whether a write changes what is known of its key. */
+extern bool es_is_accepted(const ViewWrite *write, const KnownView *known);
+extern bool es_is_as_expected(const ViewExpectation *expected,
+							  const KnownView *known);
+/* Raises VS001. */
+extern void es_refuse_version(const ViewWrite *write, int64 expected,
+							  const KnownView *known);
+/*
+ * What the table has of locked keys of one view, and whether there are staged rows of
+ * them.
+ */
+extern KnownView *es_look_in_table(const ViewWrite *writes, int count,
+								   bool *staged);
 /*
  * Locks a key to the end of the transaction, and settles nothing.  40001 where the
  * transaction's own snapshot does not show what is known of the key now.

@@ -99,6 +99,31 @@ is(sql(sprintf($large =~ s/'large', NULL/'free', NULL/r, 40000)), '1', 'what wai
 $holder->query_safe('COMMIT');
 is(join(' ', sort map { end_session($_) } @waiting), '1 2 3 4 5', 'large calls, at once');
 
+# ---------- a hot row is written once for all that share a commit
+
+sql(q{CREATE TABLE writes (what text);
+	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+	    INSERT INTO public.writes VALUES (NEW.view_name);
+	    RETURN NULL;
+	END $$;
+	CREATE TRIGGER note AFTER INSERT OR UPDATE ON event_store.domain_views FOR EACH ROW EXECUTE FUNCTION note();
+	SELECT event_store.create_view_projection('sums', '{Summed}', '"$.aggregate_id"',
+	    '{"events": {"x": [{"op": "increment", "path": "$.n", "value": 1}]}}', 'inline')});
+is(sql(q{SELECT mode FROM event_store.projections}), 'inline', 'a view that appends fold');
+$holder->query_safe(q{BEGIN; SELECT event_store.load_view('V', 'hot', true), event_store.lock_aggregate('Summed', 'hot')});
+@waiting = map { begin_session("/* puts */ SELECT event_store.put_view('V', 'hot', '$_', $_, 'grouped')") } 1 .. 8;
+push @waiting, map { begin_session("/* puts */ SELECT last_sequence FROM event_store.append_event('Summed', 'hot', NULL, 'x', durability => 'grouped')") } 1 .. 8;
+until_waiting(16, '/* puts */%');
+is(sql(q{SELECT event_store.put_view('V', 'cold', '1', durability => 'grouped')}), 't', 'other keys go on');
+$holder->query_safe('COMMIT');
+@answers = map { end_session($_) } @waiting;
+is(join(' ', sort { $a <=> $b } @answers[ 8 .. 15 ]), '1 2 3 4 5 6 7 8', 'each append has its place');
+is(sql(q{SELECT (event_store.load_view('V', 'hot') #>> '{}') || ' ' || (event_store.load_view('sums', 'hot') ->> 'n')}), '8 8', 'the last value of a view, and the sum of all');
+cmp_ok(scalar(grep { $_ eq 't' } @answers[ 0 .. 7 ]), '>=', 1, 'some of the puts were newer');
+cmp_ok(sql(q{SELECT count(*) FROM writes WHERE what = 'V'}), '<=', 4, 'of 8 puts few were written');
+cmp_ok(sql(q{SELECT count(*) FROM writes WHERE what = 'sums'}), '<=', 3, 'of 8 folds as well');
+
 # ---------- an error costs its caller alone
 
 sql(q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
