@@ -158,6 +158,7 @@ GROUPS = [
     Group('views', 'Views, 100 hot keys, 16 clients', [
         Series('view_upsert', 'durable upsert', 'view_upsert', 16, variables={'bytes': 200}),
         Series('view_put', 'durable put_view', 'view_put', 16, variables={'bytes': 200}),
+        Series('view_put_grouped', 'grouped put_view', 'view_put_grouped', 16, variables={'bytes': 200}),
         Series('view_put_staged', 'staged put_view', 'view_put_staged', 16, settings=BURST,
                variables={'bytes': 200}),
     ]),
@@ -223,6 +224,26 @@ GROUPS = [
             ' With an expectation a client knows the sequence that its last call told it; a call'
             ' that meets a conflict writes nothing and is not counted as an event.',
           words=('hot',)),
+    *[Group(f'grouped {clients}', f'One aggregate that {clients} clients append to', [
+        raw(clients, label=' own'),
+        *[append(clients, script=f'hot_{how}', label='') for how in ('durable', 'grouped', 'staged')],
+        Series(f'hot_by_hand {clients} on', 'SELECT … FOR UPDATE, INSERT, UPDATE, COMMIT', 'hot_by_hand', clients,
+               count=RAW_COUNT, variables={'bytes': 200}),
+        Series(f'hot_message_db {clients} on', 'message-db write_message, one stream', 'hot_message_db', clients,
+               template=MESSAGE_DB, count='SELECT count(*) FROM message_store.messages', variables={'bytes': 200},
+               options='-c search_path=message_store,public'),
+        Series(f'hot_emmett {clients} on', 'Emmett emt_append_to_stream, one stream', 'hot_emmett', clients,
+               template=EMMETT, count='SELECT count(*) FROM emt_messages', kind='conflicts',
+               variables={'bytes': 200, 'partition': 'emt:default'}),
+    ], note='Of raw every client writes rows of its own. Emmett refuses an append that another one has come before; only what'
+            ' was written counts.', words=('grouped',)) for clients in (16, 64)],
+    Group('grouped expected', 'The same, 16 clients, each with the sequence it last heard of', [
+        Series(f'expected_{how} 16 on', f'append_batch of 1, {how}', f'expected_{how}', 16, count=LOG_COUNT,
+               kind='conflicts', variables={'bytes': 200}) for how in ('durable', 'grouped')
+    ], words=('grouped',)),
+    Group('grouped own', 'Aggregates of their own, 64 clients', [
+        append(64, label=' own'), append(64, script='append_event_grouped', label=' own'),
+    ], words=('grouped',)),
     Group('zipf', '10,000 aggregates, chosen by Zipf’s law (1.1), 16 clients', [
         raw(16, script='shared_raw', label=' zipf', aggregates=10000),
         append(16, script='shared_append', label=' zipf', aggregates=10000),
@@ -280,6 +301,16 @@ TARGETS = [
     Target('waiters', '16 appenders, sync off, 100 waiting : none', 'waiters 16 beside', 'waiters 16 alone', 0.95, 1.0),
     Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
     Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
+    Target('grouped', 'hot aggregate, grouped : raw on rows of their own, 16', 'hot_grouped 16 on', 'raw_insert own 16 on', 0.6, 1.0),
+    Target('grouped', 'the same, 64 clients', 'hot_grouped 64 on', 'raw_insert own 64 on', 0.6, 1.2),
+    Target('grouped', 'hot aggregate, grouped : durable, 16', 'hot_grouped 16 on', 'hot_durable 16 on'),
+    Target('grouped', 'hot aggregate, grouped : FOR UPDATE by hand, 16', 'hot_grouped 16 on', 'hot_by_hand 16 on'),
+    Target('grouped', 'hot aggregate, grouped : message-db, 16', 'hot_grouped 16 on', 'hot_message_db 16 on', 3, 6),
+    Target('grouped', 'hot aggregate, grouped : Emmett, 16', 'hot_grouped 16 on', 'hot_emmett 16 on'),
+    Target('grouped', 'with expectations, grouped : durable', 'expected_grouped 16 on', 'expected_durable 16 on'),
+    Target('grouped', 'aggregates of their own, 64, grouped : durable', 'append_event_grouped own 64 on',
+           'append_event own 64 on', 0.8, 1.1),
+    Target('grouped', 'put_view grouped, 100 hot keys : durable upsert', 'view_put_grouped', 'view_upsert', 2, 4),
     Target('zipf', '10,000 aggregates by Zipf : raw', 'shared_append zipf 16 on', 'shared_raw zipf 16 on'),
     Target('payload', 'payload of 1 kB : raw', 'append_event 1000 16 on', 'raw_insert 1000 16 on'),
     Target('payload', 'payload of 8 kB : raw', 'append_event 8192 16 on', 'raw_insert 8192 16 on'),

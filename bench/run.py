@@ -44,9 +44,12 @@ def options():
                         help='events a second of the soak, if the drain can follow (4000)')
     parser.add_argument('--folds', action='store_true',
                         help='only folds: all kinds of reducers, row 11, and how folds grow')
+    parser.add_argument('--slow-flush', type=float, metavar='MS',
+                        help='each flush of the server takes so much longer, as on a disk in the cloud; implies --quick')
     parser.add_argument('--report', action='store_true',
                         help='writes docs/benchmarks.md anew from the results that are there')
     given = parser.parse_args()
+    given.quick = given.quick or given.slow_flush is not None
     given.sizes = [float(size) for size in (given.growth or '1,5,20').split(',')]
     if given.against:
         given.before = git('rev-parse', '--verify', '--quiet', '--short=12', f'{given.against}^{{commit}}')

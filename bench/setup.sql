@@ -14,6 +14,10 @@ CREATE SEQUENCE bench.raw_position;
 CREATE TABLE bench.raw_views (LIKE event_store.domain_views INCLUDING ALL)
     WITH (fillfactor = 80);
 
+-- Where an application that keeps order by hand has the last sequence of an aggregate.
+CREATE TABLE bench.heads (aggregate int PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 50);
+INSERT INTO bench.heads VALUES (1, 0);
+
 -- What a consumer keeps by hand, and the effects that it has.
 CREATE TABLE bench.checkpoints (consumer text PRIMARY KEY, position bigint NOT NULL) WITH (fillfactor = 50);
 INSERT INTO bench.checkpoints VALUES ('bench', 0);

@@ -20,9 +20,11 @@ typedef struct CommitterSlot
 	TimestampTz retry_at; /* none is asked for before: there was none */
 	pid_t pid;			  /* 0 = none */
 	Latch *latch;
-	bool asleep; /* the next call sets the latch */
-	int first;	 /* in the queue: 1 + number; 0 = none */
-	int last;
+	bool asleep; /* a call sets the latch when so many wait: */
+	int wanted;
+	int waiting; /* calls in the queue ... */
+	int first;	 /* ... from here, 1 + number, 0 = none ... */
+	int last;	 /* ... to here */
 } CommitterSlot;
 
 extern void es_share_committers(void);

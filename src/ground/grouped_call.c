@@ -185,6 +185,7 @@ append_call(CommitterSlot *slot, int number)
 	else
 		slot->first = number + 1;
 	slot->last = number + 1;
+	slot->waiting++;
 }
 
 static void
@@ -200,6 +201,7 @@ remove_call(CommitterSlot *slot, int number)
 		call_numbered(call->next - 1)->previous = call->previous;
 	else
 		slot->last = call->previous;
+	slot->waiting--;
 }
 
 /* Whether a call is still the one that the committer was given. */
@@ -297,9 +299,11 @@ es_hand_over(SharedDatabase *db, const char *content, Size size, int level)
 	call->serial++;
 	call->state = ES_GROUPED_WAITING;
 	append_call(slot, MyProcNumber);
-	if (slot->asleep)
+	if (slot->asleep && slot->waiting >= slot->wanted)
+	{
 		latch = slot->latch;
-	slot->asleep = false;
+		slot->asleep = false;
+	}
 	LWLockRelease(&slot->lock);
 	if (latch != NULL)
 		SetLatch(latch);
@@ -491,6 +495,7 @@ es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 		calls[count++] = taken;
 	}
 	slot->asleep = sleeps && count == 0;
+	slot->wanted = 1;
 	LWLockRelease(&slot->lock);
 	for (int i = 0; i < count; i++)
 	{
@@ -499,6 +504,20 @@ es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 	}
 	pfree(large);
 	return count;
+}
+
+int
+es_count_calls(SharedDatabase *db, int wanted)
+{
+	CommitterSlot *slot = es_committer_slot(db);
+	int waiting;
+
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	waiting = slot->waiting;
+	slot->asleep = waiting < wanted;
+	slot->wanted = wanted;
+	LWLockRelease(&slot->lock);
+	return waiting;
 }
 
 /* Changes the state of a call, and wakes its caller; false if it was withdrawn. */

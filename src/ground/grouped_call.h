@@ -56,6 +56,11 @@ typedef struct TakenCall
  */
 extern int es_take_calls(SharedDatabase *db, TakenCall **calls, int most,
 						 Size bytes, bool sleeps);
+/*
+ * How many are in the queue; where that is less than "wanted" the latch is set when so
+ * many are.
+ */
+extern int es_count_calls(SharedDatabase *db, int wanted);
 /* Gives one its answer, and wakes its caller; false if there is no memory for it. */
 extern bool es_answer_call(SharedDatabase *db, const TakenCall *call,
 						   const char *answer, Size size);

@@ -279,7 +279,7 @@ void
 es_find_durable_views(const ViewWrite *writes, int count, KnownView *known)
 {
 	static KeptPlan find = {.sql =
-								"SELECT w.ordinal, v.version, v.updated_at"
+								"SELECT w.ordinal, v.version, v.updated_at, v.ctid"
 								" FROM ROWS FROM (pg_catalog.unnest($2)) WITH ORDINALITY"
 								" AS w (view_key, ordinal)"
 								" JOIN event_store.domain_views AS v"
@@ -312,6 +312,8 @@ es_find_durable_views(const ViewWrite *writes, int count, KnownView *known)
 		k->has_version = !isnull;
 		k->updated_at =
 			DatumGetTimestampTz(SPI_getbinval(tuple, desc, 3, &isnull));
+		k->at = *(ItemPointer) DatumGetPointer(
+			SPI_getbinval(tuple, desc, 4, &isnull));
 	}
 	es_end(&scope);
 }

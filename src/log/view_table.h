@@ -6,6 +6,7 @@
 #define ES_VIEW_TABLE_H
 
 #include "datatype/timestamp.h"
+#include "storage/itemptr.h"
 
 /* A write of one view key. */
 typedef struct ViewWrite
@@ -45,6 +46,7 @@ typedef struct KnownView
 	bool has_version;
 	int64 version;
 	TimestampTz updated_at;
+	ItemPointerData at; /* of the durable row; invalid where it is not in the table */
 } KnownView;
 
 /*

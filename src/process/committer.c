@@ -62,6 +62,10 @@
 /* So much is taken at once. */
 #define ROUND_CALLS 512
 #define ROUND_BYTES (4 * 1024 * 1024)
+/* Those who were just answered are waited for: such a part of the time of a round ... */
+#define GATHER_PART 2
+/* ... and after so many rounds again, if they did not come. */
+#define GATHER_AGAIN 16
 /* An error that is no call's fault is tried again so often. */
 #define ATTEMPTS 3
 #define ATTEMPT_PAUSE_MS 10
@@ -95,6 +99,11 @@ typedef struct Committer
 	TimestampTz worked_at;
 	TimestampTz started_at; /* the round */
 	bool store_gone;
+
+	/* gathering */
+	int answered; /* in the last round */
+	int round_ms; /* how long it took */
+	int unwaited; /* so many rounds are begun with what is there */
 } Committer;
 
 /* ---------- one transaction ---------- */
@@ -252,6 +261,7 @@ make_wait(Committer *c, Held *held)
 static void
 answer(Committer *c, Held *held, const char *bytes, Size size)
 {
+	c->answered++;
 	if (!es_answer_call(c->db, held->taken, bytes, size))
 	{
 		ErrorData error =
@@ -442,6 +452,31 @@ rest(Committer *c, uint32 wait_event)
 	es_sleep_on_latch(Max(left, 1), wait_event);
 }
 
+/*
+ * Whoever was answered may call again at once, and would just miss the next commit: half of
+ * all would share one, the others the next.  Where a commit takes long all are waited
+ * for, but only for a part of that time, and not again for a while if they do not come.
+ */
+static void
+gather(Committer *c, uint32 wait_event)
+{
+	int answered = c->answered;
+	int patience = c->round_ms / GATHER_PART;
+	int waiting;
+
+	c->answered = 0;
+	if (c->unwaited > 0)
+		c->unwaited--;
+	if (answered < 2 || patience == 0 || c->unwaited > 0)
+		return;
+	waiting = es_count_calls(c->db, 0);
+	if (es_count_calls(c->db, waiting + answered) >= waiting + answered)
+		return;
+	es_sleep_on_latch(patience, wait_event);
+	if (es_count_calls(c->db, 0) < waiting + answered / 2)
+		c->unwaited = GATHER_AGAIN;
+}
+
 static void
 take_turn(Committer *c, uint32 wait_event)
 {
@@ -451,6 +486,7 @@ take_turn(Committer *c, uint32 wait_event)
 	/* what is set for the database is read when a process connects */
 	if ((es_heed_signals() && c->held == NIL) || es_asked_to_leave())
 		proc_exit(0);
+	gather(c, wait_event);
 	MemoryContextReset(c->round);
 	MemoryContextSwitchTo(c->round);
 	calls = palloc_array(Held *, ROUND_CALLS);
@@ -466,6 +502,7 @@ take_turn(Committer *c, uint32 wait_event)
 	c->started_at = GetCurrentTimestamp();
 	serve(c, calls, count);
 	c->worked_at = GetCurrentTimestamp();
+	c->round_ms = (int) ((c->worked_at - c->started_at) / 1000);
 	debug_query_string = NULL;
 	pgstat_report_stat(false);
 }

@@ -26,6 +26,7 @@ typedef struct GroupKey
 	KnownView known; /* as it leaves the row */
 	bool accepted;
 	bool there;	 /* in the table, before */
+	ItemPointerData at; /* where */
 	bool staged; /* others have staged it, which would come behind */
 } GroupKey;
 
@@ -98,6 +99,7 @@ look_at_view(PutGroup *group, int first)
 	{
 		group->keys[first + i].known = known[i];
 		group->keys[first + i].there = known[i].found;
+		group->keys[first + i].at = known[i].at;
 		group->keys[first + i].staged = staged[i];
 	}
 	return n;
@@ -205,7 +207,9 @@ es_put_group(PutCall **calls, int count)
 		if (!group.keys[i].accepted)
 			continue;
 		writes[n] = group.keys[i].write;
-		writes[n++].known = group.keys[i].there;
+		writes[n++].at = group.keys[i].there
+							  ? PointerGetDatum(&group.keys[i].at)
+							  : (Datum) 0;
 	}
 	if (n == 0)
 		return;

@@ -162,6 +162,7 @@ class Client(multiprocessing.Process):
         self.incarnation = None
         self.cursor = None
         self.home = None            # the aggregate that this transaction is about
+        self.alone = False          # a call is committed by itself
 
     # ---------- the process ----------
 
@@ -226,6 +227,9 @@ class Client(multiprocessing.Process):
         return self.home or f'a-{self.rng.randrange(self.given.aggregates)}'
 
     def pick_durability(self):
+        # of calls that can be grouped some are, if they may be durable at all
+        if self.alone and self.given.durability in ('durable', 'mix') and self.rng.random() < 0.5:
+            return 'grouped'
         shares = {'durable': 1, 'staged': 0, 'mix': 0.33, 'mostly staged': 0.01}
         return 'durable' if self.rng.random() < shares[self.given.durability] else 'staged'
 
@@ -399,17 +403,22 @@ class Client(multiprocessing.Process):
     def single(self):
         """One call, committed by itself."""
         try:
+            self.alone = True
             call = self.pick_call()
+            self.alone = False
             if self.given.cancel and self.rng.random() < 0.1:
                 self.execute('SET statement_timeout = %d' % self.rng.randrange(1, 20))
         except Failure as failure:
+            self.alone = False
             self.check_failure(None, failure)
             return 'rolled back'
         outcome = 'committed'
         try:
             self.make(call)
         except Failure as failure:
-            outcome = 'unknown' if failure.lost else 'rolled back'
+            # what is grouped is committed elsewhere
+            cancelled = call.durability == 'grouped' and failure.sqlstate == '57014'
+            outcome = 'unknown' if failure.lost or cancelled else 'rolled back'
         try:
             if self.given.cancel:
                 self.execute('RESET statement_timeout')
@@ -553,7 +562,7 @@ class Client(multiprocessing.Process):
                 fits = sequence > 1 if event.expected == EXISTS else sequence == event.expected + 1
                 if not fits:
                     wrong = f'expected {event.expected}, appended as {sequence}'
-            if outcome == 'appended' and call.durability == 'durable' and position is None:
+            if outcome == 'appended' and call.durability != 'staged' and position is None:
                 wrong = 'a durable event has no position'
             if outcome == 'conflict' and call.on_conflict != 'report':
                 wrong = 'a conflict nobody asked to be told of'

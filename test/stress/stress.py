@@ -106,7 +106,7 @@ class Operator:
 
     def terminate_worker(self):
         rows = self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                          " WHERE backend_type = 'event_store worker'"
+                          " WHERE backend_type IN ('event_store worker', 'event_store committer')"
                           " AND datname = current_database()")
         self.done['workers terminated'] += len(rows)
 

@@ -128,7 +128,7 @@ class Verifier:
                     self.possible.append(self.guess(line, call))
                 continue
             # a durable write takes along what its transaction had staged
-            moved = any(later['live'] and later['answered'] and later['durability'] == 'durable'
+            moved = any(later['live'] and later['answered'] and later['durability'] != 'staged'
                         for later in line['calls'][index + 1:])
             for event, result in zip(call['events'], call['results']):
                 report = self.report(line, event, result, moved)
