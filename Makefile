@@ -18,15 +18,149 @@ MODULE_big = event_store
 
 # by floors, the lowest first: ARCHITECTURE.md
 OBJS = \
-	src/ground/event.o src/ground/settings.o src/ground/arguments.o src/ground/uuid7.o src/ground/iso_time.o src/ground/pair_table.o src/ground/shmem.o src/ground/wait.o src/ground/worker_slot.o src/ground/projector_slot.o src/ground/head_cache.o src/ground/metrics.o src/ground/shape.o src/ground/planning.o src/ground/attached.o src/ground/catalog.o src/ground/lock.o src/ground/transaction.o src/ground/timer_slot.o src/ground/due_snapshot.o src/ground/log_identity.o src/ground/waiter.o src/ground/committer_slot.o src/ground/grouped_call.o src/ground/position.o src/ground/fencing.o src/ground/upgrade.o \
-	src/log/outside_write.o src/log/heap_insert.o src/log/log.o src/log/view_table.o src/log/view_owner.o \
-	src/staging/staging_state.o src/staging/drain_state.o src/staging/own_rows.o src/staging/staged_row.o src/staging/staged_scan.o src/staging/head.o src/staging/staged_view.o src/staging/staging.o src/staging/segment.o src/staging/opening.o src/staging/drop_guard.o src/staging/staging_status.o src/staging/drain_set.o src/staging/dead_letter.o src/staging/drain_round.o src/staging/drain_piece.o src/staging/drain_left.o src/staging/drain.o src/staging/flush.o \
-	src/replay/state.o src/replay/merge.o src/replay/path.o src/replay/json_value.o src/replay/event_path.o src/replay/condition.o src/replay/operation.o src/replay/rules.o src/replay/reducer.o src/replay/fold.o src/replay/snapshot.o src/replay/row_key.o src/replay/event_rows.o src/replay/view_fold.o src/replay/view_definition.o src/replay/sticky.o src/replay/view_batch.o src/replay/replay.o src/replay/rebuild.o \
-	src/read/event_load.o src/read/view_load.o src/read/feed_plan.o src/read/waker.o src/read/feed.o src/read/gauges.o src/read/openmetrics.o \
-	src/write/event_input.o src/write/cause.o src/write/trace.o src/write/inline_view.o src/write/append_group.o src/write/append.o src/write/grouped_form.o src/write/grouped.o src/write/grouped_round.o src/write/view_write.o src/write/view_group.o src/write/settle.o \
-	src/consume/consume.o src/consume/processed.o src/consume/partition.o src/consume/progress.o src/consume/member.o src/consume/aside.o src/consume/parked.o src/consume/stretch.o src/consume/retry.o src/consume/subscription.o src/consume/prune.o src/consume/work.o src/consume/fetches.o src/consume/failure.o src/consume/deaths.o src/consume/lease.o src/consume/ack.o src/consume/serve.o src/consume/fetch.o src/consume/claim.o src/consume/failing.o src/consume/scheduled_event.o src/consume/schedule.o src/consume/deadline.o src/consume/inline_switch.o src/consume/subscription_admin.o src/consume/resize.o src/consume/lag.o src/consume/subscription_status.o src/consume/subscription_gauges.o src/consume/subscription_wait.o src/consume/projection.o src/consume/handler.o src/consume/view_projection.o src/consume/pace.o src/consume/due_projection.o src/consume/project.o src/consume/view_rebuild.o src/consume/projection_admin.o src/consume/projection_status.o \
-	src/process/process.o src/process/step.o src/process/timer.o src/process/projector.o src/process/committer.o src/process/job.o src/process/worker.o src/process/worker_status.o src/process/announce.o src/process/launcher.o src/process/database_command.o \
-	event_store.o view_store.o module.o
+	src/ground/event.o \
+	src/ground/settings.o \
+	src/ground/arguments.o \
+	src/ground/uuid7.o \
+	src/ground/iso_time.o \
+	src/ground/pair_table.o \
+	src/ground/shmem.o \
+	src/ground/wait.o \
+	src/ground/worker_slot.o \
+	src/ground/projector_slot.o \
+	src/ground/head_cache.o \
+	src/ground/metrics.o \
+	src/ground/shape.o \
+	src/ground/planning.o \
+	src/ground/attached.o \
+	src/ground/catalog.o \
+	src/ground/lock.o \
+	src/ground/transaction.o \
+	src/ground/timer_slot.o \
+	src/ground/due_snapshot.o \
+	src/ground/log_identity.o \
+	src/ground/waiter.o \
+	src/ground/committer_slot.o \
+	src/ground/grouped_call.o \
+	src/ground/position.o \
+	src/ground/fencing.o \
+	src/ground/upgrade.o \
+	src/log/outside_write.o \
+	src/log/heap_insert.o \
+	src/log/log.o \
+	src/log/view_table.o \
+	src/log/view_owner.o \
+	src/staging/staging_state.o \
+	src/staging/drain_state.o \
+	src/staging/own_rows.o \
+	src/staging/staged_row.o \
+	src/staging/staged_scan.o \
+	src/staging/head.o \
+	src/staging/staged_view.o \
+	src/staging/staging.o \
+	src/staging/segment.o \
+	src/staging/opening.o \
+	src/staging/drop_guard.o \
+	src/staging/staging_status.o \
+	src/staging/drain_set.o \
+	src/staging/dead_letter.o \
+	src/staging/drain_round.o \
+	src/staging/drain_piece.o \
+	src/staging/drain_left.o \
+	src/staging/drain.o \
+	src/staging/flush.o \
+	src/replay/state.o \
+	src/replay/merge.o \
+	src/replay/path.o \
+	src/replay/json_value.o \
+	src/replay/event_path.o \
+	src/replay/condition.o \
+	src/replay/operation.o \
+	src/replay/rules.o \
+	src/replay/reducer.o \
+	src/replay/fold.o \
+	src/replay/snapshot.o \
+	src/replay/row_key.o \
+	src/replay/event_rows.o \
+	src/replay/view_fold.o \
+	src/replay/view_definition.o \
+	src/replay/sticky.o \
+	src/replay/view_batch.o \
+	src/replay/replay.o \
+	src/replay/rebuild.o \
+	src/read/event_load.o \
+	src/read/view_load.o \
+	src/read/feed_plan.o \
+	src/read/waker.o \
+	src/read/feed.o \
+	src/read/gauges.o \
+	src/read/openmetrics.o \
+	src/write/event_input.o \
+	src/write/cause.o \
+	src/write/trace.o \
+	src/write/inline_view.o \
+	src/write/append_group.o \
+	src/write/append.o \
+	src/write/grouped_form.o \
+	src/write/grouped.o \
+	src/write/grouped_round.o \
+	src/write/view_write.o \
+	src/write/view_group.o \
+	src/write/settle.o \
+	src/consume/consume.o \
+	src/consume/processed.o \
+	src/consume/partition.o \
+	src/consume/progress.o \
+	src/consume/member.o \
+	src/consume/aside.o \
+	src/consume/parked.o \
+	src/consume/stretch.o \
+	src/consume/retry.o \
+	src/consume/subscription.o \
+	src/consume/prune.o \
+	src/consume/work.o \
+	src/consume/fetches.o \
+	src/consume/failure.o \
+	src/consume/deaths.o \
+	src/consume/lease.o \
+	src/consume/ack.o \
+	src/consume/serve.o \
+	src/consume/fetch.o \
+	src/consume/claim.o \
+	src/consume/failing.o \
+	src/consume/scheduled_event.o \
+	src/consume/schedule.o \
+	src/consume/deadline.o \
+	src/consume/inline_switch.o \
+	src/consume/subscription_admin.o \
+	src/consume/resize.o \
+	src/consume/lag.o \
+	src/consume/subscription_status.o \
+	src/consume/subscription_gauges.o \
+	src/consume/subscription_wait.o \
+	src/consume/projection.o \
+	src/consume/handler.o \
+	src/consume/view_projection.o \
+	src/consume/pace.o \
+	src/consume/due_projection.o \
+	src/consume/project.o \
+	src/consume/view_rebuild.o \
+	src/consume/projection_admin.o \
+	src/consume/projection_status.o \
+	src/process/process.o \
+	src/process/step.o \
+	src/process/timer.o \
+	src/process/projector.o \
+	src/process/committer.o \
+	src/process/job.o \
+	src/process/worker.o \
+	src/process/worker_status.o \
+	src/process/announce.o \
+	src/process/launcher.o \
+	src/process/database_command.o \
+	event_store.o \
+	view_store.o \
+	module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
 	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql \

@@ -312,8 +312,8 @@ es_find_durable_views(const ViewWrite *writes, int count, KnownView *known)
 		k->has_version = !isnull;
 		k->updated_at =
 			DatumGetTimestampTz(SPI_getbinval(tuple, desc, 3, &isnull));
-		k->at = *(ItemPointer) DatumGetPointer(
-			SPI_getbinval(tuple, desc, 4, &isnull));
+		k->at = *(ItemPointer) DatumGetPointer(SPI_getbinval(tuple, desc, 4,
+															 &isnull));
 	}
 	es_end(&scope);
 }

@@ -25,9 +25,9 @@ typedef struct GroupKey
 	ViewWrite write; /* the last that was accepted */
 	KnownView known; /* as it leaves the row */
 	bool accepted;
-	bool there;	 /* in the table, before */
+	bool there;			/* in the table, before */
 	ItemPointerData at; /* where */
-	bool staged; /* others have staged it, which would come behind */
+	bool staged;		/* others have staged it, which would come behind */
 } GroupKey;
 
 typedef struct PutGroup
@@ -207,9 +207,8 @@ es_put_group(PutCall **calls, int count)
 		if (!group.keys[i].accepted)
 			continue;
 		writes[n] = group.keys[i].write;
-		writes[n++].at = group.keys[i].there
-							  ? PointerGetDatum(&group.keys[i].at)
-							  : (Datum) 0;
+		writes[n++].at =
+			group.keys[i].there ? PointerGetDatum(&group.keys[i].at) : (Datum) 0;
 	}
 	if (n == 0)
 		return;
