@@ -46,7 +46,7 @@ AS $$ SELECT pg_temp.refused(format('SELECT event_store.append_event(''Heap'', %
 SELECT pg_temp.way();
 
 -- a unique key that is violated, alone and in a batch, and the session goes on
-CREATE UNIQUE INDEX heap_unique_idx ON event_store.domain_events (correlation_id) WHERE correlation_id IS NOT NULL AND saga_id IS NOT NULL;
+CREATE UNIQUE INDEX heap_unique_idx ON event_store.domain_events (correlation_id) WHERE saga_id IS NOT NULL AND causation_id IS NULL;
 SELECT last_sequence FROM event_store.append_event('Heap', 'unique', 0, 'Made', correlation_id => 'one', saga_id => 'heap');
 SELECT pg_temp.refused($$SELECT event_store.append_event('Heap', 'unique', 1, 'Made', correlation_id => 'one', saga_id => 'heap')$$);
 SELECT last_sequence FROM event_store.append_event('Heap', 'unique', 1, 'Made', correlation_id => 'two', saga_id => 'heap');

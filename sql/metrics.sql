@@ -108,7 +108,7 @@ SELECT feed();
 SELECT * FROM moved();
 
 -- subscriptions: what stands of each, and what was done
-SELECT event_store.create_subscription('metrics', ARRAY['Subscribed']), event_store.create_subscription('say "no"', ARRAY['Nothing'], members => 3);
+SELECT event_store.create_subscription('metrics', ARRAY['Subscribed'], start_after => NULL), event_store.create_subscription('say "no"', ARRAY['Nothing'], start_after => NULL, members => 3);
 CREATE FUNCTION subscription() RETURNS SETOF text
     LANGUAGE sql
 AS $$
