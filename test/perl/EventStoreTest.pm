@@ -11,9 +11,10 @@ use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
-  new_server create_store_in events_in wait_for_worker worker_pid
+  new_server wait_for_server create_store_in events_in wait_for_worker worker_pid
   stage flush_all error_of log_offset
   prepare_clients start_client end_clients check_clients
 );
@@ -33,6 +34,21 @@ sub new_server
 		  . "event_store.drain_at_shutdown = 0\n"
 		  . ($options{conf} // ''));
 	return $node;
+}
+
+# Waits for a server that comes up again after a crash.  Nothing is written to a client that
+# may be refused before it reads.
+sub wait_for_server
+{
+	my ($node, $database) = @_;
+
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1
+		  if system_log('psql', '-XAtq', '-d', $node->connstr($database), '-c', 'SELECT') == 0;
+		usleep(100_000);
+	}
+	die 'the server did not come back';
 }
 
 sub create_store_in

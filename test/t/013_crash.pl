@@ -96,10 +96,9 @@ $node->safe_psql('postgres', 'CREATE DATABASE owned');
 is($node->safe_psql('owned', q{
 		CREATE ROLE keeper;
 		CREATE EXTENSION event_store;
-		ALTER SCHEMA event_store OWNER TO keeper;
-		GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA event_store TO keeper;
+		DO $$BEGIN PERFORM event_store.create_store(owner => 'keeper'); END$$;
 		SET SESSION AUTHORIZATION keeper;
-		DO 'BEGIN PERFORM event_store.create_store(); PERFORM event_store.create_store(); END';
+		DO 'BEGIN PERFORM event_store.create_store(); END';
 		SELECT staging_dirty FROM event_store.store_state}),
 	'f', 'a store of an owner who is no superuser');
 $node->safe_psql('postgres', 'DROP DATABASE owned; DROP ROLE keeper');
@@ -236,7 +235,7 @@ sub staging_client
 # Scripts and output are files: nobody needs to feed the clients meanwhile.
 my $clients = 0;
 
-sub start_client
+sub start_script
 {
 	my ($script) = @_;
 	my $base = PostgreSQL::Test::Utils::tempdir() . '/client' . ++$clients;
@@ -256,8 +255,8 @@ sub crash_under_load
 	my $old_epoch = epoch();
 	my $start = events_in($node, 'shop');
 	my $log_start = log_offset($node);
-	my @durable = map { start_client(durable_client("$round-$_", $settings)) } (1 .. 2);
-	my @staging = map { start_client(staging_client("$round-$_")) } (1 .. 2);
+	my @durable = map { start_script(durable_client("$round-$_", $settings)) } (1 .. 2);
+	my @staging = map { start_script(staging_client("$round-$_")) } (1 .. 2);
 
 	ok($node->poll_query_until('shop',
 			"SELECT count(*) FILTER (WHERE aggregate_type = 'S') > 200
@@ -269,7 +268,7 @@ sub crash_under_load
 	{
 		eval { $client->{run}->finish; };
 	}
-	$node->poll_query_until('shop', 'SELECT true') or die 'the server did not come back';
+	wait_for_server($node, 'shop');
 
 	# what was acknowledged, by client and in order
 	my $acknowledged = 0;
@@ -375,7 +374,7 @@ my $crashed_at = log_offset($node);
 kill 'KILL', $client->query_safe('SELECT pg_backend_pid()');
 $node->wait_for_log(qr/all server processes terminated; reinitializing/, $crashed_at);
 eval { $client->quit; };
-$node->poll_query_until('shop', 'SELECT true');
+wait_for_server($node, 'shop');
 note('events left of the unflushed commit: '
 	  . sql(q{SELECT count(*) FROM event_store.domain_events WHERE aggregate_id = 'unflushed'}));
 cmp_ok(sql(q{SELECT last_position FROM event_store.append_event('D', 'next', 0, 'x')}),
@@ -389,7 +388,7 @@ sql($append_two);
 my $durable = events_in($node, 'shop');
 kill 'KILL', worker_pid($node, 'shop');
 $node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
-$node->poll_query_until('shop', 'SELECT true');
+wait_for_server($node, 'shop');
 is(epoch(), $old_epoch + 1, 'kill -9 of the worker: the next epoch');
 is(events_in($node, 'shop'), $durable, 'and nothing durable lost');
 is(sql('SELECT count(*) = count(DISTINCT event_id) AND count(*) = count(DISTINCT global_position)

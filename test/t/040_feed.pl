@@ -139,7 +139,7 @@ my $kept = append('e');
 my $offset = log_offset($node);
 kill 'KILL', $pid;
 $node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
-$node->poll_query_until('shop', 'SELECT true') or die 'the server did not come back';
+wait_for_server($node, 'shop');
 end_session($session);
 is(read_after($start), 'd e', 'after a crash the feed has what was committed');
 is(state(), '0|0', 'and nothing in flight');

@@ -65,7 +65,7 @@ is(sql(q{SELECT count(*), sum(failures) FROM event_store.reducer_status}), '32|3
 is(sql(q{SELECT value FROM event_store.metrics WHERE metric = 'persistence.snapshot.failures' AND name = '(others)'}),
 	'9', 'the others are counted');
 like(sql('SELECT event_store.openmetrics()'),
-	qr/^event_store_persistence_snapshot_failures_total\{name="Quote\\"\\\\\\nEnd"\} 1$/m, 'a label is escaped in the text');
+	qr/^event_store_persistence_snapshot_failures_total\{database="shop",name="Quote\\"\\\\\\nEnd"\} 1$/m, 'a label is escaped in the text');
 
 # well again
 sql('DELETE FROM sick');

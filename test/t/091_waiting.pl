@@ -179,7 +179,7 @@ my $first = pid_of('first');
 kill 'KILL', $first;
 answer_of('first');
 answer_of('second');
-$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come up';
+wait_for_server($node, 'postgres');
 start_waiting('first', call('Two'));
 append('Two');
 is(answer_of('first'), '{Two}', 'after a crash there is one again');
