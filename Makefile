@@ -77,6 +77,9 @@ OBJS = \
 	src/replay/condition.o \
 	src/replay/operation.o \
 	src/replay/rules.o \
+	src/replay/json_record.o \
+	src/replay/saga_event.o \
+	src/replay/saga_state.o \
 	src/replay/reducer.o \
 	src/replay/fold.o \
 	src/replay/snapshot.o \
@@ -147,6 +150,17 @@ OBJS = \
 	src/consume/view_rebuild.o \
 	src/consume/projection_admin.o \
 	src/consume/projection_status.o \
+	src/saga/definition.o \
+	src/saga/define.o \
+	src/saga/machine.o \
+	src/saga/saga_work.o \
+	src/saga/saga.o \
+	src/saga/saga_start.o \
+	src/saga/step_claim.o \
+	src/saga/step_report.o \
+	src/saga/saga_timer.o \
+	src/saga/saga_status.o \
+	src/saga/saga_transition.o \
 	src/process/process.o \
 	src/process/step.o \
 	src/process/timer.o \
@@ -163,7 +177,7 @@ OBJS = \
 	module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
-	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql \
+	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql schema/saga.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 # changes since the last release, in the order of their numbers: schema/upgrade/README.md

@@ -10,8 +10,8 @@ CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], O
 BEGIN ATOMIC
     VALUES
     ('every',
-     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics', 'projection_state'],
-     ARRAY['metrics', 'projection_status']),
+     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics', 'projection_state', 'saga_states', 'saga_detail'],
+     ARRAY['metrics', 'projection_status', 'saga_status']),
     ('feed',
      ARRAY['feed_state'],
      ARRAY['feed_status']),
@@ -28,12 +28,12 @@ BEGIN ATOMIC
      ARRAY['domain_events', 'domain_views']),
     ('consumer',
      ARRAY['next_events', 'fail_events', 'claim_events', 'ack_events', 'release_events', 'extend_lease',
-           'wait_for_subscription', 'wait_for_subscriptions', 'process_once', 'record_result', 'processed_result'],
+           'wait_for_subscription', 'wait_for_subscriptions', 'process_once', 'record_result', 'processed_result', 'claim_steps', 'extend_step', 'report_step'],
      ARRAY[]::text[]),
     ('writer',
      ARRAY['append_event', 'append_events', 'append_batch', 'put_view', 'put_views',
            'delete_view', 'flush', 'save_snapshot', 'delete_snapshot', 'lock_aggregate', 'assert_sequence',
-           'schedule_event', 'reschedule_event', 'cancel_scheduled_event', 'cancel_scheduled_events'],
+           'schedule_event', 'reschedule_event', 'cancel_scheduled_event', 'cancel_scheduled_events', 'start_saga', 'signal_saga'],
      ARRAY[]::text[]),
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters', 'prune_dead_letter_history',
@@ -41,13 +41,13 @@ BEGIN ATOMIC
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
            'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events',
-           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project'],
+           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project', 'define_saga', 'resolve_step', 'cancel_saga', 'fire_saga_timers'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'store_state', 'processed_messages',
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',
-           'projections', 'scheduled_events']),
+           'projections', 'scheduled_events', 'saga_definitions', 'sagas', 'saga_steps']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change',
-           'aggregate_member', 'partition_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles'],
+           'aggregate_member', 'partition_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles', 'saga_transition'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
            'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks', 'sticky_keys']);
 END;
@@ -112,7 +112,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results), results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling start_saga, and cancelling events, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view). rebuild_view, define_saga, resolve_step, cancel_saga). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;
@@ -143,7 +143,7 @@ DROP FUNCTION event_store.outside_script(text);
 
 -- metrics and status tell numbers and no data
 GRANT SELECT ON event_store.metrics, event_store.staging_status, event_store.worker_status, event_store.worker_jobs, event_store.reducer_status,
-    event_store.feed_status, event_store.rebuild_status, event_store.subscription_status, event_store.projection_status TO pg_monitor;
+    event_store.feed_status, event_store.rebuild_status, event_store.subscription_status, event_store.projection_status, event_store.saga_status TO pg_monitor;
 GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics(), event_store.staging_state(),
     event_store.drain_wait(), event_store.worker_state(), event_store.worker_jobs_state(), event_store.reducer_state(), event_store.feed_state(),
-    event_store.rebuild_state(), event_store.subscription_state(), event_store.projection_state() TO pg_monitor;
+    event_store.rebuild_state(), event_store.subscription_state(), event_store.projection_state(), event_store.saga_states(), event_store.saga_detail(text, text) TO pg_monitor;

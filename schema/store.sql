@@ -367,6 +367,35 @@ DECLARE
             error text,
             failed_at timestamptz
         )$$,
+        -- what the steps of sagas are, by version; no row is ever deleted
+        $$CREATE TABLE event_store.saga_definitions (
+            saga_name text COLLATE "C" NOT NULL,
+            version int NOT NULL,
+            definition jsonb NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            CONSTRAINT saga_definitions_pkey PRIMARY KEY (saga_name, version)
+        )$$,
+        $$CREATE TABLE event_store.sagas (
+            saga_name text COLLATE "C" NOT NULL,
+            saga_id text COLLATE "C" NOT NULL,
+            version int NOT NULL,
+            state text COLLATE "C" NOT NULL,
+            deadline timestamptz,
+            started_at timestamptz NOT NULL,
+            CONSTRAINT sagas_pkey PRIMARY KEY (saga_name, saga_id)
+        ) WITH (fillfactor = 80)$$,
+        -- steps that can be claimed, are leased or wait: see saga.c
+        $$CREATE TABLE event_store.saga_steps (
+            saga_name text COLLATE "C" NOT NULL,
+            saga_id text COLLATE "C" NOT NULL,
+            step text COLLATE "C" NOT NULL,
+            kind text COLLATE "C" NOT NULL,
+            claimable_at timestamptz,
+            due_at timestamptz,
+            lease bigint,
+            progress jsonb,
+            CONSTRAINT saga_steps_pkey PRIMARY KEY (saga_name, saga_id, step)
+        )$$,
         -- one row
         $$CREATE TABLE event_store.store_state (
             id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
@@ -392,7 +421,10 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS parked_events_retry_idx ON event_store.parked_events (subscription_name, member, retry_at, global_position)',
         'CREATE INDEX IF NOT EXISTS parked_events_state_idx ON event_store.parked_events (subscription_name, partition_key, state)',
         'CREATE INDEX IF NOT EXISTS scheduled_events_due_idx ON event_store.scheduled_events (due_at, schedule_id) WHERE state = ''scheduled''',
-        'CREATE INDEX IF NOT EXISTS scheduled_events_aggregate_idx ON event_store.scheduled_events (aggregate_type, aggregate_id)'];
+        'CREATE INDEX IF NOT EXISTS scheduled_events_aggregate_idx ON event_store.scheduled_events (aggregate_type, aggregate_id)',
+        'CREATE INDEX IF NOT EXISTS sagas_deadline_idx ON event_store.sagas (deadline) WHERE deadline IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS saga_steps_claimable_idx ON event_store.saga_steps (saga_name, claimable_at) WHERE claimable_at IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS saga_steps_due_idx ON event_store.saga_steps (due_at) WHERE due_at IS NOT NULL'];
     statement text;
     statements text[] := '{}';
     complaint text;
@@ -598,6 +630,12 @@ BEGIN
 'What discard_parked_events has passed over, and why.';
     COMMENT ON TABLE event_store.scheduled_events IS
 'Events that are to be appended when they are due (scheduled), and those that were refused then, with error_code and error (failed). Written by schedule_event and its like.';
+    COMMENT ON TABLE event_store.saga_definitions IS
+'What the steps of each saga are, by version. Made by define_saga, and kept for the sagas that were started with it.';
+    COMMENT ON TABLE event_store.sagas IS
+'A row a saga: its state, and when it times out. All else is in its events.';
+    COMMENT ON TABLE event_store.saga_steps IS
+'The steps of sagas that can be claimed, are leased or wait, and when their time is over.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

@@ -43,7 +43,29 @@ INSERT INTO calls (call, value) VALUES
     ($$record_result('json', 'm-1', %s)$$, '{"a": 1}'),
     ($$record_result('json', 'm-1', result => %s)$$, '{"a": 1}'),
     ($$schedule_event('2999-01-01Z', 'Json', 'j', 'T', %s)$$, '{"a": 1}'),
-    ($$schedule_event('2999-01-01Z', 'Json', 'j', 'T', metadata => %s)$$, '{"a": 1}');
+    ($$schedule_event('2999-01-01Z', 'Json', 'j', 'T', metadata => %s)$$, '{"a": 1}'),
+    ($$define_saga('json', %s)$$, '{"steps": [{"name": "a", "max_attempts": 100}]}'),
+    ($$define_saga('json', definition => %s)$$, '{"steps": [{"name": "a", "max_attempts": 100}]}'),
+    ($$start_saga('json', gen_random_uuid()::text, %s)$$, '{"a": 1}'),
+    ($$start_saga('json', gen_random_uuid()::text, context => %s)$$, '{"a": 1}'),
+    ($$extend_step('json', s.id, 'a', s.lease, '1h', %s) FROM json_step() s$$, '{"a": 1}'),
+    ($$extend_step('json', s.id, 'a', s.lease, progress => %s) FROM json_step() s$$, '{"a": 1}'),
+    ($$report_step('json', s.id, 'a', 'succeeded', s.lease, %s) FROM json_step() s$$, '{"a": 1}'),
+    ($$report_step('json', s.id, 'a', 'succeeded', s.lease, result => %s) FROM json_step() s$$, '{"a": 1}'),
+    ($$signal_saga('json', 'j', 's', %s)$$, '{"a": 1}'),
+    ($$signal_saga('json', 'j', 's', payload => %s)$$, '{"a": 1}'),
+    ($$resolve_step('json', 'j', 'a', 'skip', 'none is stuck: 55000', %s)$$, '{"a": 1}'),
+    ($$resolve_step('json', 'j', 'a', 'skip', 'none is stuck: 55000', result => %s)$$, '{"a": 1}');
+
+-- a step of a new saga, claimed
+SELECT event_store.define_saga('json', '{"steps": [{"name": "a", "max_attempts": 100}]}'), event_store.start_saga('json', 'j');
+CREATE FUNCTION json_step(OUT id text, OUT lease bigint)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM event_store.start_saga('json', gen_random_uuid()::text);
+    SELECT c.saga_id, c.lease INTO id, lease FROM event_store.claim_steps('json', 'e') c;
+END
+$$;
 
 CREATE TABLE ways (n serial, way text, argument text);
 INSERT INTO ways (way, argument) VALUES
@@ -141,5 +163,9 @@ SELECT a.last_sequence FROM event_store.append_event('Json', 'star', 6, 'T') a;
 SELECT event_store.drop_projection('json p');
 SELECT event_store.cancel_scheduled_events('Json', 'j');
 DELETE FROM event_store.processed_messages WHERE consumer = 'json';
+DELETE FROM event_store.sagas;
+DELETE FROM event_store.saga_steps;
+DELETE FROM event_store.saga_definitions;
+DROP FUNCTION json_step();
 DROP TABLE calls, ways;
 DROP FUNCTION outcome(text, text, text, text), types_of(text), forget(), overload(text);

@@ -164,7 +164,10 @@ static const char *const written_tables[] = {"domain_events",
 											 "discarded_events",
 											 "projections",
 											 "sticky_keys",
-											 "scheduled_events"};
+											 "scheduled_events",
+											 "saga_definitions",
+											 "sagas",
+											 "saga_steps"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");

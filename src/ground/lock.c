@@ -356,6 +356,27 @@ es_lock_pair(LockSpace space, uint64 hash)
 	lock_one(space, hash);
 }
 
+bool
+es_try_lock_pair(LockSpace space, uint64 hash)
+{
+	LOCKTAG tag;
+
+	if (!ConditionalLockRelationOid(gate_of(space), RowExclusiveLock))
+		return false;
+	note_lock();
+	make_tag(&tag, space, hash);
+	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+es_unlock_pair(LockSpace space, uint64 hash)
+{
+	LOCKTAG tag;
+
+	make_tag(&tag, space, hash);
+	(void) LockRelease(&tag, ExclusiveLock, false);
+}
+
 static int
 compare_hashes(const void *a, const void *b)
 {

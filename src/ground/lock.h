@@ -25,6 +25,10 @@ typedef enum LockSpace
  * its space.
  */
 extern void es_lock_pair(LockSpace space, uint64 hash);
+/* The same without waiting; false if somebody else has it. */
+extern bool es_try_lock_pair(LockSpace space, uint64 hash);
+/* Gives back one lock of a pair that this transaction has read under, and not written. */
+extern void es_unlock_pair(LockSpace space, uint64 hash);
 /*
  * Locks many, each once, in the order of their hashes; if they are very many,
  * closes the gate instead.  Sorts the array.

@@ -101,7 +101,16 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_CANCEL_SCHEDULED_EVENT] = {"deadlines", "cancel_scheduled_event",
 										 ES_GROUP_DELETE},
 	 [ES_CALL_CANCEL_SCHEDULED_EVENTS] = {"deadlines", "cancel_scheduled_events",
-										  ES_GROUP_DELETE}};
+										  ES_GROUP_DELETE},
+	 [ES_CALL_DEFINE_SAGA] = {"sagas", "define_saga", ES_GROUP_OTHER},
+	 [ES_CALL_START_SAGA] = {"sagas", "start_saga", ES_GROUP_STORE},
+	 [ES_CALL_CLAIM_STEPS] = {"sagas", "claim_steps", ES_GROUP_LOAD},
+	 [ES_CALL_EXTEND_STEP] = {"sagas", "extend_step", ES_GROUP_OTHER},
+	 [ES_CALL_REPORT_STEP] = {"sagas", "report_step", ES_GROUP_STORE},
+	 [ES_CALL_SIGNAL_SAGA] = {"sagas", "signal_saga", ES_GROUP_STORE},
+	 [ES_CALL_RESOLVE_STEP] = {"sagas", "resolve_step", ES_GROUP_OTHER},
+	 [ES_CALL_CANCEL_SAGA] = {"sagas", "cancel_saga", ES_GROUP_OTHER},
+	 [ES_CALL_FIRE_SAGA_TIMERS] = {"sagas", "fire_saga_timers", ES_GROUP_OTHER}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32

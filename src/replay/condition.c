@@ -114,30 +114,58 @@ read_compared(const JsonbValue *value, Condition *condition)
 	return NULL;
 }
 
-const char *
-es_condition_read(const JsonbValue *given, bool has_item, Condition *condition,
-				  const char **hint)
+/* Reads all but the path, which is left to be read; returns what is wrong, or NULL. */
+static const char *
+read_comparison(const JsonbValue *given, Condition *condition, JsonbValue *path,
+				const char **hint)
 {
-	JsonbValue path;
 	JsonbValue value;
 	int kind;
 	const char *problem;
 
 	*hint = COMPARISON_HINT;
-	problem = find_parts(given, &kind, &path, &value);
+	problem = find_parts(given, &kind, path, &value);
 	if (problem != NULL)
 		return problem;
 	condition->kind = kind;
 	problem = read_compared(&value, condition);
 	if (problem != NULL)
 		return problem;
-	if (path.type != jbvString)
-		return "its \"path\" is not a string";
-	problem = es_event_path_read(&path, has_item, &condition->path, hint);
+	return path->type == jbvString ? NULL : "its \"path\" is not a string";
+}
+
+static const char *
+bad_path(const JsonbValue *path, const char *problem)
+{
 	return problem == NULL
 			   ? NULL
-			   : psprintf("bad \"path\" %.*s: %s", path.val.string.len,
-						  path.val.string.val, problem);
+			   : psprintf("bad \"path\" %.*s: %s", path->val.string.len,
+						  path->val.string.val, problem);
+}
+
+const char *
+es_condition_read(const JsonbValue *given, bool has_item, Condition *condition,
+				  const char **hint)
+{
+	JsonbValue path;
+	const char *problem = read_comparison(given, condition, &path, hint);
+
+	if (problem != NULL)
+		return problem;
+	return bad_path(&path,
+					es_event_path_read(&path, has_item, &condition->path, hint));
+}
+
+const char *
+es_document_condition_read(const JsonbValue *given, Condition *condition,
+						   const char **hint)
+{
+	JsonbValue path;
+	const char *problem = read_comparison(given, condition, &path, hint);
+
+	if (problem != NULL)
+		return problem;
+	return bad_path(&path, es_document_path_read(&path, &condition->path));
 }
 
 static bool
@@ -183,4 +211,12 @@ es_condition_holds(const Condition *condition, PathEvent *event)
 			return found && order_of(condition, &value) > 0;
 	}
 	return false;
+}
+
+bool
+es_document_condition_holds(const Condition *condition, const JsonbValue *document)
+{
+	PathEvent event = {.item = document};
+
+	return es_condition_holds(condition, &event);
 }

@@ -35,6 +35,12 @@ typedef struct Condition
  */
 extern const char *es_condition_read(const JsonbValue *given, bool has_item,
 									 Condition *condition, const char **hint);
+/* The same of what any document has: its path begins at that. */
+extern const char *es_document_condition_read(const JsonbValue *given,
+											  Condition *condition,
+											  const char **hint);
 extern bool es_condition_holds(const Condition *condition, PathEvent *event);
+extern bool es_document_condition_holds(const Condition *condition,
+										const JsonbValue *document);
 
 #endif /* ES_CONDITION_H */

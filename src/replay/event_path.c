@@ -96,10 +96,17 @@ es_event_path_read(const JsonbValue *string, bool has_item, EventPath *path,
 	return NULL;
 }
 
+const char *
+es_document_path_read(const JsonbValue *string, EventPath *path)
+{
+	path->column = ES_DOCUMENT;
+	return es_path_read(string, &path->path);
+}
+
 int
 es_event_path_columns(const EventPath *path)
 {
-	return path->column == ES_ITEM ? 0 : path->column + 1;
+	return path->column >= ES_ITEM ? 0 : path->column + 1;
 }
 
 /* A document is detoasted once per event. */
@@ -158,7 +165,7 @@ column_value(PathEvent *event, EventColumn column, JsonbValue *value)
 bool
 es_event_path_follow(const EventPath *path, PathEvent *event, JsonbValue *value)
 {
-	if (path->column == ES_ITEM)
+	if (path->column >= ES_ITEM)
 	{
 		if (event->item == NULL)
 			return false;
@@ -166,5 +173,5 @@ es_event_path_follow(const EventPath *path, PathEvent *event, JsonbValue *value)
 	}
 	else if (!column_value(event, path->column, value))
 		return false;
-	return es_path_follow(&path->path, 1, value);
+	return es_path_follow(&path->path, path->column == ES_DOCUMENT ? 0 : 1, value);
 }

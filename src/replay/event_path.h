@@ -14,10 +14,12 @@
 typedef struct EventPath
 {
 	RulePath path;
-	int column; /* an EventColumn, or ES_ITEM */
+	int column; /* an EventColumn, ES_ITEM or ES_DOCUMENT */
 } EventPath;
 
 #define ES_ITEM EV_COLUMNS
+#define ES_DOCUMENT \
+	(EV_COLUMNS + 1) /* the item, without its name in the path */
 
 /* An event in which paths are followed. */
 typedef struct PathEvent
@@ -35,6 +37,9 @@ typedef struct PathEvent
  */
 extern const char *es_event_path_read(const JsonbValue *string, bool has_item,
 									  EventPath *path, const char **hint);
+/* The same where $ is the item itself. */
+extern const char *es_document_path_read(const JsonbValue *string,
+										 EventPath *path);
 /* So many columns of an event, from the first, are looked at. */
 extern int es_event_path_columns(const EventPath *path);
 /* What the event has there; false if nothing.  A JSON null is something. */

@@ -50,6 +50,8 @@
 #include "replay/merge.h"
 #include "replay/reducer.h"
 #include "replay/rules.h"
+#include "replay/saga_event.h"
+#include "replay/saga_state.h"
 #include "replay/state.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
@@ -166,7 +168,10 @@ es_fold_start(Fold *fold, Datum state, int64 sequence)
 	{
 		if (fold->state != NULL)
 			es_state_end(fold->state);
+		if (fold->saga != NULL)
+			es_saga_state_end(fold->saga);
 		fold->state = NULL;
+		fold->saga = NULL;
 		if (state != (Datum) 0)
 		{
 			/* a series begins with one for each of its aggregates */
@@ -176,7 +181,10 @@ es_fold_start(Fold *fold, Datum state, int64 sequence)
 			MemoryContextSwitchTo(caller);
 		}
 		caller = MemoryContextSwitchTo(fold->context);
-		fold->state = es_state_begin(jsonb);
+		if (fold->reducer.saga)
+			fold->saga = es_saga_state_begin(jsonb);
+		else
+			fold->state = es_state_begin(jsonb);
 	}
 	MemoryContextSwitchTo(caller);
 	fold->sequence = sequence;
@@ -260,6 +268,26 @@ is_beyond(const Fold *fold, const Datum *values, const bool *nulls)
 			DatumGetInt64(values[EV_GLOBAL_POSITION]) > fold->up_to_position);
 }
 
+/* One that no saga has (somebody wrote around the API) says nothing. */
+static void
+fold_into_saga(Fold *fold, const Datum *values, const bool *nulls)
+{
+	text *type = DatumGetTextPP(values[EV_EVENT_TYPE]);
+	SagaEvent event;
+
+	if (nulls[EV_PAYLOAD] ||
+		!es_saga_event_read(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type),
+							DatumGetJsonbP(values[EV_PAYLOAD]), &event))
+		return;
+	es_saga_apply(fold->saga, &event,
+				  nulls[EV_RECORDED_AT]
+					  ? 0
+					  : DatumGetTimestampTz(values[EV_RECORDED_AT]),
+				  nulls[EV_CORRELATION_ID]
+					  ? NULL
+					  : TextDatumGetCString(values[EV_CORRELATION_ID]));
+}
+
 bool
 es_fold_event(Fold *fold, Datum *values, bool *nulls)
 {
@@ -286,6 +314,8 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 	fold->applied = true;
 	if (OidIsValid(fold->reducer.function))
 		fold_by_function(fold, values, nulls);
+	else if (fold->reducer.saga)
+		fold_into_saga(fold, values, nulls);
 	else if (fold->reducer.rules != NULL)
 		fold->applied =
 			es_rules_apply(fold->reducer.rules, fold->state, values, nulls);
@@ -301,6 +331,8 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 Datum
 es_fold_result(Fold *fold)
 {
+	if (fold->reducer.saga)
+		return PointerGetDatum(es_saga_state_result(fold->saga));
 	if (!OidIsValid(fold->reducer.function))
 		return PointerGetDatum(es_state_result(fold->state));
 	if (fold->function_state == (Datum) 0)
@@ -313,7 +345,8 @@ es_fold_columns(const Fold *fold)
 {
 	int columns = EV_PAYLOAD + 1;
 
-	if (OidIsValid(fold->reducer.function) || fold->until != DT_NOEND)
+	if (OidIsValid(fold->reducer.function) || fold->until != DT_NOEND ||
+		fold->reducer.saga)
 		return EV_COLUMNS;
 	if (fold->reducer.rules != NULL)
 		columns = Max(columns, es_rules_columns(fold->reducer.rules));

@@ -13,6 +13,7 @@
 
 #include "ground/catalog.h"
 #include "replay/reducer.h"
+#include "replay/saga_state.h"
 #include "replay/state.h"
 
 typedef struct Fold
@@ -28,7 +29,8 @@ typedef struct Fold
 	bool applied; /* the last event did something: always, but for rules */
 	TimestampTz stop_at; /* read no more durable events from then on */
 
-	State *state; /* merge and rules */
+	State *state;	 /* merge and rules */
+	SagaState *saga; /* a saga */
 
 	/* a function: its state and where it lives, the other for the next one */
 	FmgrInfo call;

@@ -54,10 +54,14 @@
 #include "ground/shmem.h"
 #include "replay/reducer.h"
 #include "replay/rules.h"
+#include "replay/saga_event.h"
 
 PG_FUNCTION_INFO_V1(es_set_reducer);
 PG_FUNCTION_INFO_V1(es_set_reducer_rules);
 PG_FUNCTION_INFO_V1(es_reducer_state);
+
+/* Goes up when saga_state.c makes another state of the same events. */
+#define SAGA_REDUCER_VERSION 1
 
 static KeptPlan find_reducer =
 	{.sql = "SELECT t.reducer, t.rules, t.reducer_version, t.reducer_owner"
@@ -218,13 +222,25 @@ check_owner(const Registration *found, Oid owner, text *aggregate_type)
 }
 
 Reducer
+es_saga_reducer(void)
+{
+	return (Reducer){.name = "saga",
+					 .saga = true,
+					 .version = SAGA_REDUCER_VERSION,
+					 .registered = true};
+}
+
+Reducer
 es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
 					  MemoryContext context)
 {
-	Registration found = find_registration(aggregate_type, true);
+	Registration found;
 	Reducer reducer = {.name = "merge", .registered = true};
 	MemoryContext caller;
 
+	if (es_is_saga_type(PointerGetDatum(aggregate_type)))
+		return es_saga_reducer();
+	found = find_registration(aggregate_type, true);
 	reducer.version = found.version;
 	if (found.name != (Datum) 0)
 	{
@@ -367,6 +383,11 @@ check_registration(FunctionCallInfo fcinfo)
 	text *aggregate_type = es_required_text(fcinfo, 0, "aggregate_type");
 
 	(void) es_store();
+	if (es_is_saga_type(PointerGetDatum(aggregate_type)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("aggregate type \"%s\" is a saga's, whose reducer is the store's",
+						text_to_cstring(aggregate_type))));
 	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("reducer_version must be positive")));

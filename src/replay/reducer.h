@@ -12,6 +12,7 @@ typedef struct Reducer
 {
 	Oid function;	 /* InvalidOid = rules, or the built-in merge */
 	Rules *rules;	 /* NULL = none */
+	bool saga;		 /* the state of a saga: saga_state.c */
 	char *name;		 /* for messages */
 	int version;	 /* 0 where nothing was ever registered */
 	Oid user;		 /* who the function runs as ... */
@@ -31,5 +32,8 @@ extern Reducer es_reducer_of_given_events(text *aggregate_type,
 										  MemoryContext context);
 extern Reducer es_given_reducer(Oid function, const OwnerScope *scope,
 								MemoryContext context);
+
+/* That of the types "saga:...", which needs no look-up. */
+extern Reducer es_saga_reducer(void);
 
 #endif /* ES_REDUCER_H */

@@ -507,7 +507,8 @@ reducer_of_type(FoldCall *call, text *aggregate_type)
 static bool
 is_merge(const Reducer *reducer)
 {
-	return !OidIsValid(reducer->function) && reducer->rules == NULL;
+	return !OidIsValid(reducer->function) && reducer->rules == NULL &&
+		   !reducer->saga;
 }
 
 static EventFold *

@@ -54,6 +54,7 @@
 #include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "log/log.h"
+#include "replay/saga_event.h"
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
 #include "staging/head.h"
@@ -768,6 +769,22 @@ find_inline_views(AppendCall *append)
 	es_move_own_rows();
 }
 
+/* What drives executors is written by the functions of sagas alone. */
+static void
+refuse_sagas(const AppendCall *append)
+{
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		if (es_is_saga_type(append->aggregates[i].type))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("nobody appends to %s/%s, which is a saga",
+							TextDatumGetCString(append->aggregates[i].type),
+							TextDatumGetCString(append->aggregates[i].id)),
+					 errhint("A saga goes on by report_step(), signal_saga() and their like.")));
+	}
+}
+
 void
 es_prepare_append(AppendCall *append, bool single)
 {
@@ -777,6 +794,8 @@ es_prepare_append(AppendCall *append, bool single)
 	es_follow_cause(&append->list);
 	es_trace(&append->list);
 	es_find_aggregates(append, single);
+	if (!append->by_saga)
+		refuse_sagas(append);
 	check_ids_distinct(append);
 }
 

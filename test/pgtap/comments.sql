@@ -8,6 +8,8 @@
 SELECT event_store.create_store() \g /dev/null
 -- what the examples speak of
 SELECT event_store.append_event('Order', 'o-1', 0, 'OrderPlaced', '{"total": "19.99"}') \g /dev/null
+SELECT event_store.define_saga('order', '{"steps": [{"name": "reserve"}]}') \g /dev/null
+SELECT event_store.start_saga('order', 'o-17', '{"amount": 42}'), event_store.start_saga('order', 'o-18') \g /dev/null
 
 CREATE TEMPORARY VIEW documented AS
 SELECT p.proname AS name,

@@ -53,12 +53,12 @@ sub job
 # ---------- all is well
 
 is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
-	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, count deaths, start projectors, close staging', 'the jobs');
+	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, count deaths, start projectors, saga timers, close staging', 'the jobs');
 append_ten('T', 'staged', 'staged');
 ok(flush_all($node, 'shop'), 'the drain runs');
 ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');
 ok(poll($stored), 'and the safe position stored');
-ok(poll(q{SELECT bool_and(failures = 0 AND last_error IS NULL AND state = 'idle') AND count(last_run_at) = 6
+ok(poll(q{SELECT bool_and(failures = 0 AND last_error IS NULL AND state = 'idle') AND count(last_run_at) = 7
             FROM event_store.worker_jobs}), 'all but the closing have run, and none has failed');
 
 # ---------- one job fails: the safe position cannot be stored

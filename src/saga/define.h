@@ -1,0 +1,15 @@
+/*
+ * define.h
+ *		The definitions of sagas that are stored.
+ */
+#ifndef ES_DEFINE_H
+#define ES_DEFINE_H
+
+#include "saga/definition.h"
+
+/* The definition of a version; it is there, since none is ever dropped. */
+extern const SagaDefinition *es_stored_definition(Datum name, int version);
+/* The newest; 42704 where there is none. */
+extern const SagaDefinition *es_newest_definition(Datum name);
+
+#endif /* ES_DEFINE_H */

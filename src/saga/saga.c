@@ -1,0 +1,383 @@
+/*
+ * saga.c
+ *		A saga in the hands of a call: locked, taken from the log, gone on with.
+ *
+ * The log is what a saga is.  A call locks it as any aggregate is locked, folds its
+ * events, has the machine decide, and appends what follows.  Two tables stand beside
+ * the log and say nothing that the log does not: sagas, a row each with its state, and
+ * saga_steps, a row for each step that can be claimed, is leased or waits, by which
+ * executors and timers find them.  The end of a lease alone is nowhere else, since
+ * extending it is no event.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "consume/consume.h"
+#include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "ground/common.h"
+#include "ground/event.h"
+#include "ground/lock.h"
+#include "ground/pair_table.h"
+#include "ground/settings.h"
+#include "replay/fold.h"
+#include "replay/reducer.h"
+#include "replay/saga_event.h"
+#include "replay/saga_state.h"
+#include "replay/snapshot.h"
+#include "saga/define.h"
+#include "saga/saga.h"
+#include "saga/saga_work.h"
+#include "staging/staged_scan.h"
+#include "write/append.h"
+#include "write/event_input.h"
+
+/* A state is made from all the events of a saga up to so many. */
+#define FEW_EVENTS 100
+
+/* ---------- opening ---------- */
+
+static Datum
+type_of(Datum name)
+{
+	return PointerGetDatum(cstring_to_text(psprintf(ES_SAGA_PREFIX "%s",
+													TextDatumGetCString(name))));
+}
+
+void
+es_name_saga(Saga *saga, Datum name, Datum id)
+{
+	memset(saga, 0, sizeof(Saga));
+	saga->name = name;
+	saga->id = id;
+	saga->type = type_of(name);
+	saga->machine.saga =
+		psprintf("%s/%s", TextDatumGetCString(name), TextDatumGetCString(id));
+	saga->machine.now = GetCurrentTimestamp();
+}
+
+/* Folds what the active snapshot shows. */
+static SagaState *
+fold_saga(const Saga *saga, bool from_snapshot)
+{
+	Fold *fold = es_fold_create(NULL);
+	Reducer reducer = es_saga_reducer();
+	OwnerScope scope;
+
+	es_begin_read(&scope);
+	es_fold_use(fold, &reducer);
+	if (from_snapshot)
+		es_start_from_snapshot(fold, DatumGetTextPP(saga->type),
+							   DatumGetTextPP(saga->id));
+	else
+		es_fold_start(fold, (Datum) 0, 0);
+	es_fold_durable(fold, DatumGetTextPP(saga->type), DatumGetTextPP(saga->id));
+	es_end(&scope);
+	return fold->saga;
+}
+
+/* Takes its state from the log, under the latest snapshot; it is locked. */
+static void
+load_saga(Saga *saga)
+{
+	StagedRead read;
+	ListCell *cell;
+
+	if (saga->sequence == 0)
+	{
+		saga->machine.state = es_saga_state_begin(NULL);
+		return;
+	}
+	(void) es_begin_latest_read(&read, es_store()->events);
+	saga->machine.state = fold_saga(saga, saga->sequence > FEW_EVENTS);
+	es_end_staged_read(&read);
+	foreach (cell, saga->machine.state->steps)
+		((SagaStep *) lfirst(cell))->touched = false;
+	saga->stored = saga->machine.state->phase;
+	saga->machine.definition =
+		es_stored_definition(saga->name, saga->machine.state->version);
+	saga->machine.now = GetCurrentTimestamp();
+}
+
+SagaState *
+es_look_at_saga(Datum name, Datum id)
+{
+	Saga saga;
+	SagaState *state;
+	StagedRead read;
+
+	es_name_saga(&saga, name, id);
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	state = fold_saga(&saga, true);
+	es_end_staged_read(&read);
+	return state->phase == SAGA_NONE ? NULL : state;
+}
+
+static void
+check_name_length(Datum name)
+{
+	if (pg_mbstrlen_with_len(VARDATA_ANY(DatumGetTextPP(name)),
+							 VARSIZE_ANY_EXHDR(DatumGetTextPP(name))) >
+		ES_MAX_NAME_CHARS - (int) strlen(ES_SAGA_PREFIX))
+		ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+						errmsg("saga_name is longer than %d characters",
+							   ES_MAX_NAME_CHARS - (int) strlen(ES_SAGA_PREFIX))));
+}
+
+void
+es_open_saga(FunctionCallInfo fcinfo, Saga *saga, const char *function)
+{
+	Datum name = PointerGetDatum(es_required_text(fcinfo, 0, "saga_name"));
+	Datum id = PointerGetDatum(es_required_text(fcinfo, 1, "saga_id"));
+
+	check_name_length(name);
+	es_begin_consuming(function);
+	es_name_saga(saga, name, id);
+	es_consume_durably();
+	saga->sequence = es_hold_aggregate(function, saga->type, id, false, 0);
+	load_saga(saga);
+}
+
+void
+es_open_known_saga(FunctionCallInfo fcinfo, Saga *saga, const char *function)
+{
+	es_open_saga(fcinfo, saga, function);
+	if (saga->machine.state->phase == SAGA_NONE)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("there is no saga %s", saga->machine.saga)));
+}
+
+bool
+es_try_saga(Saga *saga, const char *function)
+{
+	if (!es_try_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(saga->type, saga->id)))
+		return false;
+	saga->sequence = es_hold_aggregate(function, saga->type, saga->id, false, 0);
+	load_saga(saga);
+	return saga->machine.state->phase != SAGA_NONE;
+}
+
+void
+es_leave_saga(const Saga *saga)
+{
+	uint64 hash = es_pair_hash(saga->type, saga->id);
+
+	/* it was tried, and held by es_hold_aggregate() */
+	es_unlock_pair(ES_LOCK_AGGREGATE, hash);
+	es_unlock_pair(ES_LOCK_AGGREGATE, hash);
+}
+
+/* ---------- what can be claimed, and what is due ---------- */
+
+/* A row of saga_steps, as the state has it; false = there is to be none. */
+typedef struct StepRow
+{
+	StepKind kind;
+	TimestampTz claimable_at; /* 0 = not */
+	TimestampTz due_at;		  /* 0 = never */
+	int64 lease;			  /* 0 = nobody has it */
+} StepRow;
+
+static bool
+step_row(const Saga *saga, const SagaStep *step, StepRow *row)
+{
+	bool forward = step->phase == STEP_QUEUED || step->phase == STEP_LEASED ||
+				   step->phase == STEP_WAITING;
+	int phase = forward ? step->phase : step->compensation;
+
+	*row = (StepRow){.kind = forward ? KIND_STEP : KIND_COMPENSATION,
+					 .due_at = step->queue_deadline};
+	if (phase == STEP_QUEUED)
+		row->claimable_at =
+			step->not_before == 0 ? saga->machine.now : step->not_before;
+	else if (phase == STEP_LEASED)
+	{
+		row->lease = step->lease;
+		row->due_at = Min(saga->machine.now + saga->lease_time, step->deadline);
+	}
+	else if (phase != STEP_WAITING)
+		return false;
+	return true;
+}
+
+static void
+delete_row(const Saga *saga, const SagaStep *step)
+{
+	static KeptPlan plan = {"DELETE FROM event_store.saga_steps s"
+							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
+							" AND s.step OPERATOR(pg_catalog.=) $3",
+							3,
+							{TEXTOID, TEXTOID, TEXTOID}};
+	Datum values[3] = {saga->name, saga->id, CStringGetTextDatum(step->step)};
+
+	(void) es_execute_latest(&plan, values, NULL);
+}
+
+static void
+store_row(const Saga *saga, const SagaStep *step, const StepRow *row)
+{
+	static KeptPlan plan =
+		{"INSERT INTO event_store.saga_steps"
+		 " (saga_name, saga_id, step, kind, claimable_at, due_at, lease)"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7)"
+		 " ON CONFLICT (saga_name, saga_id, step) DO UPDATE"
+		 " SET kind = EXCLUDED.kind, claimable_at = EXCLUDED.claimable_at,"
+		 " due_at = EXCLUDED.due_at, lease = EXCLUDED.lease, progress = NULL",
+		 7,
+		 {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		  INT8OID}};
+	Datum values[7] = {saga->name,
+					   saga->id,
+					   CStringGetTextDatum(step->step),
+					   CStringGetTextDatum(es_step_kinds[row->kind]),
+					   TimestampTzGetDatum(row->claimable_at),
+					   TimestampTzGetDatum(row->due_at),
+					   Int64GetDatum(row->lease)};
+	char nulls[7] = {' ',
+					 ' ',
+					 ' ',
+					 ' ',
+					 row->claimable_at == 0 ? 'n' : ' ',
+					 row->due_at == 0 ? 'n' : ' ',
+					 row->lease == 0 ? 'n' : ' '};
+
+	(void) es_execute_latest(&plan, values, nulls);
+	es_note_saga_work(row->claimable_at != 0, row->due_at);
+}
+
+static void
+store_steps(const Saga *saga)
+{
+	ListCell *cell;
+
+	foreach (cell, saga->machine.state->steps)
+	{
+		SagaStep *step = lfirst(cell);
+		StepRow row;
+
+		if (!step->touched)
+			continue;
+		if (step_row(saga, step, &row))
+			store_row(saga, step, &row);
+		else
+			delete_row(saga, step);
+		step->touched = false;
+	}
+}
+
+/* The time of the whole saga counts while it is running. */
+static void
+store_saga(const Saga *saga)
+{
+	static KeptPlan plan =
+		{"INSERT INTO event_store.sagas"
+		 " (saga_name, saga_id, version, state, deadline, started_at)"
+		 " VALUES ($1, $2, $3, $4, $5, $6)"
+		 " ON CONFLICT (saga_name, saga_id) DO UPDATE"
+		 " SET state = EXCLUDED.state, deadline = EXCLUDED.deadline",
+		 6,
+		 {TEXTOID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
+	const SagaState *state = saga->machine.state;
+	TimestampTz deadline = state->phase == SAGA_RUNNING ? state->deadline : 0;
+	Datum values[6] = {saga->name,
+					   saga->id,
+					   Int32GetDatum(state->version),
+					   CStringGetTextDatum(es_saga_phases[state->phase]),
+					   TimestampTzGetDatum(deadline),
+					   TimestampTzGetDatum(state->started_at)};
+	char nulls[6] = {' ', ' ', ' ', ' ', deadline == 0 ? 'n' : ' ', ' '};
+
+	(void) es_execute_latest(&plan, values, nulls);
+	if (deadline != 0)
+		es_note_saga_work(false, deadline);
+}
+
+static void
+store_rows(Saga *saga)
+{
+	if (saga->stored != (SagaPhase) saga->machine.state->phase)
+		store_saga(saga);
+	store_steps(saga);
+	saga->stored = saga->machine.state->phase;
+}
+
+/* ---------- what has happened ---------- */
+
+static void
+set_text(EventRow *row, EventColumn column, Datum value)
+{
+	row->values[column] = value;
+	row->nulls[column] = false;
+}
+
+static void
+make_event(const Saga *saga, const SagaEvent *event, NewEvent *new_event)
+{
+	EventRow *row = &new_event->row;
+
+	memset(new_event, 0, sizeof(NewEvent));
+	memset(row->nulls, true, sizeof(row->nulls));
+	set_text(row, EV_AGGREGATE_TYPE, saga->type);
+	set_text(row, EV_AGGREGATE_ID, saga->id);
+	set_text(row, EV_EVENT_TYPE,
+			 CStringGetTextDatum(es_saga_event_names[event->type]));
+	set_text(row, EV_PAYLOAD, JsonbPGetDatum(es_saga_event_payload(event)));
+	set_text(row, EV_SAGA_ID, saga->id);
+	if (saga->machine.state->correlation_id != NULL)
+		set_text(row, EV_CORRELATION_ID,
+				 CStringGetTextDatum(saga->machine.state->correlation_id));
+	es_complete_event(new_event, NULL);
+}
+
+void
+es_save_sagas(Saga **sagas, int count, const char *function)
+{
+	AppendCall append = {function};
+	OwnerScope scope;
+	int events = 0;
+
+	for (int i = 0; i < count; i++)
+		events += list_length(sagas[i]->machine.events);
+	if (events == 0)
+		return;
+	append.by_saga = true;
+	append.list.events = palloc(events * sizeof(NewEvent));
+	for (int i = 0; i < count; i++)
+	{
+		ListCell *cell;
+
+		foreach (cell, sagas[i]->machine.events)
+			make_event(sagas[i], lfirst(cell),
+					   &append.list.events[append.list.count++]);
+	}
+	es_append(&append, ES_DURABLE, count == 1);
+	es_begin(&scope);
+	for (int i = 0; i < count; i++)
+		store_rows(sagas[i]);
+	es_end(&scope);
+	for (int i = 0; i < count; i++)
+		sagas[i]->machine.events = NIL;
+}
+
+void
+es_save_saga(Saga *saga, const char *function)
+{
+	es_save_sagas(&saga, 1, function);
+}
+
+Datum
+es_saga_phase_text(const Saga *saga)
+{
+	return CStringGetTextDatum(es_saga_phases[saga->machine.state->phase]);
+}

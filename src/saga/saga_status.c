@@ -1,0 +1,137 @@
+/*
+ * saga_status.c
+ *		Where sagas stand.
+ *
+ * Table sagas has a row each, with the state; all else is folded from the events of a
+ * saga when it is asked for, so that counting states costs nothing of it.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "replay/saga_state.h"
+#include "saga/saga.h"
+
+PG_FUNCTION_INFO_V1(es_saga_states);
+PG_FUNCTION_INFO_V1(es_saga_detail);
+
+/* What saga_detail() returns. */
+enum
+{
+	SD_STEP,
+	SD_ATTEMPT,
+	SD_DEADLINE,
+	SD_UPDATED_AT,
+	SD_LAST_ERROR,
+	SD_CONTEXT,
+	SD_COLUMNS
+};
+
+Datum
+es_saga_states(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {"SELECT s.saga_name, s.saga_id, s.version, s.state,"
+							" s.deadline, s.started_at FROM event_store.sagas s"};
+	OwnerScope scope;
+
+	(void) es_store();
+	es_begin_result(fcinfo);
+	es_begin_read(&scope);
+	(void) es_execute_into(&plan, NULL, NULL,
+						   ((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
+	es_end(&scope);
+	return (Datum) 0;
+}
+
+static bool
+is_open(int phase)
+{
+	return phase == STEP_QUEUED || phase == STEP_LEASED ||
+		   phase == STEP_WAITING || phase == STEP_STUCK;
+}
+
+/* The step that the saga is at; of several the first. */
+static const SagaStep *
+current_step(const SagaState *saga)
+{
+	ListCell *cell;
+
+	foreach (cell, saga->steps)
+	{
+		const SagaStep *step = lfirst(cell);
+
+		if (is_open(step->phase) || is_open(step->compensation))
+			return step;
+	}
+	return NULL;
+}
+
+static void
+describe_step(const SagaStep *step, Datum *values, bool *nulls)
+{
+	TimestampTz deadline =
+		step->deadline != 0 ? step->deadline : step->queue_deadline;
+
+	values[SD_STEP] = CStringGetTextDatum(step->step);
+	nulls[SD_STEP] = false;
+	values[SD_ATTEMPT] =
+		Int32GetDatum(is_open(step->phase) ? step->attempt
+										   : step->compensation_attempt);
+	nulls[SD_ATTEMPT] = false;
+	if (deadline == 0)
+		return;
+	values[SD_DEADLINE] = TimestampTzGetDatum(deadline);
+	nulls[SD_DEADLINE] = false;
+}
+
+/* What the events of a saga hold is for those who may read them. */
+static bool
+may_read_events(void)
+{
+	return pg_class_aclcheck(es_store()->events, GetUserId(), ACL_SELECT) ==
+		   ACLCHECK_OK;
+}
+
+Datum
+es_saga_detail(PG_FUNCTION_ARGS)
+{
+	TupleDesc desc;
+	SagaState *saga;
+	const SagaStep *step;
+	Datum values[SD_COLUMNS] = {0};
+	bool nulls[SD_COLUMNS];
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	(void) es_store();
+	saga =
+		es_look_at_saga(PointerGetDatum(es_required_text(fcinfo, 0, "saga_name")),
+						PointerGetDatum(es_required_text(fcinfo, 1, "saga_id")));
+	if (saga == NULL)
+		PG_RETURN_NULL();
+	memset(nulls, true, sizeof(nulls));
+	step = current_step(saga);
+	if (step != NULL)
+		describe_step(step, values, nulls);
+	values[SD_UPDATED_AT] = TimestampTzGetDatum(saga->updated_at);
+	nulls[SD_UPDATED_AT] = false;
+	nulls[SD_LAST_ERROR] = saga->last_error == NULL;
+	if (!nulls[SD_LAST_ERROR])
+		values[SD_LAST_ERROR] = CStringGetTextDatum(saga->last_error);
+	nulls[SD_CONTEXT] = saga->context == NULL || !may_read_events();
+	if (!nulls[SD_CONTEXT])
+		values[SD_CONTEXT] = JsonbPGetDatum(saga->context);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+													  values, nulls)));
+}

@@ -1,0 +1,103 @@
+# Sagas outlive the server, and executors that wait are told at once: a lease holds over a crash, an attempt
+# is not counted anew, the worker does what falls due, and what fell due while the server was down.
+
+use strict;
+use warnings;
+
+use EventStoreTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('sagas', conf => "restart_after_crash = on\n");
+$node->start;
+create_store_in($node, 'shop');
+
+sub sql
+{
+	return $node->safe_psql('shop', $_[0]);
+}
+
+sub poll
+{
+	return $node->poll_query_until('shop', $_[0]);
+}
+
+# Claims what there is; returns the step, its kind, attempt and lease.
+sub claim
+{
+	my ($lease_time) = @_;
+
+	return split /\|/, sql("SELECT saga_id, kind, attempt, lease FROM event_store.claim_steps('short', 'e', lease_time => '$lease_time')");
+}
+
+sub crash
+{
+	$node->stop('immediate');
+	$node->start;
+	return;
+}
+
+sql(q{SELECT event_store.define_saga('short', '{"steps": [{"name": "a", "max_attempts": 2, "compensate": true, "timeout": "1h",
+	"compensation": {"timeout": "1h"}}]}')});
+
+# ---------- the executor comes back after the crash
+
+sql(q{SELECT event_store.start_saga('short', 'back')});
+my (undef, undef, undef, $lease) = claim('1h');
+crash();
+is(sql("SELECT event_store.report_step('short', 'back', 'a', 'succeeded', $lease, '{\"n\": 1}')"), 'completed', 'its report is taken');
+is(sql("SELECT event_store.report_step('short', 'back', 'a', 'succeeded', $lease, '{\"n\": 1}')"), 'completed', 'and again');
+is(sql(q{SELECT state, context FROM event_store.saga_status WHERE saga_id = 'back'}), 'completed|{"a": {"n": 1}}', 'and known');
+
+# ---------- it does not
+
+sql(q{SELECT event_store.start_saga('short', 'gone')});
+is((claim('1s'))[2], '1', 'the first attempt');
+crash();
+ok(poll(q{SELECT count(*) = 1 FROM event_store.saga_steps WHERE saga_id = 'gone' AND claimable_at IS NOT NULL}),
+	'the lease is over after the start');
+is((claim('1s'))[2], '2', 'the second attempt');
+ok(poll(q{SELECT state = 'compensating' FROM event_store.sagas WHERE saga_id = 'gone'}), 'there is no third');
+my ($id, $kind, $attempt, $back) = claim('1h');
+is("$id $kind $attempt", 'gone compensation 1', 'what may have been done is undone');
+crash();
+is(sql("SELECT event_store.report_step('short', 'gone', 'a', 'compensated', $back)"), 'compensated', 'over a crash');
+is(sql(q{SELECT count(*) FROM event_store.load_events('saga:short', 'gone') WHERE event_type = 'StepClaimed' AND payload ->> 'kind' = 'step'}),
+	'2', 'two claims in all');
+
+# ---------- an executor that waits is told
+
+my $executor = $node->background_psql('shop');
+for my $n (1 .. 3)
+{
+	$executor->query_until(qr/waits/, qq{\\echo waits\nSELECT 'got ' || saga_id FROM event_store.claim_steps('short', 'waiting', timeout => '5s');\n});
+	ok(poll(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%''waiting''%' AND wait_event_type = 'Extension' AND pid <> pg_backend_pid()}),
+		'it waits');
+	sql("SELECT event_store.start_saga('short', 'told $n')");
+	my $started = time;
+	$executor->query_until(qr/got told $n/, '');
+	cmp_ok(time - $started, '<', 4, 'and is told');
+}
+$executor->quit;
+
+# ---------- a worker with nothing else to do stays for what is due later
+
+sql(q{SELECT event_store.define_saga('later', '{"timeout": "3s", "steps": [{"name": "a"}]}')});
+sql(q{SELECT event_store.start_saga('later', 'due')});
+ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'due'}), 'the time of a saga is over');
+is(sql(q{SELECT failures, last_error IS NULL FROM event_store.worker_jobs WHERE job = 'saga timers'}), '0|t', 'without a failure');
+
+# ---------- one that cannot go on holds up no other
+
+sql(q{
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not this one'; END$$;
+	SELECT event_store.start_saga('later', 'held ' || n) FROM generate_series(1, 150) n;
+	CREATE TRIGGER refuse BEFORE INSERT ON event_store.domain_events
+	    FOR EACH ROW WHEN (NEW.aggregate_id LIKE 'held %') EXECUTE FUNCTION refuse();
+	SELECT event_store.start_saga('later', 'free')});
+ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'free'}), 'others go on');
+sql('DROP TRIGGER refuse ON event_store.domain_events');
+ok(poll(q{SELECT count(*) = 150 FROM event_store.sagas WHERE saga_id LIKE 'held %' AND state = 'failed'}), 'and they, when they can');
+
+$node->stop;
+done_testing();
