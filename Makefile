@@ -153,6 +153,7 @@ OBJS = \
 	src/saga/definition.o \
 	src/saga/define.o \
 	src/saga/machine.o \
+	src/saga/circuit.o \
 	src/saga/saga_work.o \
 	src/saga/saga.o \
 	src/saga/saga_start.o \

@@ -35,6 +35,7 @@
 #include "process/launcher.h"
 #include "read/gauges.h"
 #include "replay/rebuild.h"
+#include "saga/circuit.h"
 #include "saga/saga_work.h"
 #include "staging/drain_state.h"
 #include "staging/staging_state.h"
@@ -54,7 +55,8 @@ static void (*const share_parts[])(void) =
 	 es_share_rebuilds,		 es_share_processed,  es_share_progress,
 	 es_share_deaths,		 es_share_pruning,	  es_share_waiters,
 	 es_share_pace,			 es_share_projectors, es_share_committers,
-	 es_share_grouped_calls, es_share_timers,	  es_share_saga_work};
+	 es_share_grouped_calls, es_share_timers,	  es_share_saga_work,
+	 es_share_circuits};
 
 void
 _PG_init(void)

@@ -4,7 +4,7 @@ CREATE FUNCTION event_store.define_saga(saga_name text, definition jsonb) RETURN
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_saga';
 COMMENT ON FUNCTION event_store.define_saga(text, jsonb) IS
 $$Says what the steps of a saga are, and returns the version: that of the newest definition where it is the same. Sagas that run keep theirs.
-definition: {"steps": [step, ...], "timeout": "1h"}; a step has a "name" and may have "compensate", "timeout", "queue_timeout", "max_attempts", "retry_initial", "retry_max", "compensation" (the same for compensating it), "when", "optional", "group", "wait" ({"signal", "timeout", "on_timeout"}), "delay". See docs/sagas.md.
+definition: {"steps": [step, ...], "timeout": "1h"}; a step has a "name" and may have "compensate", "timeout", "queue_timeout", "max_attempts", "retry_initial", "retry_max", "compensation" (the same for compensating it), "when", "optional", "group", "wait" ({"signal", "timeout", "on_timeout"}), "delay", "circuit" ({"failures", "pause"}). See docs/sagas.md.
 Errors: 22023 where the definition is wrong, naming the step; 22004; 25006 on a standby; 55000.
 Example: SELECT event_store.define_saga('order', '{"steps": [{"name": "reserve", "compensate": true}, {"name": "charge", "max_attempts": 5}]}');$$;
 
@@ -98,6 +98,19 @@ CREATE VIEW event_store.saga_status AS
 COMMENT ON VIEW event_store.saga_status IS
 $$One row a saga. state: running, compensating, completed, compensated, failed, stuck (a compensation that somebody has to decide about: resolve_step). step, attempt: where it is; deadline: of that attempt, or else of the saga; context: NULL for who may not read events.
 Example: SELECT state, count(*) FROM event_store.saga_status GROUP BY state;$$;
+
+CREATE FUNCTION event_store.circuit_states(OUT saga_name text, OUT step text, OUT state text, OUT failures int, OUT opened_at timestamptz, OUT next_trial_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'es_saga_circuits';
+COMMENT ON FUNCTION event_store.circuit_states() IS
+'Internal: the rows of saga_circuits.';
+
+CREATE VIEW event_store.saga_circuits AS
+    SELECT c.saga_name, c.step, c.state, c.failures, c.opened_at, c.next_trial_at
+      FROM event_store.circuit_states() c;
+COMMENT ON VIEW event_store.saga_circuits IS
+$$One row a circuit, of the steps that have one in the newest definition. state: closed, open (its requests wait until next_trial_at), half_open (one of them is tried); failures: in a row. Circuits are in shared memory, and start closed with the server.
+Example: SELECT saga_name, step, next_trial_at FROM event_store.saga_circuits WHERE state = 'open';$$;
 
 CREATE FUNCTION event_store.saga_transition(definition jsonb, state jsonb, input jsonb) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_saga_transition';

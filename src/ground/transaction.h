@@ -20,6 +20,7 @@ typedef enum EndPhase
 	ES_END_DEATHS,
 	ES_END_PROJECTORS,
 	ES_END_TIMERS,
+	ES_END_CIRCUITS,
 	ES_END_SAGAS,
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,

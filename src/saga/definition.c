@@ -280,6 +280,23 @@ read_wait(const Place *place, const char *key, const JsonbValue *value, void *in
 		refuse(&part, "has an \"on_timeout\" and no \"timeout\"");
 }
 
+static const Key circuit_keys[] = {STEP_KEY("failures", read_count,
+											circuit.failures),
+								   STEP_KEY("pause", read_time, circuit.pause)};
+
+static void
+read_circuit(const Place *place, const char *key, const JsonbValue *value,
+			 void *into)
+{
+	Place part = {place->step, key};
+	StepDefinition *step = into;
+
+	check_object(place, key, value);
+	read_keys(&part, value, circuit_keys, lengthof(circuit_keys), step);
+	if (step->circuit.failures == 0 || step->circuit.pause == 0)
+		refuse(&part, "needs both \"failures\" and \"pause\"");
+}
+
 /* ---------- steps ---------- */
 
 /* "name" and "compensation" are read before and behind the others. */
@@ -296,6 +313,7 @@ static const Key step_keys[] =
 	 STEP_KEY("optional", read_bool, optional),
 	 STEP_KEY("group", read_text, group),
 	 {"wait", read_wait, 0},
+	 {"circuit", read_circuit, 0},
 	 STEP_KEY("delay", read_time, delay)};
 
 static void
@@ -352,6 +370,8 @@ check_step(const SagaDefinition *definition, const Place *place,
 	}
 	if (step->signal != NULL && step->compensate)
 		refuse(place, "waits for a signal, which nothing can compensate");
+	if (step->signal != NULL && step->circuit.failures > 0)
+		refuse(place, "waits for a signal, and has no use for a \"circuit\"");
 	if (step->signal != NULL && step->delay > 0)
 		refuse(place, "has both a \"wait\" and a \"delay\"");
 	if (definition->timeout == 0)

@@ -19,6 +19,13 @@ typedef struct StepPace
 	int64 retry_max;
 } StepPace;
 
+/* When a step is left alone: after so many failures in a row, for so long. */
+typedef struct CircuitDefinition
+{
+	int failures; /* 0 = never */
+	int64 pause;
+} CircuitDefinition;
+
 typedef struct StepDefinition
 {
 	char *name;
@@ -30,7 +37,8 @@ typedef struct StepDefinition
 	char *signal; /* that it waits for; NULL = executors do it */
 	int64 wait_timeout;
 	bool wait_continues; /* when the signal did not come */
-	int conditions;		 /* all must hold */
+	CircuitDefinition circuit;
+	int conditions; /* all must hold */
 	Condition *when;
 } StepDefinition;
 

@@ -429,8 +429,7 @@ es_can_be_claimed(const Machine *machine, const char *name, StepKind kind)
 {
 	const SagaStep *step = es_saga_step(machine->state, name);
 
-	if (step == NULL || step->not_before > machine->now ||
-		(step->queue_deadline != 0 && step->queue_deadline <= machine->now))
+	if (step == NULL || step->not_before > machine->now)
 		return false;
 	if (kind == KIND_STEP)
 		return machine->state->phase == SAGA_RUNNING && step->phase == STEP_QUEUED;

@@ -35,7 +35,9 @@
 #include "replay/saga_event.h"
 #include "replay/saga_state.h"
 #include "replay/snapshot.h"
+#include "saga/circuit.h"
 #include "saga/define.h"
+#include "saga/definition.h"
 #include "saga/saga.h"
 #include "saga/saga_work.h"
 #include "staging/staged_scan.h"
@@ -340,6 +342,30 @@ make_event(const Saga *saga, const SagaEvent *event, NewEvent *new_event)
 	es_complete_event(new_event, NULL);
 }
 
+/* How the attempts of steps with circuits have ended. */
+static void
+note_circuits(const Saga *saga)
+{
+	ListCell *cell;
+
+	foreach (cell, saga->machine.events)
+	{
+		const SagaEvent *event = lfirst(cell);
+		const StepDefinition *step;
+
+		if (event->lease == 0 ||
+			(event->type != STEP_SUCCEEDED && event->type != STEP_FAILED &&
+			 event->type != STEP_TIMED_OUT))
+			continue;
+		step = &saga->machine.definition
+					->steps[es_find_step(saga->machine.definition, event->step)];
+		if (step->circuit.failures > 0)
+			es_note_circuit(es_circuit_key(saga->name, event->step),
+							es_pair_hash(saga->type, saga->id), &step->circuit,
+							event->type == STEP_TIMED_OUT || event->retry);
+	}
+}
+
 void
 es_save_sagas(Saga **sagas, int count, const char *function)
 {
@@ -367,7 +393,10 @@ es_save_sagas(Saga **sagas, int count, const char *function)
 		store_rows(sagas[i]);
 	es_end(&scope);
 	for (int i = 0; i < count; i++)
+	{
+		note_circuits(sagas[i]);
 		sagas[i]->machine.events = NIL;
+	}
 }
 
 void

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup.h"
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -17,14 +18,23 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "replay/saga_state.h"
+#include "saga/circuit.h"
 #include "saga/saga.h"
 
 PG_FUNCTION_INFO_V1(es_saga_states);
 PG_FUNCTION_INFO_V1(es_saga_detail);
+
+PG_FUNCTION_INFO_V1(es_saga_circuits);
+
+static const char *const circuit_phases[] = {"closed", "open", "half_open"};
+
+StaticAssertDecl(lengthof(circuit_phases) == CIRCUIT_HALF_OPEN + 1,
+				 "every phase of a circuit has a word");
 
 /* What saga_detail() returns. */
 enum
@@ -134,4 +144,51 @@ es_saga_detail(PG_FUNCTION_ARGS)
 		values[SD_CONTEXT] = JsonbPGetDatum(saga->context);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
 													  values, nulls)));
+}
+
+static void
+put_circuit(ReturnSetInfo *result, HeapTuple row, TupleDesc desc)
+{
+	CircuitState state;
+	Datum values[6];
+	bool nulls[6] = {false};
+	bool isnull;
+
+	values[0] = SPI_getbinval(row, desc, 1, &isnull);
+	values[1] = SPI_getbinval(row, desc, 2, &isnull);
+	state = es_circuit_state(es_circuit_key(values[0],
+											TextDatumGetCString(values[1])));
+	values[2] = CStringGetTextDatum(circuit_phases[state.phase]);
+	values[3] = Int32GetDatum(state.failures);
+	nulls[4] = nulls[5] = state.phase == CIRCUIT_CLOSED;
+	values[4] = TimestampTzGetDatum(state.opened_at);
+	values[5] = TimestampTzGetDatum(state.next_trial_at);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Those of the newest definitions. */
+Datum
+es_saga_circuits(PG_FUNCTION_ARGS)
+{
+	static KeptPlan plan = {
+		"SELECT d.saga_name, s.step OPERATOR(pg_catalog.->>) 'name'"
+		" FROM event_store.saga_definitions d,"
+		" pg_catalog.jsonb_array_elements(d.definition OPERATOR(pg_catalog.->) 'steps') s (step)"
+		" WHERE s.step OPERATOR(pg_catalog.?) 'circuit'"
+		" AND NOT EXISTS (SELECT FROM event_store.saga_definitions n"
+		" WHERE n.saga_name OPERATOR(pg_catalog.=) d.saga_name"
+		" AND n.version OPERATOR(pg_catalog.>) d.version)"
+		" ORDER BY 1, 2"};
+	OwnerScope scope;
+	uint64 count;
+
+	(void) es_store();
+	es_begin_result(fcinfo);
+	es_begin_read(&scope);
+	count = es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);
+	for (uint64 i = 0; i < count; i++)
+		put_circuit((ReturnSetInfo *) fcinfo->resultinfo, SPI_tuptable->vals[i],
+					SPI_tuptable->tupdesc);
+	es_end(&scope);
+	return (Datum) 0;
 }

@@ -26,6 +26,8 @@
 #include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "replay/saga_state.h"
+#include "saga/circuit.h"
+#include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_timer.h"
@@ -149,6 +151,36 @@ is_still_due(const Timer *timer)
 
 /* ---------- doing it ---------- */
 
+/* The time of a request does not count while a circuit is open. */
+static bool
+put_off_for_circuit(const Saga *saga, const Timer *timer)
+{
+	static KeptPlan plan = {"UPDATE event_store.saga_steps s SET due_at = $4"
+							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
+							" AND s.step OPERATOR(pg_catalog.=) $3"
+							" AND s.kind OPERATOR(pg_catalog.=) 'step'",
+							4,
+							{TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+	const SagaDefinition *definition = saga->machine.definition;
+	int number = es_find_step(definition, timer->step);
+	const StepDefinition *step = number < 0 ? NULL : &definition->steps[number];
+	Datum values[4] = {timer->name, timer->id, CStringGetTextDatum(timer->step)};
+	OwnerScope scope;
+	bool put_off;
+
+	if (step == NULL || step->circuit.failures == 0 ||
+		es_circuit_state(es_circuit_key(timer->name, timer->step)).phase ==
+			CIRCUIT_CLOSED)
+		return false;
+	values[3] = TimestampTzGetDatum(GetCurrentTimestamp() +
+									step->paces[KIND_STEP].queue_timeout);
+	es_begin(&scope);
+	put_off = es_execute_latest(&plan, values, NULL) > 0;
+	es_end(&scope);
+	return put_off;
+}
+
 static void
 fire(Saga *saga, const Timer *timer)
 {
@@ -166,7 +198,7 @@ fire(Saga *saga, const Timer *timer)
 	if (timer->leased)
 		es_time_out_lease(&saga->machine, timer->step,
 						  step != NULL && step->deadline <= saga->machine.now);
-	else
+	else if (!put_off_for_circuit(saga, timer))
 		es_time_out_queue(&saga->machine, timer->step);
 }
 

@@ -31,12 +31,15 @@
 #include "ground/catalog.h"
 #include "ground/fencing.h"
 #include "ground/metrics.h"
+#include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "ground/wait.h"
 #include "read/feed.h"
 #include "replay/saga_event.h"
 #include "replay/saga_state.h"
+#include "saga/circuit.h"
 #include "saga/define.h"
+#include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_work.h"
@@ -45,6 +48,8 @@ PG_FUNCTION_INFO_V1(es_claim_steps);
 
 /* So many more are looked at than are wanted, since others look at them, too. */
 #define SPARE_CANDIDATES 16
+/* Where most of them wait for a circuit, so many times more are looked at. */
+#define MORE_CANDIDATES 8
 #define MAX_TIMEOUT_MS 5000
 #define MAX_CLAIMS 1000
 /* One that somebody is at is tried again after this. */
@@ -73,7 +78,7 @@ typedef struct Claim
 /* ---------- candidates ---------- */
 
 static int
-find_candidates(const Claim *claim, Candidate **candidates)
+find_candidates(const Claim *claim, int64 limit, Candidate **candidates)
 {
 	static KeptPlan plan = {"SELECT s.saga_id, s.step, s.kind FROM event_store.saga_steps s"
 							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
@@ -83,8 +88,7 @@ find_candidates(const Claim *claim, Candidate **candidates)
 							4,
 							{TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID, INT8OID}};
 	Datum values[4] = {claim->name, TimestampTzGetDatum(GetCurrentTimestamp()),
-					   claim->steps,
-					   Int64GetDatum(claim->max_count + SPARE_CANDIDATES)};
+					   claim->steps, Int64GetDatum(limit)};
 	char nulls[4] = {' ', ' ', claim->steps == (Datum) 0 ? 'n' : ' ', ' '};
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext inside;
@@ -190,6 +194,22 @@ put_claim(const Claim *claim, const Saga *saga, const SagaStep *step, StepKind k
 						 values, nulls);
 }
 
+/* The last look at a circuit, which may make this its trial. */
+static bool
+circuit_admits(const Saga *saga, const Candidate *candidate)
+{
+	const SagaDefinition *definition = saga->machine.definition;
+	int number = es_find_step(definition, candidate->step);
+	const StepDefinition *step = number < 0 ? NULL : &definition->steps[number];
+
+	if (step == NULL || candidate->kind != KIND_STEP ||
+		step->circuit.failures == 0)
+		return true;
+	return es_circuit_admits(es_circuit_key(saga->name, candidate->step),
+							 es_pair_hash(saga->type, saga->id),
+							 saga->machine.now + step->paces[KIND_STEP].timeout);
+}
+
 static void
 claim_candidate(Claim *claim, const Candidate *candidate)
 {
@@ -197,7 +217,8 @@ claim_candidate(Claim *claim, const Candidate *candidate)
 	const SagaStep *step;
 
 	if (saga == NULL ||
-		!es_can_be_claimed(&saga->machine, candidate->step, candidate->kind))
+		!es_can_be_claimed(&saga->machine, candidate->step, candidate->kind) ||
+		!circuit_admits(saga, candidate))
 		return;
 	step = es_claim_step(&saga->machine, candidate->step, candidate->kind,
 						 es_take_fencing_number(), claim->executor);
@@ -205,24 +226,53 @@ claim_candidate(Claim *claim, const Candidate *candidate)
 	claim->count++;
 }
 
+/* Lets go of those that were looked at in vain. */
 static void
-claim_now(Claim *claim)
+leave_sagas(const Claim *claim)
+{
+	for (int i = 0; i < claim->nsagas; i++)
+	{
+		if (claim->sagas[i]->machine.events == NIL)
+			es_leave_saga(claim->sagas[i]);
+	}
+}
+
+/*
+ * Claims what can be had of so many candidates; true if there are more, and all of these
+ * wait for a circuit.
+ */
+static bool
+claim_page(Claim *claim, int64 limit)
 {
 	Candidate *candidates;
-	int count = find_candidates(claim, &candidates);
+	int count = find_candidates(claim, limit, &candidates);
+	int held_off = 0;
 
 	claim->sagas = palloc(Max(count, 1) * sizeof(Saga *));
 	claim->nsagas = 0;
 	for (int i = 0; i < count && claim->count < claim->max_count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		claim_candidate(claim, &candidates[i]);
+		if (candidates[i].kind == KIND_STEP &&
+			!es_circuit_lets_pass(es_circuit_key(claim->name, candidates[i].step)))
+			held_off++;
+		else
+			claim_candidate(claim, &candidates[i]);
 	}
-	for (int i = 0; i < claim->nsagas; i++)
-	{
-		if (claim->sagas[i]->machine.events == NIL)
-			es_leave_saga(claim->sagas[i]);
-	}
+	if (claim->count > 0 || count < limit || held_off <= count / 2)
+		return false;
+	leave_sagas(claim);
+	return true;
+}
+
+static void
+claim_now(Claim *claim)
+{
+	int64 limit = claim->max_count + SPARE_CANDIDATES;
+
+	while (claim_page(claim, limit))
+		limit *= MORE_CANDIDATES;
+	leave_sagas(claim);
 	if (claim->count == 0)
 		return;
 	es_save_sagas(claim->sagas, claim->nsagas, "claim_steps()");

@@ -145,6 +145,7 @@ my @calls = (
 	[ cancel_saga => q{cancel_saga('plan', 'p-1', 'test')}, 150 ],
 	[ fire_saga_timers => 'fire_saga_timers(10)', 60 ],
 	[ saga_states => 'saga_states()' ],
+	[ circuit_states => 'circuit_states()', 60 ],
 	[ saga_detail => q{saga_detail('plan', 'p-1')}, 80 ],
 	[ flush => 'flush()', 10 ],
 	[ save_snapshot => "save_snapshot($order, 100, '{}')", 80 ],
