@@ -43,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/pair_table.h"
 #include "ground/planning.h"

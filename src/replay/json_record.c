@@ -17,6 +17,7 @@
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 
+#include "ground/compat.h"
 #include "ground/iso_time.h"
 #include "replay/json_record.h"
 #include "replay/json_value.h"

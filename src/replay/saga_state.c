@@ -18,6 +18,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
+#include "ground/compat.h"
 #include "replay/json_record.h"
 #include "replay/json_value.h"
 #include "replay/saga_event.h"

@@ -26,6 +26,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/lock.h"
 #include "ground/pair_table.h"
