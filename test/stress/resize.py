@@ -77,6 +77,8 @@ class Writer(Client):
             self.connection.rollback()
         else:
             self.connection.commit()
+        # a load, not as much as the machine can: what is set aside is made up for one by one
+        time.sleep(0.01)
 
 
 class Consumer(Client):
