@@ -55,6 +55,11 @@
 #define TupleDescFinalize(desc) ((void) (desc))
 #endif
 
+/* Hooks of settings are declared together since PostgreSQL 16. */
+#if PG_VERSION_NUM >= 160000
+#include "utils/guc_hooks.h"
+#endif
+
 /* What a callback is told a cache by has a type since PostgreSQL 19. */
 #if PG_VERSION_NUM < 190000
 #include "utils/syscache.h"

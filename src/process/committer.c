@@ -24,14 +24,20 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -99,6 +105,7 @@ typedef struct Committer
 	TimestampTz worked_at;
 	TimestampTz started_at; /* the round */
 	bool store_gone;
+	bool unconfirmed; /* the transaction is, by its standbys */
 
 	/* gathering */
 	int answered; /* in the last round */
@@ -154,6 +161,38 @@ run_transaction(Committer *c, Held **calls, int count)
 	SetUserIdAndSecContext(user, security);
 }
 
+static void
+set_commit_level(int level)
+{
+	synchronous_commit = level;
+	/* it is here that what is waited for of a standby is said */
+	assign_synchronous_commit(level, NULL);
+}
+
+/*
+ * Whether the transaction has committed without the standbys that it was to wait for: who
+ * cancels or ends the process gets it out of that wait, and says so to the log alone.
+ */
+static bool
+is_unconfirmed(void)
+{
+	int mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_APPLY
+				   ? SYNC_REP_WAIT_APPLY
+			   : synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE
+				   ? SYNC_REP_WAIT_WRITE
+				   : SYNC_REP_WAIT_FLUSH;
+	bool unconfirmed;
+
+	/* none is waited for any more where the setting has just changed */
+	if (!SyncRepRequested() || SyncRepStandbyNames == NULL ||
+		SyncRepStandbyNames[0] == '\0' || ConfigReloadPending)
+		return false;
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	unconfirmed = WalSndCtl->lsn[mode] < XactLastCommitEnd;
+	LWLockRelease(SyncRepLock);
+	return unconfirmed;
+}
+
 /* Runs calls in a transaction; returns its error, or NULL with interrupts held. */
 static ErrorData *
 attempt(Committer *c, Held **calls, int count)
@@ -161,7 +200,7 @@ attempt(Committer *c, Held **calls, int count)
 	ErrorData *volatile error = NULL;
 	int synchronous = synchronous_commit;
 
-	synchronous_commit = strongest_commit(calls, count);
+	set_commit_level(strongest_commit(calls, count));
 	es_begin_busy(false);
 	PG_TRY();
 	{
@@ -181,7 +220,8 @@ attempt(Committer *c, Held **calls, int count)
 	MemoryContextSwitchTo(c->round);
 	LockReleaseSession(USER_LOCKMETHOD);
 	es_end_busy();
-	synchronous_commit = synchronous;
+	c->unconfirmed = error == NULL && is_unconfirmed();
+	set_commit_level(synchronous);
 	return error;
 }
 
@@ -285,6 +325,20 @@ answer_error(Committer *c, Held *held, const ErrorData *error)
 	answer(c, held, bytes, size);
 }
 
+/* As a caller whose connection ends in that wait: his answer is lost. */
+static void
+answer_unconfirmed(Committer *c, Held *held)
+{
+	ErrorData error =
+		{.sqlerrcode = ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN,
+		 .message = "canceling the wait for synchronous replication",
+		 .detail =
+			 "The call has been committed locally, but might not have been replicated to the standby.",
+		 .hint = "Repeat it with its event_ids to be told what it has done."};
+
+	answer_error(c, held, &error);
+}
+
 /* After a transaction that has committed. */
 static void
 deliver(Committer *c, Held **calls, int count)
@@ -298,6 +352,8 @@ deliver(Committer *c, Held **calls, int count)
 			(void) es_leave_to_caller(c->db, held->taken);
 			forget(held);
 		}
+		else if (held->call.answer != NULL && c->unconfirmed)
+			answer_unconfirmed(c, held);
 		else if (held->call.answer != NULL)
 			answer(c, held, held->call.answer, held->call.size);
 		else if (held->call.verdict == ES_VERDICT_WAITS)
