@@ -26,7 +26,7 @@
 #define AT(record, field, type) \
 	(*(type *) ((char *) (record) + (field)->offset))
 #define READ(record, field, type) \
-	(*(const type *) ((const char *) (record) + (field)->offset))
+	(*(type const *) ((const char *) (record) + (field)->offset))
 
 /* Whether a field has anything to say. */
 static bool

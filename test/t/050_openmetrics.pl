@@ -39,6 +39,9 @@ stage($node, 'shop', 'staged', 3, 10);
 flush_all($node, 'shop');
 stage($node, 'shop', 'waiting', 2, 1);
 sql(q{SELECT event_store.put_view('Orders', 'o-1', '{}')});
+sql(q{SELECT event_store.schedule_event(now(), 'Order', 'o-2', 'Reminded')});
+$node->poll_query_until('shop', q{SELECT value = 1 FROM event_store.metrics WHERE metric = 'deadlines.appended'})
+  or die 'nothing was appended when it was due';
 error_of($node, 'shop', q{SELECT event_store.append_event('Order', 'o-1', 0, 'Placed')});
 
 sql(q{SELECT event_store.create_subscription('mail', ARRAY['Order']), event_store.create_subscription(E'a "name"\\\\\n')});
