@@ -10,8 +10,8 @@ CREATE FUNCTION event_store.access_levels(OUT level text, OUT routines text[], O
 BEGIN ATOMIC
     VALUES
     ('every',
-     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'openmetrics', 'projection_state', 'saga_states', 'saga_detail', 'circuit_states'],
-     ARRAY['metrics', 'projection_status', 'saga_status', 'saga_circuits']),
+     ARRAY['is_available', 'provider_name', 'extension_version', 'metrics_state', 'metrics_series_state', 'openmetrics', 'projection_state', 'saga_states', 'saga_detail', 'circuit_states'],
+     ARRAY['metrics', 'metrics_series', 'projection_status', 'saga_status', 'saga_circuits']),
     ('feed',
      ARRAY['feed_state'],
      ARRAY['feed_status']),
@@ -142,8 +142,8 @@ SELECT event_store.outside_script('GRANT USAGE ON SCHEMA event_store TO pg_monit
 DROP FUNCTION event_store.outside_script(text);
 
 -- metrics and status tell numbers and no data
-GRANT SELECT ON event_store.metrics, event_store.staging_status, event_store.worker_status, event_store.worker_jobs, event_store.reducer_status,
+GRANT SELECT ON event_store.metrics, event_store.metrics_series, event_store.staging_status, event_store.worker_status, event_store.worker_jobs, event_store.reducer_status,
     event_store.feed_status, event_store.rebuild_status, event_store.subscription_status, event_store.projection_status, event_store.saga_status, event_store.saga_circuits TO pg_monitor;
-GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.openmetrics(), event_store.staging_state(),
+GRANT EXECUTE ON ROUTINE event_store.metrics_state(), event_store.metrics_series_state(), event_store.openmetrics(), event_store.staging_state(),
     event_store.drain_wait(), event_store.worker_state(), event_store.worker_jobs_state(), event_store.reducer_state(), event_store.feed_state(),
     event_store.rebuild_state(), event_store.subscription_state(), event_store.projection_state(), event_store.saga_states(), event_store.saga_detail(text, text), event_store.circuit_states() TO pg_monitor;

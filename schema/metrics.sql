@@ -17,6 +17,22 @@ metric; name (events, views, snapshots, staging, consumers) and operation where 
 Errors: 55000 without preload.
 Example: SELECT metric, operation, value FROM event_store.metrics WHERE metric = 'persistence.errors' AND value > 0;$$;
 
+CREATE FUNCTION event_store.metrics_series_state(
+    OUT series text, OUT name text, OUT operation text, OUT le text, OUT value double precision)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 2000 AS 'MODULE_PATHNAME', 'es_metrics_series';
+COMMENT ON FUNCTION event_store.metrics_series_state() IS
+'Internal: the rows of view metrics_series.';
+
+CREATE VIEW event_store.metrics_series AS
+SELECT pg_catalog.current_database()::text COLLATE "C" AS database, m.series, m.name, m.operation, m.le, m.value
+  FROM event_store.metrics_series_state() m;
+COMMENT ON VIEW event_store.metrics_series IS
+$$The same as openmetrics() in rows, for exporters that run SQL: one row a series, histograms as their buckets, sum and count.
+series is its name; database, name, operation and le (of a bucket: it counts what is at most this) are its labels. Nothing is NULL: a label that a series has not is '', and what is not known has no row.
+Errors: 55000 without preload.
+Example: SELECT series, name, value FROM event_store.metrics_series WHERE series LIKE 'event_store_subscription_%';$$;
+
 CREATE FUNCTION event_store.openmetrics() RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_openmetrics';
 COMMENT ON FUNCTION event_store.openmetrics() IS

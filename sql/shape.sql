@@ -83,6 +83,7 @@ INSERT INTO public.calls VALUES
     ($$staged_rows()$$),
     ($$staging_state()$$),
     ($$metrics_state()$$),
+    ($$metrics_series_state()$$),
     ($$openmetrics()$$),
     ($$rebuild_state()$$),
     ($$worker_state()$$),

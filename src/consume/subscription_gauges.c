@@ -35,28 +35,6 @@
 
 /* ---------- tables ---------- */
 
-/* Locks a table with its indexes, unless that would wait. */
-static bool
-lock_table(Oid table)
-{
-	Relation relation;
-	List *indexes;
-	ListCell *cell;
-	bool locked = true;
-
-	if (!ConditionalLockRelationOid(table, AccessShareLock))
-		return false;
-	relation = RelationIdGetRelation(table);
-	if (!RelationIsValid(relation))
-		return false;
-	indexes = RelationGetIndexList(relation);
-	foreach (cell, indexes)
-		locked = locked &&
-				 ConditionalLockRelationOid(lfirst_oid(cell), AccessShareLock);
-	RelationClose(relation);
-	return locked;
-}
-
 /* Locks all that is read, to the end of the transaction; false if something is missing. */
 static bool
 lock_tables(void)
@@ -74,7 +52,7 @@ lock_tables(void)
 		tables[count++] = store->by_subscription[i].table;
 	for (int i = 0; i < count; i++)
 	{
-		if (!lock_table(tables[i]))
+		if (!es_try_lock_table(tables[i]))
 			return false;
 	}
 	/* with the locks in hand it may have another shape */

@@ -437,6 +437,35 @@ es_event_desc(void)
 	return desc;
 }
 
+bool
+es_try_lock_table(Oid table)
+{
+	Relation relation;
+	List *indexes;
+	ListCell *cell;
+	bool locked = true;
+
+	if (!ConditionalLockRelationOid(table, AccessShareLock))
+		return false;
+	relation = RelationIdGetRelation(table);
+	if (!RelationIsValid(relation))
+		return false;
+	indexes = RelationGetIndexList(relation);
+	foreach (cell, indexes)
+		locked = locked &&
+				 ConditionalLockRelationOid(lfirst_oid(cell), AccessShareLock);
+	RelationClose(relation);
+	return locked;
+}
+
+const char *
+es_sql_version(void)
+{
+	Oid extension;
+
+	return installed_version(&extension);
+}
+
 void
 es_check_version(void)
 {

@@ -109,6 +109,13 @@ extern const Store *es_own_store(void);
  */
 extern const Store *es_lock_store(void);
 /*
+ * Locks a table with its indexes for reading, to the end of the transaction; false if
+ * that would wait.
+ */
+extern bool es_try_lock_table(Oid table);
+/* The version of the extension in this database; NULL = there is none. */
+extern const char *es_sql_version(void);
+/*
  * Raises 55000 when the extension in this database has another version than the
  * library.  Comes first in functions whose arguments or columns differ from
  * those of a released version, and in those that must not take another version

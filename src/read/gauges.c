@@ -11,20 +11,27 @@
 
 #include <math.h>
 
+#include "access/xlog.h"
 #include "datatype/timestamp.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/timestamp.h"
 
+#include "ground/catalog.h"
 #include "ground/metrics.h"
 #include "ground/position.h"
+#include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/waiter.h"
 #include "ground/worker_slot.h"
 #include "read/gauges.h"
+#include "staging/dead_letter.h"
 #include "staging/drain_state.h"
 #include "staging/staging_state.h"
+#include "staging/staging_status.h"
 
 static double
 seconds_since(TimestampTz then)
@@ -39,6 +46,58 @@ rows_in(pg_atomic_uint64 *counter)
 	return Max((double) (int64) pg_atomic_read_u64(counter), 0.0);
 }
 
+/* For how long a process has waited for a lock. */
+static double
+lock_wait(pid_t pid)
+{
+	PGPROC *proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+	TimestampTz since =
+		proc == NULL ? 0 : (TimestampTz) pg_atomic_read_u64(&proc->waitStart);
+
+	return since == 0 ? 0 : seconds_since(since);
+}
+
+/* What stands in tables; who watches a server waits for nobody who has locked them. */
+static void
+read_tables(double dead_letters, double *gauges)
+{
+	int64 bytes = es_staging_size();
+	TimestampTz oldest;
+
+	gauges[ES_GAUGE_STAGING_BYTES] = bytes < 0 ? NAN : (double) bytes;
+	gauges[ES_GAUGE_DEAD_LETTER_AGE] = isnan(dead_letters) ? NAN : 0;
+	if (dead_letters > 0)
+	{
+		oldest = es_oldest_dead_letter();
+		gauges[ES_GAUGE_DEAD_LETTER_AGE] =
+			oldest == 0 ? NAN : seconds_since(oldest);
+	}
+}
+
+/*
+ * Positions.  A standby has none of them in its memory, and a server that was just
+ * started not yet: then it is what is stored for standbys.
+ */
+static void
+read_positions(const FeedState *feed, double *gauges)
+{
+	const Store *store;
+	int64 last = feed->last;
+	int64 safe = feed->safe;
+
+	gauges[ES_GAUGE_LAST_POSITION] = gauges[ES_GAUGE_SAFE_POSITION] = NAN;
+	if (RecoveryInProgress() || last <= 0)
+	{
+		store = es_store_if_any();
+		if (store == NULL || !es_try_lock_table(store->store_state) ||
+			es_store_if_any() == NULL)
+			return;
+		last = safe = es_stored_safe_position();
+	}
+	gauges[ES_GAUGE_LAST_POSITION] = (double) last;
+	gauges[ES_GAUGE_SAFE_POSITION] = (double) safe;
+}
+
 static void
 read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 {
@@ -47,8 +106,10 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 	TimestampTz oldest;
 	TimestampTz drained;
 	bool known;
+	pid_t worker;
 
 	LWLockAcquire(db->lock, LW_SHARED);
+	worker = es_worker_slot(db)->pid;
 	oldest = left_at != 0 ? left_at : staging->first_staged_at;
 	drained = drain->last_drain_at;
 	known = !es_staging_is(db, ES_STAGING_UNKNOWN);
@@ -72,6 +133,7 @@ read_staging(SharedDatabase *db, TimestampTz left_at, double *gauges)
 			oldest == 0 || es_staged_rows(db) == 0 ? 0 : seconds_since(oldest);
 	}
 	gauges[ES_GAUGE_DRAIN_AGE] = drained == 0 ? NAN : seconds_since(drained);
+	gauges[ES_GAUGE_DRAIN_WAITING] = lock_wait(worker);
 }
 
 static SubscriptionReader read_subscriptions = NULL;
@@ -105,10 +167,15 @@ es_read_gauges(const MetricsReading *metrics, double *gauges)
 	gauges[ES_GAUGE_OLDEST_AGE] = NAN;
 	gauges[ES_GAUGE_LOST_EPOCHS] = NAN;
 	gauges[ES_GAUGE_DRAIN_AGE] = NAN;
+	gauges[ES_GAUGE_STAGING_LIMIT] = es_staging_limit;
+	gauges[ES_GAUGE_PRIMARY] = RecoveryInProgress() ? 0 : 1;
+	read_tables(metrics->dead_letters, gauges);
+	if (db != NULL)
+		es_read_in_flight(db, &feed);
+	read_positions(&feed, gauges);
 	if (db == NULL)
 		return;
 	read_staging(db, metrics->left_at, gauges);
-	es_read_in_flight(db, &feed);
 	gauges[ES_GAUGE_FEED_IN_FLIGHT] = feed.in_flight;
 	gauges[ES_GAUGE_FEED_LAG] = (double) (feed.last - feed.safe);
 	gauges[ES_GAUGE_FEED_WAITERS] = es_count_waiters(db);

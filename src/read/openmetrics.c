@@ -1,10 +1,10 @@
 /*
  * openmetrics.c
- *		Metrics as they are shown: the view metrics, and the text format that
- *		Prometheus reads.
+ *		Metrics as they are shown: the view metrics, and the series that
+ *		Prometheus reads, as text and as the view metrics_series.
  *
  * One table says which metrics there are, where each comes from and what it is
- * called; both forms are made from it, and docs/metrics.md has its lines.
+ * called; all forms are made from it, and docs/metrics.md has its lines.
  *
  * In the text a metric with labels is there from the start, with the value 0:
  * a rate needs a first value, and a dashboard must not ask for what does not
@@ -27,6 +27,7 @@
 #include "utils/tuplestore.h"
 
 #include "ground/arguments.h"
+#include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/due_snapshot.h"
 #include "ground/metrics.h"
@@ -34,6 +35,7 @@
 #include "read/gauges.h"
 
 PG_FUNCTION_INFO_V1(es_metrics_state);
+PG_FUNCTION_INFO_V1(es_metrics_series);
 PG_FUNCTION_INFO_V1(es_openmetrics);
 PG_FUNCTION_INFO_V1(es_histogram_quantiles);
 
@@ -49,9 +51,10 @@ typedef enum Source
 	FROM_CONFLICTS, /* of all appends */
 	FROM_COUNTER,	/* one number ... */
 	FROM_GAUGE,
-	FROM_HISTOGRAM,	   /* the distribution of numbers */
-	FROM_TYPES,		   /* a counter by aggregate type */
-	FROM_SUBSCRIPTIONS /* a gauge by subscription */
+	FROM_HISTOGRAM,		/* the distribution of numbers */
+	FROM_TYPES,			/* a counter by aggregate type */
+	FROM_SUBSCRIPTIONS, /* a gauge by subscription */
+	FROM_VERSIONS		/* 1, with a version for a name */
 } Source;
 
 typedef struct Metric
@@ -65,9 +68,21 @@ typedef struct Metric
 	const char *help;
 } Metric;
 
+typedef enum Version
+{
+	ES_VERSION_LIBRARY,
+	ES_VERSION_SQL
+} Version;
+
 /* Those of one name follow each other. */
 static const Metric shown[] =
-	{{"persistence.store.count", "counter", "calls", NULL, FROM_COUNT,
+	{{"version.library", "gauge", "libraries", NULL, FROM_VERSIONS,
+	  ES_VERSION_LIBRARY, "The version of the library, which is its name"},
+	 {"version.sql", "gauge", "extensions", NULL, FROM_VERSIONS, ES_VERSION_SQL,
+	  "The version of the extension in this database, which is its name"},
+	 {"store.primary", "gauge", "servers", NULL, FROM_GAUGE, ES_GAUGE_PRIMARY,
+	  "Whether this is a primary and no standby"},
+	 {"persistence.store.count", "counter", "calls", NULL, FROM_COUNT,
 	  ES_GROUP_STORE, "Calls that stored one thing"},
 	 {"persistence.store.duration", "histogram", "seconds", NULL, FROM_DURATION,
 	  ES_GROUP_STORE, "Time taken by calls that stored one thing"},
@@ -106,6 +121,10 @@ static const Metric shown[] =
 	  ES_GAUGE_STAGED_VIEWS, "Committed rows in staging"},
 	 {"persistence.queue.age", "gauge", "seconds", NULL, FROM_GAUGE,
 	  ES_GAUGE_OLDEST_AGE, "For how long the oldest row has been in staging"},
+	 {"persistence.queue.limit", "gauge", "rows", NULL, FROM_GAUGE,
+	  ES_GAUGE_STAGING_LIMIT, "Rows that staging takes"},
+	 {"persistence.queue.bytes", "gauge", "bytes", NULL, FROM_GAUGE,
+	  ES_GAUGE_STAGING_BYTES, "What the segments of staging take on disk"},
 	 {"persistence.queue.blocked", "counter", "calls", NULL, FROM_COUNTER,
 	  ES_COUNT_BLOCKED, "Writes that waited for space in staging"},
 	 {"persistence.queue.waiting", "gauge", "calls", NULL, FROM_GAUGE,
@@ -124,8 +143,13 @@ static const Metric shown[] =
 	  ES_GAUGE_DRAIN_AGE, "Time since a round last moved rows"},
 	 {"persistence.drain.failures", "gauge", "rounds", NULL, FROM_GAUGE,
 	  ES_GAUGE_DRAIN_FAILURES, "Failures of the drain since its last success"},
+	 {"persistence.drain.waiting", "gauge", "seconds", NULL, FROM_GAUGE,
+	  ES_GAUGE_DRAIN_WAITING,
+	  "For how long the worker has waited for a lock that somebody holds"},
 	 {"persistence.dead_letters", "gauge", "rows", NULL, FROM_GAUGE,
 	  ES_GAUGE_DEAD_LETTERS, "Rows in dead_letters"},
+	 {"persistence.dead_letters.age", "gauge", "seconds", NULL, FROM_GAUGE,
+	  ES_GAUGE_DEAD_LETTER_AGE, "How long ago the oldest dead letter failed"},
 	 {"persistence.lost_epochs", "counter", "losses", NULL, FROM_GAUGE,
 	  ES_GAUGE_LOST_EPOCHS,
 	  "Times that staging was lost in the life of the store"},
@@ -149,6 +173,10 @@ static const Metric shown[] =
 	  "Writes made durable at once because no worker could be had"},
 	 {"feed.in_flight", "gauge", "transactions", NULL, FROM_GAUGE,
 	  ES_GAUGE_FEED_IN_FLIGHT, "Open transactions that have appended"},
+	 {"feed.last_position", "gauge", "positions", NULL, FROM_GAUGE,
+	  ES_GAUGE_LAST_POSITION, "The last position taken"},
+	 {"feed.safe_position", "gauge", "positions", NULL, FROM_GAUGE,
+	  ES_GAUGE_SAFE_POSITION, "How far the feed shows the log"},
 	 {"feed.lag", "gauge", "positions", NULL, FROM_GAUGE, ES_GAUGE_FEED_LAG,
 	  "Positions taken that the feed does not show yet"},
 	 {"feed.waiters", "gauge", "calls", NULL, FROM_GAUGE, ES_GAUGE_FEED_WAITERS,
@@ -245,6 +273,7 @@ applies(const Metric *metric, Call call)
 		case FROM_HISTOGRAM:
 		case FROM_TYPES:
 		case FROM_SUBSCRIPTIONS:
+		case FROM_VERSIONS:
 			return false;
 		default:
 			return es_call_kinds[call].group == (CallGroup) metric->of;
@@ -349,6 +378,15 @@ put_subscriptions(ReturnSetInfo *result, const Metric *metric,
 		put_row(result, metric, NULL, NULL, 0, NAN);
 }
 
+static const char *
+version_of(const Metric *metric)
+{
+	const char *sql =
+		metric->of == ES_VERSION_SQL ? es_sql_version() : ES_VERSION;
+
+	return sql == NULL ? "none" : sql;
+}
+
 /* metrics_state(): the rows of the view metrics. */
 Datum
 es_metrics_state(PG_FUNCTION_ARGS)
@@ -367,6 +405,8 @@ es_metrics_state(PG_FUNCTION_ARGS)
 		for (int t = 0; t < reading->ntypes && metric->source == FROM_TYPES; t++)
 			put_row(result, metric, reading->types[t].name, NULL, 0,
 					(double) reading->types[t].total);
+		if (metric->source == FROM_VERSIONS)
+			put_row(result, metric, version_of(metric), NULL, 0, 1);
 		if (metric->source == FROM_SUBSCRIPTIONS)
 			put_subscriptions(result, metric, reading);
 		if (metric->source == FROM_HISTOGRAM)
@@ -391,11 +431,31 @@ es_metrics_state(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* ---------- openmetrics ---------- */
+/* ---------- series ---------- */
+
+/* One number as Prometheus knows it; what is NULL is left out. */
+typedef struct Sample
+{
+	const char *series; /* with what a histogram adds */
+	const char *name;
+	const char *operation;
+	const char *le; /* of a bucket: it has what is at most this */
+	double value;
+} Sample;
+
+typedef void (*PutSample)(void *out, const Sample *sample);
+
+/* Where the samples of a metric go. */
+typedef struct Sink
+{
+	PutSample put;
+	void *out;
+	const char *series;
+} Sink;
 
 /* event_store_, the name with underscores, the unit, _total. */
 static char *
-exposed_name(const Metric *metric)
+series_name(const Metric *metric)
 {
 	StringInfoData name;
 	bool counter = strcmp(metric->kind, "counter") == 0;
@@ -412,72 +472,22 @@ exposed_name(const Metric *metric)
 	return name.data;
 }
 
+/* A number; one that is not known is not there. */
 static void
-put_header(StringInfo out, const Metric *metric, const char *name)
+put_number(const Sink *sink, const char *name, const char *operation, double value)
 {
-	appendStringInfo(out, "# TYPE %s %s\n", name, metric->kind);
-	if (strcmp(metric->unit, "seconds") == 0)
-		appendStringInfo(out, "# UNIT %s seconds\n", name);
-	appendStringInfo(out, "# HELP %s %s.\n", name, metric->help);
+	Sample sample = {sink->series, name, operation, NULL, value};
+
+	if (!isnan(value))
+		sink->put(sink->out, &sample);
 }
 
-/* A label's value, with what would end it escaped. */
-static char *
-escaped(const char *value)
-{
-	StringInfoData out;
-
-	initStringInfo(&out);
-	for (; *value != '\0'; value++)
-	{
-		if (*value == '\n')
-			appendStringInfoString(&out, "\\n");
-		else if (*value == '"' || *value == '\\')
-			appendStringInfo(&out, "\\%c", *value);
-		else
-			appendStringInfoChar(&out, *value);
-	}
-	return out.data;
-}
-
-/*
- * The labels of a call, or of what has one name or none.  The database is one of
- * them: who reads the texts of two databases side by side would take their series
- * for the same.
- */
-static char *
-labels_of(const char *name, const char *operation)
-{
-	char *database = escaped(get_database_name(MyDatabaseId));
-
-	if (operation != NULL)
-		return psprintf("database=\"%s\",name=\"%s\",operation=\"%s\"",
-						database, name, operation);
-	return name != NULL ? psprintf("database=\"%s\",name=\"%s\"", database, name)
-						: psprintf("database=\"%s\"", database);
-}
-
-/* The name of a sample with its labels. */
+/* The samples of one histogram. */
 static void
-put_name(StringInfo out, const char *name, const char *labels)
-{
-	appendStringInfo(out, "%s{%s}", name, labels);
-}
-
-/* A bucket has what is at most "limit". */
-static void
-put_bucket(StringInfo out, const char *name, const char *labels,
-		   const char *limit, uint64 count)
-{
-	appendStringInfo(out, "%s_bucket{%s,le=\"%s\"} " UINT64_FORMAT "\n", name,
-					 labels, limit, count);
-}
-
-/* The sample lines of one histogram. */
-static void
-put_histogram(StringInfo out, const char *name, const char *labels,
+put_histogram(const Sink *sink, const char *name, const char *operation,
 			  const HistogramReading *histogram, const Scale *scale)
 {
+	Sample sample = {psprintf("%s_bucket", sink->series), name, operation};
 	int decimals = scale->whole ? 0 : 6;
 	uint64 seen = 0;
 	int bucket = 0;
@@ -488,76 +498,158 @@ put_histogram(StringInfo out, const char *name, const char *labels,
 
 		while (bucket < es_bucket_of(limit))
 			seen += histogram->buckets[bucket++];
-		put_bucket(out, name, labels,
-				   psprintf("%.*f", decimals, (double) last * scale->value),
-				   seen);
+		sample.le = psprintf("%.*f", decimals, (double) last * scale->value);
+		sample.value = (double) seen;
+		sink->put(sink->out, &sample);
 	}
-	put_bucket(out, name, labels, "+Inf", histogram->count);
-	put_name(out, psprintf("%s_count", name), labels);
-	appendStringInfo(out, " " UINT64_FORMAT "\n", histogram->count);
-	put_name(out, psprintf("%s_sum", name), labels);
-	appendStringInfo(out, " %.*f\n", scale->whole ? 0 : 9,
-					 (double) histogram->sum * scale->sum);
+	sample.le = "+Inf";
+	sample.value = (double) histogram->count;
+	sink->put(sink->out, &sample);
+	sample.le = NULL;
+	sample.series = psprintf("%s_count", sink->series);
+	sink->put(sink->out, &sample);
+	sample.series = psprintf("%s_sum", sink->series);
+	sample.value = (double) histogram->sum * scale->sum;
+	sink->put(sink->out, &sample);
 }
 
+/* The samples that are counted by call. */
 static void
-put_number(StringInfo out, double value)
+put_calls(const Sink *sink, const Metric *metric, const Reading *reading)
 {
-	if (value == rint(value) && fabs(value) < 1e15)
-		appendStringInfo(out, " %.0f\n", value);
-	else
-		appendStringInfo(out, " %.6f\n", value);
-}
-
-static void
-put_samples(StringInfo out, const Metric *metric, const char *name,
-			const Reading *reading)
-{
-	if (metric->source == FROM_COUNTER || metric->source == FROM_GAUGE)
-	{
-		double value = single_value(metric, reading);
-
-		if (isnan(value))
-			return;
-		put_name(out, name, labels_of(metric->name, NULL));
-		put_number(out, value);
-		return;
-	}
-	for (int t = 0; t < reading->ntypes && metric->source == FROM_TYPES; t++)
-	{
-		put_name(out, name, labels_of(escaped(reading->types[t].name), NULL));
-		put_number(out, (double) reading->types[t].total);
-	}
-	for (int s = 0;
-		 s < reading->nsubscriptions && metric->source == FROM_SUBSCRIPTIONS; s++)
-	{
-		const SubscriptionGauges *one = &reading->subscriptions[s];
-
-		if (isnan(one->gauges[metric->of]))
-			continue;
-		put_name(out, name, labels_of(escaped(one->name), NULL));
-		put_number(out, one->gauges[metric->of]);
-	}
-	if (metric->source == FROM_HISTOGRAM)
-		put_histogram(out, name, labels_of(metric->name, NULL),
-					  &reading->metrics->histograms[metric->of], &numbers);
 	for (int c = 0; c < ES_CALLS; c++)
 	{
 		const CallKind *kind = &es_call_kinds[c];
-		char *labels;
+		const CallReading *call = &reading->metrics->calls[c];
 
 		if (!applies(metric, c))
 			continue;
-		labels = labels_of(kind->name, kind->operation);
 		if (metric->source == FROM_DURATION)
-		{
-			put_histogram(out, name, labels,
-						  &reading->metrics->calls[c].durations, &durations);
-			continue;
-		}
-		put_name(out, name, labels);
-		put_number(out, call_value(metric, &reading->metrics->calls[c]));
+			put_histogram(sink, kind->name, kind->operation, &call->durations,
+						  &durations);
+		else
+			put_number(sink, kind->name, kind->operation,
+					   call_value(metric, call));
 	}
+}
+
+static void
+put_samples(const Sink *sink, const Metric *metric, const Reading *reading)
+{
+	switch (metric->source)
+	{
+		case FROM_COUNTER:
+		case FROM_GAUGE:
+			put_number(sink, metric->name, NULL, single_value(metric, reading));
+			break;
+		case FROM_VERSIONS:
+			put_number(sink, version_of(metric), NULL, 1);
+			break;
+		case FROM_TYPES:
+			for (int t = 0; t < reading->ntypes; t++)
+				put_number(sink, reading->types[t].name, NULL,
+						   (double) reading->types[t].total);
+			break;
+		case FROM_SUBSCRIPTIONS:
+			for (int s = 0; s < reading->nsubscriptions; s++)
+				put_number(sink, reading->subscriptions[s].name, NULL,
+						   reading->subscriptions[s].gauges[metric->of]);
+			break;
+		case FROM_HISTOGRAM:
+			put_histogram(sink, metric->name, NULL,
+						  &reading->metrics->histograms[metric->of], &numbers);
+			break;
+		default:
+			put_calls(sink, metric, reading);
+	}
+}
+
+/* ---------- the view metrics_series ---------- */
+
+#define SERIES_COLUMNS 5
+
+static void
+put_sample_row(void *out, const Sample *sample)
+{
+	ReturnSetInfo *result = out;
+	Datum values[SERIES_COLUMNS];
+	bool nulls[SERIES_COLUMNS] = {false};
+
+	values[0] = CStringGetTextDatum(sample->series);
+	values[1] = CStringGetTextDatum(sample->name == NULL ? "" : sample->name);
+	values[2] =
+		CStringGetTextDatum(sample->operation == NULL ? "" : sample->operation);
+	values[3] = CStringGetTextDatum(sample->le == NULL ? "" : sample->le);
+	values[4] = Float8GetDatum(sample->value);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* metrics_series_state(): the rows of the view metrics_series. */
+Datum
+es_metrics_series(PG_FUNCTION_ARGS)
+{
+	Reading *reading = read_all();
+	Sink sink = {put_sample_row, fcinfo->resultinfo};
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int m = 0; m < (int) lengthof(shown); m++)
+	{
+		sink.series = series_name(&shown[m]);
+		put_samples(&sink, &shown[m], reading);
+	}
+	return (Datum) 0;
+}
+
+/* ---------- openmetrics ---------- */
+
+static void
+put_header(StringInfo out, const Metric *metric, const char *series)
+{
+	appendStringInfo(out, "# TYPE %s %s\n", series, metric->kind);
+	if (strcmp(metric->unit, "seconds") == 0)
+		appendStringInfo(out, "# UNIT %s seconds\n", series);
+	appendStringInfo(out, "# HELP %s %s.\n", series, metric->help);
+}
+
+/* A label, with what would end its value escaped. */
+static void
+put_label(StringInfo out, const char *label, const char *value)
+{
+	appendStringInfo(out, "%s%s=\"", out->data[out->len - 1] == '{' ? "" : ",",
+					 label);
+	for (; *value != '\0'; value++)
+	{
+		if (*value == '\n')
+			appendStringInfoString(out, "\\n");
+		else if (*value == '"' || *value == '\\')
+			appendStringInfo(out, "\\%c", *value);
+		else
+			appendStringInfoChar(out, *value);
+	}
+	appendStringInfoChar(out, '"');
+}
+
+/*
+ * A line.  The database is one of the labels: who reads the texts of two databases
+ * side by side would take their series for the same.
+ */
+static void
+put_line(void *out, const Sample *sample)
+{
+	double value = sample->value;
+
+	appendStringInfo(out, "%s{", sample->series);
+	put_label(out, "database", get_database_name(MyDatabaseId));
+	if (sample->name != NULL)
+		put_label(out, "name", sample->name);
+	if (sample->operation != NULL)
+		put_label(out, "operation", sample->operation);
+	if (sample->le != NULL)
+		put_label(out, "le", sample->le);
+	if (value == rint(value) && fabs(value) < 1e15)
+		appendStringInfo(out, "} %.0f\n", value);
+	else
+		appendStringInfo(out, "} %.9f\n", value);
 }
 
 /* openmetrics(): all metrics in the text format of Prometheus. */
@@ -566,21 +658,20 @@ es_openmetrics(PG_FUNCTION_ARGS)
 {
 	Reading *reading = read_all();
 	StringInfoData out;
+	Sink sink = {put_line, &out};
 
 	initStringInfo(&out);
 	for (int m = 0; m < (int) lengthof(shown); m++)
 	{
 		const Metric *metric = &shown[m];
-		char *name = exposed_name(metric);
 
+		sink.series = series_name(metric);
 		if (m == 0 || strcmp(shown[m - 1].metric, metric->metric) != 0)
-			put_header(&out, metric, name);
-		put_samples(&out, metric, name, reading);
-		pfree(name);
+			put_header(&out, metric, sink.series);
+		put_samples(&sink, metric, reading);
 	}
 	/* psql ends its output with the line's end; a second one would be too many */
 	appendStringInfoString(&out, "# EOF");
-	pfree(reading);
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));
 }
 

@@ -281,6 +281,34 @@ es_bury(const StagedRow *row, Datum aggregate_type, Datum aggregate_id,
 	MemoryContextDelete(scratch);
 }
 
+/* Waits for nobody who has locked the table. */
+TimestampTz
+es_oldest_dead_letter(void)
+{
+	static KeptPlan plan = {
+		"SELECT d.failed_at FROM event_store.dead_letters d ORDER BY d.id LIMIT 1"};
+	const Store *store = es_store_if_any();
+	TimestampTz at = 0;
+	OwnerScope scope;
+
+	if (store == NULL || !es_try_lock_table(store->dead_letters) ||
+		es_store_if_any() == NULL)
+		return 0;
+	es_begin_read(&scope);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT) > 0)
+	{
+		bool isnull;
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull);
+
+		at = isnull ? 0 : DatumGetTimestampTz(value);
+	}
+	PopActiveSnapshot();
+	es_end(&scope);
+	return at;
+}
+
 /* dead_letter_state(): the rows of dead_letter_status. */
 Datum
 es_dead_letter_state(PG_FUNCTION_ARGS)

@@ -5,6 +5,7 @@
 #ifndef ES_DEAD_LETTER_H
 #define ES_DEAD_LETTER_H
 
+#include "datatype/timestamp.h"
 #include "utils/snapshot.h"
 
 #include "staging/staged_row.h"
@@ -15,6 +16,8 @@ extern bool es_blames_row(int sqlstate);
 extern char *es_sqlstate_text(int sqlstate);
 /* False if no aggregate can have any. */
 extern bool es_dead_letters_possible(void);
+/* When the oldest one failed for the last time; 0 = there is none, or nobody can tell. */
+extern TimestampTz es_oldest_dead_letter(void);
 /* Whether appends to the aggregate must be refused (VS006). */
 extern bool es_has_dead_letters(Datum aggregate_type, Datum aggregate_id,
 								Snapshot snapshot);

@@ -24,6 +24,7 @@
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 #include "staging/staging_state.h"
+#include "staging/staging_status.h"
 
 PG_FUNCTION_INFO_V1(es_staging_state);
 
@@ -42,17 +43,30 @@ oldest_staged(TimestampTz *at)
 }
 
 static int64
-segments_size(void)
+segments_size(const Store *store)
 {
 	int64 size = 0;
 
 	for (int i = 0; i < ES_SEGMENTS && !RecoveryInProgress(); i++)
 		size +=
 			DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
-											  ObjectIdGetDatum(es_store()
-																   ->segments[i]
+											  ObjectIdGetDatum(store->segments[i]
 																   .table)));
 	return size;
+}
+
+int64
+es_staging_size(void)
+{
+	const Store *store = es_store_if_any();
+
+	for (int i = 0; store != NULL && i < ES_SEGMENTS; i++)
+	{
+		if (!es_try_lock_table(store->segments[i].table))
+			return -1;
+	}
+	store = es_store_if_any();
+	return store == NULL ? -1 : segments_size(store);
 }
 
 /* The row of staging_status. */
@@ -72,7 +86,7 @@ es_staging_state(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	values[5] = Int64GetDatum(0);
-	values[2] = Int64GetDatum(segments_size());
+	values[2] = Int64GetDatum(segments_size(es_store()));
 	nulls[3] = !oldest_staged(&oldest);
 	values[3] = nulls[3] ? (Datum) 0 : TimestampTzGetDatum(oldest);
 	nulls[0] = nulls[1] = !es_staging_known(db);

@@ -64,12 +64,12 @@ SELECT is(array_agg(l.name), '{dead_letter_status}', 'members of pg_monitor may 
    AND NOT has_table_privilege('house_pg_monitor', 'event_store.' || l.name, 'SELECT');
 SET ROLE house_pg_monitor;
 SELECT lives_ok('SELECT FROM event_store.' || name, 'and ' || name || ' answers them')
-  FROM unnest('{metrics,staging_status,worker_status,worker_jobs,reducer_status,feed_status,rebuild_status,subscription_status,projection_status}'::text[]) name;
+  FROM unnest('{metrics,metrics_series,staging_status,worker_status,worker_jobs,reducer_status,feed_status,rebuild_status,subscription_status,projection_status}'::text[]) name;
 RESET ROLE;
 DROP ROLE house_pg_monitor;
 SET ROLE house_monitor;
 SELECT lives_ok('SELECT FROM event_store.' || name, name || ' answers a monitor')
-  FROM unnest('{metrics,staging_status,worker_status,worker_jobs,reducer_status,feed_status,rebuild_status,subscription_status,projection_status,dead_letter_status}'::text[]) name;
+  FROM unnest('{metrics,metrics_series,staging_status,worker_status,worker_jobs,reducer_status,feed_status,rebuild_status,subscription_status,projection_status,dead_letter_status}'::text[]) name;
 RESET ROLE;
 SELECT is(array_agg(p.oid::regprocedure::text), NULL, 'nothing is for everybody')
   FROM pg_proc p

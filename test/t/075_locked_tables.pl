@@ -56,6 +56,7 @@ sub is_answered
 		staging_status => [ 'SELECT drain_state FROM event_store.staging_status', qr/^(idle|draining|backing_off|stopped)$/ ],
 		worker_status => [ 'SELECT state FROM event_store.worker_status', qr/^(none|running|wanted|starting)$/ ],
 		metrics => [ 'SELECT count(*) > 0 FROM event_store.metrics', qr/^t$/ ],
+		metrics_series => [ 'SELECT count(*) > 0 FROM event_store.metrics_series', qr/^t$/ ],
 		'openmetrics()' => [ "SELECT event_store.openmetrics() LIKE '%EOF'", qr/^t$/ ],
 		feed_status => [ 'SELECT safe_position >= 0 FROM event_store.feed_status', qr/^t$/ ],
 		'safe_position()' => [ 'SELECT event_store.safe_position() >= 0', qr/^t$/ ],

@@ -90,6 +90,7 @@ my @calls = (
 	[ provider_name => 'provider_name()', 10 ],
 	[ extension_version => 'extension_version()', 10 ],
 	[ metrics_state => 'metrics_state()' ],
+	[ metrics_series_state => 'metrics_series_state()' ],
 	[ openmetrics => 'openmetrics()' ],
 	[ append_event => "append_event($order, NULL, 'Moved')", 100 ],
 	[ append_event => q{append_event('Order', 'a-18', NULL, 'Moved', durability => 'staged')}, 100 ],
