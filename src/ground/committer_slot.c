@@ -46,7 +46,7 @@ clear_slot(SharedDatabase *db)
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->asleep = false;
-	slot->wanted = slot->waiting = slot->first = slot->last = 0;
+	slot->first = slot->last = 0;
 }
 
 DatabasePart es_committer_part = {sizeof(CommitterSlot), initialise_slot,

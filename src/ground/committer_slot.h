@@ -20,10 +20,8 @@ typedef struct CommitterSlot
 	TimestampTz retry_at; /* none is asked for before: there was none */
 	pid_t pid;			  /* 0 = none */
 	Latch *latch;
-	bool asleep; /* a call sets the latch when so many wait: */
-	int wanted;
-	int waiting; /* calls in the queue ... */
-	int first;	 /* ... from here, 1 + number, 0 = none ... */
+	bool asleep; /* a call sets the latch */
+	int first;	 /* the queue, from here, 1 + number, 0 = none ... */
 	int last;	 /* ... to here */
 } CommitterSlot;
 

@@ -61,6 +61,7 @@ typedef struct GroupedCall
 	int next;
 	int level;
 	Latch *latch;
+	int wakes[2]; /* callers that this one wakes, when it has its answer */
 	Size size;
 	dsa_pointer large; /* where the content is if it does not fit in */
 	char content[FLEXIBLE_ARRAY_MEMBER];
@@ -185,7 +186,6 @@ append_call(CommitterSlot *slot, int number)
 	else
 		slot->first = number + 1;
 	slot->last = number + 1;
-	slot->waiting++;
 }
 
 static void
@@ -201,7 +201,6 @@ remove_call(CommitterSlot *slot, int number)
 		call_numbered(call->next - 1)->previous = call->previous;
 	else
 		slot->last = call->previous;
-	slot->waiting--;
 }
 
 /* Whether a call is still the one that the committer was given. */
@@ -299,7 +298,7 @@ es_hand_over(SharedDatabase *db, const char *content, Size size, int level)
 	call->serial++;
 	call->state = ES_GROUPED_WAITING;
 	append_call(slot, MyProcNumber);
-	if (slot->asleep && slot->waiting >= slot->wanted)
+	if (slot->asleep)
 	{
 		latch = slot->latch;
 		slot->asleep = false;
@@ -308,6 +307,18 @@ es_hand_over(SharedDatabase *db, const char *content, Size size, int level)
 	if (latch != NULL)
 		SetLatch(latch);
 	return true;
+}
+
+/* Who has an answer wakes those who are to hear of theirs from him. */
+static void
+wake_others(GroupedCall *call)
+{
+	for (int i = 0; i < 2; i++)
+	{
+		if (call->wakes[i] != 0)
+			SetLatch(call_numbered(call->wakes[i] - 1)->latch);
+		call->wakes[i] = 0;
+	}
 }
 
 /* Takes the call back if it is in this state, or in any: ES_GROUPED_NONE. */
@@ -329,6 +340,8 @@ withdraw_if(SharedDatabase *db, GroupedState wanted)
 		remove_call(slot, MyProcNumber);
 	call->state = ES_GROUPED_NONE;
 	LWLockRelease(&slot->lock);
+	if (state == ES_GROUPED_DONE)
+		wake_others(call);
 	/* what the committer has taken is its to free */
 	if (call->large != InvalidDsaPointer &&
 		(state == ES_GROUPED_WAITING || state == ES_GROUPED_DONE))
@@ -387,6 +400,8 @@ wait_for_answer(SharedDatabase *db)
 			state == ES_GROUPED_LOST)
 		{
 			pg_read_barrier();
+			if (state == ES_GROUPED_DONE)
+				wake_others(mine());
 			return state;
 		}
 		if (state == ES_GROUPED_WAITING && is_out_of_patience(db, since) &&
@@ -495,7 +510,6 @@ es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 		calls[count++] = taken;
 	}
 	slot->asleep = sleeps && count == 0;
-	slot->wanted = 1;
 	LWLockRelease(&slot->lock);
 	for (int i = 0; i < count; i++)
 	{
@@ -504,20 +518,6 @@ es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 	}
 	pfree(large);
 	return count;
-}
-
-int
-es_count_calls(SharedDatabase *db, int wanted)
-{
-	CommitterSlot *slot = es_committer_slot(db);
-	int waiting;
-
-	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	waiting = slot->waiting;
-	slot->asleep = waiting < wanted;
-	slot->wanted = wanted;
-	LWLockRelease(&slot->lock);
-	return waiting;
 }
 
 /* Changes the state of a call, and wakes its caller; false if it was withdrawn. */
@@ -570,37 +570,68 @@ es_is_left_to_caller(SharedDatabase *db, int number, uint32 serial)
 }
 
 bool
-es_answer_call(SharedDatabase *db, const TakenCall *taken, const char *answer,
-			   Size size)
+es_place_answer(GroupedAnswer *answer)
+{
+	answer->given = false;
+	answer->large = InvalidDsaPointer;
+	if (answer->size <= place_bytes())
+		return true;
+	answer->large = dsa_allocate_extended(dynamic(), answer->size,
+										  DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
+	if (answer->large == InvalidDsaPointer)
+		return false;
+	memcpy(dsa_get_address(dynamic(), answer->large), answer->bytes, answer->size);
+	return true;
+}
+
+/* Puts an answer in the place of its call, if that was not withdrawn; locked. */
+static void
+put_answer(GroupedAnswer *answer)
+{
+	GroupedCall *call = call_numbered(answer->call->number);
+
+	answer->given = is_still(call, answer->call->serial, ES_GROUPED_TAKEN);
+	if (!answer->given)
+		return;
+	call->size = answer->size;
+	call->large = answer->large;
+	if (answer->large == InvalidDsaPointer)
+		memcpy(call->content, answer->bytes, answer->size);
+	call->wakes[0] = call->wakes[1] = 0;
+}
+
+/*
+ * All get their answers at once, each with those whom it wakes: the first wakes the second
+ * and the third, those the next four.
+ */
+void
+es_give_answers(SharedDatabase *db, GroupedAnswer *answers, int count)
 {
 	CommitterSlot *slot = es_committer_slot(db);
-	GroupedCall *call = call_numbered(taken->number);
-	dsa_pointer large = InvalidDsaPointer;
-	bool fits = size <= place_bytes();
-	bool there;
+	int n = 0;
 
-	if (!fits)
-		large = dsa_allocate_extended(dynamic(), size,
-									  DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
-	if (!fits && large == InvalidDsaPointer)
-		return false;
-	if (!fits)
-		memcpy(dsa_get_address(dynamic(), large), answer, size);
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	there = is_still(call, taken->serial, ES_GROUPED_TAKEN);
-	if (there)
+	for (int i = 0; i < count; i++)
 	{
-		call->size = size;
-		call->large = large;
-		if (fits)
-			memcpy(call->content, answer, size);
-		call->state = ES_GROUPED_DONE;
-		SetLatch(call->latch);
+		put_answer(&answers[i]);
+		if (answers[i].given)
+			answers[n++].caller = answers[i].call->number;
 	}
+	for (int i = 1; i < n; i++)
+		call_numbered(answers[(i - 1) / 2].caller)->wakes[(i - 1) % 2] =
+			answers[i].caller + 1;
+	/* a caller looks without the lock */
+	pg_write_barrier();
+	for (int i = 0; i < n; i++)
+		call_numbered(answers[i].caller)->state = ES_GROUPED_DONE;
 	LWLockRelease(&slot->lock);
-	if (!there && large != InvalidDsaPointer)
-		dsa_free(dynamic(), large);
-	return true;
+	if (n > 0)
+		SetLatch(call_numbered(answers[0].caller)->latch);
+	for (int i = 0; i < count; i++)
+	{
+		if (!answers[i].given && answers[i].large != InvalidDsaPointer)
+			dsa_free(dynamic(), answers[i].large);
+	}
 }
 
 /* Callers whose calls wait in the queue look again as well: there may be no committer. */

@@ -5,6 +5,8 @@
 #ifndef ES_GROUPED_CALL_H
 #define ES_GROUPED_CALL_H
 
+#include "utils/dsa.h"
+
 #include "ground/shmem.h"
 
 /* What became of a call, as its caller sees it. */
@@ -56,14 +58,24 @@ typedef struct TakenCall
  */
 extern int es_take_calls(SharedDatabase *db, TakenCall **calls, int most,
 						 Size bytes, bool sleeps);
+/* An answer that is to be given. */
+typedef struct GroupedAnswer
+{
+	const TakenCall *call;
+	const char *bytes;
+	Size size;
+	dsa_pointer large; /* room for it where it does not fit in */
+	bool given;
+	int caller; /* of the list of those that are given, in the same order */
+} GroupedAnswer;
+
+/* Finds room for an answer; false if there is none. */
+extern bool es_place_answer(GroupedAnswer *answer);
 /*
- * How many are in the queue; where that is less than "wanted" the latch is set when so
- * many are.
+ * Gives calls their answers, and wakes one of the callers, who wakes the others: that takes
+ * longer than all else that the committer does for them but the flush.
  */
-extern int es_count_calls(SharedDatabase *db, int wanted);
-/* Gives one its answer, and wakes its caller; false if there is no memory for it. */
-extern bool es_answer_call(SharedDatabase *db, const TakenCall *call,
-						   const char *answer, Size size);
+extern void es_give_answers(SharedDatabase *db, GroupedAnswer *answers, int count);
 /* Sets a call aside, or has its caller do it; false if it was withdrawn. */
 extern bool es_set_call_aside(SharedDatabase *db, const TakenCall *call);
 extern bool es_leave_to_caller(SharedDatabase *db, const TakenCall *call);

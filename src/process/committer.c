@@ -68,10 +68,6 @@
 /* So much is taken at once. */
 #define ROUND_CALLS 512
 #define ROUND_BYTES (4 * 1024 * 1024)
-/* Those who were just answered are waited for: such a part of the time of a round ... */
-#define GATHER_PART 2
-/* ... and after so many rounds again, if they did not come. */
-#define GATHER_AGAIN 16
 /* An error that is no call's fault is tried again so often. */
 #define ATTEMPTS 3
 #define ATTEMPT_PAUSE_MS 10
@@ -107,10 +103,10 @@ typedef struct Committer
 	bool store_gone;
 	bool unconfirmed; /* the transaction is, by its standbys */
 
-	/* gathering */
-	int answered; /* in the last round */
-	int round_ms; /* how long it took */
-	int unwaited; /* so many rounds are begun with what is there */
+	/* that are to be given, for ROUND_CALLS calls; whose they are */
+	GroupedAnswer *answers;
+	Held **answered;
+	int nanswers;
 } Committer;
 
 /* ---------- one transaction ---------- */
@@ -301,8 +297,10 @@ make_wait(Committer *c, Held *held)
 static void
 answer(Committer *c, Held *held, const char *bytes, Size size)
 {
-	c->answered++;
-	if (!es_answer_call(c->db, held->taken, bytes, size))
+	GroupedAnswer *given = &c->answers[c->nanswers];
+
+	*given = (GroupedAnswer){.call = held->taken, .bytes = bytes, .size = size};
+	if (!es_place_answer(given))
 	{
 		ErrorData error =
 			{.sqlerrcode = ERRCODE_OUT_OF_MEMORY,
@@ -310,10 +308,20 @@ answer(Committer *c, Held *held, const char *bytes, Size size)
 			 .detail = "The call has been carried out.",
 			 .hint = "Repeat it with its event_ids to be told what it has done."};
 
-		bytes = es_form_error(&error, &size);
-		(void) es_answer_call(c->db, held->taken, bytes, size);
+		given->bytes = es_form_error(&error, &given->size);
+		(void) es_place_answer(given);
 	}
-	forget(held);
+	c->answered[c->nanswers++] = held;
+}
+
+/* Gives all the answers that there are. */
+static void
+give_answers(Committer *c)
+{
+	es_give_answers(c->db, c->answers, c->nanswers);
+	for (int i = 0; i < c->nanswers; i++)
+		forget(c->answered[i]);
+	c->nanswers = 0;
 }
 
 static void
@@ -440,12 +448,14 @@ serve(Committer *c, Held **calls, int count)
 	if (error == NULL)
 	{
 		deliver(c, calls, count);
+		give_answers(c);
 		RESUME_INTERRUPTS();
 	}
 	else if (count == 1)
 		settle_failure(c, calls[0], error);
 	else
 		settle_failures(c, calls, count, error);
+	give_answers(c);
 }
 
 /* ---------- rounds ---------- */
@@ -508,31 +518,6 @@ rest(Committer *c, uint32 wait_event)
 	es_sleep_on_latch(Max(left, 1), wait_event);
 }
 
-/*
- * Whoever was answered may call again at once, and would just miss the next commit: half of
- * all would share one, the others the next.  Where a commit takes long all are waited
- * for, but only for a part of that time, and not again for a while if they do not come.
- */
-static void
-gather(Committer *c, uint32 wait_event)
-{
-	int answered = c->answered;
-	int patience = c->round_ms / GATHER_PART;
-	int waiting;
-
-	c->answered = 0;
-	if (c->unwaited > 0)
-		c->unwaited--;
-	if (answered < 2 || patience == 0 || c->unwaited > 0)
-		return;
-	waiting = es_count_calls(c->db, 0);
-	if (es_count_calls(c->db, waiting + answered) >= waiting + answered)
-		return;
-	es_sleep_on_latch(patience, wait_event);
-	if (es_count_calls(c->db, 0) < waiting + answered / 2)
-		c->unwaited = GATHER_AGAIN;
-}
-
 static void
 take_turn(Committer *c, uint32 wait_event)
 {
@@ -542,10 +527,11 @@ take_turn(Committer *c, uint32 wait_event)
 	/* what is set for the database is read when a process connects */
 	if ((es_heed_signals() && c->held == NIL) || es_asked_to_leave())
 		proc_exit(0);
-	gather(c, wait_event);
 	MemoryContextReset(c->round);
 	MemoryContextSwitchTo(c->round);
 	calls = palloc_array(Held *, ROUND_CALLS);
+	c->answers = palloc_array(GroupedAnswer, ROUND_CALLS);
+	c->answered = palloc_array(Held *, ROUND_CALLS);
 	count = take_held(c, calls);
 	count += take_new(c, calls + count, ROUND_CALLS - count, count == 0);
 	if (count == 0)
@@ -558,7 +544,6 @@ take_turn(Committer *c, uint32 wait_event)
 	c->started_at = GetCurrentTimestamp();
 	serve(c, calls, count);
 	c->worked_at = GetCurrentTimestamp();
-	c->round_ms = (int) ((c->worked_at - c->started_at) / 1000);
 	debug_query_string = NULL;
 	pgstat_report_stat(false);
 }

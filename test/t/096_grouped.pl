@@ -201,7 +201,10 @@ sub check_told
 	return;
 }
 
+$started = time;
 my ($out, $err) = run_clients(8, 100, 'h');
+# who is not woken looks once a second
+cmp_ok(time - $started, '<', 40, 'who has an answer wakes the next');
 check_told($out, $err, 8, 100, 'h', 'errors in between');
 my @mixed = $err =~ /ERROR:  bad: "c(\d+)-\d+"\n.*DETAIL:  h-\d/g;
 cmp_ok(scalar(@mixed), '>', 80, 'an error has the details of its call');
