@@ -36,7 +36,7 @@ CREATE FUNCTION pg_temp.log(name text, id text) RETURNS TABLE (event text, paylo
            || CASE WHEN payload ? 'retry_at' THEN '{"retry_at": true}' ELSE '{}' END::jsonb
       FROM event_store.load_events('saga:' || name, id)
 $$;
--- A time of a saga is over; the worker may be faster.
+-- A time of a saga is over; who does it in the background may be faster.
 CREATE PROCEDURE pg_temp.let_pass(id text, what text)
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -44,6 +44,7 @@
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "ground/transaction.h"
+#include "log/outside_write.h"
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
 #include "staging/head.h"
@@ -394,7 +395,7 @@ fail(Due *due, int sqlerrcode, const char *message)
 	OwnerScope scope;
 
 	es_begin(&scope);
-	(void) es_write_scheduled(&plan, values, NULL);
+	(void) es_write_ours(&plan, values, NULL);
 	es_end(&scope);
 	due->found = false;
 	es_count(ES_COUNT_FAILED_DEADLINES);

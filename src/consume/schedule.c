@@ -34,6 +34,7 @@
 #include "ground/metrics.h"
 #include "ground/timer_slot.h"
 #include "log/log.h"
+#include "log/outside_write.h"
 #include "read/feed.h"
 #include "staging/head.h"
 #include "staging/staged_row.h"
@@ -303,7 +304,7 @@ es_reschedule_event(PG_FUNCTION_ARGS)
 	values[1] = TimestampTzGetDatum(due_at_argument(fcinfo, 1));
 	begin_scheduling("reschedule_event()");
 	es_begin(&scope);
-	found = es_write_scheduled(&plan, values, NULL) > 0;
+	found = es_write_ours(&plan, values, NULL) > 0;
 	es_end(&scope);
 	if (found)
 		es_note_timer(ES_TIMER_DEADLINES, DatumGetTimestampTz(values[1]));

@@ -74,24 +74,6 @@ es_read_scheduled(HeapTuple row, TupleDesc desc, ScheduledEvent *scheduled)
 	scheduled->unless_after = isnull ? 0 : DatumGetInt64(value);
 }
 
-uint64
-es_write_scheduled(KeptPlan *plan, Datum *values, const char *nulls)
-{
-	volatile uint64 count = 0;
-
-	es_inserts = true;
-	PG_TRY();
-	{
-		count = es_execute_latest(plan, values, nulls);
-	}
-	PG_FINALLY();
-	{
-		es_inserts = false;
-	}
-	PG_END_TRY();
-	return count;
-}
-
 bool
 es_insert_scheduled(const ScheduledEvent *scheduled)
 {
@@ -122,7 +104,7 @@ es_insert_scheduled(const ScheduledEvent *scheduled)
 	values[LS_UNLESS_AFTER - 1] = Int64GetDatum(scheduled->unless_after);
 	if (!scheduled->unless)
 		nulls[LS_UNLESS_TYPES - 1] = nulls[LS_UNLESS_AFTER - 1] = 'n';
-	return es_write_scheduled(&plan, values, nulls) == 1;
+	return es_write_ours(&plan, values, nulls) == 1;
 }
 
 bool

@@ -10,7 +10,6 @@
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
-#include "ground/catalog.h"
 #include "write/event_input.h"
 
 /* An event that is to be appended; its event_id is that of the schedule. */
@@ -38,11 +37,6 @@ es_due_at(const ScheduledEvent *scheduled)
 {
 	return DatumGetTimestampTz(scheduled->event.row.values[EV_OCCURRED_AT]);
 }
-/*
- * Executes an INSERT or UPDATE of the table, which is none around the API, under the
- * latest snapshot; returns how many rows it wrote.
- */
-extern uint64 es_write_scheduled(KeptPlan *plan, Datum *values, const char *nulls);
 /*
  * Inserts one in the scope of an owner; false if there is one of its id.  Reads
  * that, as it is now; false if there is none.

@@ -234,7 +234,10 @@ assign_slot(SharedDatabase *db, Oid database)
 	db->claimed = false;
 	db->reserved = false;
 	for (DatabasePart *part = database_parts; part != NULL; part = part->next)
-		part->clear(db);
+	{
+		if (part->clear != NULL)
+			part->clear(db);
+	}
 }
 
 /* Finds the slot of a database; SharedState.lock is held. */

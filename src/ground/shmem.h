@@ -36,8 +36,8 @@ extern SharedState *es_shared;
 
 /*
  * An owner's part of every slot.  "initialise" makes it ready once, zeroed
- * before, and may be NULL; "clear" readies it for another database, with the
- * locks of the state and of the slot held.
+ * before; "clear" readies it for another database, with the locks of the state and of the
+ * slot held.  Both may be NULL.
  */
 typedef struct DatabasePart
 {

@@ -13,6 +13,7 @@
 typedef enum Timer
 {
 	ES_TIMER_DEADLINES,
+	ES_TIMER_SAGAS,
 	ES_TIMERS
 } Timer;
 

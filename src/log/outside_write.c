@@ -14,8 +14,8 @@
  * Only an append that takes a position while the statement runs can meet one of
  * its rows, and ends with 40001.
  *
- * Rows of scheduled_events that come around the API, as when a dump is restored, are told to
- * the process that appends them.
+ * Rows of scheduled events and sagas that come around the API, as when a dump is restored, are
+ * told to the process that does what is due (timer_slot.c).
  *
  * What writes rows without a statement on this very table is not noticed: a row
  * routed to it from a partitioned parent, or an apply worker (a log that is fed
@@ -56,9 +56,16 @@ static ExecutorStart_hook_type previous_start = NULL;
 static ExecutorFinish_hook_type previous_finish = NULL;
 static ProcessUtility_hook_type previous_utility = NULL;
 
-/* The tables that are watched: the log, and what is to be appended to it later. */
+/* The tables that are watched: the log, and those that say what is due. */
 #define LOG_TABLE "domain_events"
-#define SCHEDULE_TABLE "scheduled_events"
+
+static const struct
+{
+	const char *name;
+	Timer timer;
+} due_tables[] = {{"scheduled_events", ES_TIMER_DEADLINES},
+				  {"sagas", ES_TIMER_SAGAS},
+				  {"saga_steps", ES_TIMER_SAGAS}};
 
 /* Whether a relation is one of ours, by its name, which all statements can ask. */
 static bool
@@ -153,12 +160,50 @@ begin_write(void)
 
 /* Something may be due that nobody has noted: the table is looked at. */
 static void
-note_schedule(void)
+note_due(Timer timer)
 {
 	if (XactReadOnly || es_my_database() == NULL)
 		return;
 	es_note_write();
-	es_note_timer(ES_TIMER_DEADLINES, ES_TIMER_UNKNOWN);
+	es_note_timer(timer, ES_TIMER_UNKNOWN);
+}
+
+static void
+note_due_of_statement(const QueryDesc *query)
+{
+	for (int i = 0; i < (int) lengthof(due_tables); i++)
+	{
+		if (writes_to(query, due_tables[i].name))
+			note_due(due_tables[i].timer);
+	}
+}
+
+static void
+note_due_of_copy(Node *command)
+{
+	for (int i = 0; i < (int) lengthof(due_tables); i++)
+	{
+		if (copies_to(command, due_tables[i].name))
+			note_due(due_tables[i].timer);
+	}
+}
+
+uint64
+es_write_ours(KeptPlan *plan, Datum *values, const char *nulls)
+{
+	volatile uint64 count = 0;
+
+	es_inserts = true;
+	PG_TRY();
+	{
+		count = es_execute_latest(plan, values, nulls);
+	}
+	PG_FINALLY();
+	{
+		es_inserts = false;
+	}
+	PG_END_TRY();
+	return count;
 }
 
 static void
@@ -174,8 +219,8 @@ start_statement(QueryDesc *query, int flags)
 		es_inserts = false;
 	else if (writes_to(query, LOG_TABLE))
 		begin_write();
-	else if (query->operation != CMD_DELETE && writes_to(query, SCHEDULE_TABLE))
-		note_schedule();
+	else if (query->operation != CMD_DELETE)
+		note_due_of_statement(query);
 }
 
 static void
@@ -201,8 +246,8 @@ run_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 
 	if (copies)
 		begin_write();
-	else if (copies_to(statement->utilityStmt, SCHEDULE_TABLE))
-		note_schedule();
+	else
+		note_due_of_copy(statement->utilityStmt);
 	next(statement, query, read_only_tree, context, params, environment, dest,
 		 completion);
 	if (copies && es_writes_outside())

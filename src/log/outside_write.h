@@ -5,8 +5,13 @@
 #ifndef ES_OUTSIDE_WRITE_H
 #define ES_OUTSIDE_WRITE_H
 
-/* Set for the next statement that writes to the log, or the schedule: it is one of ours. */
+#include "ground/catalog.h"
+
+/* Set for the next statement that writes to a watched table: it is one of ours. */
 extern bool es_inserts;
+
+/* es_execute_latest() of such a statement. */
+extern uint64 es_write_ours(KeptPlan *plan, Datum *values, const char *nulls);
 
 /* Installs the hooks; called while the library is preloaded. */
 extern void es_watch_log(void);

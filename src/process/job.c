@@ -5,7 +5,7 @@
  * They are a table: opening staging, the drain, giving space back, storing the
  * safe position for standbys, snapshots of aggregates, pruning the history of
  * dead letters, forgetting processed messages, deleting old positions of
- * subscriptions, counting sessions that ended with an event, starting projectors, timers of sagas, closing staging.  A job says when it is due, and does a bounded
+ * subscriptions, counting sessions that ended with an event, starting projectors, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own (step.c).  What a step
  * does stands in the file below that owns it, and every step can also be run in
  * the foreground by a function.
@@ -37,8 +37,6 @@
 #include "process/projector.h"
 #include "process/step.h"
 #include "replay/snapshot.h"
-#include "saga/saga_timer.h"
-#include "saga/saga_work.h"
 #include "staging/drain.h"
 #include "staging/drain_state.h"
 #include "staging/opening.h"
@@ -232,15 +230,6 @@ step_projectors(Work *work)
 	if (!work->store_gone)
 		work->projectors_at = es_start_projectors(work->db);
 }
-
-static void
-step_saga_timers(Work *work)
-{
-	if (enter_store(work))
-		es_run_saga_timers(work->db);
-}
-
-static const Step saga_timers_step = {"saga timers", step_saga_timers};
 
 static const Step projectors_step = {"start projectors", step_projectors};
 
@@ -464,20 +453,6 @@ time_until_projectors(const Work *work)
 			   : es_milliseconds_until(work->projectors_at);
 }
 
-static long
-time_until_saga_timers(const Work *work)
-{
-	TimestampTz at = es_saga_timer_at(work->db);
-
-	return at == DT_NOEND ? -1 : es_milliseconds_until(at);
-}
-
-static bool
-run_saga_timers(Work *work, JobTurn *turn)
-{
-	return run_step(work, &saga_timers_step);
-}
-
 /* The wish is taken first: what comes from now on raises it again. */
 static bool
 run_projectors(Work *work, JobTurn *turn)
@@ -571,8 +546,6 @@ const Job es_jobs[] =
 	  .keeps_worker = true, .gives_way = true},
 	 {"start projectors", time_until_projectors, run_projectors,
 	  .keeps_worker = true, .failed = projectors_failed},
-	 {"saga timers", time_until_saga_timers, run_saga_timers,
-	  .keeps_worker = true, .gives_way = true},
 	 {"close staging", time_until_close, run_close}};
 
 const int es_job_count = lengthof(es_jobs);

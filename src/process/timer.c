@@ -21,6 +21,7 @@
 #include "ground/shmem.h"
 #include "ground/timer_slot.h"
 #include "process/timer.h"
+#include "saga/saga_timer.h"
 
 /* The first and the longest pause after a failure. */
 #define FIRST_PAUSE_MS 100
@@ -28,7 +29,10 @@
 
 const TimerJob es_timer_jobs[] = {[ES_TIMER_DEADLINES] = {"append due events",
 														  es_find_deadline,
-														  es_append_deadlines}};
+														  es_append_deadlines},
+								  [ES_TIMER_SAGAS] = {"fire saga timers",
+													  es_find_saga_timer,
+													  es_run_saga_timers}};
 
 StaticAssertDecl(lengthof(es_timer_jobs) == ES_TIMERS,
 				 "what each timer does is in the table");

@@ -31,6 +31,7 @@
 #include "ground/lock.h"
 #include "ground/pair_table.h"
 #include "ground/settings.h"
+#include "log/outside_write.h"
 #include "replay/fold.h"
 #include "replay/reducer.h"
 #include "replay/saga_event.h"
@@ -255,7 +256,7 @@ store_row(const Saga *saga, const SagaStep *step, const StepRow *row)
 					 row->due_at == 0 ? 'n' : ' ',
 					 row->lease == 0 ? 'n' : ' '};
 
-	(void) es_execute_latest(&plan, values, nulls);
+	(void) es_write_ours(&plan, values, nulls);
 	es_note_saga_work(row->claimable_at != 0, row->due_at);
 }
 
@@ -301,7 +302,7 @@ store_saga(const Saga *saga)
 					   TimestampTzGetDatum(state->started_at)};
 	char nulls[6] = {' ', ' ', ' ', ' ', deadline == 0 ? 'n' : ' ', ' '};
 
-	(void) es_execute_latest(&plan, values, nulls);
+	(void) es_write_ours(&plan, values, nulls);
 	if (deadline != 0)
 		es_note_saga_work(false, deadline);
 }

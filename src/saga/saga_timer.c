@@ -22,26 +22,28 @@
 #include "consume/consume.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/lock.h"
 #include "ground/metrics.h"
-#include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "log/outside_write.h"
 #include "replay/saga_state.h"
 #include "saga/circuit.h"
 #include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_timer.h"
-#include "saga/saga_work.h"
 
 PG_FUNCTION_INFO_V1(es_fire_saga_timers);
 
-/* The worker does so many in a transaction. */
+/* So many are done in a transaction. */
 #define TIMERS_PER_STEP 100
-/* One that somebody holds is tried again after this, one that failed after that. */
-#define HELD_PAUSE_MS 100
 /* Where none of so many could be fired, more are looked at, up to that. */
 #define MORE_TIMERS 8
 #define MAX_TIMERS 100000
+/* One that somebody holds is tried again after this, ... */
+#define HELD_PAUSE_MS 100
+/* ... one whose row of a view somebody holds after this, one that failed after that. */
+#define BLOCKED_PAUSE_MS 1000
 #define FAILED_PAUSE_MS 10000
 
 /* One that is due; of a whole saga where step is NULL. */
@@ -53,6 +55,7 @@ typedef struct Timer
 	bool leased;
 	TimestampTz due_at;
 	bool fired;
+	int pause; /* after a failure, in milliseconds */
 } Timer;
 
 /* ---------- finding what is due ---------- */
@@ -105,8 +108,8 @@ find_due(int max_count, int *count)
 	return timers;
 }
 
-static TimestampTz
-first_due(void)
+TimestampTz
+es_find_saga_timer(void)
 {
 	static KeptPlan plan = {
 		"SELECT LEAST((SELECT s.due_at FROM event_store.saga_steps s"
@@ -176,7 +179,7 @@ put_off_for_circuit(const Saga *saga, const Timer *timer)
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp() +
 									step->paces[KIND_STEP].queue_timeout);
 	es_begin(&scope);
-	put_off = es_execute_latest(&plan, values, NULL) > 0;
+	put_off = es_write_ours(&plan, values, NULL) > 0;
 	es_end(&scope);
 	return put_off;
 }
@@ -213,7 +216,10 @@ fire_in_subtransaction(void *arg)
 		return false;
 	fire(&saga, timer);
 	timer->fired = saga.machine.events != NIL;
+	/* a row of a view that somebody holds must not keep others waiting */
+	es_bound_lock_waits(true);
 	es_save_saga(&saga, "fire_saga_timers()");
+	es_bound_lock_waits(false);
 	return true;
 }
 
@@ -239,7 +245,7 @@ put_off(void *arg)
 		{timer->name, timer->id,
 		 of_whole ? (Datum) 0 : CStringGetTextDatum(timer->step),
 		 TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 FAILED_PAUSE_MS))};
+														 timer->pause))};
 	char nulls[4] = {' ', ' ', of_whole ? 'n' : ' ', ' '};
 	OwnerScope scope;
 	Saga saga;
@@ -248,7 +254,7 @@ put_off(void *arg)
 	if (!es_try_saga(&saga, "fire_saga_timers()"))
 		return false;
 	es_begin(&scope);
-	(void) es_execute_latest(of_whole ? &of_saga : &of_step, values, nulls);
+	(void) es_write_ours(of_whole ? &of_saga : &of_step, values, nulls);
 	es_end(&scope);
 	return true;
 }
@@ -264,6 +270,9 @@ fire_timer(Timer *timer)
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	timer->fired = false;
+	timer->pause = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE
+					   ? BLOCKED_PAUSE_MS
+					   : FAILED_PAUSE_MS;
 	ereport(LOG, errmsg("a timer of saga %s/%s failed: %s",
 						TextDatumGetCString(timer->name),
 						TextDatumGetCString(timer->id), error->message));
@@ -310,18 +319,16 @@ fire_due(int max_count, TimestampTz *again)
 	return fired;
 }
 
-void
-es_run_saga_timers(SharedDatabase *db)
+TimestampTz
+es_run_saga_timers(TimestampTz noted)
 {
 	TimestampTz again;
 	TimestampTz first;
 
-	es_forget_saga_timers(db);
 	(void) fire_due(TIMERS_PER_STEP, &again);
-	first = first_due();
+	first = es_find_saga_timer();
 	/* what is due and was not done waits for its pause */
-	if (first != DT_NOEND)
-		es_note_saga_timer(db, Max(first, again));
+	return first == DT_NOEND ? DT_NOEND : Max(first, again);
 }
 
 Datum

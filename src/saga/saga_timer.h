@@ -5,9 +5,11 @@
 #ifndef ES_SAGA_TIMER_H
 #define ES_SAGA_TIMER_H
 
-#include "ground/shmem.h"
+#include "datatype/timestamp.h"
 
-/* Does what is due, a bounded piece of it, and remembers when the next is. */
-extern void es_run_saga_timers(SharedDatabase *db);
+/* When the first is due; DT_NOEND = there is none.  A TimerJob of timer.h. */
+extern TimestampTz es_find_saga_timer(void);
+/* Does what is due, a bounded piece of it, in this transaction. */
+extern TimestampTz es_run_saga_timers(TimestampTz noted);
 
 #endif /* ES_SAGA_TIMER_H */

@@ -17,6 +17,7 @@
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/metrics.h"
+#include "log/outside_write.h"
 #include "replay/saga_state.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
@@ -135,7 +136,7 @@ extend_row(const Saga *saga, const SagaStep *step, TimestampTz until,
 	bool found;
 
 	es_begin(&scope);
-	found = es_execute_latest(&plan, values, nulls) > 0;
+	found = es_write_ours(&plan, values, nulls) > 0;
 	es_end(&scope);
 	es_note_saga_work(false, until);
 	return found;

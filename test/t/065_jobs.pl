@@ -53,7 +53,7 @@ sub job
 # ---------- all is well
 
 is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
-	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, count deaths, start projectors, saga timers, close staging', 'the jobs');
+	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, count deaths, start projectors, close staging', 'the jobs');
 append_ten('T', 'staged', 'staged');
 ok(flush_all($node, 'shop'), 'the drain runs');
 ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');

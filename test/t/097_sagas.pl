@@ -1,5 +1,5 @@
 # Sagas outlive the server, and executors that wait are told at once: a lease holds over a crash, an attempt
-# is not counted anew, the worker does what falls due, and what fell due while the server was down.
+# is not counted anew, and what falls due is done, also what fell due while the server was down.
 
 use strict;
 use warnings;
@@ -80,12 +80,11 @@ for my $n (1 .. 3)
 }
 $executor->quit;
 
-# ---------- a worker with nothing else to do stays for what is due later
+# ---------- the process stays for what is due later
 
 sql(q{SELECT event_store.define_saga('later', '{"timeout": "3s", "steps": [{"name": "a"}]}')});
 sql(q{SELECT event_store.start_saga('later', 'due')});
 ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'due'}), 'the time of a saga is over');
-is(sql(q{SELECT failures, last_error IS NULL FROM event_store.worker_jobs WHERE job = 'saga timers'}), '0|t', 'without a failure');
 
 # ---------- one that cannot go on holds up no other
 
@@ -98,6 +97,23 @@ sql(q{
 ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'free'}), 'others go on');
 sql('DROP TRIGGER refuse ON event_store.domain_events');
 ok(poll(q{SELECT count(*) = 150 FROM event_store.sagas WHERE saga_id LIKE 'held %' AND state = 'failed'}), 'and they, when they can');
+
+# ---------- nor one that meets a row of a view that somebody holds
+
+sql(q{
+	SELECT event_store.define_saga('viewed', '{"timeout": "2s", "steps": [{"name": "a"}]}');
+	SELECT event_store.create_view_projection('ends', '{saga:viewed}', '"$.event_type"',
+		'{"events": {"SagaFailed": [{"op": "increment", "path": "$.n", "value": 1}]}}', 'inline');
+	SELECT event_store.start_saga('viewed', 'held'), event_store.start_saga('viewed', 'blocked')});
+my $holder = $node->background_psql('shop');
+$holder->query_safe(q{BEGIN; SELECT event_store.cancel_saga('viewed', 'held', 'test')});
+sql(q{SELECT event_store.start_saga('later', 'not blocked')});
+ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'not blocked'}), 'others do not wait for it');
+is(sql(q{SELECT state FROM event_store.sagas WHERE saga_id = 'blocked'}), 'running', 'while it does');
+$holder->query_safe('COMMIT');
+$holder->quit;
+ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'blocked'}), 'and it goes on then');
+is(sql(q{SELECT view_data FROM event_store.domain_views WHERE view_name = 'ends' AND view_key = 'SagaFailed'}), '{"n": 2}', 'as the view has it');
 
 $node->stop;
 done_testing();
