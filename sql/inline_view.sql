@@ -118,7 +118,22 @@ SELECT view_data FROM event_store.domain_views WHERE view_name = 'iv-late' AND v
 SELECT event_store.rebuild_projection('iv-late');
 SELECT view_data FROM event_store.domain_views WHERE view_name = 'iv-late' AND view_key = 'Sent';
 
+-- a reducer that is gone refuses the appends of its type, and no others
+CREATE FUNCTION public.iv_reduce(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('events', event.sequence) $$;
+SELECT event_store.set_reducer('IvReduced', 'public.iv_reduce'::regproc);
+SELECT event_store.create_view_projection('iv-reduced', '{IvReduced}', mode => 'inline');
+SELECT count(event_store.append_event('IvReduced', 'r-1', NULL, 'E'));
+DROP FUNCTION public.iv_reduce;
+\c -
+SELECT event_store.append_event('IvReduced', 'r-1', NULL, 'E');
+SELECT count(event_store.append_event('IvOrder', 'o-7', NULL, 'Sent', '{}'));
+CREATE FUNCTION public.iv_reduce(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('events', event.sequence) $$;
+SELECT count(event_store.append_event('IvReduced', 'r-1', NULL, 'E'));
+SELECT view_data FROM event_store.domain_views WHERE view_name = 'iv-reduced';
+SELECT event_store.set_reducer('IvReduced', NULL);
+DROP FUNCTION public.iv_reduce;
+
 SELECT count(*) FROM (SELECT event_store.drop_projection(projection_name) FROM event_store.projections WHERE projection_name LIKE 'iv-%') d;
-SELECT pg_temp.append('o-9', 'Paid', '{"customer": "zoe", "amount": 1}');
+SELECT count(event_store.append_event('IvOrder', 'o-9', NULL, 'Paid', '{"customer": "zoe", "amount": 1}'));
 SELECT count(*) FROM event_store.domain_views WHERE view_key = 'zoe';
 SELECT count(*) FROM (SELECT event_store.clear_view(view_name) FROM (SELECT DISTINCT view_name FROM event_store.domain_views WHERE view_name LIKE 'iv-%') v) c;

@@ -28,8 +28,8 @@ es_renew_reducer(ViewDefinition *definition, Datum aggregate_type)
 }
 
 void
-es_define_view(Datum name, Datum key, Datum rules, const Datum *aggregate_types,
-			   int type_count, ViewDefinition *definition)
+es_declare_view(Datum name, Datum key, Datum rules, int type_count,
+				ViewDefinition *definition)
 {
 	bool of_aggregate;
 
@@ -42,11 +42,18 @@ es_define_view(Datum name, Datum key, Datum rules, const Datum *aggregate_types,
 	if (rules != (Datum) 0)
 		definition->rules =
 			es_rules_parse(DatumGetJsonbP(rules), definition->key->has_item);
-	else if (of_aggregate)
-		es_renew_reducer(definition, aggregate_types[0]);
-	else
+	else if (!of_aggregate)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("rules must be given for a view with a key, or of several aggregate types"),
 				 errhint("Without rules a row is an aggregate's state, as the reducer of its type makes it.")));
+}
+
+void
+es_define_view(Datum name, Datum key, Datum rules, const Datum *aggregate_types,
+			   int type_count, ViewDefinition *definition)
+{
+	es_declare_view(name, key, rules, type_count, definition);
+	if (definition->rules == NULL)
+		es_renew_reducer(definition, aggregate_types[0]);
 }

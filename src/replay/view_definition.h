@@ -15,7 +15,10 @@
 extern void es_define_view(Datum name, Datum key, Datum rules,
 						   const Datum *aggregate_types, int type_count,
 						   ViewDefinition *definition);
-/* Looks the reducer up anew of a view that has no rules. */
+/* The same, but that the reducer of a view without rules is not looked up. */
+extern void es_declare_view(Datum name, Datum key, Datum rules, int type_count,
+							ViewDefinition *definition);
+/* Looks the reducer up of a view that has no rules, or looks it up anew. */
 extern void es_renew_reducer(ViewDefinition *definition, Datum aggregate_type);
 
 #endif /* ES_VIEW_DEFINITION_H */

@@ -63,9 +63,9 @@ define(InlineView *view, HeapTuple row, TupleDesc desc)
 
 	deconstruct_array(DatumGetArrayTypeP(types), TEXTOID, -1, false,
 					  TYPALIGN_INT, &view->types, NULL, &view->type_count);
-	es_define_view(copied(row, desc, 1), copied(row, desc, 2),
-				   copied(row, desc, 3), view->types, view->type_count,
-				   &view->definition);
+	/* a reducer that is gone is the matter of appends of its type alone */
+	es_declare_view(copied(row, desc, 1), copied(row, desc, 2),
+					copied(row, desc, 3), view->type_count, &view->definition);
 }
 
 static void
@@ -172,7 +172,7 @@ begin_fold(const InlineView *view, InlineFold *fold, EventRow **rows, int count)
 	}
 	if (fold->batch.count == 0)
 		return false;
-	/* a reducer may have been registered since */
+	/* the reducer that is registered now */
 	if (fold->definition.rules == NULL)
 		es_renew_reducer(&fold->definition, view->types[0]);
 	fold->run = es_place_view_batch(&fold->definition, &fold->batch);
