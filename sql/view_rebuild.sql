@@ -117,6 +117,39 @@ SELECT event_store.replace_projection('vr-members', '{VrOrder}', '"$.payload.cus
 SELECT count(last_error) FROM event_store.projection_status WHERE projection_name = 'vr-members';
 SELECT pg_temp.rows('vr-members');
 
+-- what is no event's fault ends a rebuild, also of a projection that skips
+CREATE FUNCTION public.vr_reduce(state jsonb, event event_store.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('vr.locked') = event.sequence::text THEN
+        RAISE EXCEPTION 'not to be had' USING ERRCODE = 'lock_not_available';
+    ELSIF current_setting('vr.slow') = event.sequence::text THEN
+        PERFORM pg_sleep(10);
+    END IF;
+    RETURN jsonb_build_object('events', coalesce((state ->> 'events')::int, 0) + 1);
+END
+$$;
+SET vr.locked = '';
+SET vr.slow = '';
+SELECT event_store.set_reducer('VrReduced', 'public.vr_reduce'::regproc);
+BEGIN;
+SELECT event_store.create_view_projection('vr-reduced', '{VrReduced}', on_failure => 'skip');
+SELECT event_store.pause_subscription('vr-reduced');
+COMMIT;
+SELECT count(event_store.append_event('VrReduced', 'r-1', NULL, 'E')) FROM generate_series(1, 3);
+SELECT event_store.project('vr-reduced');
+SET vr.locked = 2;
+SELECT pg_temp.outcome($$SELECT event_store.rebuild_projection('vr-reduced')$$);
+SET vr.locked = '';
+SET vr.slow = 1;
+SET statement_timeout = '200ms';
+SELECT event_store.rebuild_projection('vr-reduced');
+RESET statement_timeout;
+SET vr.slow = '';
+SELECT event_store.rebuild_projection('vr-reduced');
+SELECT view_data FROM event_store.domain_views WHERE view_name = 'vr-reduced';
+
 SELECT count(*) FROM (SELECT event_store.drop_projection(projection_name) FROM event_store.projections WHERE projection_name LIKE 'vr-%') d;
+SELECT event_store.set_reducer('VrReduced', NULL);
+DROP FUNCTION public.vr_reduce;
 SELECT count(*) FROM event_store.sticky_keys WHERE projection_name LIKE 'vr-%';
 SELECT count(*) FROM (SELECT event_store.clear_view(view_name) FROM (SELECT DISTINCT view_name FROM event_store.domain_views WHERE view_name LIKE 'vr-%') v) c;

@@ -38,6 +38,7 @@
 #include "consume/member.h"
 #include "consume/pace.h"
 #include "consume/parked.h"
+#include "consume/project.h"
 #include "consume/projection.h"
 #include "consume/subscription.h"
 #include "consume/subscription_admin.h"
@@ -263,7 +264,8 @@ fold_batch(ViewRebuild *rebuild, EventRow *events, int count)
 			size = count;
 			continue;
 		}
-		if (!batch.exact || rebuild->subscription.on_failure != ES_FAIL_SKIP)
+		if (!batch.exact || !es_is_failure(error->sqlerrcode) ||
+			rebuild->subscription.on_failure != ES_FAIL_SKIP)
 			ReThrowError(error);
 		if (batch.done > 0)
 			size = batch.done;
