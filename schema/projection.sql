@@ -58,7 +58,7 @@ CREATE FUNCTION event_store.project(projection_name text, max_events int DEFAULT
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_project_events';
 COMMENT ON FUNCTION event_store.project(text, int) IS
 $$Takes in the events of a projection in this transaction, all there are now or (max_events) so many, as the server does by itself: for tests. The handler runs as its owner. Returns how many events were taken in. A process that is at it is waited for, and a projection that is paused goes on here alone: pause_subscription makes a test of it. What is no event's fault is raised. Constraints are immediate afterwards.
-Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 55000 without preload; what the handler raises, but for what is an event's failure.
+Errors: 22004, 22001, 22023; 25006 on a standby; 42704 when there is none of that name; 0A000 in a handler; 55000 without preload; what the handler raises, but for what is an event's failure.
 Example: SELECT event_store.project(p.projection_name, max_events => 100) FROM event_store.projections p WHERE p.projection_name = 'letters';$$;
 
 CREATE FUNCTION event_store.projection_state(

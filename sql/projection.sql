@@ -305,6 +305,36 @@ CALL pg_temp.project('echoes');
 SELECT sequence, event_type, metadata FROM event_store.load_events('ProjEcho', 'e-1');
 SELECT regexp_replace(error_message, '[0-9a-f-]{36}', 'ID') FROM event_store.parked_events WHERE subscription_name = 'echoes';
 RESET event_store.max_hops;
+-- a handler does not call project(): what it appends afterwards would have no cause
+CREATE FUNCTION proj.goes_on(e event_store.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM event_store.project('each');
+    PERFORM event_store.append_event('ProjAnswer', e.aggregate_id, NULL, 'Answered');
+END
+$$;
+BEGIN;
+SELECT event_store.create_projection('goes on', 'proj.goes_on'::regproc, '{ProjGo}');
+SELECT event_store.pause_subscription('goes on');
+COMMIT;
+SELECT pg_temp.append('Go/g-1 E');
+SELECT pg_temp.outcome($$SELECT event_store.project('goes on')$$);
+SELECT count(*) FROM event_store.load_events('ProjAnswer', 'g-1');
+
+-- a statement that is cancelled is no event's failure, whatever call was too long before
+CREATE FUNCTION proj.sleeps(e event_store.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(10); END $$;
+CREATE FUNCTION proj.reduces(state jsonb, e event_store.event) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(10); RETURN state; END $$;
+SELECT event_store.set_reducer('ProjGo', 'proj.reduces'::regproc);
+BEGIN;
+SELECT event_store.create_projection('sleeps', 'proj.sleeps'::regproc, '{ProjGo}', timeout => '10ms', on_failure => 'skip', max_attempts => 1);
+SELECT event_store.create_view_projection('sleeping view', '{ProjGo}', on_failure => 'skip', max_attempts => 1);
+SELECT event_store.pause_subscription('sleeps'), event_store.pause_subscription('sleeping view');
+COMMIT;
+SELECT event_store.project('sleeps');
+SET statement_timeout = '200ms';
+SELECT event_store.project('sleeping view');
+RESET statement_timeout;
+SELECT event_store.set_reducer('ProjGo', NULL);
+
 -- an append outside of handlers has no cause
 SELECT metadata IS NULL, causation_id IS NULL FROM event_store.load_events('ProjA', 'q-5');
 

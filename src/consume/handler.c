@@ -281,9 +281,9 @@ es_let_handlers_end_process(void)
 }
 
 bool
-es_handler_was_overdue(void)
+es_is_in_handler(void)
 {
-	return overdue;
+	return running != NULL;
 }
 
 static void
@@ -388,6 +388,7 @@ call_in_time(const Handler *handler, ProjectionBatch *batch, Datum argument,
 	PG_FINALLY();
 	{
 		end_time();
+		batch->overdue = overdue;
 		es_set_cause(NULL, false);
 		running = NULL;
 	}

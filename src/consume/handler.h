@@ -21,7 +21,7 @@ extern void es_apply_handler(ProjectionBatch *batch);
 extern void es_call_reset(const Projection *projection);
 /* From now on a call that outlives its cancellation ends this process. */
 extern void es_let_handlers_end_process(void);
-/* Whether the last call was cancelled because its time was over. */
-extern bool es_handler_was_overdue(void);
+/* Whether a handler is being called. */
+extern bool es_is_in_handler(void);
 
 #endif /* ES_HANDLER_H */

@@ -152,7 +152,6 @@ es_note_batch(uint64 subscription, int size, int64 events)
 	pace->failures = 0;
 	pace->retry_at = 0;
 	pace->error[0] = '\0';
-	pace->overdue_position = 0;
 	pace->rate = faded(pace, now) + (double) events / RATE_SECONDS;
 	pace->rated_at = now;
 	unlock_pace();
@@ -192,5 +191,12 @@ es_note_overdue(uint64 subscription, int64 position, int count)
 
 	pace->overdue_position = position;
 	pace->overdue_count = count;
+	unlock_pace();
+}
+
+void
+es_forget_overdue(uint64 subscription)
+{
+	lock_pace(subscription, GetCurrentTimestamp())->overdue_position = 0;
 	unlock_pace();
 }

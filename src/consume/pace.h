@@ -44,5 +44,7 @@ extern void es_rest_projection(uint64 subscription, int ms);
 extern void es_note_pause(uint64 subscription, const char *error);
 /* The process ends because of the handler, called with so many events from one on. */
 extern void es_note_overdue(uint64 subscription, int64 position, int count);
+/* That call was dealt with. */
+extern void es_forget_overdue(uint64 subscription);
 
 #endif /* ES_PACE_H */

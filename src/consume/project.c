@@ -85,8 +85,6 @@ es_is_failure(int sqlerrcode)
 		return sqlerrcode != ES_ERRCODE_SEQUENCE_CONFLICT &&
 			   sqlerrcode != ES_ERRCODE_LEASE_LOST &&
 			   sqlerrcode != ES_ERRCODE_STAGING_FULL;
-	if (sqlerrcode == ERRCODE_QUERY_CANCELED)
-		return es_handler_was_overdue();
 	return category == ERRCODE_DATA_EXCEPTION ||
 		   category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
 		   category == ERRCODE_PROGRAM_LIMIT_EXCEEDED ||
@@ -101,9 +99,10 @@ typedef struct Run
 	const Projection *projection;
 	EventRow *events;
 	int count;
-	int done;	/* taken in */
-	int size;	/* how many the next call gets */
-	bool ended; /* what is left of it is given again */
+	int done;		  /* taken in */
+	int size;		  /* how many the next call gets */
+	bool ended;		  /* what is left of it is given again */
+	bool met_overdue; /* it has come to the call that ended a process */
 	bool foreground;
 	Projected result;
 } Run;
@@ -210,6 +209,15 @@ smaller(const ProjectionBatch *batch)
 	return es_has_caused() ? 1 : batch->count / 2;
 }
 
+/* Whether what was raised is the fault of an event. */
+static bool
+is_failure(const ProjectionBatch *batch, const ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		return batch->overdue;
+	return es_is_failure(error->sqlerrcode);
+}
+
 /* One call with the next events. */
 static void
 call(Run *run)
@@ -232,7 +240,7 @@ call(Run *run)
 	else if (batch.broken)
 		fail_next(run, unpack_sql_state(error->sqlerrcode), describe(error),
 				  ES_FAIL_STOP);
-	else if (!es_is_failure(error->sqlerrcode) && !(reacted && batch.count > 1))
+	else if (!is_failure(&batch, error) && !(reacted && batch.count > 1))
 		pause_or_raise(run, error);
 	else if (batch.count > 1)
 		run->size = smaller(&batch);
@@ -241,13 +249,25 @@ call(Run *run)
 				  ES_FAIL_RETRY);
 }
 
-/* A call that ended its process is not made again with so many events. */
+/*
+ * A call that ended its process is not made again with so many events.  Those before its
+ * first are taken in without it, or they would be undone with it each time.
+ */
 static void
 heed_overdue(Run *run, const Pace *pace)
 {
-	if (pace->overdue_position == 0 ||
-		pace->overdue_position != position_of(run, 0))
+	int first = run->done;
+
+	while (first < run->count && position_of(run, first) < pace->overdue_position)
+		first++;
+	if (first == run->count || position_of(run, first) != pace->overdue_position)
 		return;
+	if (first > run->done)
+	{
+		run->size = Min(run->size, first - run->done);
+		return;
+	}
+	run->met_overdue = true;
 	if (pace->overdue_count > 1)
 		run->size = Min(run->size, pace->overdue_count / 2);
 	else
@@ -284,12 +304,15 @@ take_in(const Projection *projection, Tuplestorestate *store, int size,
 			   .result = ES_PROJECTED_EVENTS};
 
 	es_begin_call(ES_CALL_PROJECT);
-	heed_overdue(&run, &pace);
 	while (run.done < run.count && !run.ended)
 	{
 		CHECK_FOR_INTERRUPTS();
-		call(&run);
+		heed_overdue(&run, &pace);
+		if (!run.ended)
+			call(&run);
 	}
+	if (run.met_overdue)
+		es_forget_overdue(projection->hash);
 	if (run.result == ES_PROJECTED_EVENTS)
 		es_note_batch(projection->hash,
 					  next_size(&run, size,
@@ -411,6 +434,9 @@ es_project_events(PG_FUNCTION_ARGS)
 
 	es_begin_consuming("project()");
 	(void) es_feed_database();
+	if (es_is_in_handler())
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("a handler cannot call project()")));
 	es_note_write();
 	do
 	{

@@ -48,12 +48,13 @@ typedef struct ProjectionBatch
 	 * What it sets: how many it has taken in, as it goes; whether an error is that of the
 	 * one behind those, rather than of any; whether the batch is to be
 	 * committed behind those, whatever is left of it; and whether an error means
-	 * that it cannot go on at all.
+	 * that it cannot go on at all, or that a call has taken longer than its time.
 	 */
 	int done;
 	bool exact;
 	bool ends;
 	bool broken;
+	bool overdue;
 } ProjectionBatch;
 
 /*

@@ -218,7 +218,7 @@ sql(q{
 	            END;
 	        END LOOP;
 	    END IF;
-	    INSERT INTO app.note VALUES ('ends_never', e.event_type);
+	    INSERT INTO app.note VALUES ('ends_never ' || e.aggregate_type, e.event_type);
 	END
 	$$;
 	ALTER FUNCTION app.fails OWNER TO bob;
@@ -235,9 +235,22 @@ ok(poll(q{SELECT state = 'stopped' AND attempts = 3 AND last_error = 'P0001: bad
 ok(poll(q{SELECT state = 'parked' AND attempts = 2 FROM event_store.parked_events WHERE subscription_name = 'parks'}), 'one parks');
 ok(poll(q{SELECT state = 'parked' AND attempts = 2 AND error_message ~ '^57014' FROM event_store.parked_events WHERE subscription_name = 'ends_never'}),
 	'one that never ends is ended with its process, and that counts');
+# among others in one batch: those before it are not undone with it each time
+sql(q{
+	SET ROLE bob;
+	SELECT event_store.create_projection('behind', 'app.ends_never'::regproc, '{Behind}', on_failure => 'park_event', max_attempts => 1, timeout => '50ms', members => 2);
+	SELECT event_store.pause_subscription('behind');
+});
+append('Behind', 6);
+append('Behind', 3, 'Bad');
+append('Behind', 6);
+sql(q{SELECT event_store.resume_subscription('behind')});
+ok(poll(q{SELECT lag_events = 0 AND (SELECT count(*) FROM event_store.parked_events a WHERE a.subscription_name = 'behind') = 3 FROM event_store.projection_status WHERE projection_name = 'behind'}),
+	'one that never ends within a batch is found, by each of two members');
+sql(q{SELECT event_store.drop_projection('behind')});
 append('Count', 3);
 ok(caught_up('counts'), 'and another goes on');
-is(sql(q{SELECT who || ' ' || count(*) FROM app.note GROUP BY who ORDER BY who}), "ends_never 9\nfails 14",
+is(sql(q{SELECT who || ' ' || count(*) FROM app.note GROUP BY who ORDER BY who}), "ends_never Behind 12\nends_never Fail 9\nfails 14",
 	'what is not behind the event was taken in, by the one that stopped up to it');
 sql(q{CREATE OR REPLACE FUNCTION app.fails(e event_store.event[]) RETURNS void LANGUAGE sql AS $$ SELECT $$; SELECT event_store.resume_subscription('fails')});
 ok(caught_up('fails'), 'resumed, it goes on');
