@@ -309,6 +309,17 @@ SELECT pg_temp.outcome(s) FROM unnest(ARRAY[
     $$SELECT saga_id FROM event_store.claim_steps('short', 'e', max_count => 0)$$, $$SELECT saga_id FROM event_store.claim_steps('short', 'e', timeout => '6s')$$,
     $$SELECT event_store.fire_saga_timers(0)$$]) s;
 
+-- 0 is no lease, neither of a step that nobody has claimed nor of one that waits; a pause is bounded in any unit
+SELECT pg_temp.define('unclaimed', '{"steps": [{"name": "a", "group": "g"}, {"name": "w", "group": "g", "wait": {"signal": "s"}}]}');
+SELECT event_store.start_saga('unclaimed', 'u-1');
+SELECT s, pg_temp.outcome(format($$SELECT event_store.report_step('unclaimed', 'u-1', %L, %L, 0)$$, s, o))
+  FROM unnest('{a,w}'::text[]) s, unnest('{succeeded,failed,retry}'::text[]) o;
+SELECT pg_temp.outcome($$SELECT event_store.extend_step('unclaimed', 'u-1', 'a', 0)$$);
+SELECT event, payload ->> 'step' AS step FROM pg_temp.log('unclaimed', 'u-1');
+SELECT pg_temp.claim('unclaimed');
+SELECT i, pg_temp.report('unclaimed', 'u-1', 'a', 'retry', retry_in => i) FROM unnest('{25 hours,2562047788 hours,1 mon,-1s,1 day -25 hours}'::interval[]) i;
+SELECT pg_temp.report('unclaimed', 'u-1', 'a', 'retry', retry_in => '24 hours');
+
 -- levels: who starts, who executes, who sees what is in it
 CREATE ROLE saga_writer;
 CREATE ROLE saga_executor;

@@ -126,6 +126,6 @@ SELECT pg_temp.outcome(format('SELECT event_store.%s', call)) FROM unnest(ARRAY[
     $$schedule_event(NULL, 'A', 'a', 'E')$$, $$schedule_event('infinity', 'A', 'a', 'E')$$, $$schedule_event(now(), '', 'a', 'E')$$,
     $$schedule_event(now(), 'A', NULL, 'E')$$, $$schedule_event(now(), 'A', 'a', NULL)$$,
     $$schedule_event(now(), 'A', 'a', 'E', schema_version => -1)$$, $$schedule_event(now(), 'A', 'a', 'E', unless_event_types => ARRAY['A', NULL])$$,
-    $$schedule_event(now(), 'A', 'a', 'E', unless_event_types => ARRAY[''])$$,
+    $$schedule_event(now(), 'A', 'a', 'E', unless_event_types => ARRAY[''])$$, $$schedule_event(now(), 'saga:a', 'a', 'E')$$,
     $$reschedule_event(NULL, now())$$, $$reschedule_event('0192d160-0000-7000-8000-000000000002', NULL)$$, $$cancel_scheduled_event(NULL)$$,
     $$cancel_scheduled_events('A', NULL)$$, $$cancel_scheduled_events('A', 'a', '')$$]) call;

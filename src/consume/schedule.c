@@ -39,6 +39,7 @@
 #include "staging/head.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
+#include "write/append.h"
 #include "write/cause.h"
 #include "write/event_input.h"
 
@@ -137,6 +138,7 @@ read_arguments(FunctionCallInfo fcinfo, ScheduledEvent *scheduled)
 			row->values[column_of[i]] = PG_GETARG_DATUM(i);
 	}
 	es_complete_event(&scheduled->event, NULL);
+	es_refuse_saga(row->values[EV_AGGREGATE_TYPE], row->values[EV_AGGREGATE_ID]);
 	unless_argument(fcinfo, scheduled);
 }
 

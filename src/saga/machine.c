@@ -467,6 +467,7 @@ refuse_lost(const Machine *machine, const char *step, int64 lease)
 					lease, step, machine->saga)));
 }
 
+/* A step that nobody has claimed has no lease, which 0 says; a caller's 0 is none either. */
 SagaStep *
 es_check_lease(const Machine *machine, const char *name, int64 lease)
 {
@@ -474,7 +475,7 @@ es_check_lease(const Machine *machine, const char *name, int64 lease)
 
 	(void) definition_of(machine, name);
 	step = es_saga_step(machine->state, name);
-	if (step == NULL || step->lease != lease)
+	if (step == NULL || lease == 0 || step->lease != lease)
 		refuse_lost(machine, name, lease);
 	return step;
 }

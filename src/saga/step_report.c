@@ -72,7 +72,7 @@ static int64
 retry_argument(FunctionCallInfo fcinfo, int argno, AttemptOutcome outcome)
 {
 	const Interval *time;
-	int64 milliseconds;
+	double microseconds;
 
 	if (PG_ARGISNULL(argno))
 		return -1;
@@ -80,14 +80,17 @@ retry_argument(FunctionCallInfo fcinfo, int argno, AttemptOutcome outcome)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("retry_in is for outcome 'retry'")));
 	time = PG_GETARG_INTERVAL_P(argno);
-	if (time->month != 0 || time->day > 1)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("retry_in must not be longer than a day")));
-	milliseconds = time->day * (int64) (USECS_PER_DAY / 1000) + time->time / 1000;
-	if (milliseconds < 0)
+	/* a double is exact far beyond a day */
+	microseconds =
+		(double) time->time +
+		((double) time->month * DAYS_PER_MONTH + time->day) * USECS_PER_DAY;
+	if (microseconds < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("retry_in must not be negative")));
-	return milliseconds * 1000;
+	if (microseconds > (double) USECS_PER_DAY)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("retry_in must not be longer than a day")));
+	return (int64) microseconds;
 }
 
 Datum

@@ -769,20 +769,15 @@ find_inline_views(AppendCall *append)
 	es_move_own_rows();
 }
 
-/* What drives executors is written by the functions of sagas alone. */
-static void
-refuse_sagas(const AppendCall *append)
+void
+es_refuse_saga(Datum type, Datum id)
 {
-	for (int i = 0; i < append->naggregates; i++)
-	{
-		if (es_is_saga_type(append->aggregates[i].type))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("nobody appends to %s/%s, which is a saga",
-							TextDatumGetCString(append->aggregates[i].type),
-							TextDatumGetCString(append->aggregates[i].id)),
-					 errhint("A saga goes on by report_step(), signal_saga() and their like.")));
-	}
+	if (es_is_saga_type(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("nobody appends to %s/%s, which is a saga",
+						TextDatumGetCString(type), TextDatumGetCString(id)),
+				 errhint("A saga goes on by report_step(), signal_saga() and their like.")));
 }
 
 void
@@ -794,8 +789,8 @@ es_prepare_append(AppendCall *append, bool single)
 	es_follow_cause(&append->list);
 	es_trace(&append->list);
 	es_find_aggregates(append, single);
-	if (!append->by_saga)
-		refuse_sagas(append);
+	for (int i = 0; i < append->naggregates && !append->by_saga; i++)
+		es_refuse_saga(append->aggregates[i].type, append->aggregates[i].id);
 	check_ids_distinct(append);
 }
 

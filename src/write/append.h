@@ -101,6 +101,9 @@ extern void es_write_group(AppendGroup *group, AppendCall *only, bool inlined);
 /* Raises VS001 for an event of a call whose aggregate stands elsewhere. */
 extern void es_refuse_event(const AppendCall *append, int event, int64 actual);
 
+/* 42501 for an aggregate that is a saga: its own functions alone write what drives executors. */
+extern void es_refuse_saga(Datum type, Datum id);
+
 /*
  * Locks an aggregate to the end of the transaction and returns its last sequence,
  * staged or durable; VS001 where another is expected.
