@@ -167,6 +167,19 @@ class Bench:
             raise Failed(f'{series.title}: nothing was done')
         return {'calls': done, 'calls_per_second': done / seconds, 'events_per_second': done / seconds}
 
+    def measure_sagas(self, series, database, given):
+        """So many sagas to their end; of latency the time from a request to its claim."""
+        way = series.variables['way']
+        sagas = round(200 * given['seconds'])
+        words = command('node', Path(__file__).with_name('saga_client.mjs'), os.environ['PEERS'], database, way, sagas,
+                        env=self.server.env).split()
+        done, seconds = int(words[0]), float(words[1])
+        rate = sagas / given['seconds'] if way == 'latency' else done / seconds
+        result = {'calls': done, 'calls_per_second': rate, 'events_per_second': rate}
+        if way == 'latency':
+            result.update({f"{name}_us": 1000 * float(word) for name, word in zip(('p50', 'p95', 'p99', 'p999'), words[2:])})
+        return result
+
     def measure_conflicts(self, series, database, given):
         result = self.server.pgbench(series.script, database, **given)
         rows = int(self.server.value(series.count, database))

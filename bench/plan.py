@@ -109,6 +109,10 @@ def queue(way, title, needs=NODE):
     return Series(f'queue {way}', title, '', 4, kind='queue', variables={'way': way}, needs=needs)
 
 
+def sagas(way, title, needs=NODE):
+    return Series(f'sagas {way}', title, '', 4, kind='sagas', variables={'way': way}, needs=needs)
+
+
 def client_fold(name, aggregate_type):
     return Series(name, 'Node client: load_events, fold in JavaScript', '', events=1000, kind='client_fold',
                   variables={'type': aggregate_type}, needs=NODE)
@@ -203,6 +207,12 @@ GROUPS = [
         queue('graphile_batched', 'graphile-worker, localQueue, batched completion, 24 jobs at once', GRAPHILE),
         queue('pg_boss', 'pg-boss, fetch and complete of one job', PG_BOSS),
     ], note='All in one process; the work itself is nothing. pg-boss without the pauses between its polls.'),
+    Group('sagas', 'Sagas of three steps, 4 executors in Node', [
+        sagas('event_store', 'claim_steps of up to 24, reported in one statement'),
+        sagas('graphile', 'graphile-worker, batched, 24 jobs at once, and a table of states', GRAPHILE),
+        sagas('latency', '200 sagas a second: from the request of a step to its claim'),
+    ], note='All in one process; the work itself is nothing. By hand a step updates the row of its saga and adds the job of the next'
+            ' in one transaction.'),
     Group('process', 'Messages that come once, 4 clients', [
         Series('process_by_hand', 'INSERT … ON CONFLICT DO NOTHING', 'process_by_hand', 4,
                count='SELECT count(*) FROM bench.processed'),
@@ -294,6 +304,7 @@ TARGETS = [
     Target('claim', 'claim and ack of 100 : graphile-worker', 'queue event_store', 'queue graphile', 10, 30),
     Target('claim', 'the same : graphile-worker, batched', 'queue event_store', 'queue graphile_batched', 1.5, 3),
     Target('claim', 'the same : pg-boss', 'queue event_store', 'queue pg_boss', 10, 30),
+    Target('sagas', 'sagas of three steps : graphile-worker and a state table', 'sagas event_store', 'sagas graphile', 2, 3),
     Target('once', 'process_once : INSERT ON CONFLICT', 'process_once', 'process_by_hand', 0.9, 1.0, unit='calls/s'),
     Target('held', 'next_events, old snapshot, last : first minute', 'held last', 'held first', 0.9, 1.0),
     Target('held', 'the same, p99 of a call (time)', 'held p99 last', 'held p99 first', 1.1, 1.0, time=True),

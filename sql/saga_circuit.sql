@@ -73,6 +73,27 @@ SELECT pg_temp.report('circuit brief', (SELECT saga_id FROM claims ORDER BY leas
 SELECT pg_temp.circuit('circuit brief');
 SELECT length(pg_temp.claim('circuit brief', 5)) AS two;
 
+-- a trial whose lease is lost opens it anew, and the next one has its turn
+SELECT event_store.start_saga('circuit brief', 'b-' || n) FROM generate_series(4, 6) n;
+SELECT pg_temp.report('circuit brief', saga_id, 'retry') FROM (SELECT DISTINCT ON (c.saga_id) c.saga_id FROM claims c
+    JOIN event_store.saga_steps s ON s.lease = c.lease WHERE s.saga_name = 'circuit brief' LIMIT 1) x;
+SELECT pg_temp.circuit('circuit brief');
+CREATE TEMP TABLE trial AS SELECT pg_temp.claim('circuit brief', 1) AS claim;
+SELECT claim IS NOT NULL AS trial, pg_temp.claim('circuit brief', 5) FROM trial;
+UPDATE event_store.saga_steps s SET due_at = now() FROM trial t WHERE s.saga_name = 'circuit brief' AND s.saga_id || ' step' = t.claim;
+DO $$
+BEGIN
+    WHILE EXISTS (SELECT FROM event_store.saga_steps s, trial t WHERE s.saga_name = 'circuit brief' AND s.saga_id || ' step' = t.claim AND s.lease IS NOT NULL) LOOP
+        PERFORM event_store.fire_saga_timers();
+        COMMIT;
+    END LOOP;
+END
+$$;
+SELECT pg_temp.circuit('circuit brief');
+SELECT pg_temp.claim('circuit brief', 1) IS NOT NULL AS next_trial;
+SELECT pg_temp.report('circuit brief', (SELECT saga_id FROM claims ORDER BY lease DESC LIMIT 1), 'succeeded');
+SELECT pg_temp.circuit('circuit brief');
+
 -- compensations pass, and so do other sagas
 SELECT event_store.cancel_saga('circuit call', 'c-1', 'test');
 SELECT pg_temp.claim('circuit call', 5);

@@ -115,5 +115,29 @@ $holder->quit;
 ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'blocked'}), 'and it goes on then');
 is(sql(q{SELECT view_data FROM event_store.domain_views WHERE view_name = 'ends' AND view_key = 'SagaFailed'}), '{"n": 2}', 'as the view has it');
 
+# ---------- sagas that run when the database is dumped go on where it is restored
+
+sql(q{SELECT event_store.define_saga('moving', '{"steps": [{"name": "a", "timeout": "1h"}]}')});
+my %carried;
+for my $saga ([ 'carried', '1h' ], [ 'lapsed', '2s' ])
+{
+	sql("SELECT event_store.start_saga('moving', '$saga->[0]')");
+	$carried{$saga->[0]} = sql("SELECT lease FROM event_store.claim_steps('moving', 'e', lease_time => '$saga->[1]')");
+}
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/shop.sql';
+$node->command_ok([ 'pg_dump', '--file', $dump, $node->connstr('shop') ], 'pg_dump');
+my $other = new_server('other');
+$other->start;
+$other->safe_psql('postgres', 'CREATE DATABASE copy');
+$other->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $other->connstr('copy') ], 'and restored elsewhere');
+$other->safe_psql('copy', 'SELECT event_store.create_store()');
+ok($other->poll_query_until('copy', q{SELECT count(*) = 1 FROM event_store.saga_steps WHERE saga_id = 'lapsed' AND claimable_at IS NOT NULL}),
+	'a lease ends there');
+is($other->safe_psql('copy', "SELECT event_store.report_step('moving', 'carried', 'a', 'succeeded', $carried{carried})"), 'completed',
+	'one that has not is good for a report');
+is($other->safe_psql('copy', "SELECT attempt, lease > $carried{lapsed} FROM event_store.claim_steps('moving', 'e')"), '2|t', 'and what lapsed is claimed by a newer one');
+is($other->safe_psql('copy', q{SELECT event_store.start_saga('moving', 'carried')}), '1', 'starting one again is still no second start');
+$other->stop;
+
 $node->stop;
 done_testing();
