@@ -21,7 +21,7 @@ BEGIN ATOMIC
      ARRAY['staging_status', 'worker_status', 'worker_jobs', 'reducer_status', 'rebuild_status', 'subscription_status',
            'dead_letter_status']),
     ('reader',
-     ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids',
+     ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids', 'saga_log',
            'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
            'replay_aggregate', 'replay_aggregates', 'fold_events', 'view_keys',
            'read_events', 'safe_position', 'position_at', 'wait_for_events'],

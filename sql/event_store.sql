@@ -490,6 +490,29 @@ SELECT page, ids FROM pages;
 SELECT event_store.flush();
 SELECT string_agg(i, ' ') FROM event_store.load_aggregate_ids('Ids') i;
 
+-- the events of a saga: of all aggregates, in the order of the log, what is staged behind what is durable
+SELECT last_sequence FROM event_store.append_event('Saga', 'a', 0, 'First', saga_id => 'choreographed-1');
+SELECT last_sequence FROM event_store.append_event('Saga', 'b', 0, 'Second', saga_id => 'choreographed-1');
+SELECT last_sequence FROM event_store.append_event('Saga', 'a', 1, 'Others', saga_id => 'choreographed-2');
+SELECT last_sequence FROM event_store.append_event('Saga', 'a', 2, 'None');
+SELECT last_sequence FROM event_store.append_event('Saga', 'a', 3, 'Third', saga_id => 'choreographed-1');
+BEGIN;
+SELECT last_sequence FROM event_store.append_event('Saga', 'c', 0, 'Staged', saga_id => 'choreographed-1', durability => 'staged');
+SELECT last_sequence FROM event_store.append_event('Saga', 'b', 1, 'Staged', saga_id => 'choreographed-1', durability => 'staged');
+SELECT last_sequence FROM event_store.append_event('Saga', 'b', 2, 'Others', saga_id => 'choreographed-2', durability => 'staged');
+SELECT last_sequence FROM event_store.append_event('Saga', 'b', 3, 'None', durability => 'staged');
+SELECT aggregate_id, sequence, event_type, global_position IS NOT NULL AS durable FROM event_store.saga_log('choreographed-1');
+COMMIT;
+SELECT event_store.flush();
+SELECT aggregate_id, sequence, event_type, global_position IS NOT NULL AS durable FROM event_store.saga_log('choreographed-1');
+SELECT string_agg(event_type, ' ') FROM event_store.saga_log('choreographed-2');
+SELECT count(*) FROM event_store.saga_log('choreographed');
+\set VERBOSITY terse
+SELECT * FROM event_store.saga_log(NULL);
+SELECT * FROM event_store.saga_log('');
+SELECT * FROM event_store.saga_log(repeat('x', 1000));
+\set VERBOSITY default
+
 -- aggregate_info: durable and staged events, one row also where there is nothing
 SELECT event_store.flush();
 SELECT * FROM event_store.aggregate_info('Told', 't-1');

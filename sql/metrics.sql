@@ -79,6 +79,7 @@ SELECT count(*) FROM event_store.load_event('00000000-0000-7000-9999-00000000000
 SELECT event_store.aggregate_sequence('Metrics', 'm-1'), event_store.aggregate_sequence('Metrics', 'nothing');
 SELECT count(*) FROM event_store.load_aggregate_ids('Metrics', max_count => 2);
 SELECT count(*) FROM event_store.load_aggregate_ids('Metrics', 'm-9');
+SELECT count(*) FROM event_store.saga_log('nothing');
 SELECT count(*) FROM event_store.read_events(0, 2);
 SELECT count(*) FROM event_store.read_events(event_store.safe_position(), 2);
 SELECT sequence FROM event_store.replay_aggregate('Metrics', 'm-1');

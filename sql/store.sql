@@ -73,6 +73,7 @@ SELECT pg_temp.refused('SELECT event_store.' || call), count(*)
     $$load_event('018f3b1c-0000-7000-8000-000000000000')$$,
     $$aggregate_sequence('Store', 'o-1')$$,
     $$load_aggregate_ids('Store')$$,
+    $$saga_log('s-1')$$,
     $$put_view('Orders', 'o-1', '{}')$$,
     $$put_views('Orders', ARRAY['o-1'], ARRAY['{}']::jsonb[])$$,
     $$load_view('Orders', 'o-1')$$,

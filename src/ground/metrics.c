@@ -57,6 +57,7 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_LOCK_AGGREGATE] = {"events", "lock_aggregate", ES_GROUP_OTHER},
 	 [ES_CALL_ASSERT_SEQUENCE] = {"events", "assert_sequence", ES_GROUP_OTHER},
 	 [ES_CALL_LOAD_AGGREGATE_IDS] = {"events", "load_aggregate_ids", ES_GROUP_LOAD},
+	 [ES_CALL_SAGA_LOG] = {"events", "saga_log", ES_GROUP_LOAD},
 	 [ES_CALL_READ_EVENTS] = {"events", "read_events", ES_GROUP_LOAD},
 	 [ES_CALL_POSITION_AT] = {"events", "position_at", ES_GROUP_LOAD},
 	 [ES_CALL_REPLAY_AGGREGATE] = {"events", "replay_aggregate", ES_GROUP_LOAD},

@@ -1,6 +1,6 @@
 /*
  * event_load.c
- *		Loading events of an aggregate.
+ *		Loading events: of an aggregate, of a saga, by id.
  *
  * What is staged of an aggregate always follows what is durable of it, and one
  * snapshot, the statement's, sees each event once.  So the two are read one
@@ -39,6 +39,7 @@ PG_FUNCTION_INFO_V1(es_load_event);
 PG_FUNCTION_INFO_V1(es_aggregate_sequence);
 PG_FUNCTION_INFO_V1(es_aggregate_info);
 PG_FUNCTION_INFO_V1(es_load_aggregate_ids);
+PG_FUNCTION_INFO_V1(es_saga_log);
 
 typedef struct LoadRange
 {
@@ -435,5 +436,94 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 	es_end(&scope);
 	es_end_staged_read(&read);
 	es_end_call(ES_CALL_LOAD_AGGREGATE_IDS, s + (int64) d);
+	return (Datum) 0;
+}
+
+/* ---------- sagas ---------- */
+
+/* A list of staged events that grows. */
+typedef struct StagedList
+{
+	StagedRow *rows;
+	int count;
+	int room;
+} StagedList;
+
+static int
+compare_staged(const void *a, const void *b)
+{
+	const StagedRow *x = a;
+	const StagedRow *y = b;
+	int64 left = x->sid + x->place;
+	int64 right = y->sid + y->place;
+
+	return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/* The staged events of a saga.  No index has them: all that is staged is looked at. */
+static void
+list_staged_of_saga(Datum saga_id, StagedList *list)
+{
+	StagedScan *scan = es_staged_scan(ES_BY_TXN, ForwardScanDirection,
+									  GetActiveSnapshot(), 0, NULL);
+	StagedRow row;
+
+	list->count = 0;
+	list->room = 64;
+	list->rows = palloc_array(StagedRow, list->room);
+	while (es_staged_next(scan, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (row.kind != ES_KIND_EVENT || row.event.nulls[EV_SAGA_ID] ||
+			!es_same_text(row.event.values[EV_SAGA_ID], saga_id) ||
+			es_has_dead_letters(row.name, row.key, GetActiveSnapshot()))
+		{
+			es_staged_free(&row);
+			continue;
+		}
+		if (list->count == list->room)
+		{
+			list->room *= 2;
+			list->rows =
+				repalloc_huge(list->rows, list->room * sizeof(StagedRow));
+		}
+		list->rows[list->count++] = row;
+	}
+	es_staged_end(scan);
+	/* the drain gives them their positions in this order, as far as it moves them together */
+	qsort(list->rows, list->count, sizeof(StagedRow), compare_staged);
+}
+
+Datum
+es_saga_log(PG_FUNCTION_ARGS)
+{
+	/* found by the index of sagas, whatever sorting is thought to cost */
+	static KeptPlan plan = {"WITH found AS MATERIALIZED (" ES_EVENT_SELECT
+							" WHERE e.saga_id OPERATOR(pg_catalog.=) $1)"
+							" SELECT * FROM found f ORDER BY f.global_position",
+							1,
+							{TEXTOID}};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum saga_id;
+	OwnerScope scope;
+	StagedRead read;
+	StagedList staged;
+	int64 count;
+
+	es_begin_call(ES_CALL_SAGA_LOG);
+	saga_id = PointerGetDatum(es_required_text(fcinfo, 0, "saga_id"));
+	(void) es_store();
+	InitMaterializedSRF(fcinfo, 0);
+	es_begin_staged_read(&read, GetActiveSnapshot());
+	list_staged_of_saga(saga_id, &staged);
+	es_begin_read(&scope);
+	count = es_execute_into(&plan, &saga_id, NULL, rsinfo->setResult);
+	es_end(&scope);
+	for (int i = 0; i < staged.count; i++)
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 staged.rows[i].event.values,
+							 staged.rows[i].event.nulls);
+	es_end_staged_read(&read);
+	es_end_call(ES_CALL_SAGA_LOG, count + staged.count);
 	return (Datum) 0;
 }

@@ -24,6 +24,9 @@ INSERT INTO reads VALUES
     ('load_aggregate_ids',
      $$SELECT string_agg(id, ', ') FROM event_store.load_aggregate_ids('Seen') id$$,
      's-1, s-2'),
+    ('saga_log',
+     $$SELECT string_agg(concat(aggregate_id, ' ', sequence, ' ', global_position IS NULL), ', ') FROM event_store.saga_log('seen')$$,
+     's-1 1 f, s-1 2 t, s-2 1 t'),
     ('replay_aggregate',
      $$SELECT concat(state, ' ', sequence) FROM event_store.replay_aggregate('Seen', 's-1')$$,
      '{"staged": 2, "durable": 1} 2'),
@@ -50,12 +53,12 @@ SELECT is(array_agg(DISTINCT p.proname::text), NULL, 'each load_*, replay_* and 
 SELECT ok(call LIKE '%event_store.' || function || '(%', function || ' is what its row calls')
   FROM reads WHERE call IS NOT NULL;
 
-SELECT event_store.append_event('Seen', 's-1', 0, 'Added', '{"durable": 1}') \g /dev/null
+SELECT event_store.append_event('Seen', 's-1', 0, 'Added', '{"durable": 1}', saga_id => 'seen') \g /dev/null
 SELECT event_store.put_view('Seen', 'k-1', '"durable"') \g /dev/null
 -- before it commits, what is staged is not drained
 BEGIN;
-SELECT event_store.append_event('Seen', 's-1', 1, 'Added', '{"staged": 2}', durability => 'staged') \g /dev/null
-SELECT event_store.append_event('Seen', 's-2', 0, 'Added', '{"staged": 1}', durability => 'staged') \g /dev/null
+SELECT event_store.append_event('Seen', 's-1', 1, 'Added', '{"staged": 2}', saga_id => 'seen', durability => 'staged') \g /dev/null
+SELECT event_store.append_event('Seen', 's-2', 0, 'Added', '{"staged": 1}', saga_id => 'seen', durability => 'staged') \g /dev/null
 SELECT event_store.put_view('Seen', 'k-2', '"staged"', durability => 'staged') \g /dev/null
 SELECT is((SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Seen'), 1::bigint, 'one event is durable');
 SELECT format('SELECT is((%s), %L, %L)', call, seen, function || ' sees durable and staged rows') FROM reads WHERE call IS NOT NULL \gexec

@@ -48,6 +48,7 @@ my @calls = (
 	[ lock_aggregate => "lock_aggregate($order)", 60 ],
 	[ assert_sequence => "assert_sequence($order, -4)", 60 ],
 	[ load_aggregate_ids => q{load_aggregate_ids('Order', 'a-2', 20)}, 700 ],
+	[ saga_log => q{saga_log('p-1')}, 60 ],
 	[ load_view => q{load_view('Large', 'k-17')}, 30 ],
 	[ load_view => q{load_view('Large', 'k-17', for_update => true)}, 60 ],
 	[ load_views => q{load_views('Large', ARRAY['k-17', 'k-90000'])}, 50 ],
