@@ -26,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/itemptr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -69,6 +70,7 @@
 typedef struct Due
 {
 	pg_uuid_t id;
+	ItemPointerData tid; /* where its row was found; of one that is locked, is */
 	TimestampTz due_at;
 	uint64 aggregate; /* its hash */
 	bool held;		  /* its lock */
@@ -184,7 +186,7 @@ read_keys(Batch *batch)
 {
 	static KeptPlan plan =
 		{"SELECT s.schedule_id, s.due_at, s.aggregate_type, s.aggregate_id,"
-		 " COALESCE(pg_catalog.pg_column_size(s.payload), 0)"
+		 " COALESCE(pg_catalog.pg_column_size(s.payload), 0), s.ctid"
 		 " FROM event_store.scheduled_events s"
 		 " WHERE s.state OPERATOR(pg_catalog.=) 'scheduled'"
 		 " AND ROW(s.due_at, s.schedule_id) OPERATOR(pg_catalog.>) ROW($1, $2)"
@@ -216,6 +218,8 @@ read_keys(Batch *batch)
 		due->aggregate = es_pair_hash(SPI_getbinval(row, desc, 3, &isnull),
 									  SPI_getbinval(row, desc, 4, &isnull));
 		bytes += DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull));
+		due->tid =
+			*(ItemPointer) DatumGetPointer(SPI_getbinval(row, desc, 6, &isnull));
 	}
 	PopActiveSnapshot();
 	es_end(&scope);
@@ -244,20 +248,21 @@ hold_aggregates(Batch *batch)
 	return true;
 }
 
-/* The ids of those that a test holds for. */
+/* Where the rows are of those that a test holds for. */
 static Datum
-ids_of(const Batch *batch, bool (*holds)(const Due *due))
+tids_of(const Batch *batch, bool (*holds)(const Due *due))
 {
-	Datum *ids = palloc_array(Datum, batch->count);
+	Datum *tids = palloc_array(Datum, batch->count);
 	int n = 0;
 
 	for (int i = 0; i < batch->count; i++)
 	{
 		if (holds(&batch->list[i]))
-			ids[n++] = UUIDPGetDatum(&batch->list[i].id);
+			tids[n++] = PointerGetDatum(&batch->list[i].tid);
 	}
-	return PointerGetDatum(construct_array(ids, n, UUIDOID, UUID_LEN, false,
-										   TYPALIGN_CHAR));
+	return PointerGetDatum(construct_array(tids, n, TIDOID,
+										   sizeof(ItemPointerData), false,
+										   TYPALIGN_SHORT));
 }
 
 static bool
@@ -272,46 +277,69 @@ is_done(const Due *due)
 	return due->done;
 }
 
-/* Reads what is held, and locks its rows.  Both are in one order. */
+static int
+compare_ids(const void *a, const void *b)
+{
+	return memcmp(&(*(Due *const *) a)->id, &(*(Due *const *) b)->id, UUID_LEN);
+}
+
+/* The batch in the order of ids. */
+static Due **
+sort_by_id(const Batch *batch)
+{
+	Due **sorted = palloc_array(Due *, batch->count);
+
+	for (int i = 0; i < batch->count; i++)
+		sorted[i] = &batch->list[i];
+	qsort(sorted, batch->count, sizeof(Due *), compare_ids);
+	return sorted;
+}
+
+/* A row that was locked; another one may have taken its place, or it was moved meanwhile. */
+static void
+take_row(const Batch *batch, Due **sorted, HeapTuple row, TupleDesc desc)
+{
+	bool isnull;
+	Due wanted = {.id = *DatumGetUUIDP(SPI_getbinval(row, desc, 1, &isnull))};
+	Due *key = &wanted;
+	Due **found = bsearch(&key, sorted, batch->count, sizeof(Due *), compare_ids);
+
+	if (found == NULL || !(*found)->held ||
+		(*found)->due_at !=
+			DatumGetTimestampTz(SPI_getbinval(row, desc, 2, &isnull)))
+		return;
+	es_read_scheduled(row, desc, &(*found)->scheduled);
+	(*found)->tid =
+		*(ItemPointer) DatumGetPointer(SPI_getbinval(row, desc, desc->natts,
+													 &isnull));
+	(*found)->found = true;
+}
+
+/*
+ * Reads what is held, and locks its rows: where they were found, which takes no look into
+ * an index.
+ */
 static void
 lock_rows(Batch *batch)
 {
-	static KeptPlan plan = {"SELECT " ES_SCHEDULED_COLUMNS
-							" FROM pg_catalog.unnest($1) WITH ORDINALITY u (id, n)"
-							" JOIN event_store.scheduled_events s"
-							" ON s.schedule_id OPERATOR(pg_catalog.=) u.id"
-							" WHERE s.state OPERATOR(pg_catalog.=) 'scheduled'"
-							" ORDER BY u.n FOR UPDATE OF s SKIP LOCKED",
+	static KeptPlan plan = {"SELECT " ES_SCHEDULED_COLUMNS ", s.ctid"
+							" FROM event_store.scheduled_events s"
+							" WHERE s.ctid OPERATOR(pg_catalog.=) ANY ($1)"
+							" AND s.state OPERATOR(pg_catalog.=) 'scheduled'"
+							" FOR UPDATE OF s SKIP LOCKED",
 							1,
-							{UUIDARRAYOID}};
-	Datum ids = ids_of(batch, is_held);
+							{TIDARRAYOID}};
+	Due **sorted = sort_by_id(batch);
+	Datum tids = tids_of(batch, is_held);
 	MemoryContext inside;
 	OwnerScope scope;
 	uint64 found;
-	int next = 0;
 
 	es_begin(&scope);
-	found = es_execute(&plan, &ids, NULL, false, SPI_OK_SELECT);
+	found = es_execute(&plan, &tids, NULL, false, SPI_OK_SELECT);
 	inside = MemoryContextSwitchTo(batch->context);
 	for (uint64 i = 0; i < found; i++)
-	{
-		HeapTuple row = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool isnull;
-		pg_uuid_t *id = DatumGetUUIDP(SPI_getbinval(row, desc, 1, &isnull));
-		TimestampTz due_at =
-			DatumGetTimestampTz(SPI_getbinval(row, desc, 2, &isnull));
-		int at = next;
-
-		while (at < batch->count && memcmp(&batch->list[at].id, id, UUID_LEN) != 0)
-			at++;
-		/* it was moved meanwhile, which was noted */
-		if (at == batch->count || batch->list[at].due_at != due_at)
-			continue;
-		es_read_scheduled(row, desc, &batch->list[at].scheduled);
-		batch->list[at].found = true;
-		next = at + 1;
-	}
+		take_row(batch, sorted, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 	MemoryContextSwitchTo(inside);
 	es_end(&scope);
 	for (int i = 0; i < batch->count; i++)
@@ -595,14 +623,14 @@ static void
 delete_done(const Batch *batch)
 {
 	static KeptPlan plan = {"DELETE FROM event_store.scheduled_events s"
-							" WHERE s.schedule_id OPERATOR(pg_catalog.=) ANY ($1)",
+							" WHERE s.ctid OPERATOR(pg_catalog.=) ANY ($1)",
 							1,
-							{UUIDARRAYOID}};
-	Datum ids = ids_of(batch, is_done);
+							{TIDARRAYOID}};
+	Datum tids = tids_of(batch, is_done);
 	OwnerScope scope;
 
 	es_begin(&scope);
-	es_execute(&plan, &ids, NULL, false, SPI_OK_DELETE);
+	es_execute(&plan, &tids, NULL, false, SPI_OK_DELETE);
 	es_end(&scope);
 }
 
