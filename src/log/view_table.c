@@ -319,7 +319,7 @@ es_find_durable_views(const ViewWrite *writes, int count, KnownView *known)
 }
 
 uint64
-es_read_views(Datum view_name, Datum *keys, int count, bool read_only)
+es_read_views(Datum view_name, Datum *keys, int count)
 {
 	static KeptPlan read = {.sql =
 								"SELECT v.view_key, v.view_data, v.version, v.ctid"
@@ -333,7 +333,7 @@ es_read_views(Datum view_name, Datum *keys, int count, bool read_only)
 						  PointerGetDatum(construct_array(keys, count, TEXTOID, -1,
 														  false, TYPALIGN_INT))};
 
-	return es_execute(&read, arguments, NULL, read_only, SPI_OK_SELECT);
+	return es_execute(&read, arguments, NULL, true, SPI_OK_SELECT);
 }
 
 int64

@@ -32,12 +32,11 @@ typedef struct ViewWrite
 extern int64 es_write_views(const ViewWrite *writes, int count, bool accepted);
 
 /*
- * Reads the rows of distinct keys of one view, under the active snapshot or a fresh
- * one, in any order: view_key, view_data, version, ctid stand in SPI's table between
+ * Reads the rows of distinct keys of one view, under the active snapshot, in any
+ * order: view_key, view_data, version, ctid stand in SPI's table between
  * es_begin and es_end.  Returns how many there are.
  */
-extern uint64 es_read_views(Datum view_name, Datum *keys, int count,
-							bool read_only);
+extern uint64 es_read_views(Datum view_name, Datum *keys, int count);
 
 /* What is known of a key before it is written. */
 typedef struct KnownView

@@ -17,6 +17,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/snapmgr.h"
 
 #include "ground/catalog.h"
 #include "ground/common.h"
@@ -43,7 +44,7 @@ read_built_rows(Datum view_name, Datum *keys, int count)
 					   PointerGetDatum(construct_array(keys, count, TEXTOID, -1,
 													   false, TYPALIGN_INT))};
 
-	return es_execute(&plan, values, NULL, false, SPI_OK_SELECT);
+	return es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
 }
 
 static ViewRow *
@@ -106,8 +107,14 @@ read_rows(Datum view_name, bool building, ViewRow **rows, int count)
 		for (int i = 0; i < n; i++)
 			keys[i] = PointerGetDatum(rows[start + i]->key);
 		es_begin(&scope);
+		/*
+		 * As they are, whatever the transaction's snapshot shows.  What it does not show can
+		 * then be found to change, and to write that is refused.
+		 */
+		PushActiveSnapshot(GetLatestSnapshot());
 		found = building ? read_built_rows(view_name, keys, n)
-						 : es_read_views(view_name, keys, n, false);
+						 : es_read_views(view_name, keys, n);
+		PopActiveSnapshot();
 		table = SPI_tuptable;
 		MemoryContextSwitchTo(caller);
 		take_rows(rows + start, n, table, found);
