@@ -310,6 +310,12 @@ TARGETS = [
     Target('held', 'the same, p99 of a call (time)', 'held p99 last', 'held p99 first', 1.1, 1.0, time=True),
     Target('waiters', '8 appenders, sync off, 100 waiting : none', 'waiters 8 beside', 'waiters 8 alone', 0.95, 1.0),
     Target('waiters', '16 appenders, sync off, 100 waiting : none', 'waiters 16 beside', 'waiters 16 alone', 0.95, 1.0),
+    Target('projection', 'async view, 10,000 keys : trigger', 'projection 10000', 'trigger 10000', 3, 4.5),
+    Target('projection', 'async view, 100 keys : trigger', 'projection 100', 'trigger 100', 8, 20),
+    Target('projection', 'async view : Node client, in bulk', 'projection 10000', 'client bulk 10000', 2, 4),
+    Target('projection', 'async view : Node client, row by row', 'projection 10000', 'client rows 10000', 8, 15),
+    Target('inline', 'inline view : INSERT, upsert in a transaction', 'inline append', 'inline transaction', 1.2, 1.6),
+    Target('inline', 'inline view : both in one statement', 'inline append', 'inline statement', 0.9, 1.1),
     Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
     Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
     Target('grouped', 'hot aggregate, grouped : raw on rows of their own, 16', 'hot_grouped 16 on', 'raw_insert own 16 on', 0.6, 1.0),
@@ -335,7 +341,7 @@ TARGETS = [
 QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
-EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters')
+EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several')
 LONG_ROWS = ('growth', 'held')      # only when they are asked for
 
 # Two builds are compared by what is judged in these rows, and in rows 11 and 12 by what it is judged against;

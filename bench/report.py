@@ -134,6 +134,9 @@ def extra_words(runs):
     return words
 
 
+PROJECTION_PARTS = ('projection', 'inline', 'fresh', 'several')
+
+
 def extra_line(run):
     if run['part'] == 'cost':
         return (f'{run["title"]:<36} WAL {run["wal_bytes"]:.0f} bytes, pages dirtied {run["pages_dirtied"]:.3f},'
@@ -144,6 +147,9 @@ def extra_line(run):
     if run['part'] in ('held', 'waiters'):
         return (f'{run["title"]}: {number(run["events_per_second"])} events/s, p50 {milliseconds(run["p50_us"])} ms,'
                 f' p99 {milliseconds(run["p99_us"])} ms')
+    if run['part'] in PROJECTION_PARTS:
+        return (f'{run["title"]:<60} {number(run["events_per_second"]):>9} events/s'
+                + (f', p50 {milliseconds(run["p50_us"])} ms, p99 {milliseconds(run["p99_us"])} ms' if 'p50_us' in run else ''))
     return (f'{run["millions"]:g} million: {run["title"]:<34} p50 {milliseconds(run["p50_us"])} ms,'
             f' p99 {milliseconds(run["p99_us"])} ms, {number(run["calls_per_second"])} calls/s')
 

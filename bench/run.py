@@ -15,6 +15,7 @@ import folds
 import held
 import peers
 import plan
+import projections
 import report
 import soak
 import waiters
@@ -206,6 +207,10 @@ def measure_extra(kind, bench, given, failures):
     measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
                 'held': lambda: held.run(bench.server, bench, 60 if given.quick else 600, 15 if given.quick else 60, say),
                 'waiters': lambda: waiters.run(bench.server, bench, min(given.seconds, 10), given.turns),
+                'projection': lambda: projections.catching_up(bench, given.quick, min(3, given.turns), say),
+                'inline': lambda: projections.inline(bench, given.seconds, given.turns),
+                'fresh': lambda: projections.freshness(bench, 5 * given.seconds),
+                'several': lambda: projections.several(bench, given.quick, given.seconds),
                 'fold-growth': lambda: folds.growth(bench, min(3, given.turns), say)}[kind]()
     try:
         for run in measured:
