@@ -14,7 +14,7 @@
  * reducers name members and order matters only in the encoded form; an opened
  * array is a vector with room to grow.
  *
- * All of it lives in one memory context that belongs to the State, and every
+ * All of it lives in one memory context, the State's own or that of many small ones, and every
  * value that is replaced or removed is freed at once: memory follows the size
  * of the state and not the number of events.
  */
@@ -484,13 +484,11 @@ es_node_equals(const StateNode *node, const JsonbValue *value)
 /* ---------- the whole state ---------- */
 
 State *
-es_state_begin(Jsonb *jsonb)
+es_state_begin_in(MemoryContext context, Jsonb *jsonb)
 {
 	State *state = palloc0(sizeof(State));
 
-	state->context =
-		AllocSetContextCreate(CurrentMemoryContext, "event_store state",
-							  ALLOCSET_DEFAULT_SIZES);
+	state->context = context;
 	if (jsonb != NULL)
 	{
 		JsonbValue value;
@@ -499,6 +497,15 @@ es_state_begin(Jsonb *jsonb)
 		es_node_set(state, &state->root, &value);
 	}
 	return state;
+}
+
+State *
+es_state_begin(Jsonb *jsonb)
+{
+	return es_state_begin_in(AllocSetContextCreate(CurrentMemoryContext,
+												   "event_store state",
+												   ALLOCSET_DEFAULT_SIZES),
+							 jsonb);
 }
 
 StateNode *

@@ -15,6 +15,8 @@
 typedef struct State State;
 
 extern State *es_state_begin(Jsonb *state);
+/* One of many small ones, which end with a context that they share, and not by es_state_end. */
+extern State *es_state_begin_in(MemoryContext context, Jsonb *state);
 /* Encoded anew by every call, in the current memory context; NULL if none. */
 extern Jsonb *es_state_result(State *state);
 extern void es_state_end(State *state);

@@ -45,6 +45,7 @@ struct ViewFold
 	int count;
 	MemoryContext context;
 	MemoryContext scratch; /* of an event that is folded */
+	MemoryContext states;  /* of all rows */
 	PairTable *numbers;	   /* of rows, by the view's name and their keys */
 	ViewRow **rows;
 	int row_count;
@@ -83,6 +84,9 @@ es_view_fold_begin(const ViewDefinition *definition, EventRow *events, int count
 	fold->context = CurrentMemoryContext;
 	fold->scratch =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store folded event",
+							  ALLOCSET_DEFAULT_SIZES);
+	fold->states =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store folded rows",
 							  ALLOCSET_DEFAULT_SIZES);
 	fold->numbers = es_pair_table(count);
 	return fold;
@@ -220,8 +224,9 @@ open_row(ViewFold *fold, ViewRow *row)
 	caller = MemoryContextSwitchTo(fold->context);
 	if (definition->rules != NULL)
 		row->state =
-			es_state_begin(row->data == (Datum) 0 ? NULL
-												  : DatumGetJsonbP(row->data));
+			es_state_begin_in(fold->states, row->data == (Datum) 0
+												? NULL
+												: DatumGetJsonbP(row->data));
 	else
 	{
 		row->fold = es_fold_create(fold->scratch);
