@@ -308,6 +308,8 @@ TARGETS = [
     Target('once', 'process_once : INSERT ON CONFLICT', 'process_once', 'process_by_hand', 0.9, 1.0, unit='calls/s'),
     Target('held', 'next_events, old snapshot, last : first minute', 'held last', 'held first', 0.9, 1.0),
     Target('held', 'the same, p99 of a call (time)', 'held p99 last', 'held p99 first', 1.1, 1.0, time=True),
+    Target('hottest', 'hottest view row, old snapshot, last : first', 'hottest last', 'hottest first', 0.9, 1.0),
+    Target('hottest', 'the same, p99 of a commit (time)', 'hottest last', 'hottest first', 1.1, 1.0, time=True),
     Target('waiters', '8 appenders, sync off, 100 waiting : none', 'waiters 8 beside', 'waiters 8 alone', 0.95, 1.0),
     Target('waiters', '16 appenders, sync off, 100 waiting : none', 'waiters 16 beside', 'waiters 16 alone', 0.95, 1.0),
     Target('projection', 'async view, 10,000 keys : trigger', 'projection 10000', 'trigger 10000', 3, 4.5),
@@ -341,8 +343,8 @@ TARGETS = [
 QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
-EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several')
-LONG_ROWS = ('growth', 'held')      # only when they are asked for
+EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several', 'hottest')
+LONG_ROWS = ('growth', 'held', 'hottest')      # only when they are asked for
 
 # Two builds are compared by what is judged in these rows, and in rows 11 and 12 by what it is judged against;
 # raw PostgreSQL and the peers are the same for both.

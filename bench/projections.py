@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+from held import hold_snapshot
 from plan import STORE
 from server import Failed, command, complaint, percentile
 
@@ -170,17 +171,44 @@ def freshness(bench, seconds):
     server = bench.server
     database = fresh_database(bench)
     server.sql(VIEW.format(name='spent', key=BY_CUSTOMER, mode='async'), database)
-    writers = server.start_pgbench('fresh_append', database, clients=4, seconds=seconds + WITHIN, rate=FRESH_RATE)
+    writers = start_writers(server, database, KEYS[0])
     try:
-        delays = sorted(map(float, run_client(server, database, 'fresh', seconds)))
-        if writers.poll() is not None:
-            raise Failed(complaint(writers.communicate()[1]))
+        yield delay_line('fresh', 'fresh', f'async view behind {FRESH_RATE:,} events/s', server, database, writers, seconds, 'fresh')
     finally:
         writers.terminate()
         writers.communicate()
     server.drop_database(database)
-    yield line('fresh', 'fresh', f'async view behind {FRESH_RATE:,} events/s', 1, len(delays) / seconds,
-               p50_us=1000 * percentile(delays, .5), p99_us=1000 * percentile(delays, .99))
+
+
+def start_writers(server, database, keys):
+    return server.start_pgbench('fresh_append', database, clients=4, seconds=WITHIN + 3600, rate=FRESH_RATE, variables={'keys': keys})
+
+
+def delay_line(part, series, title, server, database, writers, seconds, way):
+    delays = sorted(1000 * float(word) for word in run_client(server, database, way, seconds))
+    if writers.poll() is not None:
+        raise Failed(complaint(writers.communicate()[1]))
+    p99 = percentile(delays, .99)
+    return line(part, series, title, 1, len(delays) / seconds, calls_per_second=1e6 / p99, p50_us=percentile(delays, .5), p99_us=p99)
+
+
+def hottest(bench, seconds, given):
+    """Yields how long after an append the row that all events belong to has it, in the first and the last of "seconds"
+    under an old snapshot; "given" is how long such a part is."""
+    server = bench.server
+    database = fresh_database(bench)
+    server.sql(VIEW.format(name='spent', key=BY_CUSTOMER, mode='async'), database)
+    session = hold_snapshot(server, database)
+    writers = start_writers(server, database, 1)
+    try:
+        yield delay_line('hottest', 'hottest first', f'hottest view row, the first {given:g} s', server, database, writers, given, 'hottest')
+        time.sleep(max(0, seconds - 2 * given))
+        yield delay_line('hottest', 'hottest last', f'hottest view row, the last {given:g} s', server, database, writers, given, 'hottest')
+    finally:
+        writers.terminate()
+        writers.communicate()
+        session.communicate('ROLLBACK;\n')
+    server.drop_database(database)
 
 
 # ------------------------------------------------------------------- several

@@ -134,7 +134,7 @@ def extra_words(runs):
     return words
 
 
-PROJECTION_PARTS = ('projection', 'inline', 'fresh', 'several')
+PROJECTION_PARTS = ('projection', 'inline', 'fresh', 'several', 'hottest')
 
 
 def extra_line(run):

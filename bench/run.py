@@ -210,6 +210,7 @@ def measure_extra(kind, bench, given, failures):
                 'projection': lambda: projections.catching_up(bench, given.quick, min(3, given.turns), say),
                 'inline': lambda: projections.inline(bench, given.seconds, given.turns),
                 'fresh': lambda: projections.freshness(bench, 5 * given.seconds),
+                'hottest': lambda: projections.hottest(bench, 60 if given.quick else 600, 15 if given.quick else 60),
                 'several': lambda: projections.several(bench, given.quick, given.seconds),
                 'fold-growth': lambda: folds.growth(bench, min(3, given.turns), say)}[kind]()
     try:

@@ -1,3 +1,3 @@
--- an event of one of 10,000 customers
-\set k random(1, 10000)
-SELECT FROM event_store.append_event('Spent', 'w-' || :client_id, NULL, 'Paid', jsonb_build_object('customer', 'c-' || :k, 'amount', 5));
+-- an event of one of so many customers
+\set k random(1, :keys)
+SELECT FROM event_store.append_event('Spent', 'w-' || :client_id, NULL, 'Paid', jsonb_build_object('customer', CASE WHEN :keys = 1 THEN 'hot' ELSE 'c-' || :k END, 'amount', 5));
