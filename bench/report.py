@@ -350,7 +350,7 @@ def write():
               family_section('batch ', 'Batches', plots, 'batches', runs, about)]
     parts += [group_section('##', group, runs, about) for group in plan.GROUPS
               if not group.name.startswith(('append ', 'batch '))]
-    parts += [fold_growth_section(runs, plots, about), cost_section(runs, about), growth_section(runs, plots, about)]
+    parts += [projection_section(runs, plots, about), fold_growth_section(runs, plots, about), cost_section(runs, about), growth_section(runs, plots, about)]
     if SOAK.exists():
         parts.append(SOAK.read_text(encoding='utf-8'))
     PAGE.parent.mkdir(exist_ok=True)
@@ -472,6 +472,25 @@ def fold_growth_section(runs, plots, about):
             + commit_note(some, about))
 
 
+def projection_section(runs, plots, about):
+    some = [run for run in runs if run['part'] in PROJECTION_PARTS]
+    if not some:
+        return ''
+    rows = []
+    for name in dict.fromkeys(run['series'] for run in some):
+        found = of_series(some, name)
+        low, high = spread(found)
+        rows.append([found[0]['title'], number(middle(found)), f'{number(low)} … {number(high)}',
+                     *(milliseconds(middle(found, f'{mark}_us')) for mark in ('p50', 'p99'))])
+    return ('## Projections\n\nA counter, a sum and the last event of each customer, kept by everybody in the same way'
+            ' ([projections.py](../bench/projections.py)); after each turn the rows are compared with the log. A projection catches up'
+            ' with a log that is there, its start included; the trigger is on a table like the log, and its rate includes the INSERT, whose'
+            ' own stands below it. Fresh and hottest: from the return of an append until its event is in the view.\n\n'
+            + table(['', 'events/s', 'spread', 'p50 ms', 'p99 ms'], rows) + '\n\n'
+            + plot_line(plots, 'projections', 'rate of 1 to 8 projections of one log') + '\n'
+            + plot_line(plots, 'inline_views', 'appends with 0 to 8 inline views') + commit_note(some, about))
+
+
 STATE_TITLES = ('all events', 'first event')
 
 
@@ -509,12 +528,17 @@ def draw(runs):
                  for title in dict.fromkeys(run['title'] for run in folds) if title not in STATE_TITLES}
     by_keys = {'all 1000 events': [(keys, every / 1000) for keys, every, _, _ in state_costs(folds)],
                'the first event': [(keys, first / 1000) for keys, _, first, _ in state_costs(folds)]}
+    several = [run for run in runs if run['part'] == 'several']
+    by_views = {title: [(run['views'], run['events_per_second']) for run in several if run['series'].endswith(kind)]
+                for title, kind in (('async views', 'async'), ('append_event', 'inline'))}
     both_log = 'set logscale xy 10\nset yrange [*:*]\nset offsets\nset format y "%g"\nset format x "%.0f"'
     drawn = []
     for name, axes, series in (
             ('appends', ('clients', 'events a second', 'set logscale x 2\nset xtics (1, 4, 16, 64)'), by_clients),
             ('batches', ('events in a batch', 'events a second', 'set logscale x 10'), by_batch),
             ('growth', ('million events', 'p50, ms', 'set logscale x 10'), by_size),
+            ('projections', ('projections of one log', 'events of the log a second', ''), {'async views': by_views['async views']}),
+            ('inline_views', ('inline views', 'appends a second, 16 clients', ''), {'append_event': by_views['append_event']}),
             ('fold_events', ('events of the aggregate', 'ms', both_log), by_events),
             ('fold_states', ('keys of the state', 'ms', both_log), by_keys)):
         series = {title: [(x, y) for x, y in points if y is not None] for title, points in series.items()}
