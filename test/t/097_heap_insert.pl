@@ -1,6 +1,6 @@
 # Events go into the log without a statement: what other sessions change between two appends
-# of a session, or while one waits for the table, counts; indexes that are made meanwhile
-# miss no row; decoding sees them as it sees an INSERT's.
+# of a session, or of the process that commits those of many, or while one waits for the table,
+# counts; indexes that are made meanwhile miss no row; decoding sees them as it sees an INSERT's.
 
 use strict;
 use warnings;
@@ -19,6 +19,7 @@ sub sql
 }
 
 my $session = $node->background_psql('shop', on_error_stop => 0);
+my $durability = 'durable';
 
 # What the session, which keeps what it has prepared, says of an append.
 sub append
@@ -26,36 +27,45 @@ sub append
 	my ($type, $more) = @_;
 
 	$session->{stderr} = '';
-	my $out = $session->query("SELECT last_sequence > 0 FROM event_store.append_event('Order', 'o', NULL, '$type'" . ($more // '') . ')');
+	my $out = $session->query("SELECT last_sequence > 0 FROM event_store.append_event('Order', 'o', NULL, '$type', durability => '$durability'" . ($more // '') . ')');
 	return $session->{stderr} ne '' ? $session->{stderr} : $out;
 }
 
-# ---------- between two appends
+# ---------- between two appends, and while one waits for the table
 
-is(append('Made', ", causation_id => 'x'"), 't', 'a session appends');
-sql('ALTER TABLE event_store.domain_events ADD CONSTRAINT none CHECK (causation_id IS NULL) NOT VALID');
-like(append('Made', ", causation_id => 'x'"), qr/violates check constraint "none"/, 'a constraint that another adds counts');
-is(append('Made'), 't', 'and nothing else changed');
-sql('ALTER TABLE event_store.domain_events DROP CONSTRAINT none');
-is(append('Made', ", causation_id => 'x'"), 't', 'until it is dropped');
+sub check_changes
+{
+	is(append('Made', ", causation_id => 'x'"), 't', 'a session appends');
+	sql('ALTER TABLE event_store.domain_events ADD CONSTRAINT none CHECK (causation_id IS NULL) NOT VALID');
+	like(append('Made', ", causation_id => 'x'"), qr/violates check constraint "none"/, 'a constraint that another adds counts');
+	is(append('Made'), 't', 'and nothing else changed');
+	sql('ALTER TABLE event_store.domain_events DROP CONSTRAINT none');
+	is(append('Made', ", causation_id => 'x'"), 't', 'until it is dropped');
 
-# ---------- while one waits for the table
+	sql(q{DROP TABLE IF EXISTS seen;
+		CREATE TABLE seen (type text);
+		CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN INSERT INTO public.seen SELECT event_type FROM added; RETURN NULL; END $$});
+	my $owner = $node->background_psql('shop');
 
-sql(q{CREATE TABLE seen (type text);
-	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-	$$ BEGIN INSERT INTO public.seen SELECT event_type FROM added; RETURN NULL; END $$});
-my $owner = $node->background_psql('shop');
-$owner->query_safe(q{BEGIN; CREATE TRIGGER note AFTER INSERT ON event_store.domain_events
-	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION note()});
-$session->query_until(qr/begun/, qq{\\echo begun\nSELECT event_store.append_event('Order', 'o', NULL, 'Waited');\n});
-ok($node->poll_query_until('shop', q{SELECT count(*) = 1 FROM pg_locks
-	WHERE relation = 'event_store.domain_events'::regclass AND NOT granted}), 'an append waits for who attaches a trigger');
-$owner->query_safe('COMMIT');
-like(append('Behind'), qr/^t$/m, 'the session goes on');
-is(sql('SELECT string_agg(type, $$ $$ ORDER BY type) FROM seen'), 'Behind Waited', 'and the trigger has seen both events');
-sql('DROP TRIGGER note ON event_store.domain_events');
-is(append('Unseen'), 't', 'without the trigger');
-is(sql('SELECT count(*) FROM seen'), 2, 'nobody sees the next');
+	$owner->query_safe(q{BEGIN; CREATE TRIGGER note AFTER INSERT ON event_store.domain_events
+		REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION note()});
+	$session->query_until(qr/begun/, qq{\\echo begun\nSELECT event_store.append_event('Order', 'o', NULL, 'Waited', durability => '$durability');\n});
+	ok($node->poll_query_until('shop', q{SELECT count(*) = 1 FROM pg_locks
+		WHERE relation = 'event_store.domain_events'::regclass AND NOT granted}), 'an append waits for who attaches a trigger');
+	$owner->query_safe('COMMIT');
+	like(append('Behind'), qr/^t$/m, 'the session goes on');
+	is(sql('SELECT string_agg(type, $$ $$ ORDER BY type) FROM seen'), 'Behind Waited', 'and the trigger has seen both events');
+	sql('DROP TRIGGER note ON event_store.domain_events');
+	is(append('Unseen'), 't', 'without the trigger');
+	is(sql('SELECT count(*) FROM seen'), 2, 'nobody sees the next');
+	$owner->quit;
+	return;
+}
+
+check_changes();
+$durability = 'grouped';
+check_changes();
 
 # ---------- indexes that are made while sessions append
 
@@ -99,7 +109,6 @@ sql(q{CREATE TRIGGER note AFTER INSERT ON event_store.domain_events
 is(length($direct) > 400000, 1, 'all of it is decoded');
 is(both('statement'), $direct, 'and looks like what an INSERT wrote');
 
-$owner->quit;
 $session->quit;
 $node->stop;
 done_testing();
