@@ -44,8 +44,12 @@
 #define MyProcNumber (MyBackendId - 1)
 #endif
 
-/* Room before a minimal tuple can be asked for since PostgreSQL 18. */
+/*
+ * Room before a minimal tuple can be asked for since PostgreSQL 18.  The header that
+ * declares it comes before the macro that hides it.
+ */
 #if PG_VERSION_NUM < 180000
+#include "access/htup_details.h"
 #define heap_form_minimal_tuple(desc, values, nulls, extra) \
 	heap_form_minimal_tuple(desc, values, nulls)
 #endif
