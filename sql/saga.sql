@@ -220,6 +220,24 @@ SELECT saga_id, state FROM event_store.saga_status WHERE saga_name = 'stuck' ORD
 SELECT * FROM pg_temp.log('stuck', 'k-4') OFFSET 10;
 SELECT pg_temp.outcome($$SELECT event_store.resolve_step('stuck', 'k-4', 'b', 'retry', 'late')$$);
 
+-- whose lease is over by then has nothing more to say: it would be undone twice
+SELECT pg_temp.define('settled', '{"steps": [{"name": "a", "compensate": true}, {"name": "b", "compensate": true, "compensation": {"max_attempts": 1}}, {"name": "c"}]}');
+SELECT event_store.start_saga('settled', 'h-' || n) FROM generate_series(1, 3) n;
+SELECT count(*) FROM pg_temp.claim('settled', 3);
+SELECT pg_temp.report('settled', 'h-' || n, 'a', 'succeeded') FROM generate_series(1, 3) n;
+SELECT count(*) FROM pg_temp.claim('settled', 3);
+SELECT pg_temp.report('settled', 'h-' || n, 'b', 'succeeded') FROM generate_series(1, 3) n;
+SELECT event_store.cancel_saga('settled', 'h-' || n, 'test') FROM generate_series(1, 3) n;
+SELECT count(*) FROM pg_temp.claim('settled', 3);
+CALL pg_temp.let_pass('h-1', 'b');
+CALL pg_temp.let_pass('h-2', 'b');
+CALL pg_temp.let_pass('h-3', 'b');
+SELECT event_store.resolve_step('settled', 'h-1', 'b', 'skip', 'by hand'), event_store.resolve_step('settled', 'h-2', 'b', 'succeeded', 'by hand'),
+       event_store.resolve_step('settled', 'h-3', 'b', 'retry', 'again');
+SELECT pg_temp.report('settled', 'h-' || n, 'b', 'retry', which => 'compensation') FROM generate_series(1, 2) n;
+SELECT pg_temp.report('settled', 'h-' || n, 'b', 'compensated', which => 'compensation') FROM generate_series(1, 3) n;
+SELECT pg_temp.claim('settled', 3);
+
 -- signals: one that comes before its step waits for it, one a wait, the oldest first; ids are idempotent
 SELECT pg_temp.define('pay', '{"timeout": "1d", "steps": [{"name": "ask", "compensate": true}, {"name": "paid", "wait": {"signal": "paid", "timeout": "1h"}},
     {"name": "again", "wait": {"signal": "paid", "timeout": "1h", "on_timeout": "continue"}}, {"name": "ship"}]}');

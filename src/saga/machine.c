@@ -565,8 +565,9 @@ report_compensation(Machine *machine, const SagaStep *step,
 					  report->lease, report->error, report->result,
 					  report->retry_in};
 
+	/* somebody has settled it by hand, and it is not undone a second time */
 	if (!is_compensating(step))
-		return;
+		refuse_lost(machine, report->step, report->lease);
 	if (report->outcome == OUTCOME_COMPENSATED)
 	{
 		emit(machine, (SagaEvent){.type = COMPENSATION_SUCCEEDED,

@@ -154,7 +154,7 @@ class Model:
     def report_back(self, saga, place, outcome, done):
         back = saga.steps[place].back
         if back not in ('queued', 'leased', 'stuck'):
-            return saga
+            raise Refused('VS007')
         if outcome == 'compensated':
             saga = self.put(saga, place, back='done', claims=done)._replace(state='compensating', undone=saga.undone + (place,))
             return self.undo_next(saga)
