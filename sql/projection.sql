@@ -304,6 +304,11 @@ $$;
 CALL pg_temp.project('echoes');
 SELECT sequence, event_type, metadata FROM event_store.load_events('ProjEcho', 'e-1');
 SELECT regexp_replace(error_message, '[0-9a-f-]{36}', 'ID') FROM event_store.parked_events WHERE subscription_name = 'echoes';
+-- what a caller writes there does not lead around it
+SELECT count(event_store.append_event('ProjEcho', id, NULL, 'Call', metadata => format('{"$hops": %s}', hops)::jsonb)) FROM (VALUES ('e-2', 9223372036854775807), ('e-3', -9)) h (id, hops);
+CALL pg_temp.project('echoes');
+SELECT aggregate_id, event_type, metadata FROM event_store.domain_events WHERE aggregate_type = 'ProjEcho' AND aggregate_id > 'e-1' ORDER BY global_position;
+SELECT regexp_replace(error_message, '[0-9a-f-]{36}', 'ID') FROM event_store.parked_events WHERE subscription_name = 'echoes' ORDER BY 1;
 RESET event_store.max_hops;
 -- a handler does not call project(): what it appends afterwards would have no cause
 CREATE FUNCTION proj.goes_on(e event_store.event) RETURNS void LANGUAGE plpgsql AS $$

@@ -193,7 +193,9 @@ read_row(Stickies *stickies, text *view_name, text *view_key)
 	OwnerScope scope;
 
 	es_begin(&scope);
-	if (es_execute(&plan, values, NULL, false, SPI_OK_SELECT) > 0)
+	/* as it is when the event is folded, not when the transaction began */
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (es_execute(&plan, values, NULL, true, SPI_OK_SELECT) > 0)
 	{
 		bool isnull;
 		Datum data = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
@@ -202,6 +204,7 @@ read_row(Stickies *stickies, text *view_name, text *view_key)
 		MemoryContextSwitchTo(stickies->context);
 		result = PointerGetDatum(DatumGetJsonbPCopy(data));
 	}
+	PopActiveSnapshot();
 	es_end(&scope);
 	return result;
 }

@@ -45,13 +45,14 @@ es_has_caused(void)
 	return caused;
 }
 
-/* How many causes an event has behind it. */
+/* How many causes an event has behind it, whatever a caller has written there. */
 static int64
 hops_of(const EventRow *event)
 {
 	Jsonb *metadata;
 	JsonbValue found;
 	JsonbValue *hops;
+	int64 number;
 
 	if (event->nulls[EV_METADATA])
 		return 0;
@@ -63,8 +64,10 @@ hops_of(const EventRow *event)
 	if (hops == NULL || hops->type != jbvNumeric ||
 		numeric_is_nan(hops->val.numeric) || numeric_is_inf(hops->val.numeric))
 		return 0;
-	return DatumGetInt64(DirectFunctionCall1(numeric_int8,
-											 NumericGetDatum(hops->val.numeric)));
+	number =
+		DatumGetInt64(DirectFunctionCall1(numeric_int8,
+										  NumericGetDatum(hops->val.numeric)));
+	return Min(Max(number, 0), PG_INT32_MAX);
 }
 
 /* Writes the number of causes into the metadata. */
