@@ -53,6 +53,7 @@ typedef struct Sticky
 /* An event on its way to its rows. */
 typedef struct RowSearch
 {
+	const RowKey *key;
 	const RowKeyAccess *access;
 	PathEvent event;
 	Sticky *stickies;
@@ -249,14 +250,22 @@ is_of_aggregate(const KeyPart *part, EventColumn column)
 }
 
 static bool
-has_id(const KeyPart *part)
+has_part(const KeyPart *part, EventColumn column)
 {
 	for (int i = 0; part->kind == KEY_CONCAT && i < part->count; i++)
 	{
-		if (is_of_aggregate(part->parts[i], EV_AGGREGATE_ID))
+		if (is_of_aggregate(part->parts[i], column))
 			return true;
 	}
 	return false;
+}
+
+/* Whether no other aggregate has a part in its rows; those of two types may share an id. */
+static bool
+is_own(const KeyPart *part, const RowKey *key)
+{
+	return has_part(part, EV_AGGREGATE_ID) &&
+		   (!key->several_types || has_part(part, EV_AGGREGATE_TYPE));
 }
 
 /* Whether nothing but stickies makes its text change for one aggregate. */
@@ -301,7 +310,7 @@ add_row(const KeyPart *part, RowSearch *search)
 			same_text(search->rows[i].key, row.key))
 			return;
 	}
-	row.own = has_id(part);
+	row.own = is_own(part, search->key);
 	if (moves(part))
 		row.moved_from = part_text(part, search, BEFORE);
 	if (same_text(row.moved_from, row.key))
@@ -391,7 +400,8 @@ EventRowKey *
 es_event_rows(const RowKey *key, const RowKeyAccess *access,
 			  const Datum *values, const bool *nulls, int *count)
 {
-	RowSearch search = {.access = access,
+	RowSearch search = {.key = key,
+						.access = access,
 						.event = {.values = values, .nulls = nulls}};
 
 	if (key->stickies > 0)

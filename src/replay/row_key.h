@@ -61,6 +61,7 @@ typedef struct RowKey
 	int stickies;
 	List *views;
 	bool has_item;
+	bool several_types; /* whoever declares a view says so */
 } RowKey;
 
 /*

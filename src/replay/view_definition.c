@@ -37,6 +37,7 @@ es_declare_view(Datum name, Datum key, Datum rules, int type_count,
 	definition->name = name;
 	definition->key =
 		es_row_key_parse(key == (Datum) 0 ? NULL : DatumGetJsonbP(key));
+	definition->key->several_types = type_count > 1;
 	of_aggregate = es_row_key_is_aggregate(definition->key) && type_count == 1;
 	definition->by_sequence = of_aggregate;
 	if (rules != (Datum) 0)
