@@ -453,6 +453,9 @@ note_success(SagaState *saga, SagaStep *step, const SagaEvent *event)
 		close_step(step);
 	note_outcome(step, event, OUTCOME_SUCCEEDED);
 	add_result(saga, event);
+	/* who undoes what was done after all has to know what it was */
+	if (step->compensation == STEP_QUEUED)
+		step->input = saga->context;
 	if (step->signal == NULL)
 		return;
 	signal = es_saga_signal(saga, step->signal);
