@@ -240,12 +240,12 @@ SELECT pg_temp.claim('settled', 3);
 
 -- what a late report says of its effect is known to who undoes it
 SELECT pg_temp.define('late', '{"steps": [{"name": "a", "compensate": true, "max_attempts": 1}]}');
-SELECT event_store.start_saga('late', 'v-1');
+SELECT event_store.start_saga('late', 'late-1');
 SELECT pg_temp.claim('late');
-CALL pg_temp.let_pass('v-1', 'a');
-SELECT pg_temp.report('late', 'v-1', 'a', 'succeeded', '{"reservation": 7}');
+CALL pg_temp.let_pass('late-1', 'a');
+SELECT pg_temp.report('late', 'late-1', 'a', 'succeeded', '{"reservation": 7}');
 SELECT pg_temp.claim('late');
-SELECT pg_temp.report('late', 'v-1', 'a', 'compensated', which => 'compensation');
+SELECT pg_temp.report('late', 'late-1', 'a', 'compensated', which => 'compensation');
 
 -- signals: one that comes before its step waits for it, one a wait, the oldest first; ids are idempotent
 SELECT pg_temp.define('pay', '{"timeout": "1d", "steps": [{"name": "ask", "compensate": true}, {"name": "paid", "wait": {"signal": "paid", "timeout": "1h"}},
