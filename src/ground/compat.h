@@ -54,6 +54,11 @@
 	heap_form_minimal_tuple(desc, values, nulls)
 #endif
 
+/* What never returns is said before the declaration since PostgreSQL 18. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* A tuple descriptor made by hand is to be finished since PostgreSQL 19. */
 #if PG_VERSION_NUM < 190000
 #define TupleDescFinalize(desc) ((void) (desc))

@@ -9,6 +9,7 @@
 #include "utils/snapshot.h"
 #include "utils/uuid.h"
 
+#include "ground/compat.h"
 #include "ground/event.h"
 
 /*
@@ -42,7 +43,7 @@ extern EventKey es_catch_key_violation(MemoryContext context);
  * Raises 40001: a row came into the log around the API at this very moment; who
  * tries again finds it there.
  */
-extern void es_raise_race(void) pg_attribute_noreturn();
+pg_noreturn extern void es_raise_race(void);
 
 /*
  * The sequence of the last durable event of an aggregate, 0 = none; recorded_at

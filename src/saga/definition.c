@@ -17,6 +17,7 @@
 
 #include "ground/arguments.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "replay/condition.h"
 #include "replay/json_value.h"
 #include "replay/saga_event.h"
@@ -58,8 +59,8 @@ of_place(const Place *place)
 	return psprintf("%s of step \"%s\"", place->part, place->step);
 }
 
-static void
-pg_attribute_noreturn() refuse(const Place *place, const char *problem)
+pg_noreturn static void
+refuse(const Place *place, const char *problem)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
