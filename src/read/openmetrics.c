@@ -206,7 +206,28 @@ static const Metric shown[] =
 	 {"deadlines.failed", "counter", "events", NULL, FROM_COUNTER,
 	  ES_COUNT_FAILED_DEADLINES, "Scheduled events that were refused when due"},
 	 {"deadlines.lateness", "histogram", "milliseconds", NULL, FROM_HISTOGRAM,
-	  ES_HISTOGRAM_LATENESS, "Time between due and appended"}};
+	  ES_HISTOGRAM_LATENESS, "Time between due and appended"},
+	 {"sagas.started", "counter", "sagas", NULL, FROM_COUNTER,
+	  ES_COUNT_SAGAS_STARTED, "Sagas started"},
+	 {"sagas.completed", "counter", "sagas", NULL, FROM_COUNTER,
+	  ES_COUNT_SAGAS_COMPLETED, "Sagas that have ended as completed"},
+	 {"sagas.compensated", "counter", "sagas", NULL, FROM_COUNTER,
+	  ES_COUNT_SAGAS_COMPENSATED, "Sagas that have ended as compensated"},
+	 {"sagas.failed", "counter", "sagas", NULL, FROM_COUNTER,
+	  ES_COUNT_SAGAS_FAILED, "Sagas that have ended as failed"},
+	 {"sagas.stuck", "counter", "sagas", NULL, FROM_COUNTER,
+	  ES_COUNT_SAGAS_STUCK, "Times that a saga was stuck"},
+	 {"sagas.compensations", "counter", "steps", NULL, FROM_COUNTER,
+	  ES_COUNT_COMPENSATIONS, "Steps of sagas that were compensated"},
+	 {"sagas.retries", "counter", "attempts", NULL, FROM_COUNTER,
+	  ES_COUNT_STEP_RETRIES, "Attempts of steps that followed a failed one"},
+	 {"sagas.timeouts", "counter", "attempts", NULL, FROM_COUNTER,
+	  ES_COUNT_STEP_TIMEOUTS,
+	  "Attempts and requests of steps whose time or lease was over"},
+	 {"sagas.circuits_opened", "counter", "circuits", NULL, FROM_COUNTER,
+	  ES_COUNT_OPENED_CIRCUITS, "Times that a circuit opened"},
+	 {"sagas.step_duration", "histogram", "milliseconds", NULL, FROM_HISTOGRAM,
+	  ES_HISTOGRAM_STEPS, "Time between the claim of a step and its report"}};
 
 /* Everything at about one moment. */
 typedef struct Reading

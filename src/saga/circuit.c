@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
@@ -222,8 +223,8 @@ open_circuit(Circuit *circuit, int64 pause, TimestampTz now)
 	circuit->trial = 0;
 }
 
-/* The lock is held. */
-static void
+/* The lock is held; true if the circuit opens. */
+static bool
 count_failure(CircuitShare *share, const CircuitNote *note, TimestampTz now)
 {
 	Circuit *circuit = find_circuit(share, note->key);
@@ -231,17 +232,19 @@ count_failure(CircuitShare *share, const CircuitNote *note, TimestampTz now)
 	if (circuit == NULL)
 		circuit = find_circuit(share, 0);
 	if (circuit == NULL)
-		return;
+		return false;
 	circuit->key = note->key;
 	circuit->state.failures++;
 	if (circuit->state.phase == CIRCUIT_CLOSED
-			? circuit->state.failures >= note->definition.failures
-			: circuit->trial == note->saga)
-		open_circuit(circuit, note->definition.pause, now);
+			? circuit->state.failures < note->definition.failures
+			: circuit->trial != note->saga)
+		return false;
+	open_circuit(circuit, note->definition.pause, now);
+	return true;
 }
 
-/* The lock is held. */
-static void
+/* The lock is held; true if a circuit opens. */
+static bool
 apply_note(CircuitShare *share, const CircuitNote *note, bool committed,
 		   TimestampTz now)
 {
@@ -250,16 +253,17 @@ apply_note(CircuitShare *share, const CircuitNote *note, bool committed,
 	if (note->trial)
 	{
 		if (committed || circuit == NULL || circuit->trial != note->saga)
-			return;
+			return false;
 		circuit->trial = 0;
 		circuit->state.phase = CIRCUIT_OPEN;
 	}
 	else if (!committed)
-		return;
+		return false;
 	else if (note->failed)
-		count_failure(share, note, now);
+		return count_failure(share, note, now);
 	else if (circuit != NULL)
 		memset(circuit, 0, sizeof(Circuit));
+	return false;
 }
 
 static void
@@ -267,6 +271,7 @@ end_circuits(SharedDatabase *db, bool committed)
 {
 	TimestampTz now;
 	CircuitShare *share;
+	int opened = 0;
 	ListCell *cell;
 
 	if (notes != NIL && db != NULL)
@@ -275,8 +280,10 @@ end_circuits(SharedDatabase *db, bool committed)
 		share = es_part(db, &part);
 		SpinLockAcquire(&share->mutex);
 		foreach (cell, notes)
-			apply_note(share, lfirst(cell), committed, now);
+			opened += apply_note(share, lfirst(cell), committed, now) ? 1 : 0;
 		SpinLockRelease(&share->mutex);
+		for (int i = 0; i < opened; i++)
+			es_count_in(db, ES_COUNT_OPENED_CIRCUITS);
 	}
 	notes = NIL;
 }
@@ -297,7 +304,7 @@ abort_circuits(SubTransactionId id)
 		if (share != NULL)
 		{
 			SpinLockAcquire(&share->mutex);
-			apply_note(share, note, false, 0);
+			(void) apply_note(share, note, false, 0);
 			SpinLockRelease(&share->mutex);
 		}
 		notes = foreach_delete_current(notes, cell);

@@ -29,6 +29,7 @@
 #include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/lock.h"
+#include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "log/outside_write.h"
@@ -368,6 +369,57 @@ note_circuits(const Saga *saga)
 	}
 }
 
+/* For metrics. */
+static void
+count_event(const SagaEvent *event)
+{
+	switch (event->type)
+	{
+		case SAGA_STARTED:
+			es_count(ES_COUNT_SAGAS_STARTED);
+			break;
+		case SAGA_COMPLETED:
+			es_count(ES_COUNT_SAGAS_COMPLETED);
+			break;
+		case SAGA_COMPENSATED:
+			es_count(ES_COUNT_SAGAS_COMPENSATED);
+			break;
+		case SAGA_FAILED:
+			es_count(ES_COUNT_SAGAS_FAILED);
+			break;
+		case SAGA_STUCK:
+			es_count(ES_COUNT_SAGAS_STUCK);
+			break;
+		case COMPENSATION_SUCCEEDED:
+			es_count(ES_COUNT_COMPENSATIONS);
+			break;
+		case STEP_TIMED_OUT:
+			es_count(ES_COUNT_STEP_TIMEOUTS);
+			break;
+		case STEP_REQUESTED:
+		case COMPENSATION_REQUESTED:
+			if (event->attempt > 1)
+				es_count(ES_COUNT_STEP_RETRIES);
+			break;
+		case COMPENSATION_FAILED:
+			if (strcmp(event->reason, "failed") != 0 &&
+				strcmp(event->reason, "retry") != 0)
+				es_count(ES_COUNT_STEP_TIMEOUTS);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+count_events(const Saga *saga)
+{
+	ListCell *cell;
+
+	foreach (cell, saga->machine.events)
+		count_event(lfirst(cell));
+}
+
 void
 es_save_sagas(Saga **sagas, int count, const char *function)
 {
@@ -397,6 +449,7 @@ es_save_sagas(Saga **sagas, int count, const char *function)
 	for (int i = 0; i < count; i++)
 	{
 		note_circuits(sagas[i]);
+		count_events(sagas[i]);
 		sagas[i]->machine.events = NIL;
 	}
 }

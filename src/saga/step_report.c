@@ -19,6 +19,7 @@
 #include "ground/metrics.h"
 #include "log/outside_write.h"
 #include "replay/saga_state.h"
+#include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_work.h"
@@ -93,11 +94,27 @@ retry_argument(FunctionCallInfo fcinfo, int argno, AttemptOutcome outcome)
 	return (int64) microseconds;
 }
 
+/* When the claim of a live lease was made; 0 = it is not live. */
+static TimestampTz
+claimed_at(const Saga *saga, const StepReport *report)
+{
+	const SagaDefinition *definition = saga->machine.definition;
+	const SagaStep *step = es_saga_step(saga->machine.state, report->step);
+
+	if (step == NULL || step->lease != report->lease || step->deadline == 0)
+		return 0;
+	return step->deadline -
+		   definition->steps[es_find_step(definition, report->step)]
+			   .paces[es_lease_kind(step)]
+			   .timeout;
+}
+
 Datum
 es_report_step_sql(PG_FUNCTION_ARGS)
 {
 	Saga saga;
 	StepReport report = {0};
+	TimestampTz claimed;
 
 	es_begin_call(ES_CALL_REPORT_STEP);
 	report.step = text_to_cstring(es_required_text(fcinfo, 2, "step"));
@@ -107,8 +124,12 @@ es_report_step_sql(PG_FUNCTION_ARGS)
 	report.error = error_argument(fcinfo, 6);
 	report.retry_in = retry_argument(fcinfo, 7, report.outcome);
 	es_open_known_saga(fcinfo, &saga, "report_step()");
+	claimed = claimed_at(&saga, &report);
 	es_report_step(&saga.machine, &report);
 	es_save_saga(&saga, "report_step()");
+	if (claimed != 0)
+		es_observe(ES_HISTOGRAM_STEPS,
+				   (uint64) Max((saga.machine.now - claimed + 999) / 1000, 1));
 	es_end_call(ES_CALL_REPORT_STEP, 0);
 	PG_RETURN_DATUM(es_saga_phase_text(&saga));
 }

@@ -42,6 +42,8 @@ sql(q{SELECT event_store.put_view('Orders', 'o-1', '{}')});
 sql(q{SELECT event_store.schedule_event(now(), 'Order', 'o-2', 'Reminded')});
 $node->poll_query_until('shop', q{SELECT value = 1 FROM event_store.metrics WHERE metric = 'deadlines.appended'})
   or die 'nothing was appended when it was due';
+sql(q{SELECT event_store.define_saga('trip', '{"steps": [{"name": "a"}]}'), event_store.start_saga('trip', 't-1')});
+sql(q{SELECT event_store.report_step('trip', saga_id, step, 'succeeded', lease) FROM event_store.claim_steps('trip', 'e')});
 error_of($node, 'shop', q{SELECT event_store.append_event('Order', 'o-1', 0, 'Placed')});
 
 sql(q{SELECT event_store.create_subscription('mail', ARRAY['Order']), event_store.create_subscription(E'a "name"\\\\\n')});
