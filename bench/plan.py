@@ -324,6 +324,8 @@ TARGETS = [
     Target('projection', 'async view : Node client, row by row', 'projection 10000', 'client rows 10000', 8, 15),
     Target('inline', 'inline view : INSERT, upsert in a transaction', 'inline append', 'inline transaction', 1.2, 1.6),
     Target('inline', 'inline view : both in one statement', 'inline append', 'inline statement', 0.9, 1.1),
+    Target('due', '100,000 due at once : append_batch', 'deadlines due', 'deadlines append_batch', 0.5, 0.8),
+    Target('due', '500 due a second, p99 late : 100 ms (time)', 'deadlines late', 'deadlines limit', 1.0, 0.3, time=True),
     Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
     Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
     Target('grouped', 'hot aggregate, grouped : raw on rows of their own, 16', 'hot_grouped 16 on', 'raw_insert own 16 on', 0.6, 1.0),
@@ -349,7 +351,7 @@ TARGETS = [
 QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
-EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several', 'hottest')
+EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several', 'hottest', 'due')
 LONG_ROWS = ('growth', 'held', 'hottest')      # only when they are asked for
 
 # Two builds are compared by what is judged in these rows, and in rows 11 and 12 by what it is judged against;

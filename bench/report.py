@@ -144,6 +144,9 @@ def extra_line(run):
     if run['part'] == 'fold-growth':
         return (f'{run["title"]:<16} {run["events"]:>9,} events, {run["keys"]:>6,} keys: {milliseconds(run["p50_us"]):>8} ms'
                 + ('' if run['title'] in STATE_TITLES else f', {number(run["p50_us"] / run["events"])} µs an event'))
+    if run['part'] == 'due':
+        return (f'{run["title"]}: p50 {milliseconds(run["p50_us"])} ms, p99 {milliseconds(run["p99_us"])} ms' if run['p99_us']
+                else f'{run["title"]}: {number(run["events_per_second"])} events/s')
     if run['part'] in ('held', 'waiters'):
         return (f'{run["title"]}: {number(run["events_per_second"])} events/s, p50 {milliseconds(run["p50_us"])} ms,'
                 f' p99 {milliseconds(run["p99_us"])} ms')

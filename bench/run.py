@@ -11,6 +11,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 import against
+import deadlines
 import folds
 import held
 import peers
@@ -206,6 +207,7 @@ def measure_extra(kind, bench, given, failures):
     runs = []
     measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
                 'held': lambda: held.run(bench.server, bench, 60 if given.quick else 600, 15 if given.quick else 60, say),
+                'due': lambda: deadlines.run(bench.server, bench, min(3, given.turns), 5 if given.quick else 20),
                 'waiters': lambda: waiters.run(bench.server, bench, min(given.seconds, 10), given.turns),
                 'projection': lambda: projections.catching_up(bench, given.quick, min(3, given.turns), say),
                 'inline': lambda: projections.inline(bench, given.seconds, given.turns),
