@@ -23,6 +23,8 @@
 #include "process/timer.h"
 #include "saga/saga_timer.h"
 
+/* A clock that goes back by more was set back. */
+#define CLOCK_STEP_MS 1000
 /* The first and the longest pause after a failure. */
 #define FIRST_PAUSE_MS 100
 #define LONGEST_PAUSE_MS 10000
@@ -85,18 +87,37 @@ es_find_timers(SharedDatabase *db)
 	return es_first_timer(db);
 }
 
+/*
+ * Where the clock was set back, the times that it told before mean nothing, such as when
+ * something that was passed over is looked at again: the tables are asked.
+ */
+static void
+heed_clock(SharedDatabase *db, TimestampTz now)
+{
+	static TimestampTz seen = 0;
+
+	if (now < TimestampTzPlusMilliseconds(seen, -CLOCK_STEP_MS))
+	{
+		for (int i = 0; i < ES_TIMERS; i++)
+		{
+			es_lower_timer(db, i, ES_TIMER_UNKNOWN);
+			not_before[i] = 0;
+		}
+	}
+	seen = now;
+}
+
 int
-es_next_due_timer(const SharedDatabase *db, int last)
+es_next_due_timer(SharedDatabase *db, int last)
 {
 	TimestampTz now = GetCurrentTimestamp();
+
+	heed_clock(db, now);
 
 	for (int i = 1; i <= ES_TIMERS; i++)
 	{
 		int timer = (last + i) % ES_TIMERS;
 
-		/* a pause that is longer than any was begun before the clock was set back */
-		if (not_before[timer] > TimestampTzPlusMilliseconds(now, LONGEST_PAUSE_MS))
-			not_before[timer] = 0;
 		if (es_timer_due(db, timer) <= now && not_before[timer] <= now)
 			return timer;
 	}

@@ -39,7 +39,7 @@ extern TimestampTz es_find_timers(SharedDatabase *db);
 /* When the first one has; known or not. */
 extern TimestampTz es_first_timer(const SharedDatabase *db);
 /* The next one after "last" that has something to do now; -1 = none. */
-extern int es_next_due_timer(const SharedDatabase *db, int last);
+extern int es_next_due_timer(SharedDatabase *db, int last);
 /* One step of it, in this transaction, as the owner. */
 extern void es_run_timer(SharedDatabase *db, Timer timer);
 /* Its transaction has ended. */

@@ -1,0 +1,78 @@
+# The clock is set forward and back: what is due by it comes within a minute, what is not due any more
+# waits, and nothing waits for a time that the old clock named.
+
+use strict;
+use warnings;
+
+use EventStoreTest;
+use File::Basename;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $source = dirname(__FILE__) . '/../clock.c';
+my $library = "$PostgreSQL::Test::Utils::tmp_check/clock.so";
+plan skip_all => 'there is no C compiler for the clock that is set'
+  unless system('cc', '-shared', '-fPIC', '-O1', '-o', $library, $source) == 0;
+
+my $node = new_server('clock');
+my $clock = $node->basedir . '/clock';
+
+# Sets the server's clock, in seconds from ours.
+sub set_clock
+{
+	my ($seconds) = @_;
+
+	open(my $file, '>', "$clock.next") or die $!;
+	print $file "$seconds\n";
+	close($file);
+	rename("$clock.next", $clock) or die $!;
+	return;
+}
+
+sub sql
+{
+	return $node->safe_psql('shop', join("\n", @_));
+}
+
+sub poll
+{
+	return $node->poll_query_until('shop', $_[0]);
+}
+
+set_clock(0);
+{
+	local %ENV = (%ENV, LD_PRELOAD => $library, TEST_CLOCK => $clock);
+	$node->start;
+}
+create_store_in($node, 'shop');
+my $now = 'extract(epoch FROM clock_timestamp())::bigint';
+cmp_ok(abs(sql("SELECT $now") - time), '<', 100, 'the clock is ours');
+
+# ---------- back, while one waits for an aggregate to be free
+
+my $holder = $node->background_psql('shop');
+$holder->query_safe(q{BEGIN; SELECT event_store.lock_aggregate('Clock', 'held')});
+sql(q{SELECT event_store.schedule_event('2020-01-01Z', 'Clock', 'held', 'E'), event_store.schedule_event('2020-01-02Z', 'Clock', 'free', 'E')});
+ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'free') = 1}), 'an aggregate that is held is passed over');
+set_clock(-86400);
+cmp_ok(time - sql("SELECT $now"), '>', 80000, 'the clock is set back');
+$holder->query_safe('COMMIT');
+$holder->quit;
+ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'held') = 1}), 'what waited for the lock does not wait for the old time');
+
+# ---------- forward
+
+sql(q{SELECT event_store.schedule_event(clock_timestamp() + interval '1 hour', 'Clock', 'hour', 'E')});
+set_clock(-86400 + 7200);
+ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'hour') = 1}), 'set forward, what is due by it comes');
+
+# ---------- back again
+
+sql(q{SELECT event_store.schedule_event(clock_timestamp() + interval '1 hour', 'Clock', 'later', 'E')});
+set_clock(-86400);
+sql(q{SELECT event_store.schedule_event(clock_timestamp(), 'Clock', 'at once', 'E')});
+ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'at once') = 1}), 'what is due comes');
+is(sql(q{SELECT string_agg(aggregate_id, ' ') FROM event_store.scheduled_events}), 'later', 'what is not due any more waits');
+
+$node->stop;
+done_testing();
