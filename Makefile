@@ -80,7 +80,10 @@ OBJS = \
 	src/replay/json_record.o \
 	src/replay/saga_event.o \
 	src/replay/saga_state.o \
+	src/replay/named_function.o \
 	src/replay/reducer.o \
+	src/replay/upcaster.o \
+	src/replay/set_upcaster.o \
 	src/replay/fold.o \
 	src/replay/snapshot.o \
 	src/replay/row_key.o \
@@ -178,7 +181,7 @@ OBJS = \
 	module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
-	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql schema/saga.sql \
+	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/upcaster.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql schema/saga.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 # changes since the last release, in the order of their numbers: schema/upgrade/README.md

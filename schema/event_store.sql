@@ -67,20 +67,21 @@ Example: SELECT * FROM event_store.append_batch('[{"aggregate_type": "Order", "a
 
 CREATE FUNCTION event_store.load_events(
     aggregate_type text, aggregate_id text, after_sequence bigint DEFAULT NULL,
-    up_to_sequence bigint DEFAULT NULL, max_count int DEFAULT NULL, backward boolean DEFAULT false)
+    up_to_sequence bigint DEFAULT NULL, max_count int DEFAULT NULL, backward boolean DEFAULT false,
+    upcast boolean DEFAULT true)
     RETURNS SETOF event_store.event
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_load_events';
-COMMENT ON FUNCTION event_store.load_events(text, text, bigint, bigint, int, boolean) IS
+COMMENT ON FUNCTION event_store.load_events(text, text, bigint, bigint, int, boolean, boolean) IS
 $$Returns the events of an aggregate in sequence order, staged ones included (their global_position is NULL).
-after_sequence is exclusive, up_to_sequence inclusive; max_count limits the rows; backward turns the order, so that the last events come first.
-Errors: 22004, 22023, 22001, 55000.
+after_sequence is exclusive, up_to_sequence inclusive; max_count limits the rows; backward turns the order, so that the last events come first; upcast => false shows them as they were written, not as their last version has them (set_upcaster).
+Errors: 22004, 22023, 22001, 55000; and whatever an upcaster raises, with the event in the DETAIL.
 Example: SELECT sequence, event_type, payload FROM event_store.load_events('Order', 'o-100', after_sequence => 0, max_count => 10);$$;
 
-CREATE FUNCTION event_store.load_event(event_id uuid) RETURNS SETOF event_store.event
+CREATE FUNCTION event_store.load_event(event_id uuid, upcast boolean DEFAULT true) RETURNS SETOF event_store.event
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'es_load_event';
-COMMENT ON FUNCTION event_store.load_event(uuid) IS
-$$Returns the event of an id, staged or durable: 0 or 1 row.
-Errors: 22004, 55000.
+COMMENT ON FUNCTION event_store.load_event(uuid, boolean) IS
+$$Returns the event of an id, staged or durable: 0 or 1 row. upcast => false shows it as it was written.
+Errors: 22004, 55000; and whatever an upcaster raises, with the event in the DETAIL.
 Example: SELECT * FROM event_store.load_event('018f3b1c-0000-7000-8000-000000000000');$$;
 
 CREATE FUNCTION event_store.aggregate_sequence(aggregate_type text, aggregate_id text) RETURNS bigint

@@ -8,14 +8,14 @@ COMMENT ON FUNCTION event_store.aggregate_member(text, text, int) IS
 CREATE FUNCTION event_store.read_events(
     after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
     event_types text[] DEFAULT NULL, member int DEFAULT NULL, members int DEFAULT NULL,
-    up_to_position bigint DEFAULT NULL, backward boolean DEFAULT false)
+    up_to_position bigint DEFAULT NULL, backward boolean DEFAULT false, upcast boolean DEFAULT true)
     RETURNS SETOF event_store.event
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'es_read_events';
-COMMENT ON FUNCTION event_store.read_events(bigint, int, text[], text[], int, int, bigint, boolean) IS
+COMMENT ON FUNCTION event_store.read_events(bigint, int, text[], text[], int, int, bigint, boolean, boolean) IS
 $$Returns durable events of all aggregates in global_position order, after a position and up to the safe position: a reader that goes on after the last position it got sees every committed event exactly once.
-after_position is exclusive, up_to_position inclusive (NULL = the safe position); max_count limits the rows (NULL = all); aggregate_types and event_types select, quickly with the index of create_store(category_index => true) or (event_type_index => true); member (0-based) of members gets its share of the aggregates, always the same; backward turns the order only.
+after_position is exclusive, up_to_position inclusive (NULL = the safe position); max_count limits the rows (NULL = all); aggregate_types and event_types select, quickly with the index of create_store(category_index => true) or (event_type_index => true); member (0-based) of members gets its share of the aggregates, always the same; backward turns the order only. Events are as their last version has them (set_upcaster), and event_types are the types of that; upcast => false reads them, and selects, as they were written.
 A consumer gives as up_to_position what wait_for_events returned, and goes on from there when fewer than max_count events came, else from the last one it got.
-Errors: 22023, also when after_position was never given here: the log is another one, or an older state of it (a standby, which may only be behind, returns nothing); 55000 without preload, and where domain_events is fed by logical replication.
+Errors: 22023, also when after_position was never given here: the log is another one, or an older state of it (a standby, which may only be behind, returns nothing); 55000 without preload, and where domain_events is fed by logical replication; and whatever an upcaster raises, with the event in the DETAIL.
 Example: SELECT global_position, aggregate_id, event_type FROM event_store.read_events(after_position => 0, max_count => 10);$$;
 
 CREATE FUNCTION event_store.safe_position() RETURNS bigint

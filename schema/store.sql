@@ -168,6 +168,18 @@ DECLARE
             updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
             reducer_owner text COLLATE "C"
         )$$,
+        -- what makes events of one version those of the next; aggregate_type '' = of all
+        $$CREATE TABLE event_store.upcasters (
+            event_type text COLLATE "C" NOT NULL,
+            from_version int NOT NULL,
+            aggregate_type text COLLATE "C" NOT NULL DEFAULT '',
+            upcaster text,
+            upcaster_owner text COLLATE "C",
+            rules jsonb,
+            updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            CONSTRAINT upcasters_pkey PRIMARY KEY (event_type, from_version, aggregate_type),
+            CONSTRAINT upcasters_one_check CHECK ((upcaster IS NULL) <> (rules IS NULL))
+        )$$,
         -- a rebuild that has begun, and what it has folded
         $$CREATE TABLE event_store.view_rebuilds (
             view_name text COLLATE "C" NOT NULL CONSTRAINT view_rebuilds_pkey PRIMARY KEY,
@@ -604,6 +616,8 @@ BEGIN
 'States of aggregates at a sequence: source server is used by replay_aggregate, source client is kept for applications.';
     COMMENT ON TABLE event_store.reducers IS
 'The registered reducer of each aggregate type, by name, and the role that owned it then.';
+    COMMENT ON TABLE event_store.upcasters IS
+'What makes an event of a type and version one of the next version: a function by name, with the role that owned it then, or rules. aggregate_type is empty where it is for all.';
     COMMENT ON TABLE event_store.view_rebuilds IS
 'Rebuilds of views that steps have begun and not ended: aggregates up to after_id are folded.';
     COMMENT ON TABLE event_store.view_rebuild_rows IS

@@ -32,6 +32,8 @@ INSERT INTO calls (call, value) VALUES
     ($$put_views('json', ARRAY['j'], %s)$$, '{"{\"a\": 1}"}'),
     ($$set_reducer_rules('Ruled', %s)$$, '{"events": {}}'),
     ($$set_reducer_rules('Ruled', rules => %s, reducer_version => NULL)$$, '{"events": {}}'),
+    ($$set_upcaster('Ruled', 1, NULL, %s)$$, '[]'),
+    ($$set_upcaster('Ruled', 1, rules => %s)$$, '[]'),
     ($$view_keys(NULL, %s)$$, '{"each": "$.payload.tags"}'),
     ($$view_keys(NULL, key => %s)$$, '{"each": "$.payload.tags"}'),
     ($$drop_projection('json p'), event_store.create_view_projection('json p', '{JsonNone}', %s, '{"events": {}}')$$, '"$.payload.customer"'),

@@ -283,9 +283,9 @@ ALTER SCHEMA event_store OWNER TO CURRENT_USER;
 GRANT CREATE ON SCHEMA event_store TO regress_intruder;
 SELECT pg_temp.refused('CREATE EXTENSION event_store');
 REVOKE CREATE ON SCHEMA event_store FROM regress_intruder;
-CREATE FUNCTION event_store.load_event(event_id uuid) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION event_store.load_event(event_id uuid, upcast boolean) RETURNS int LANGUAGE sql AS 'SELECT 1';
 SELECT pg_temp.refused('CREATE EXTENSION event_store');
-DROP FUNCTION event_store.load_event(uuid);
+DROP FUNCTION event_store.load_event(uuid, boolean);
 CREATE EXTENSION event_store SCHEMA public;
 \echo :SQLSTATE
 

@@ -167,7 +167,8 @@ static const char *const written_tables[] = {"domain_events",
 											 "scheduled_events",
 											 "saga_definitions",
 											 "sagas",
-											 "saga_steps"};
+											 "saga_steps",
+											 "upcasters"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
@@ -229,6 +230,7 @@ find_parts(Store *s)
 	s->store_state = relation_named(s->schema, "store_state", -1);
 	s->processed_messages = relation_named(s->schema, "processed_messages", -1);
 	s->projections = relation_named(s->schema, "projections", -1);
+	s->upcasters = relation_named(s->schema, "upcasters", -1);
 	s->positions_of_members =
 		relation_named(s->schema, "subscription_positions", -1);
 	s->positions_by_member =

@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 21
+#define ES_WRITTEN_TABLES 22
 
 typedef struct StagingSegment
 {
@@ -72,6 +72,7 @@ typedef struct Store
 	Oid store_state;
 	Oid processed_messages;
 	Oid projections;
+	Oid upcasters;
 	Oid positions_of_members; /* subscription_positions */
 	Oid positions_by_member;  /* its primary key */
 	NamedTable by_subscription[ES_BY_SUBSCRIPTION];

@@ -29,6 +29,7 @@
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "replay/fold.h"
+#include "replay/upcaster.h"
 #include "staging/dead_letter.h"
 #include "staging/head.h"
 #include "staging/staged_row.h"
@@ -49,8 +50,10 @@ typedef struct LoadRange
 	int64 up_to; /* inclusive */
 	int64 max_count;
 	bool backward;
+	bool upcast;
 	int64 previous; /* loaded last; at first what comes before the first */
 	Tuplestorestate *into;
+	MemoryContext per_event; /* where events are upcast */
 } LoadRange;
 
 /* An event is loaded: it follows, or goes before, the previous one. */
@@ -64,6 +67,22 @@ note_loaded(LoadRange *range, int64 sequence)
 	range->previous = sequence;
 }
 
+/* Puts an event into the result as its last version has it. */
+static void
+put_upcast(LoadRange *range, TupleDesc desc, const Datum *values, const bool *nulls)
+{
+	MemoryContext caller = MemoryContextSwitchTo(range->per_event);
+	Datum last_values[EV_COLUMNS];
+	bool last_nulls[EV_COLUMNS];
+
+	memcpy(last_values, values, sizeof(last_values));
+	memcpy(last_nulls, nulls, sizeof(last_nulls));
+	(void) es_upcast(last_values, last_nulls);
+	tuplestore_putvalues(range->into, desc, last_values, last_nulls);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(range->per_event);
+}
+
 static bool
 load_row(TupleTableSlot *slot, void *arg)
 {
@@ -72,7 +91,12 @@ load_row(TupleTableSlot *slot, void *arg)
 
 	note_loaded(range,
 				DatumGetInt64(slot_getattr(slot, EV_SEQUENCE + 1, &isnull)));
-	tuplestore_puttupleslot(range->into, slot);
+	slot_getsomeattrs(slot, range->upcast ? EV_COLUMNS : EV_SEQUENCE + 1);
+	if (range->upcast && es_is_old_version(slot->tts_values))
+		put_upcast(range, slot->tts_tupleDescriptor, slot->tts_values,
+				   slot->tts_isnull);
+	else
+		tuplestore_puttupleslot(range->into, slot);
 	return true;
 }
 
@@ -120,7 +144,7 @@ load_durable(LoadRange *range, int64 max_count)
 		return 0;
 	es_begin_read(&scope);
 	/* row by row only where there may be something to find */
-	if (IsolationUsesXactSnapshot())
+	if (range->upcast || IsolationUsesXactSnapshot())
 	{
 		int64 before = tuplestore_tuple_count(range->into);
 
@@ -151,14 +175,29 @@ load_staged(LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
 		if (sequence > range->after && sequence <= range->up_to)
 		{
 			note_loaded(range, sequence);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-								 row.event.values, row.event.nulls);
+			if (range->upcast && es_is_old_version(row.event.values))
+				put_upcast(range, rsinfo->setDesc, row.event.values,
+						   row.event.nulls);
+			else
+				tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+									 row.event.values, row.event.nulls);
 			count++;
 		}
 		es_staged_free(&row);
 	}
 	es_staged_end(scan);
 	return count;
+}
+
+/* Whether events have to be looked at for their version, if that is wanted. */
+static void
+begin_upcasting(LoadRange *range, bool wanted)
+{
+	range->upcast = wanted && es_upcasts();
+	if (range->upcast)
+		range->per_event =
+			AllocSetContextCreate(CurrentMemoryContext, "event_store event",
+								  ALLOCSET_DEFAULT_SIZES);
 }
 
 Datum
@@ -169,6 +208,7 @@ es_load_events(PG_FUNCTION_ARGS)
 	StagedRead read;
 	int64 count;
 
+	es_check_version();
 	es_begin_call(ES_CALL_LOAD_EVENTS);
 	range.type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
@@ -177,6 +217,7 @@ es_load_events(PG_FUNCTION_ARGS)
 	range.max_count = es_max_count_argument(fcinfo, 4);
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();
+	begin_upcasting(&range, PG_ARGISNULL(6) || PG_GETARG_BOOL(6));
 	range.previous = range.backward ? PG_INT64_MAX : Max(range.after, 0);
 	es_begin_result(fcinfo);
 	range.into = rsinfo->setResult;
@@ -205,30 +246,38 @@ es_load_event(PG_FUNCTION_ARGS)
 							1,
 							{UUIDOID}};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LoadRange range = {.backward = true, .previous = PG_INT64_MAX};
 	Datum value;
 	OwnerScope scope;
 	StagedRead read;
 	StagedRow row;
 	int64 found;
 
+	es_check_version();
 	es_begin_call(ES_CALL_LOAD_EVENT);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("event_id must not be null")));
 	value = PG_GETARG_DATUM(0);
 	(void) es_store();
+	begin_upcasting(&range, PG_ARGISNULL(1) || PG_GETARG_BOOL(1));
 	InitMaterializedSRF(fcinfo, 0);
+	range.into = rsinfo->setResult;
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	es_begin_read(&scope);
-	found = es_execute_into(&plan, &value, NULL, rsinfo->setResult);
+	es_for_each_row(&plan, &value, NULL, load_row, &range);
+	found = tuplestore_tuple_count(range.into);
 	es_end(&scope);
 	/* behind a dead letter it will be one: see staged_scan.c */
 	if (found == 0 &&
 		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row) &&
 		!es_has_dead_letters(row.name, row.key, GetActiveSnapshot()))
 	{
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-							 row.event.values, row.event.nulls);
+		if (range.upcast)
+			put_upcast(&range, rsinfo->setDesc, row.event.values, row.event.nulls);
+		else
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+								 row.event.values, row.event.nulls);
 		found = 1;
 	}
 	es_end_staged_read(&read);

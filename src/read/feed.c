@@ -398,6 +398,7 @@ es_read_events(PG_FUNCTION_ARGS)
 		range.members = PG_GETARG_INT32(5);
 	}
 	range.backward = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
+	range.upcast = PG_ARGISNULL(8) || PG_GETARG_BOOL(8);
 
 	safe = es_feed_position();
 	es_check_position("after_position", range.after, safe);

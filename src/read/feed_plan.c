@@ -19,8 +19,10 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
@@ -29,6 +31,8 @@
 #include "ground/event.h"
 #include "ground/pair_table.h"
 #include "read/feed_plan.h"
+#include "replay/fold.h"
+#include "replay/upcaster.h"
 
 /* What stands for a type's density is read as far as this. */
 #define SAMPLE_ROWS 200
@@ -179,9 +183,9 @@ compare_types(const void *a, const void *b)
 	return es_compare_keys(*(const Datum *) a, *(const Datum *) b);
 }
 
-/* Types that are asked for, each once, as an array; sets how many. */
-static Datum
-distinct_types(Datum types, int *count)
+/* Types that are asked for; sets how many. */
+static Datum *
+given_types(Datum types, int *count)
 {
 	Datum *values;
 	bool *nulls;
@@ -196,6 +200,17 @@ distinct_types(Datum types, int *count)
 		if (!nulls[i])
 			values[n++] = values[i];
 	}
+	*count = n;
+	return values;
+}
+
+/* The same, each once, as an array. */
+static Datum
+distinct_types(Datum types, int *count)
+{
+	int n;
+	Datum *values = given_types(types, &n);
+
 	qsort(values, n, sizeof(Datum), compare_types);
 	*count = 0;
 	for (int i = 0; i < n; i++)
@@ -281,8 +296,100 @@ choose_filter(const FeedRange *range, const Datum *values, TypeFilter *chosen)
 	return true;
 }
 
+/* What is put into a result of upcast events. */
+typedef struct UpcastFeed
+{
+	const FeedRange *range;
+	Tuplestorestate *into;
+	Datum *types; /* of the last version; as many are wanted */
+	int type_count;
+	MemoryContext per_event;
+	int64 read;
+	int64 given;
+	int64 last; /* position that was read */
+} UpcastFeed;
+
+static bool
+is_wanted(const UpcastFeed *feed, Datum event_type)
+{
+	for (int i = 0; i < feed->type_count; i++)
+	{
+		if (es_same_text(feed->types[i], event_type))
+			return true;
+	}
+	return feed->range->event_types == 0;
+}
+
+static bool
+upcast_row(TupleTableSlot *slot, void *arg)
+{
+	UpcastFeed *feed = arg;
+	MemoryContext caller = MemoryContextSwitchTo(feed->per_event);
+	Datum values[EV_COLUMNS];
+	bool nulls[EV_COLUMNS];
+
+	slot_getallattrs(slot);
+	feed->read++;
+	feed->last = DatumGetInt64(slot->tts_values[EV_GLOBAL_POSITION]);
+	memcpy(values, slot->tts_values, sizeof(values));
+	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
+	(void) es_upcast(values, nulls);
+	if (is_wanted(feed, values[EV_EVENT_TYPE]))
+	{
+		tuplestore_putvalues(feed->into, slot->tts_tupleDescriptor, values, nulls);
+		feed->given++;
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(feed->per_event);
+	return true;
+}
+
+static uint64 read_feed(const FeedRange *range, Tuplestorestate *into,
+						UpcastFeed *upcast);
+
+/*
+ * What has another type in its last version is read and left out, so it takes as many
+ * reads as there are to be events.
+ */
+static uint64
+read_upcast(const FeedRange *range, Tuplestorestate *into)
+{
+	FeedRange left = *range;
+	UpcastFeed feed = {.range = range, .into = into};
+
+	feed.per_event =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store event",
+							  ALLOCSET_DEFAULT_SIZES);
+	if (range->event_types != 0)
+	{
+		feed.types = given_types(range->event_types, &feed.type_count);
+		left.event_types = es_stored_types(range->event_types);
+	}
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		feed.read = 0;
+		left.max_count = range->max_count - feed.given;
+		(void) read_feed(&left, into, &feed);
+		if (range->backward)
+			left.up_to = feed.last - 1;
+		else
+			left.after = feed.last;
+	} while (feed.given < range->max_count && feed.read == left.max_count);
+	return feed.given;
+}
+
 uint64
 es_read_feed(const FeedRange *range, Tuplestorestate *into)
+{
+	if (range->upcast && range->max_count > 0 && es_upcasts())
+		return read_upcast(range, into);
+	return read_feed(range, into, NULL);
+}
+
+/* The events as they are stored, or each handed on to be upcast. */
+static uint64
+read_feed(const FeedRange *range, Tuplestorestate *into, UpcastFeed *upcast)
 {
 	Datum values[FEED_NARGS] = {Int64GetDatum(range->after),
 								Int64GetDatum(range->up_to),
@@ -313,7 +420,13 @@ es_read_feed(const FeedRange *range, Tuplestorestate *into)
 	nulls[3] = values[3] == 0 ? 'n' : ' ';
 	nulls[4] = values[4] == 0 ? 'n' : ' ';
 	nulls[5] = nulls[6] = range->members == 0 ? 'n' : ' ';
-	count = es_execute_into(plan, values, nulls, into);
+	if (upcast == NULL)
+		count = es_execute_into(plan, values, nulls, into);
+	else
+	{
+		es_for_each_row(plan, values, nulls, upcast_row, upcast);
+		count = upcast->read;
+	}
 	es_end(&scope);
 	return count;
 }

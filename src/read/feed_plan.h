@@ -18,6 +18,7 @@ typedef struct FeedRange
 	Datum event_types;
 	int member;
 	int members; /* 0 = all */
+	bool upcast; /* give events, and take event_types, as of their last version */
 } FeedRange;
 
 /* Reads a range as the owner of the store; returns how many events. */

@@ -49,16 +49,15 @@
 #include "ground/planning.h"
 #include "replay/fold.h"
 #include "replay/merge.h"
+#include "replay/named_function.h"
 #include "replay/reducer.h"
 #include "replay/rules.h"
 #include "replay/saga_event.h"
 #include "replay/saga_state.h"
 #include "replay/state.h"
+#include "replay/upcaster.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
-
-/* What a registered reducer finds unless it sets a search_path itself. */
-#define REDUCER_SEARCH_PATH "pg_catalog, pg_temp"
 
 /* A reducer that replays may call itself so many times before we doubt it. */
 #define MAX_NESTED_FOLDS 32
@@ -137,6 +136,7 @@ es_fold_use(Fold *fold, const Reducer *reducer)
 	MemoryContext caller = MemoryContextSwitchTo(fold->context);
 
 	fold->reducer = *reducer;
+	fold->upcasts = !reducer->saga && es_upcasts();
 	if (OidIsValid(reducer->function))
 	{
 		fold->state_context =
@@ -197,9 +197,6 @@ static Datum
 call_reducer(Fold *fold, Datum event, bool *isnull)
 {
 	LOCAL_FCINFO(fcinfo, 2);
-	Oid user;
-	int security;
-	int settings = 0;
 	Datum result;
 
 	InitFunctionCallInfoData(*fcinfo, &fold->call, 2, InvalidOid, NULL, NULL);
@@ -207,20 +204,8 @@ call_reducer(Fold *fold, Datum event, bool *isnull)
 	fcinfo->args[0].isnull = fold->function_state == (Datum) 0;
 	fcinfo->args[1].value = event;
 	fcinfo->args[1].isnull = false;
-
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(fold->reducer.user, fold->reducer.security);
-	if (fold->reducer.registered)
-	{
-		/* the state must not depend on who replays, nor the reducer run his code */
-		settings = NewGUCNestLevel();
-		(void) set_config_option("search_path", REDUCER_SEARCH_PATH, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	}
-	result = FunctionCallInvoke(fcinfo);
-	if (fold->reducer.registered)
-		AtEOXact_GUC(false, settings);
-	SetUserIdAndSecContext(user, security);
+	result = es_call_as(fcinfo, fold->reducer.user, fold->reducer.security,
+						fold->reducer.registered);
 	*isnull = fcinfo->isnull;
 	return result;
 }
@@ -289,6 +274,21 @@ fold_into_saga(Fold *fold, const Datum *values, const bool *nulls)
 					  : TextDatumGetCString(values[EV_CORRELATION_ID]));
 }
 
+/* Folds an event of an old version in, as its last version has it. */
+static bool
+fold_old_event(Fold *fold, const Datum *values, const bool *nulls)
+{
+	Datum last_values[EV_COLUMNS];
+	bool last_nulls[EV_COLUMNS];
+	MemoryContext caller = MemoryContextSwitchTo(fold->per_event);
+
+	memcpy(last_values, values, sizeof(last_values));
+	memcpy(last_nulls, nulls, sizeof(last_nulls));
+	(void) es_upcast(last_values, last_nulls);
+	MemoryContextSwitchTo(caller);
+	return es_fold_event(fold, last_values, last_nulls);
+}
+
 bool
 es_fold_event(Fold *fold, Datum *values, bool *nulls)
 {
@@ -303,6 +303,8 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 		fold->finished = true;
 		return false;
 	}
+	if (fold->upcasts && es_is_old_version(values))
+		return fold_old_event(fold, values, nulls);
 
 	/* the statement that brings the events is none of the user's */
 	fold->event = values;
@@ -347,7 +349,7 @@ es_fold_columns(const Fold *fold)
 	int columns = EV_PAYLOAD + 1;
 
 	if (OidIsValid(fold->reducer.function) || fold->until != DT_NOEND ||
-		fold->reducer.saga)
+		fold->reducer.saga || fold->upcasts)
 		return EV_COLUMNS;
 	if (fold->reducer.rules != NULL)
 		columns = Max(columns, es_rules_columns(fold->reducer.rules));

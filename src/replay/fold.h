@@ -26,6 +26,7 @@ typedef struct Fold
 	TimestampTz until;		 /* ... nor after this recorded time ... */
 	int64 up_to_position; /* ... nor this position, nor staged, if it is set */
 	bool finished;		  /* met an event after these */
+	bool upcasts;		  /* events may be of an old version */
 	bool applied; /* the last event did something: always, but for rules */
 	TimestampTz stop_at; /* read no more durable events from then on */
 

@@ -52,6 +52,7 @@
 #include "ground/due_snapshot.h"
 #include "ground/pair_table.h"
 #include "ground/shmem.h"
+#include "replay/named_function.h"
 #include "replay/reducer.h"
 #include "replay/rules.h"
 #include "replay/saga_event.h"
@@ -87,18 +88,6 @@ static KeptPlan store_reducer =
 
 /* ---------- finding one ---------- */
 
-static char *
-qualified_name(Oid function)
-{
-	char *schema = get_namespace_name(get_func_namespace(function));
-	char *name = get_func_name(function);
-
-	if (schema == NULL || name == NULL)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("function with OID %u does not exist", function)));
-	return quote_qualified_identifier(schema, name);
-}
-
 /*
  * Reports a function that cannot be a reducer.  STRICT ones cannot: before
  * the first event the state is NULL, and so it would stay.
@@ -129,41 +118,19 @@ check_signature(Oid function)
 
 /* The function a registered name stands for now. */
 static Oid
-function_named(text *name, text *aggregate_type)
+function_named(Datum name, text *aggregate_type)
 {
-	List *parts = textToQualifiedNameList(name);
 	Oid arguments[2] = {JSONBOID, es_store()->event_type};
-	Oid schema = InvalidOid;
-	Oid function = InvalidOid;
+	Oid function = es_function_named(name, arguments, 2);
 
-	if (list_length(parts) == 2)
-		schema = get_namespace_oid(strVal(linitial(parts)), true);
-	if (OidIsValid(schema))
-		function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-								   CStringGetDatum(strVal(lsecond(parts))),
-								   PointerGetDatum(buildoidvector(arguments, 2)),
-								   ObjectIdGetDatum(schema));
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("reducer %s of aggregate type \"%s\" does not exist",
-						text_to_cstring(name), text_to_cstring(aggregate_type)),
+						TextDatumGetCString(name), text_to_cstring(aggregate_type)),
 				 errhint("Create the function %s(jsonb, event_store.event) again, or register another one with event_store.set_reducer().",
-						 text_to_cstring(name))));
+						 TextDatumGetCString(name))));
 	return function;
-}
-
-static Oid
-function_owner(Oid function)
-{
-	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }
 
 /* What stands in the table for an aggregate type. */
@@ -206,10 +173,7 @@ find_registration(text *aggregate_type, bool read_only)
 static void
 check_owner(const Registration *found, Oid owner, text *aggregate_type)
 {
-	char *name = GetUserNameFromId(owner, true);
-
-	if (found->owner == (Datum) 0 ||
-		(name != NULL && es_same_text(CStringGetTextDatum(name), found->owner)))
+	if (es_is_role_named(owner, found->owner))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -244,10 +208,9 @@ es_registered_reducer(text *aggregate_type, const OwnerScope *scope,
 	reducer.version = found.version;
 	if (found.name != (Datum) 0)
 	{
-		reducer.function =
-			function_named(DatumGetTextPP(found.name), aggregate_type);
+		reducer.function = function_named(found.name, aggregate_type);
 		check_signature(reducer.function);
-		reducer.user = function_owner(reducer.function);
+		reducer.user = es_function_owner(reducer.function);
 		check_owner(&found, reducer.user, aggregate_type);
 		reducer.security = scope->security | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION;
@@ -296,7 +259,7 @@ es_given_reducer(Oid function, const OwnerScope *scope, MemoryContext context)
 {
 	Reducer reducer = {.function = function};
 
-	reducer.name = MemoryContextStrdup(context, qualified_name(function));
+	reducer.name = MemoryContextStrdup(context, es_qualified_name(function));
 	check_signature(function);
 	check_execute(function, scope, reducer.name);
 	reducer.user = scope->user;
@@ -406,19 +369,11 @@ es_set_reducer(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		Oid function = PG_GETARG_OID(1);
-		char *name = qualified_name(function);
 
 		check_signature(function);
-		if (isAnyTempNamespace(get_func_namespace(function)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("function %s is temporary and cannot be registered as a reducer",
-							name)));
-		if (!object_ownercheck(ProcedureRelationId, function, GetUserId()))
-			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, name);
-		wanted.name = CStringGetTextDatum(name);
+		wanted.name = es_register_function(function, "a reducer");
 		wanted.owner =
-			CStringGetTextDatum(GetUserNameFromId(function_owner(function),
+			CStringGetTextDatum(GetUserNameFromId(es_function_owner(function),
 												  false));
 	}
 	register_reducer(fcinfo, aggregate_type, &wanted);

@@ -42,6 +42,7 @@
 #include "replay/reducer.h"
 #include "replay/snapshot.h"
 #include "replay/state.h"
+#include "replay/upcaster.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
 
@@ -518,6 +519,8 @@ begin_event_fold(FoldCall *call, text *aggregate_type)
 
 	state->fold = es_fold_create(call->scratch);
 	es_fold_use(state->fold, reducer_of_type(call, aggregate_type));
+	/* the caller brings the events: they are upcast before */
+	state->fold->upcasts = false;
 	es_fold_start(state->fold, (Datum) 0, 0);
 	state->aggregate_type = DatumGetTextPCopy(PointerGetDatum(aggregate_type));
 	return state;
@@ -576,6 +579,12 @@ es_fold_events_add(PG_FUNCTION_ARGS)
 
 	state->fold->enclosing = error_context_stack;
 	MemoryContextReset(call->scratch);
+	if (es_upcasts() && !nulls[EV_SCHEMA_VERSION])
+	{
+		caller = MemoryContextSwitchTo(call->scratch);
+		(void) es_upcast_given(values, nulls);
+		MemoryContextSwitchTo(caller);
+	}
 	(void) es_fold_event(state->fold, values, nulls);
 	PG_RETURN_POINTER(state);
 }

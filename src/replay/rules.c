@@ -654,6 +654,21 @@ es_rules_parse(Jsonb *jsonb, bool has_item)
 	return rules;
 }
 
+Rules *
+es_rules_of_type(Datum event_type, const JsonbValue *operations)
+{
+	text *name = DatumGetTextPP(event_type);
+	Rules *rules = palloc0(sizeof(Rules));
+	JsonbValue type = {.type = jbvString};
+
+	type.val.string.val = VARDATA_ANY(name);
+	type.val.string.len = VARSIZE_ANY_EXHDR(name);
+	rules->columns = EV_EVENT_TYPE + 1;
+	rules->events = event_rules_create(CurrentMemoryContext, 1, NULL);
+	read_event_rules(rules, &type, operations);
+	return rules;
+}
+
 int
 es_rules_columns(const Rules *rules)
 {

@@ -17,6 +17,8 @@ typedef struct Rules Rules;
  * which only rows of a view can have.
  */
 extern Rules *es_rules_parse(Jsonb *rules, bool has_item);
+/* The operations of one event type alone, an array to which the result refers. */
+extern Rules *es_rules_of_type(Datum event_type, const JsonbValue *operations);
 /* So many columns of an event, from the first, are looked at. */
 extern int es_rules_columns(const Rules *rules);
 /*

@@ -39,6 +39,7 @@
 #include "replay/fold.h"
 #include "replay/reducer.h"
 #include "replay/snapshot.h"
+#include "replay/upcaster.h"
 
 PG_FUNCTION_INFO_V1(es_save_snapshot);
 PG_FUNCTION_INFO_V1(es_load_snapshot);
@@ -173,6 +174,7 @@ snapshot_until(text *aggregate_type, text *aggregate_id, TimestampTz stop_at)
 
 	fold->stop_at = stop_at;
 	es_begin(&scope);
+	es_hold_upcasters();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	reducer = es_registered_reducer(aggregate_type, &scope, fold->context);
 	es_fold_use(fold, &reducer);

@@ -112,6 +112,7 @@ INSERT INTO uncounted VALUES
     ('move_subscription', 'rare'),
     ('resize_subscription', 'rare'),
     ('set_reducer', 'rare'),
+    ('upcast', 'has no more than its event'),
     ('set_reducer_rules', 'rare'),
     ('rebuild_view', 'has its own progress, rebuild_status'),
     ('rebuild_view_step', 'has its own progress, rebuild_status');

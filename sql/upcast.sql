@@ -1,0 +1,238 @@
+-- Events are read as their last version has them, and kept as they were written.
+SELECT event_store.create_store();
+\pset format unaligned
+\pset tuples_only on
+
+-- one version after the other: a member renamed, a default, a member moved and one split
+SELECT last_sequence FROM event_store.append_event('Upcast', 'a', 0, 'Placed', '{"cust": "ann", "total": "5", "street": "Elm 1", "zip": "10115"}');
+SELECT last_sequence FROM event_store.append_event('Upcast', 'a', 1, 'Placed', '{"customer": "bob", "total": "7", "address": {"street": "Oak 2"}}', schema_version => 3);
+SELECT event_store.set_upcaster('Placed', 1, rules => '[
+    {"op": "set", "path": "$.customer", "from": "$.payload.cust"}, {"op": "unset", "path": "$.cust"},
+    {"op": "set_once", "path": "$.currency", "value": "EUR"}]');
+SELECT event_store.set_upcaster('Placed', 2, rules => '[
+    {"op": "set", "path": "$.address.street", "from": "$.payload.street"}, {"op": "unset", "path": "$.street"},
+    {"op": "unset", "path": "$.zip"}]');
+SELECT sequence, schema_version, payload FROM event_store.load_events('Upcast', 'a');
+SELECT sequence, schema_version, payload FROM event_store.load_events('Upcast', 'a', upcast => false);
+SELECT sequence, schema_version, payload FROM event_store.load_events('Upcast', 'a', backward => true, max_count => 2);
+SELECT e.schema_version, e.payload FROM event_store.domain_events d, event_store.load_event(d.event_id) e
+ WHERE d.aggregate_type = 'Upcast' ORDER BY d.sequence;
+SELECT e.schema_version, e.payload FROM event_store.domain_events d, event_store.load_event(d.event_id, upcast => false) e
+ WHERE d.aggregate_type = 'Upcast' AND d.sequence = 1;
+SELECT schema_version, payload FROM event_store.domain_events WHERE aggregate_type = 'Upcast' ORDER BY sequence;
+SELECT (event_store.upcast(ROW(e.*)::event_store.event)).payload FROM event_store.domain_events e
+ WHERE aggregate_type = 'Upcast' ORDER BY sequence;
+-- what was upcast is upcast no further
+SELECT (event_store.upcast(event_store.upcast(ROW(e.*)::event_store.event))).schema_version FROM event_store.domain_events e
+ WHERE aggregate_type = 'Upcast' ORDER BY sequence;
+SELECT event_store.upcast(NULL) IS NULL;
+
+-- states are folded from them, also at a point in time
+SELECT state FROM event_store.replay_aggregate('Upcast', 'a');
+SELECT state FROM event_store.replay_aggregate('Upcast', 'a', as_of_sequence => 1);
+SELECT aggregate_id, state FROM event_store.replay_aggregates('Upcast');
+SELECT event_store.fold_events(e ORDER BY e.sequence) FROM event_store.load_events('Upcast', 'a', upcast => false) e;
+
+-- a repeated event is compared with what was written
+SELECT last_sequence FROM event_store.append_event('Upcast', 'r', 0, 'Placed', '{"cust": "eve"}', event_id => '018f3b1c-0018-7000-8000-000000000001');
+SELECT outcome FROM event_store.append_batch('[{"aggregate_type": "Upcast", "aggregate_id": "r", "event_type": "Placed", "payload": {"cust": "eve"}, "event_id": "018f3b1c-0018-7000-8000-000000000001"}]');
+
+-- staged events are upcast, too, and drained as they were written
+SELECT last_sequence FROM event_store.append_event('Upcast', 's', 0, 'Placed', '{"cust": "sue"}', event_id => '018f3b1c-0018-7000-8000-000000000002', durability => 'staged');
+SELECT schema_version, payload FROM event_store.load_events('Upcast', 's');
+SELECT schema_version, payload FROM event_store.load_event('018f3b1c-0018-7000-8000-000000000002');
+SELECT state FROM event_store.replay_aggregate('Upcast', 's');
+SELECT event_store.flush() IS NOT NULL;
+SELECT schema_version, payload FROM event_store.domain_events WHERE event_id = '018f3b1c-0018-7000-8000-000000000002';
+
+-- by a function, which may change type, payload and metadata and nothing else
+CREATE FUNCTION public.upcast_renamed(event event_store.event) RETURNS event_store.event
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    event.event_type := 'Titled';
+    event.payload := jsonb_build_object('title', event.payload -> 'name');
+    event.metadata := '{"seen": true}';
+    event.sequence := 99;
+    event.schema_version := 77;
+    event.aggregate_id := 'other';
+    RETURN event;
+END $$;
+SELECT last_sequence FROM event_store.append_event('Upcast', 'f', 0, 'Named', '{"name": "x"}');
+SELECT event_store.set_upcaster('Named', 1, 'public.upcast_renamed');
+SELECT event_store.set_upcaster('Titled', 2, rules => '[{"op": "set", "path": "$.size", "value": 1}]');
+SELECT aggregate_id, sequence, event_type, schema_version, payload, metadata FROM event_store.load_events('Upcast', 'f');
+-- one for the aggregate type goes before a general one
+SELECT event_store.set_upcaster('Named', 1, rules => '{"event_type": "Called"}', aggregate_type => 'Upcast');
+SELECT event_type, schema_version, payload FROM event_store.load_events('Upcast', 'f');
+SELECT event_store.drop_upcaster('Named', 1, 'Upcast'), event_store.drop_upcaster('Named', 1, 'Upcast');
+SELECT event_type, schema_version FROM event_store.load_events('Upcast', 'f');
+SELECT event_type, from_version, aggregate_type, upcaster, upcaster_owner = current_user, rules IS NULL
+  FROM event_store.upcasters ORDER BY event_type, from_version;
+
+-- rules of a reducer are those of the type after upcasting; a function gets the event so
+SELECT event_store.set_reducer_rules('Upcast', '{"events": {
+    "Titled": [{"op": "set", "path": "$.title", "from": "$.payload.title"}],
+    "Named": [{"op": "set", "path": "$.wrong", "value": true}]}}');
+SELECT state FROM event_store.replay_aggregate('Upcast', 'f');
+CREATE FUNCTION public.upcast_reducer(state jsonb, event event_store.event) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_build_object(event.event_type, event.schema_version) $$;
+SELECT event_store.set_reducer('Upcast', 'public.upcast_reducer');
+SELECT state FROM event_store.replay_aggregate('Upcast', 'f');
+SELECT event_store.set_reducer('Upcast', NULL);
+
+-- a change makes snapshots of before stale
+SELECT event_store.take_snapshot('Upcast', 'a');
+SELECT reducer_version AS version FROM event_store.reducers WHERE aggregate_type = 'Upcast' \gset
+SELECT event_store.set_upcaster('Placed', 3, rules => '[{"op": "set", "path": "$.v4", "value": true}]');
+SELECT reducer_version - :version FROM event_store.reducers WHERE aggregate_type = 'Upcast';
+SELECT state FROM event_store.replay_aggregate('Upcast', 'a');
+SELECT event_store.take_snapshot('Upcast', 'a');
+SELECT event_store.drop_upcaster('Placed', 3);
+SELECT state FROM event_store.replay_aggregate('Upcast', 'a');
+SELECT event_store.drop_upcaster('Placed', 3);
+-- those of an aggregate type alone concern that
+SELECT reducer_version AS version FROM event_store.reducers WHERE aggregate_type = 'Upcast' \gset
+SELECT event_store.set_upcaster('Placed', 9, rules => '[]', aggregate_type => 'UpcastOther');
+SELECT reducer_version - :version FROM event_store.reducers WHERE aggregate_type = 'Upcast';
+SELECT event_store.drop_upcaster('Placed', 9, 'UpcastOther');
+
+-- reading all events: types are those of the last version, whatever was written
+SELECT last_sequence FROM event_store.append_event('Upcast', 'g', 0, 'Titled', '{"title": "y"}', schema_version => 3);
+SELECT aggregate_id, event_type, schema_version FROM event_store.read_events(event_types => '{Titled}');
+SELECT count(*) FROM event_store.read_events(event_types => '{Named}');
+SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Named}', upcast => false);
+SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Titled}', max_count => 1);
+SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Titled}', max_count => 1, backward => true);
+SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Titled}', backward => true, aggregate_types => '{Upcast}');
+-- many that are left out lie between those that are wanted
+SELECT event_store.set_upcaster('Many', 1, rules => '{"event_type": "Few"}', aggregate_type => 'UpcastFew');
+SELECT count(*) FROM generate_series(1, 500) i, event_store.append_event(CASE WHEN i % 100 = 0 THEN 'UpcastFew' ELSE 'UpcastMany' END, 'm-' || i, 0, 'Many', '{}');
+SELECT count(*), count(DISTINCT aggregate_id) FROM event_store.read_events(event_types => '{Few}', max_count => 4);
+SELECT count(*) FROM event_store.read_events(event_types => '{Few}', max_count => 4, backward => true);
+SELECT count(*) FROM event_store.read_events(event_types => '{Few,Many}', max_count => NULL);
+SELECT event_store.create_store(event_type_index => true);
+SELECT count(*), count(DISTINCT aggregate_id) FROM event_store.read_events(event_types => '{Few}', max_count => 4);
+SELECT string_agg(aggregate_id, ',') FROM event_store.read_events(event_types => '{Few}', max_count => 4, backward => true);
+SELECT event_store.drop_upcaster('Many', 1, 'UpcastFew');
+
+-- what fails is raised, with the event
+SELECT last_sequence FROM event_store.append_event('Upcast', 'x', 0, 'Broken', '{"n": "none"}');
+SELECT event_store.set_upcaster('Broken', 1, rules => '[{"op": "increment", "path": "$.n", "value": 1}]');
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+DO $$
+DECLARE
+    call text; code text; message text; detail text;
+BEGIN
+    FOREACH call IN ARRAY ARRAY[
+        $q$load_events('Upcast', 'x')$q$, $q$replay_aggregate('Upcast', 'x')$q$, $q$replay_aggregates('Upcast', '{x}')$q$, $q$read_events()$q$] LOOP
+        BEGIN
+            EXECUTE 'SELECT count(*) FROM event_store.' || call;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+            RAISE NOTICE '% % % % %', call, code, message, detail::jsonb - 'global_position',
+                (detail::jsonb ->> 'global_position')::bigint = (SELECT global_position FROM event_store.domain_events WHERE aggregate_type = 'Upcast' AND aggregate_id = 'x');
+        END;
+    END LOOP;
+END $$;
+SELECT payload FROM event_store.load_events('Upcast', 'x', upcast => false);
+SELECT event_store.drop_upcaster('Broken', 1);
+SELECT last_sequence FROM event_store.append_event('Upcast', 'b', 0, 'Bytes', payload_bytes => '\x01');
+SELECT event_store.set_upcaster('Bytes', 1, rules => '[{"op": "set", "path": "$.n", "value": 1}]');
+SELECT count(*) FROM event_store.load_events('Upcast', 'b');
+SELECT event_store.set_upcaster('Bytes', 1, rules => '{"event_type": "Binary"}');
+SELECT event_type, payload_bytes FROM event_store.load_events('Upcast', 'b');
+-- a function that gives no event, or none that could be appended
+CREATE FUNCTION public.upcast_bad(event event_store.event) RETURNS event_store.event
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    CASE event.payload ->> 'way'
+        WHEN 'null' THEN RETURN NULL;
+        WHEN 'type' THEN event.event_type := '';
+        WHEN 'both' THEN event.payload_bytes := '\x00';
+        WHEN 'metadata' THEN event.metadata := '[]';
+    END CASE;
+    RETURN event;
+END $$;
+SELECT event_store.set_upcaster('Bad', 1, 'public.upcast_bad');
+SELECT last_sequence FROM unnest(ARRAY['null', 'type', 'both', 'metadata']) way,
+       event_store.append_event('Upcast', 'bad-' || way, 0, 'Bad', jsonb_build_object('way', way));
+\set VERBOSITY terse
+SELECT count(*) FROM event_store.load_events('Upcast', 'bad-null');
+SELECT count(*) FROM event_store.load_events('Upcast', 'bad-type');
+SELECT count(*) FROM event_store.load_events('Upcast', 'bad-both');
+SELECT count(*) FROM event_store.load_events('Upcast', 'bad-metadata');
+-- it is looked up by its name at each use
+ALTER FUNCTION public.upcast_bad(event_store.event) RENAME TO upcast_hidden;
+SELECT count(*) FROM event_store.load_events('Upcast', 'bad-null');
+ALTER FUNCTION public.upcast_hidden(event_store.event) RENAME TO upcast_bad;
+ALTER FUNCTION public.upcast_bad(event_store.event) VOLATILE;
+SELECT count(*) FROM event_store.load_events('Upcast', 'bad-null');
+CREATE OR REPLACE FUNCTION public.upcast_bad(event event_store.event) RETURNS event_store.event LANGUAGE sql IMMUTABLE AS 'SELECT event';
+SELECT schema_version FROM event_store.load_events('Upcast', 'bad-null');
+
+-- arguments
+SELECT event_store.set_upcaster(NULL, 1, rules => '[]');
+SELECT event_store.set_upcaster('', 1, rules => '[]');
+SELECT event_store.set_upcaster('Placed', NULL, rules => '[]');
+SELECT event_store.set_upcaster('Placed', -1, rules => '[]');
+SELECT event_store.set_upcaster('Placed', 2147483647, rules => '[]');
+SELECT event_store.set_upcaster('Placed', 1, rules => '[]', aggregate_type => '');
+SELECT event_store.set_upcaster('Placed', 1, rules => '[]', aggregate_type => repeat('x', 256));
+SELECT event_store.set_upcaster('Placed', 1);
+SELECT event_store.set_upcaster('Placed', 1, 'public.upcast_bad', '[]');
+SELECT event_store.set_upcaster('Placed', 1, 'pg_catalog.abs(int)'::regprocedure::regproc);
+SELECT event_store.set_upcaster('Placed', 1, rules => '"[]"');
+SELECT event_store.set_upcaster('Placed', 1, rules => '{}');
+SELECT event_store.set_upcaster('Placed', 1, rules => '{"op": "set"}');
+SELECT event_store.set_upcaster('Placed', 1, rules => '{"event_type": 1}');
+SELECT event_store.set_upcaster('Placed', 1, rules => '{"event_type": ""}');
+SELECT event_store.set_upcaster('Placed', 1, rules => '{"operations": {}}');
+SELECT event_store.set_upcaster('Placed', 1, rules => '[{"op": "rename", "path": "$.a"}]');
+SELECT event_store.set_upcaster('Placed', 1, rules => '[{"op": "set", "path": "$.a", "from": "$.item"}]');
+SELECT event_store.set_upcaster('StepRequested', 1, rules => '[]', aggregate_type => 'saga:order');
+SELECT event_store.drop_upcaster(NULL, 1);
+SELECT event_store.drop_upcaster('Placed', NULL);
+CREATE FUNCTION public.upcast_volatile(event event_store.event) RETURNS event_store.event LANGUAGE sql AS 'SELECT event';
+SELECT event_store.set_upcaster('Placed', 1, 'public.upcast_volatile');
+CREATE FUNCTION pg_temp.upcast_temporary(event event_store.event) RETURNS event_store.event LANGUAGE sql IMMUTABLE AS 'SELECT event';
+DO $$ BEGIN PERFORM event_store.set_upcaster('Placed', 1, 'pg_temp.upcast_temporary');
+EXCEPTION WHEN OTHERS THEN RAISE NOTICE '% %', sqlstate, regexp_replace(sqlerrm, 'pg_temp_\d+', 'pg_temp'); END $$;
+
+-- a function is registered by its owner and runs as its owner, in whoever's call
+CREATE ROLE regress_upcast_owner;
+CREATE ROLE regress_upcast_reader;
+SELECT event_store.grant_access('regress_upcast_owner', 'admin');
+SELECT event_store.grant_access('regress_upcast_reader', 'reader');
+CREATE FUNCTION public.upcast_who(event event_store.event) RETURNS event_store.event LANGUAGE plpgsql IMMUTABLE
+    AS $$ BEGIN event.payload := jsonb_build_object('who', current_user, 'path', current_setting('search_path')); RETURN event; END $$;
+SELECT last_sequence FROM event_store.append_event('Upcast', 'w', 0, 'Who', '{}');
+SET ROLE regress_upcast_owner;
+SELECT event_store.set_upcaster('Who', 1, 'public.upcast_who');
+RESET ROLE;
+ALTER FUNCTION public.upcast_who(event_store.event) OWNER TO regress_upcast_owner;
+SET ROLE regress_upcast_owner;
+SELECT event_store.set_upcaster('Who', 1, 'public.upcast_who');
+SET ROLE regress_upcast_reader;
+SELECT event_store.set_upcaster('Who', 1, rules => '[]');
+SELECT event_store.drop_upcaster('Who', 1);
+SELECT payload FROM event_store.load_events('Upcast', 'w');
+SELECT state FROM event_store.replay_aggregate('Upcast', 'w');
+SELECT current_user;
+-- but not on what the caller makes up
+SELECT event_store.upcast(ROW(e.*)::event_store.event) IS NULL FROM event_store.domain_events e WHERE e.aggregate_type = 'Upcast' AND e.aggregate_id = 'w';
+SELECT event_store.fold_events(e) FROM event_store.load_events('Upcast', 'w', upcast => false) e;
+SELECT event_store.fold_events(e) FROM event_store.load_events('Upcast', 'w') e;
+RESET ROLE;
+ALTER FUNCTION public.upcast_who(event_store.event) OWNER TO regress_upcast_reader;
+SELECT payload FROM event_store.load_events('Upcast', 'w');
+
+-- cleaned up
+SELECT event_store.drop_upcaster(event_type, from_version, NULLIF(aggregate_type, '')) FROM event_store.upcasters;
+SELECT count(*) FROM event_store.upcasters;
+DROP FUNCTION public.upcast_renamed, public.upcast_reducer, public.upcast_bad, public.upcast_volatile, public.upcast_who;
+REVOKE ALL ON SCHEMA event_store FROM regress_upcast_owner, regress_upcast_reader;
+DROP OWNED BY regress_upcast_owner, regress_upcast_reader;
+DROP ROLE regress_upcast_owner, regress_upcast_reader;
+DELETE FROM event_store.reducers;
+DELETE FROM event_store.snapshots WHERE aggregate_type = 'Upcast';

@@ -1,0 +1,732 @@
+/*
+ * upcaster.c
+ *		Events as their last version has them.
+ *
+ * An upcaster makes of an event of one version one of the next, by a function or by
+ * rules.  It belongs to an event type and a version of it, for all aggregate types or
+ * for one, and one for the aggregate type goes before a general one.  Events go from
+ * upcaster to upcaster until their version has none.  So an event that was upcast is
+ * upcast no further, and whoever is not sure upcasts again.
+ *
+ * What readers, replays and projections get is upcast where they read it; the log keeps
+ * what was written.
+ *
+ * Each backend knows all upcasters until table upcasters is invalidated.  Where there
+ * are none that is a test of two variables, on a standby, too.
+ *
+ * A function runs as its owner, as a reducer does, and is refused for events that a
+ * caller makes up unless he has the rights of its owner anyway (reducer.c says why).
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/parallel.h"
+#include "access/table.h"
+#include "access/tupdesc.h"
+#include "access/xact.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/itemptr.h"
+#include "storage/lmgr.h"
+#include "storage/lockdefs.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "ground/arguments.h"
+#include "ground/catalog.h"
+#include "ground/compat.h"
+#include "ground/event.h"
+#include "ground/pair_table.h"
+#include "replay/json_value.h"
+#include "replay/named_function.h"
+#include "replay/rules.h"
+#include "replay/saga_event.h"
+#include "replay/state.h"
+#include "replay/upcaster.h"
+
+PG_FUNCTION_INFO_V1(es_upcast_event);
+
+/* What an upcaster may change of an event, besides its version. */
+static const EventColumn changed_columns[] = {EV_EVENT_TYPE, EV_PAYLOAD,
+											  EV_PAYLOAD_BYTES, EV_METADATA};
+
+typedef struct Upcaster
+{
+	int from_version;
+	Datum aggregate_type; /* an empty text = all */
+	Datum name;			  /* of a function, or (Datum) 0 */
+	Datum owner;
+	Rules *rules;  /* NULL = a function, or nothing but another type */
+	Datum type;	   /* that rules give the event; (Datum) 0 = its own */
+	FmgrInfo call; /* looked up at the first use */
+	Oid user;
+} Upcaster;
+
+/* Those of one event type, in the order of versions, the general ones last. */
+typedef struct TypeUpcasters
+{
+	MemberName type;
+	int count;
+	int room;
+	Upcaster *upcasters;
+	char status; /* of the hash table */
+} TypeUpcasters;
+
+#define SH_PREFIX upcasters
+#define SH_ELEMENT_TYPE TypeUpcasters
+#define SH_KEY_TYPE MemberName
+#define SH_KEY type
+#define SH_HASH_KEY(table, k) (k).hash
+#define SH_EQUAL(table, a, b) es_same_name(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(table, entry) (entry)->type.hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* All there are, and whether they are known; NULL = there are none. */
+static MemoryContext kept_context = NULL;
+static struct upcasters_hash *kept = NULL;
+static bool known = false;
+static uint64 heard = 0;
+static Oid table_of_upcasters = InvalidOid;
+
+/* ---------- which there are ---------- */
+
+static void
+table_changed(Datum arg, Oid relid)
+{
+	if (relid != InvalidOid && relid != table_of_upcasters)
+		return;
+	known = false;
+	heard++;
+}
+
+/* A function was made, dropped or altered: it may be one of them. */
+static void
+function_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
+{
+	if (kept == NULL)
+		return;
+	known = false;
+	heard++;
+}
+
+static void
+listen_for_changes(void)
+{
+	static bool listening = false;
+
+	if (!listening)
+	{
+		CacheRegisterRelcacheCallback(table_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
+	}
+	listening = true;
+	table_of_upcasters = es_store()->upcasters;
+}
+
+void
+es_note_upcasters(void)
+{
+	CacheInvalidateRelcacheByRelid(es_store()->upcasters);
+}
+
+void
+es_hold_upcasters(void)
+{
+	LockRelationOid(es_store()->upcasters, RowShareLock);
+}
+
+static void describe_event(void *arg);
+
+/* Whether an upcaster is at work, which must not lose what it stands in. */
+static bool
+is_at_work(void)
+{
+	for (ErrorContextCallback *c = error_context_stack; c != NULL; c = c->previous)
+	{
+		if (c->callback == describe_event)
+			return true;
+	}
+	return false;
+}
+
+static Datum
+kept_value(HeapTuple row, TupleDesc desc, int column)
+{
+	bool isnull;
+	Datum value = SPI_getbinval(row, desc, column, &isnull);
+
+	return isnull ? (Datum) 0 : PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+}
+
+static MemberName
+name_of(Datum type)
+{
+	text *name = DatumGetTextPP(type);
+
+	return es_member_name(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+}
+
+static void
+keep_upcaster(HeapTuple row, TupleDesc desc)
+{
+	Datum type = kept_value(row, desc, 1);
+	bool found;
+	bool isnull;
+	TypeUpcasters *entry = upcasters_insert(kept, name_of(type), &found);
+	Datum rules = kept_value(row, desc, 6);
+	Upcaster *upcaster;
+
+	if (!found)
+	{
+		entry->count = 0;
+		entry->room = 4;
+		entry->upcasters = palloc0(sizeof(Upcaster) * entry->room);
+	}
+	else if (entry->count == entry->room)
+	{
+		entry->room *= 2;
+		entry->upcasters =
+			repalloc(entry->upcasters, sizeof(Upcaster) * entry->room);
+	}
+	upcaster = &entry->upcasters[entry->count++];
+	memset(upcaster, 0, sizeof(Upcaster));
+	upcaster->from_version = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
+	upcaster->aggregate_type = kept_value(row, desc, 3);
+	upcaster->name = kept_value(row, desc, 4);
+	upcaster->owner = kept_value(row, desc, 5);
+	if (rules == (Datum) 0)
+		return;
+	upcaster->rules =
+		es_read_upcaster_rules(DatumGetJsonbP(rules), type, &upcaster->type);
+}
+
+static void
+keep_upcasters(SPITupleTable *table, uint64 count)
+{
+	MemoryContext caller;
+
+	if (kept_context == NULL)
+		kept_context =
+			AllocSetContextCreate(TopMemoryContext, "event_store upcasters",
+								  ALLOCSET_SMALL_SIZES);
+	kept = NULL;
+	MemoryContextReset(kept_context);
+	if (count == 0)
+		return;
+	caller = MemoryContextSwitchTo(kept_context);
+	kept = upcasters_create(kept_context, 16, NULL);
+	for (uint64 i = 0; i < count; i++)
+		keep_upcaster(table->vals[i], table->tupdesc);
+	MemoryContextSwitchTo(caller);
+}
+
+/* Where there was never one no query is needed to know it. */
+static bool
+has_blocks(void)
+{
+	Relation table = table_open(table_of_upcasters, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(table);
+
+	table_close(table, AccessShareLock);
+	return blocks > 0;
+}
+
+static void
+look_up(void)
+{
+	static KeptPlan plan = {
+		"SELECT u.event_type, u.from_version, u.aggregate_type, u.upcaster,"
+		" u.upcaster_owner, u.rules FROM event_store.upcasters u"
+		" ORDER BY u.event_type, u.from_version, u.aggregate_type DESC"};
+	OwnerScope scope;
+
+	listen_for_changes();
+	if (!has_blocks())
+	{
+		keep_upcasters(NULL, 0);
+		known = true;
+		return;
+	}
+	es_begin_read(&scope);
+	while (!known)
+	{
+		uint64 before = heard;
+		uint64 count;
+
+		/* a parallel worker cannot take a snapshot of its own */
+		PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot()
+											  : GetLatestSnapshot());
+		count = es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);
+		keep_upcasters(SPI_tuptable, count);
+		PopActiveSnapshot();
+		known = before == heard;
+	}
+	es_end(&scope);
+}
+
+bool
+es_upcasts(void)
+{
+	if (!known && !is_at_work())
+		look_up();
+	return kept != NULL;
+}
+
+/* ---------- finding one ---------- */
+
+static const TypeUpcasters *
+upcasters_of(Datum event_type)
+{
+	if (kept == NULL)
+		return NULL;
+	return upcasters_lookup(kept, name_of(event_type));
+}
+
+/* The upcaster of an event's version; NULL if that is the last one. */
+static Upcaster *
+find_upcaster(const Datum *values)
+{
+	const TypeUpcasters *all = upcasters_of(values[EV_EVENT_TYPE]);
+	int version;
+
+	if (all == NULL || es_is_saga_type(values[EV_AGGREGATE_TYPE]))
+		return NULL;
+	version = DatumGetInt32(values[EV_SCHEMA_VERSION]);
+	for (int i = 0; i < all->count; i++)
+	{
+		Upcaster *upcaster = &all->upcasters[i];
+
+		if (upcaster->from_version == version &&
+			(VARSIZE_ANY_EXHDR(DatumGetPointer(upcaster->aggregate_type)) == 0 ||
+			 es_same_text(upcaster->aggregate_type, values[EV_AGGREGATE_TYPE])))
+			return upcaster;
+	}
+	return NULL;
+}
+
+bool
+es_is_old_version(const Datum *values)
+{
+	return find_upcaster(values) != NULL;
+}
+
+/* ---------- functions ---------- */
+
+void
+es_check_upcaster(Oid function)
+{
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid event = es_store()->event_type;
+	Form_pg_proc form;
+	bool good;
+	bool immutable;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("function with OID %u does not exist", function)));
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	good = form->prokind == PROKIND_FUNCTION && !form->proretset &&
+		   form->prorettype == event && form->pronargs == 1 &&
+		   form->proargtypes.values[0] == event;
+	immutable = form->provolatile == PROVOLATILE_IMMUTABLE;
+	ReleaseSysCache(tuple);
+	if (!good)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("function %s cannot be an upcaster",
+						format_procedure(function)),
+				 errdetail("An upcaster is a function (event event_store.event) RETURNS event_store.event.")));
+	if (!immutable)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("upcaster %s must be IMMUTABLE",
+						format_procedure(function)),
+				 errdetail("An event must be the same whoever reads it, and whenever.")));
+}
+
+/* The function that an upcaster's name stands for now, ready to be called. */
+static void
+find_function(Upcaster *upcaster)
+{
+	Oid event = es_store()->event_type;
+	Oid function;
+	char *name = TextDatumGetCString(upcaster->name);
+
+	if (OidIsValid(upcaster->call.fn_oid))
+		return;
+	function = es_function_named(upcaster->name, &event, 1);
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("upcaster %s does not exist", name),
+				 errhint("Create the function %s(event_store.event) again, or register another one with event_store.set_upcaster().",
+						 name)));
+	es_check_upcaster(function);
+	upcaster->user = es_function_owner(function);
+	if (!es_is_role_named(upcaster->user, upcaster->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("upcaster %s does not belong to role \"%s\"", name,
+						TextDatumGetCString(upcaster->owner)),
+				 errdetail("That role owned the function when it was registered."),
+				 errhint("If the function is to be used, register it again with event_store.set_upcaster().")));
+	fmgr_info_cxt(function, &upcaster->call, kept_context);
+}
+
+/* Refuses to run somebody's function on what another has made up. */
+static void
+check_given(const Upcaster *upcaster)
+{
+	if (has_privs_of_role(GetUserId(), upcaster->user))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to upcast given events with %s",
+					TextDatumGetCString(upcaster->name)),
+			 errdetail("It would run with the rights of its owner on events that you made up."),
+			 errhint("Use event_store.load_events() and its like, or be a member of the role that owns the function.")));
+}
+
+/* What a function has made is an event that could have been appended. */
+static void
+check_made(const Upcaster *upcaster, const Datum *values, const bool *nulls)
+{
+	char *where =
+		psprintf(" that upcaster %s gives", TextDatumGetCString(upcaster->name));
+
+	es_check_name(values[EV_EVENT_TYPE], nulls[EV_EVENT_TYPE], "event_type",
+				  where, true);
+	if (nulls[EV_PAYLOAD] == nulls[EV_PAYLOAD_BYTES])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("upcaster %s must give exactly one of payload and payload_bytes",
+						TextDatumGetCString(upcaster->name))));
+	if (!nulls[EV_METADATA] &&
+		!JB_ROOT_IS_OBJECT(DatumGetJsonbP(values[EV_METADATA])))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata that upcaster %s gives must be a JSON object",
+						TextDatumGetCString(upcaster->name))));
+}
+
+static void
+upcast_by_function(Upcaster *upcaster, Datum *values, bool *nulls, bool given)
+{
+	LOCAL_FCINFO(call, 1);
+	TupleDesc desc = es_event_desc();
+	HeapTuple tuple = heap_form_tuple(desc, values, nulls);
+	HeapTupleData made = {0};
+	Datum result;
+	Datum new_values[EV_COLUMNS];
+	bool new_nulls[EV_COLUMNS];
+	Oid user;
+	int security;
+
+	find_function(upcaster);
+	if (given)
+		check_given(upcaster);
+	GetUserIdAndSecContext(&user, &security);
+	InitFunctionCallInfoData(*call, &upcaster->call, 1, InvalidOid, NULL, NULL);
+	call->args[0] = (NullableDatum){.value = HeapTupleGetDatum(tuple)};
+	result = es_call_as(call, upcaster->user,
+						security | SECURITY_LOCAL_USERID_CHANGE |
+							SECURITY_RESTRICTED_OPERATION,
+						true);
+	if (call->isnull)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("upcaster %s gives no event",
+							   TextDatumGetCString(upcaster->name))));
+	made.t_data = DatumGetHeapTupleHeader(result);
+	made.t_len = HeapTupleHeaderGetDatumLength(made.t_data);
+	ItemPointerSetInvalid(&made.t_self);
+	heap_deform_tuple(&made, desc, new_values, new_nulls);
+	check_made(upcaster, new_values, new_nulls);
+	for (int i = 0; i < (int) lengthof(changed_columns); i++)
+	{
+		values[changed_columns[i]] = new_values[changed_columns[i]];
+		nulls[changed_columns[i]] = new_nulls[changed_columns[i]];
+	}
+}
+
+/* ---------- rules ---------- */
+
+#define RULES_HINT \
+	"Rules are an array of operations, or {\"event_type\": \"NewName\", \"operations\": [...]}, such as [{\"op\": \"set\", \"path\": \"$.name\", \"from\": \"$.payload.title\"}]."
+
+static void
+refuse_rules(const char *problem)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("rules %s", problem), errhint(RULES_HINT)));
+}
+
+/* The keys of rules that are an object; operations are left as they are. */
+static void
+read_keys(Jsonb *given, JsonbValue *operations, Datum *event_type)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&given->root);
+	JsonbIteratorToken token;
+	JsonbValue name;
+	JsonbValue value;
+
+	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		if (es_is_string(&name, "operations"))
+			*operations = value;
+		else if (!es_is_string(&name, "event_type"))
+			refuse_rules(psprintf("have an unknown key \"%.*s\"",
+								  name.val.string.len, name.val.string.val));
+		else if (value.type != jbvString)
+			refuse_rules("have an \"event_type\" that is not a string");
+		else
+		{
+			*event_type =
+				PointerGetDatum(cstring_to_text_with_len(value.val.string.val,
+														 value.val.string.len));
+			es_check_name(*event_type, false, "event_type", " of rules", true);
+		}
+	}
+}
+
+Rules *
+es_read_upcaster_rules(Jsonb *given, Datum type, Datum *event_type)
+{
+	JsonbValue operations = {.type = jbvNull};
+
+	*event_type = (Datum) 0;
+	if (JB_ROOT_IS_SCALAR(given))
+		refuse_rules("must be a JSON array or object");
+	if (JB_ROOT_IS_ARRAY(given))
+		es_whole_value(given, &operations);
+	else
+	{
+		read_keys(given, &operations, event_type);
+		if (operations.type == jbvNull && *event_type == (Datum) 0)
+			refuse_rules("have neither \"event_type\" nor \"operations\"");
+		if (operations.type == jbvNull)
+			return NULL;
+	}
+	if (!es_is_array(&operations))
+		refuse_rules("have \"operations\" that are not an array");
+	return es_rules_of_type(type, &operations);
+}
+
+static void
+upcast_by_rules(const Upcaster *upcaster, Datum *values, bool *nulls)
+{
+	if (upcaster->rules != NULL)
+	{
+		State *state;
+		Jsonb *payload;
+
+		if (nulls[EV_PAYLOAD])
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("rules cannot upcast an event with payload_bytes"),
+					 errhint("Register a function with event_store.set_upcaster().")));
+		state = es_state_begin(DatumGetJsonbP(values[EV_PAYLOAD]));
+		(void) es_rules_apply(upcaster->rules, state, values, nulls);
+		payload = es_state_result(state);
+		es_state_end(state);
+		if (payload == NULL)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("rules leave nothing of the payload")));
+		values[EV_PAYLOAD] = JsonbPGetDatum(payload);
+	}
+	if (upcaster->type != (Datum) 0)
+		values[EV_EVENT_TYPE] =
+			PointerGetDatum(DatumGetTextPCopy(upcaster->type));
+}
+
+/* ---------- from version to version ---------- */
+
+/* The event at hand, as it was written. */
+typedef struct Written
+{
+	const Datum *values;
+	const bool *nulls;
+} Written;
+
+static void
+describe_event(void *arg)
+{
+	const Written *written = arg;
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfoString(&detail, "{\"global_position\": ");
+	if (written->nulls[EV_GLOBAL_POSITION])
+		appendStringInfoString(&detail, "null");
+	else
+		appendStringInfo(&detail, INT64_FORMAT,
+						 DatumGetInt64(written->values[EV_GLOBAL_POSITION]));
+	appendStringInfoString(&detail, ", \"event_type\": ");
+	escape_json(&detail, TextDatumGetCString(written->values[EV_EVENT_TYPE]));
+	appendStringInfo(&detail, ", \"schema_version\": %d}",
+					 DatumGetInt32(written->values[EV_SCHEMA_VERSION]));
+	errdetail_internal("%s", detail.data);
+	errcontext("upcasting an event of %s/%s",
+			   TextDatumGetCString(written->values[EV_AGGREGATE_TYPE]),
+			   TextDatumGetCString(written->values[EV_AGGREGATE_ID]));
+}
+
+static bool
+upcast(Datum *values, bool *nulls, bool given)
+{
+	Datum written_values[EV_COLUMNS];
+	bool written_nulls[EV_COLUMNS];
+	Written written = {written_values, written_nulls};
+	ErrorContextCallback callback = {.previous = error_context_stack,
+									 .callback = describe_event,
+									 .arg = &written};
+	Upcaster *upcaster = find_upcaster(values);
+
+	if (upcaster == NULL)
+		return false;
+	memcpy(written_values, values, sizeof(written_values));
+	memcpy(written_nulls, nulls, sizeof(written_nulls));
+	error_context_stack = &callback;
+	for (; upcaster != NULL; upcaster = find_upcaster(values))
+	{
+		int version = upcaster->from_version + 1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (upcaster->name != (Datum) 0)
+			upcast_by_function(upcaster, values, nulls, given);
+		else
+			upcast_by_rules(upcaster, values, nulls);
+		values[EV_SCHEMA_VERSION] = Int32GetDatum(version);
+	}
+	error_context_stack = callback.previous;
+	return true;
+}
+
+bool
+es_upcast(Datum *values, bool *nulls)
+{
+	return upcast(values, nulls, false);
+}
+
+bool
+es_upcast_given(Datum *values, bool *nulls)
+{
+	return upcast(values, nulls, true);
+}
+
+/* ---------- filters ---------- */
+
+/* Adds a type to a set, and whether it was in it. */
+static bool
+add_type(PairTable *set, Datum type)
+{
+	bool found;
+
+	(void) es_pair_enter(set, type, type, &found);
+	return !found;
+}
+
+/* Whether one of the upcasters of a type may give events of a type of the set. */
+static bool
+leads_to(const TypeUpcasters *all, PairTable *set)
+{
+	for (int i = 0; i < all->count; i++)
+	{
+		const Upcaster *upcaster = &all->upcasters[i];
+
+		/* what a function gives nobody can tell */
+		if (upcaster->name != (Datum) 0 ||
+			(upcaster->type != (Datum) 0 &&
+			 es_pair_find(set, upcaster->type, upcaster->type)))
+			return true;
+	}
+	return false;
+}
+
+Datum
+es_stored_types(Datum event_types)
+{
+	ArrayBuildState *all = NULL;
+	PairTable *set;
+	Datum *given;
+	bool *nulls;
+	int count;
+	bool more = true;
+
+	deconstruct_array(DatumGetArrayTypeP(event_types), TEXTOID, -1, false,
+					  TYPALIGN_INT, &given, &nulls, &count);
+	if (count == 0 || kept == NULL)
+		return event_types;
+	set = es_pair_table(count + kept->members);
+	for (int i = 0; i < count; i++)
+	{
+		if (!nulls[i] && add_type(set, given[i]))
+			all = accumArrayResult(all, given[i], false, TEXTOID,
+								   CurrentMemoryContext);
+	}
+	while (more && all != NULL)
+	{
+		upcasters_iterator iterator;
+		TypeUpcasters *entry;
+
+		more = false;
+		upcasters_start_iterate(kept, &iterator);
+		while ((entry = upcasters_iterate(kept, &iterator)) != NULL)
+		{
+			Datum type =
+				PointerGetDatum(cstring_to_text_with_len(entry->type.data,
+														 entry->type.size));
+
+			CHECK_FOR_INTERRUPTS();
+			if (!leads_to(entry, set) || !add_type(set, type))
+				continue;
+			all = accumArrayResult(all, type, false, TEXTOID,
+								   CurrentMemoryContext);
+			more = true;
+		}
+	}
+	return all == NULL ? event_types : makeArrayResult(all, CurrentMemoryContext);
+}
+
+/* ---------- SQL ---------- */
+
+/* upcast(event): an event as its last version has it. */
+Datum
+es_upcast_event(PG_FUNCTION_ARGS)
+{
+	TupleDesc desc;
+	HeapTupleHeader header = PG_GETARG_HEAPTUPLEHEADER(0);
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(header),
+						   .t_data = header};
+	Datum values[EV_COLUMNS];
+	bool nulls[EV_COLUMNS];
+
+	(void) es_store();
+	desc = es_event_desc();
+	ItemPointerSetInvalid(&tuple.t_self);
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	if (!es_upcasts() || nulls[EV_AGGREGATE_TYPE] || nulls[EV_EVENT_TYPE] ||
+		nulls[EV_SCHEMA_VERSION] || !es_upcast_given(values, nulls))
+		PG_RETURN_DATUM(HeapTupleHeaderGetDatum(header));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
