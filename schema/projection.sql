@@ -64,7 +64,7 @@ Example: SELECT event_store.project(p.projection_name, max_events => 100) FROM e
 CREATE FUNCTION event_store.projection_state(
     OUT projection_name text, OUT kind text, OUT mode text, OUT "position" bigint, OUT lag_events bigint, OUT lag interval,
     OUT state text, OUT events_per_second float8, OUT attempts int, OUT retry_at timestamptz, OUT last_error text,
-    OUT rebuild_done bigint, OUT rebuild_total bigint)
+    OUT rebuild_done bigint, OUT rebuild_total bigint, OUT stale boolean)
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_projection_state';
 COMMENT ON FUNCTION event_store.projection_state() IS
@@ -72,4 +72,4 @@ COMMENT ON FUNCTION event_store.projection_state() IS
 
 CREATE VIEW event_store.projection_status AS SELECT * FROM event_store.projection_state();
 COMMENT ON VIEW event_store.projection_status IS
-'One row a projection: its kind and mode; how far the last of its members has come, the positions from there to where it is safe to read, gaps included, and the age of the first event there; its state (running, idle, retrying: after failures, as many as attempts says, until retry_at; stopped: until resume_subscription; paused), with the error; events a second in the last ten seconds; and how far a rebuild has come.';
+'One row a projection: its kind and mode; how far the last of its members has come, the positions from there to where it is safe to read, gaps included, and the age of the first event there; its state (running, idle, retrying: after failures, as many as attempts says, until retry_at; stopped: until resume_subscription; paused), with the error; events a second in the last ten seconds; how far a rebuild has come; and whether it has taken in events that set_upcaster or drop_upcaster has changed since, until rebuild_projection.';

@@ -288,7 +288,8 @@ DECLARE
             next_definition jsonb,
             rebuild_done bigint,
             rebuild_total bigint,
-            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+            created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            stale boolean NOT NULL DEFAULT false
         )$$,
         -- what aggregates gave last where a key says "sticky"; a place below 0 is that of a rebuild: see sticky.c
         $$CREATE TABLE event_store.sticky_keys (

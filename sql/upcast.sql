@@ -171,6 +171,80 @@ SELECT count(*) FROM event_store.load_events('Upcast', 'bad-null');
 CREATE OR REPLACE FUNCTION public.upcast_bad(event event_store.event) RETURNS event_store.event LANGUAGE sql IMMUTABLE AS 'SELECT event';
 SELECT schema_version FROM event_store.load_events('Upcast', 'bad-null');
 
+\set VERBOSITY default
+-- subscriptions: types are those of the last version; each event comes once
+SELECT event_store.set_upcaster('OldName', 1, rules => '{"event_type": "NewName", "operations": [{"op": "set", "path": "$.up", "value": true}]}');
+SELECT event_store.create_subscription('upcast new', event_types => '{NewName}', start_after => 0);
+SELECT event_store.create_subscription('upcast old', event_types => '{OldName}', start_after => 0);
+SELECT event_store.create_subscription('upcast claim', event_types => '{NewName}', start_after => 0);
+SELECT count(*) FROM generate_series(1, 3) i, event_store.append_event('UpcastSub', 's-' || i, 0, CASE i WHEN 2 THEN 'NewName' ELSE 'OldName' END, '{}', schema_version => CASE i WHEN 2 THEN 2 ELSE 1 END);
+SELECT aggregate_id, event_type, schema_version, payload FROM event_store.next_events('upcast new');
+SELECT count(*) FROM event_store.next_events('upcast new');
+SELECT count(*) FROM event_store.next_events('upcast old');
+SELECT aggregate_id, event_type, schema_version, payload FROM event_store.claim_events('upcast claim', 'c');
+SELECT event_store.drop_subscription('upcast ' || n) FROM unnest('{new,old,claim}'::text[]) n;
+
+-- one that fails: what lies before it comes, it waits with its partition, the others go on
+SELECT event_store.set_upcaster('Fails', 1, rules => '[{"op": "increment", "path": "$.n", "value": 1}]');
+SELECT count(*) FROM generate_series(1, 5) i, event_store.append_event('UpcastFail', CASE i WHEN 4 THEN 'f-3' ELSE 'f-' || i END, NULL, 'Fails', CASE i WHEN 3 THEN '{"n": "none"}' ELSE '{"n": 1}' END::jsonb);
+SELECT event_store.create_subscription('upcast fails', aggregate_types => '{UpcastFail}', start_after => 0, on_failure => 'park', max_attempts => 1);
+SELECT aggregate_id, sequence, payload FROM event_store.next_events('upcast fails');
+SELECT aggregate_id, sequence, payload FROM event_store.next_events('upcast fails');
+SELECT count(*) FROM event_store.next_events('upcast fails');
+SELECT partition_key, state, attempts FROM event_store.parked_events WHERE subscription_name = 'upcast fails';
+-- mended, the partition comes in its order
+SELECT event_store.set_upcaster('Fails', 1, rules => '[{"op": "set", "path": "$.n", "value": 7}]');
+SELECT event_store.retry_parked_events('upcast fails');
+SELECT aggregate_id, sequence, payload FROM event_store.next_events('upcast fails');
+SELECT count(*) FROM event_store.next_events('upcast fails');
+SELECT count(*) FROM event_store.parked_events WHERE subscription_name = 'upcast fails';
+-- with attempts left it is tried again; one that stops holds its member; others are left out
+SELECT event_store.set_upcaster('Fails', 1, rules => '[{"op": "increment", "path": "$.n", "value": 1}]');
+SELECT event_store.create_subscription('upcast retries', aggregate_types => '{UpcastFail}', start_after => 0);
+SELECT count(*) FROM event_store.next_events('upcast retries', max_count => 100);
+SELECT aggregate_id, sequence FROM event_store.claim_events('upcast retries', 'c', max_count => 100);
+SELECT partition_key, state, attempts FROM event_store.parked_events WHERE subscription_name = 'upcast retries';
+SELECT event_store.create_subscription('upcast stops', aggregate_types => '{UpcastFail}', start_after => 0, on_failure => 'stop', max_attempts => 1);
+SELECT count(*) FROM event_store.next_events('upcast stops');
+SELECT count(*) FROM event_store.next_events('upcast stops');
+SELECT state, last_error FROM event_store.subscription_status WHERE subscription_name = 'upcast stops';
+SELECT event_store.create_subscription('upcast skips', aggregate_types => '{UpcastFail}', start_after => 0, on_failure => 'skip', max_attempts => 1);
+SELECT count(*) FROM event_store.next_events('upcast skips', max_count => 100);
+SELECT string_agg(aggregate_id || ' ' || sequence, ', ') FROM event_store.next_events('upcast skips', max_count => 100);
+SELECT event_store.drop_subscription('upcast ' || n) FROM unnest('{fails,retries,stops,skips}'::text[]) n;
+
+-- views: the projection, the append itself and a rebuild fold the same
+SELECT event_store.append_event('UpcastView', 'v-1', 0, 'Paid', '{"cust": "ann", "n": 1}') IS NULL;
+SELECT event_store.set_upcaster('Paid', 1, rules => '{"event_type": "Received", "operations": [{"op": "set", "path": "$.customer", "from": "$.payload.cust"}]}');
+SELECT event_store.create_view_projection('upcast async', '{UpcastView}', '"$.payload.customer"',
+    '{"events": {"Received": [{"op": "increment", "path": "$.n", "from": "$.payload.n"}], "Paid": [{"op": "set", "path": "$.wrong", "value": true}]}}');
+SELECT event_store.create_view_projection('upcast inline', '{UpcastView}', '"$.payload.customer"',
+    '{"events": {"Received": [{"op": "increment", "path": "$.n", "from": "$.payload.n"}], "Paid": [{"op": "set", "path": "$.wrong", "value": true}]}}', mode => 'inline');
+DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM event_store.projections WHERE projection_name = 'upcast inline' AND mode = 'inline') LOOP
+        PERFORM event_store.project('upcast inline');
+        COMMIT;
+    END LOOP;
+END $$;
+SELECT mode FROM event_store.projections WHERE projection_name = 'upcast inline';
+SELECT event_store.append_event('UpcastView', 'v-2', 0, 'Paid', '{"cust": "ann", "n": 2}') IS NULL;
+SELECT event_store.append_event('UpcastView', 'v-3', 0, 'Received', '{"customer": "bob", "n": 5}', schema_version => 2) IS NULL;
+SELECT event_store.project('upcast async') >= 0;
+SELECT view_name, view_key, view_data FROM event_store.domain_views WHERE view_name LIKE 'upcast %' ORDER BY 1, 2;
+SELECT projection_name, stale FROM event_store.projection_status;
+-- a change makes them stale until they are made anew
+SELECT event_store.set_upcaster('Paid', 1, rules => '{"event_type": "Received", "operations": [{"op": "set", "path": "$.customer", "value": "all"}]}');
+SELECT projection_name, stale FROM event_store.projection_status;
+SELECT event_store.append_event('UpcastView', 'v-4', 0, 'Paid', '{"cust": "ann", "n": 9}') IS NULL;
+SELECT event_store.rebuild_projection('upcast async'), event_store.rebuild_projection('upcast inline');
+SELECT projection_name, stale FROM event_store.projection_status;
+SELECT view_name, view_key, view_data FROM event_store.domain_views WHERE view_name LIKE 'upcast %' ORDER BY 1, 2;
+-- those of other aggregate types are not concerned
+SELECT event_store.set_upcaster('Paid', 7, rules => '[]', aggregate_type => 'UpcastOther');
+SELECT projection_name, stale FROM event_store.projection_status;
+SELECT event_store.drop_projection('upcast async'), event_store.drop_projection('upcast inline');
+
+\set VERBOSITY terse
 -- arguments
 SELECT event_store.set_upcaster(NULL, 1, rules => '[]');
 SELECT event_store.set_upcaster('', 1, rules => '[]');

@@ -24,6 +24,7 @@
 #include "ground/catalog.h"
 #include "ground/event.h"
 #include "ground/metrics.h"
+#include "replay/upcaster.h"
 
 bool
 es_find_event(Failure *f)
@@ -47,6 +48,9 @@ es_find_event(Failure *f)
 		!es_subscribes(&f->subscription, event.values[EV_AGGREGATE_TYPE],
 					   event.values[EV_EVENT_TYPE]))
 		return false;
+	/* one that cannot be upcast is of the partition of what was written */
+	if (es_upcasts() && es_is_old_version(event.values))
+		(void) es_try_upcast(event.values, event.nulls);
 	f->partition = PointerGetDatum(es_partition_of(&f->subscription.partitioning,
 												   event.values, event.nulls));
 	f->member = es_partition_member(DatumGetTextPP(f->partition),

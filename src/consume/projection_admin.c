@@ -164,11 +164,17 @@ es_drop_projection(PG_FUNCTION_ARGS)
 static int64
 move_back(const Projection *projection)
 {
+	static KeptPlan plan = {"UPDATE event_store.projections SET stale = false"
+							" WHERE projection_name OPERATOR(pg_catalog.=) $1",
+							1,
+							{TEXTOID}};
 	Subscription subscription;
 	OwnerScope scope;
+	Datum name = projection->name;
 	int64 furthest = projection->start;
 
 	es_begin(&scope);
+	es_execute(&plan, &name, NULL, false, SPI_OK_UPDATE);
 	es_read_subscription(projection->name, &subscription);
 	for (int m = 0; m < subscription.members; m++)
 		furthest = Max(furthest, es_newest_member(projection->name, m).position);

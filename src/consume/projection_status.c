@@ -38,6 +38,7 @@ enum
 	ST_LAST_ERROR,
 	ST_REBUILD_DONE,
 	ST_REBUILD_TOTAL,
+	ST_STALE,
 	ST_COLUMNS
 };
 
@@ -121,12 +122,16 @@ es_projection_state(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan = {
 		"SELECT p.projection_name, p.kind, p.mode, p.rebuild_done, p.rebuild_total,"
-		" s.members, s.paused FROM event_store.projections p"
+		" p.stale, s.members, s.paused FROM event_store.projections p"
 		" JOIN event_store.subscriptions s"
 		" ON s.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
 		" ORDER BY p.projection_name"};
-	static const int places[] = {ST_PROJECTION_NAME, ST_KIND, ST_MODE,
-								 ST_REBUILD_DONE, ST_REBUILD_TOTAL};
+	static const int places[] = {ST_PROJECTION_NAME,
+								 ST_KIND,
+								 ST_MODE,
+								 ST_REBUILD_DONE,
+								 ST_REBUILD_TOTAL,
+								 ST_STALE};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	SPITupleTable *table;
 	OwnerScope scope;
@@ -151,8 +156,8 @@ es_projection_state(PG_FUNCTION_ARGS)
 		for (int c = 0; c < (int) lengthof(places); c++)
 			values[places[c]] =
 				SPI_getbinval(row, table->tupdesc, c + 1, &nulls[places[c]]);
-		members = DatumGetInt32(SPI_getbinval(row, table->tupdesc, 6, &isnull));
-		paused = DatumGetBool(SPI_getbinval(row, table->tupdesc, 7, &isnull));
+		members = DatumGetInt32(SPI_getbinval(row, table->tupdesc, 7, &isnull));
+		paused = DatumGetBool(SPI_getbinval(row, table->tupdesc, 8, &isnull));
 		put_projection(result, values, nulls, members, paused, safe);
 	}
 	es_end(&scope);

@@ -26,6 +26,7 @@
 #include "consume/aside.h"
 #include "consume/consume.h"
 #include "consume/deaths.h"
+#include "consume/failure.h"
 #include "consume/lease.h"
 #include "consume/member.h"
 #include "consume/progress.h"
@@ -107,6 +108,48 @@ meet_lock(Serving *call)
 	return SERVED_NOTHING;
 }
 
+/*
+ * The member meets an event that cannot be upcast, before it has anything to give: as
+ * if its consumer had failed.  "attempts" were made before, of what was set aside.
+ */
+static void
+fail_upcast(Turn *turn, const Stretch *stretch, const DueRetry *due)
+{
+	Serving *call = turn->call;
+	Failure f = {.subscription = call->subscription,
+				 .position = stretch->failed,
+				 .cause = stretch->cause,
+				 .action = ES_FAIL_RETRY,
+				 .partition = stretch->failed_partition,
+				 .member = turn->member,
+				 .state = turn->state,
+				 .passed = turn->served};
+	bool again = f.state.attempt_position == f.position;
+
+	es_consume_durably();
+	es_count(ES_COUNT_FAILED_EVENTS);
+	f.served = es_partition_served(&call->subscription,
+								   DatumGetTextPP(f.partition), turn->served);
+	if (due == NULL)
+	{
+		(void) es_fail_new(&f, (again ? f.state.attempts : 0) + 1);
+		es_move_member(&f.state, f.held ? f.position - 1 : f.position);
+	}
+	else if (due->alone)
+		(void) es_fail_alone(&f);
+	else
+		(void) es_fail_retried(&f, due->attempts + 1);
+	if (due == NULL || f.held)
+	{
+		turn->state = f.state;
+		turn->state.own = true;
+		turn->changed = true;
+		turn->served = Max(turn->served, turn->state.position);
+	}
+	call->subscription.sets_aside = true;
+	call->wrote = true;
+}
+
 /* What comes next in the log. */
 static Served
 serve_new(Turn *turn)
@@ -124,9 +167,18 @@ serve_new(Turn *turn)
 		note_nothing(turn);
 		return SERVED_NOTHING;
 	}
+	stretch.heeds_failures = true;
 	if (turn->shown)
 		call->kind->read(turn, &stretch, NULL);
 	reached = es_read_stretch(&stretch, turn->served, call->safe);
+	if (stretch.count == 0 && stretch.failed != 0)
+	{
+		if (!turn->shown)
+			return SERVED_HIDDEN;
+		fail_upcast(turn, &stretch, NULL);
+		return turn->state.position < stretch.failed ? SERVED_NOTHING
+													 : serve_new(turn);
+	}
 	if (stretch.count == 0)
 		return pass_over(turn, reached);
 	if (!turn->shown)
@@ -157,6 +209,7 @@ serve_due(Turn *turn, const DueRetry *due)
 					   .member = -1,
 					   .partition = due->partition,
 					   .alone = due->alone,
+					   .heeds_failures = true,
 					   .max_count =
 						   due->alone ? 1 : limited(turn->max_count, due->limit)};
 	int64 served = es_served_of(turn, due);
@@ -170,6 +223,11 @@ serve_due(Turn *turn, const DueRetry *due)
 		call->kind->give_due(turn, &stretch, due);
 		note_given(call, &stretch);
 		return SERVED_EVENTS;
+	}
+	if (stretch.failed != 0)
+	{
+		fail_upcast(turn, &stretch, due);
+		return SERVED_NOTHING;
 	}
 	es_settle_retried(&call->subscription, due->partition, due->alone,
 					  due->alone ? due->position : served, served);

@@ -30,6 +30,20 @@
 #include "ground/event.h"
 #include "ground/pair_table.h"
 #include "replay/fold.h"
+#include "replay/upcaster.h"
+
+/* One that could not be upcast was set aside in the partition of what was written. */
+static bool
+is_of_partition_as_written(const Stretch *stretch)
+{
+	const TupleTableSlot *written = stretch->written;
+
+	return written != NULL &&
+		   es_same_text(PointerGetDatum(es_partition_of(&stretch->subscription->partitioning,
+														written->tts_values,
+														written->tts_isnull)),
+						stretch->partition);
+}
 
 /*
  * Whether an event is of a partition that is wanted, and not set aside; sets the
@@ -53,7 +67,8 @@ is_wanted(const Stretch *stretch, TupleTableSlot *slot, text **found)
 		return false;
 	if (stretch->partition != 0)
 	{
-		if (!es_same_text(PointerGetDatum(partition), stretch->partition))
+		if (!es_same_text(PointerGetDatum(partition), stretch->partition) &&
+			!is_of_partition_as_written(stretch))
 			return false;
 	}
 	/* what its member before a resize had come to is settled, or set aside */
@@ -75,6 +90,54 @@ has_type(const Subscription *s, TupleTableSlot *slot)
 						 slot->tts_values[EV_EVENT_TYPE]);
 }
 
+/* The event that cannot be upcast ends the stretch, if it is for this one at all. */
+static bool
+meet_failure(Stretch *stretch, TupleTableSlot *slot, const ErrorData *error)
+{
+	text *partition = NULL;
+	MemoryContext caller;
+
+	if (!is_wanted(stretch, slot, &partition))
+		return true;
+	if (partition == NULL)
+		partition = es_partition_of(&stretch->subscription->partitioning,
+									slot->tts_values, slot->tts_isnull);
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(stretch->positions));
+	stretch->failed = stretch->last--;
+	stretch->failed_partition =
+		PointerGetDatum(DatumGetTextPCopy(PointerGetDatum(partition)));
+	stretch->cause.code =
+		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	stretch->cause.message = CStringGetTextDatum(error->message);
+	MemoryContextSwitchTo(caller);
+	return false;
+}
+
+/*
+ * Brings the event in *slot to its last version, which is in another slot then; what
+ * was raised where that fails.
+ */
+static ErrorData *
+upcast(Stretch *stretch, TupleTableSlot **slot)
+{
+	TupleTableSlot *last = stretch->last_version;
+	TupleTableSlot *written = *slot;
+	ErrorData *error;
+
+	slot_getallattrs(written);
+	if (!es_is_old_version(written->tts_values))
+		return NULL;
+	ExecClearTuple(last);
+	memcpy(last->tts_values, written->tts_values, EV_COLUMNS * sizeof(Datum));
+	memcpy(last->tts_isnull, written->tts_isnull, EV_COLUMNS * sizeof(bool));
+	error = es_try_upcast(last->tts_values, last->tts_isnull);
+	if (error != NULL)
+		return error;
+	stretch->written = written;
+	*slot = ExecStoreVirtualTuple(last);
+	return NULL;
+}
+
 static void
 note_position(Stretch *stretch)
 {
@@ -89,30 +152,53 @@ note_position(Stretch *stretch)
 	stretch->positions[stretch->count++] = stretch->last;
 }
 
+/*
+ * Takes an event if it is wanted, in the memory of one event; false where it ends the
+ * stretch.
+ */
+static bool
+look_at_event(Stretch *stretch, TupleTableSlot *slot, bool *wanted)
+{
+	const Subscription *s = stretch->subscription;
+	text *partition = NULL;
+	ErrorData *error = NULL;
+
+	if (!has_type(s, slot))
+		return true;
+	stretch->written = NULL;
+	if (stretch->last_version != NULL)
+		error = upcast(stretch, &slot);
+	if (error != NULL && stretch->heeds_failures)
+		return meet_failure(stretch, slot, error);
+	if (stretch->last_version != NULL && error == NULL &&
+		!es_wants_type(s, slot->tts_values[EV_EVENT_TYPE]))
+		return true;
+	*wanted = is_wanted(stretch, slot, &partition);
+	if (*wanted && stretch->put != NULL)
+		stretch->put(stretch, slot, partition);
+	if (*wanted && stretch->into != NULL)
+		tuplestore_puttupleslot(stretch->into, slot);
+	return true;
+}
+
 /* Takes an event if it is wanted; false when there are enough. */
 static bool
 take_event(TupleTableSlot *slot, void *arg)
 {
 	Stretch *stretch = arg;
-	const Datum *values = slot->tts_values;
 	MemoryContext caller;
-	text *partition = NULL;
-	bool wanted;
+	bool wanted = false;
+	bool more;
 
 	slot_getsomeattrs(slot, EV_GLOBAL_POSITION + 1);
 	stretch->read++;
-	stretch->last = DatumGetInt64(values[EV_GLOBAL_POSITION]);
+	stretch->last = DatumGetInt64(slot->tts_values[EV_GLOBAL_POSITION]);
 	caller = MemoryContextSwitchTo(stretch->context);
-	wanted = has_type(stretch->subscription, slot) &&
-			 is_wanted(stretch, slot, &partition);
-	if (wanted && stretch->put != NULL)
-		stretch->put(stretch, slot, partition);
+	more = look_at_event(stretch, slot, &wanted);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(stretch->context);
 	if (!wanted)
-		return true;
-	if (stretch->into != NULL)
-		tuplestore_puttupleslot(stretch->into, slot);
+		return more;
 	MemoryContextSwitchTo(GetMemoryChunkContext(stretch->positions));
 	note_position(stretch);
 	MemoryContextSwitchTo(caller);
@@ -210,12 +296,18 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 	stretch->context =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store partition",
 							  ALLOCSET_SMALL_SIZES);
+	if (es_upcasts())
+		stretch->last_version =
+			MakeSingleTupleTableSlot(es_event_desc(), &TTSOpsVirtual);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (!read_aggregate(stretch, values))
 		es_for_each_row(&plan, values, NULL, take_event, stretch);
 	PopActiveSnapshot();
+	if (stretch->last_version != NULL)
+		ExecDropSingleTupleTableSlot(stretch->last_version);
+	stretch->last_version = NULL;
 	MemoryContextDelete(stretch->context);
-	return stretch->count >= stretch->max_count ||
+	return stretch->count >= stretch->max_count || stretch->failed != 0 ||
 				   stretch->read >= ES_STRETCH_EVENTS
 			   ? stretch->last
 			   : up_to;
@@ -224,7 +316,8 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 void
 es_read_stretches(Stretch *stretch, int64 after, int64 up_to)
 {
-	while (after < up_to && stretch->count < stretch->max_count)
+	while (after < up_to && stretch->count < stretch->max_count &&
+		   stretch->failed == 0)
 	{
 		CHECK_FOR_INTERRUPTS();
 		after = es_read_stretch(stretch, after, up_to);

@@ -7,6 +7,7 @@
 
 #include "utils/tuplestore.h"
 
+#include "consume/parked.h"
 #include "consume/subscription.h"
 
 /* So many events of the log are read at most at a time. */
@@ -33,7 +34,17 @@ typedef struct Stretch
 	int64 room;
 	int64 read; /* looked at, and the last of them */
 	int64 last;
-	MemoryContext context; /* of one event */
+	MemoryContext context;				 /* of one event */
+	struct TupleTableSlot *last_version; /* of one that was upcast; NULL = none is */
+	const struct TupleTableSlot *written; /* the same as it was written; NULL = so it is */
+	/*
+	 * Whether reading ends before an event that cannot be upcast, at this position then,
+	 * 0 = none; else it is taken as it was written.
+	 */
+	bool heeds_failures;
+	int64 failed;
+	Datum failed_partition;
+	FailureCause cause;
 } Stretch;
 
 /*

@@ -30,6 +30,7 @@
 #include "ground/catalog.h"
 #include "ground/pair_table.h"
 #include "replay/row_key.h"
+#include "replay/upcaster.h"
 
 FailureAction
 es_failure_action(const text *word, const char *name, bool may_retry)
@@ -147,8 +148,10 @@ read_row(const Row *row, Subscription *subscription)
 
 	read_types(row, SU_AGGREGATE_TYPES, &subscription->aggregate_types,
 			   &subscription->aggregate_type_count);
-	read_types(row, SU_EVENT_TYPES, &subscription->event_types,
-			   &subscription->event_type_count);
+	read_types(row, SU_EVENT_TYPES, &subscription->last_types,
+			   &subscription->last_type_count);
+	subscription->event_types = subscription->last_types;
+	subscription->event_type_count = subscription->last_type_count;
 	subscription->members = DatumGetInt32(column(row, SU_MEMBERS, &isnull));
 	subscription->paused = DatumGetBool(column(row, SU_PAUSED, &isnull));
 	word = DatumGetTextPP(column(row, SU_PARTITION_BY, &isnull));
@@ -226,6 +229,22 @@ read_row_key(Datum name)
 	return key;
 }
 
+/* Events of all types have to be looked at of which wanted ones may be made. */
+static void
+find_stored_types(Subscription *subscription)
+{
+	Datum wanted;
+
+	if (subscription->last_type_count <= 0 || !es_upcasts())
+		return;
+	wanted = PointerGetDatum(construct_array(subscription->last_types,
+											 subscription->last_type_count,
+											 TEXTOID, -1, false, TYPALIGN_INT));
+	deconstruct_array(DatumGetArrayTypeP(es_stored_types(wanted)), TEXTOID, -1,
+					  false, TYPALIGN_INT, &subscription->event_types, NULL,
+					  &subscription->event_type_count);
+}
+
 bool
 es_find_subscription(Datum name, Subscription *subscription)
 {
@@ -242,6 +261,8 @@ es_find_subscription(Datum name, Subscription *subscription)
 	}
 	subscription->sets_aside = true;
 	PopActiveSnapshot();
+	if (found)
+		find_stored_types(subscription);
 	return found;
 }
 
@@ -292,4 +313,11 @@ es_subscribes(const Subscription *subscription, Datum aggregate_type,
 					subscription->aggregate_type_count) &&
 		   is_among(event_type, subscription->event_types,
 					subscription->event_type_count);
+}
+
+bool
+es_wants_type(const Subscription *subscription, Datum event_type)
+{
+	return is_among(event_type, subscription->last_types,
+					subscription->last_type_count);
 }

@@ -25,8 +25,10 @@ typedef struct Subscription
 	uint64 hash;
 	Datum *aggregate_types;	  /* texts ... */
 	int aggregate_type_count; /* ... -1 = all */
-	Datum *event_types;
+	Datum *event_types; /* of what is stored: more than is wanted, with upcasters */
 	int event_type_count;
+	Datum *last_types; /* that are wanted, as of the last version of an event */
+	int last_type_count;
 	int members;
 	bool paused;
 	FailureAction on_failure;
@@ -64,8 +66,12 @@ extern void es_look_set_aside(Subscription *subscription);
  */
 extern int64 es_partition_served(const Subscription *subscription,
 								 const text *partition, int64 passed);
-/* Whether events of these types are for it. */
+/*
+ * Whether stored events of these types may be for it, and whether one is that has this
+ * type in its last version.
+ */
 extern bool es_subscribes(const Subscription *subscription,
 						  Datum aggregate_type, Datum event_type);
+extern bool es_wants_type(const Subscription *subscription, Datum event_type);
 
 #endif /* ES_SUBSCRIPTION_H */

@@ -52,6 +52,7 @@
 #include "ground/position.h"
 #include "read/feed.h"
 #include "replay/sticky.h"
+#include "replay/upcaster.h"
 #include "replay/view_batch.h"
 #include "replay/view_definition.h"
 #include "replay/view_fold.h"
@@ -79,6 +80,8 @@ typedef struct ViewRebuild
 void
 es_lock_rebuild(Datum name)
 {
+	/* what it makes is of the upcasters that there are to its end */
+	es_hold_upcasters();
 	es_lock_hash(ES_LOCK_SUBSCRIPTION,
 				 es_pair_hash(name, CStringGetTextDatum("rebuild")),
 				 ExclusiveLock);
@@ -244,6 +247,31 @@ try_fold(const ViewRebuild *rebuild, ViewBatch *batch)
 	return error;
 }
 
+/*
+ * Brings events to their last version, but for those that fail where the projection
+ * skips these; returns how many are left.
+ */
+static int
+upcast_events(const ViewRebuild *rebuild, EventRow *events, int count)
+{
+	int left = 0;
+
+	if (!es_upcasts())
+		return count;
+	for (int i = 0; i < count; i++)
+	{
+		ErrorData *error = NULL;
+
+		if (es_is_old_version(events[i].values))
+			error = es_try_upcast(events[i].values, events[i].nulls);
+		if (error == NULL)
+			events[left++] = events[i];
+		else if (rebuild->subscription.on_failure != ES_FAIL_SKIP)
+			ReThrowError(error);
+	}
+	return left;
+}
+
 /* Folds a batch, but for events that fail where the projection skips these. */
 static void
 fold_batch(ViewRebuild *rebuild, EventRow *events, int count)
@@ -291,11 +319,11 @@ fold_up_to(ViewRebuild *rebuild, int64 up_to, int64 max_count)
 		EventRow *events = read_events(rebuild, up_to, wanted, &count);
 
 		CHECK_FOR_INTERRUPTS();
-		fold_batch(rebuild, events, count);
 		rebuild->position =
 			count < wanted
 				? Max(rebuild->position, up_to)
 				: DatumGetInt64(events[count - 1].values[EV_GLOBAL_POSITION]);
+		fold_batch(rebuild, events, upcast_events(rebuild, events, count));
 		left -= count;
 		rebuild->folded += count;
 		MemoryContextSwitchTo(caller);
@@ -358,7 +386,8 @@ take_definition(const ViewRebuild *rebuild)
 {
 	static KeptPlan projection =
 		{"UPDATE event_store.projections SET key = $2, rules = $3,"
-		 " next_definition = NULL, rebuild_done = NULL, rebuild_total = NULL"
+		 " next_definition = NULL, rebuild_done = NULL, rebuild_total = NULL,"
+		 " stale = false"
 		 " WHERE projection_name OPERATOR(pg_catalog.=) $1",
 		 3,
 		 {TEXTOID, JSONBOID, JSONBOID}};

@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -23,10 +24,12 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
+#include "ground/lock.h"
 #include "ground/metrics.h"
 #include "replay/named_function.h"
 #include "replay/saga_event.h"
 #include "replay/upcaster.h"
+#include "replay/view_batch.h"
 
 PG_FUNCTION_INFO_V1(es_set_upcaster);
 PG_FUNCTION_INFO_V1(es_drop_upcaster);
@@ -116,10 +119,62 @@ raise_reducer_versions(Datum aggregate_type)
 		es_execute(&of_one, &aggregate_type, NULL, false, SPI_OK_INSERT);
 }
 
+/*
+ * Projections that have events of the aggregate types concerned: what they have made
+ * is of before, and what a rebuild of steps has come to.  They are named, since
+ * nobody else makes them anew.
+ */
+static void
+mark_projections(Datum aggregate_type)
+{
+	static KeptPlan plan =
+		{"UPDATE event_store.projections AS p SET stale = true,"
+		 " rebuild_done = CASE WHEN p.next_definition IS NOT NULL THEN 0 END,"
+		 " rebuild_total = NULL FROM event_store.subscriptions s"
+		 " WHERE s.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
+		 " AND ($1 OPERATOR(pg_catalog.=) '' OR s.aggregate_types IS NULL"
+		 " OR $1 OPERATOR(pg_catalog.=) ANY (s.aggregate_types))"
+		 " RETURNING p.projection_name",
+		 1,
+		 {TEXTOID}};
+	uint64 count =
+		es_execute(&plan, &aggregate_type, NULL, false, SPI_OK_UPDATE_RETURNING);
+	SPITupleTable *table = SPI_tuptable;
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool isnull;
+		Datum name = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
+
+		es_forget_built(name);
+		appendStringInfo(&names, "%s%s", i == 0 ? "" : ", ",
+						 TextDatumGetCString(name));
+	}
+	if (count > 0)
+		ereport(NOTICE, (errmsg("projections are stale: %s", names.data),
+						 errhint("Make them anew with rebuild_projection().")));
+}
+
+/* Appends that fold views pass the gate, and look for upcasters behind it. */
+static void
+hold_inline_views(void)
+{
+	static KeptPlan plan = {
+		"SELECT FROM event_store.projections p"
+		" WHERE p.mode OPERATOR(pg_catalog.=) 'inline' LIMIT 1"};
+
+	if (es_execute(&plan, NULL, NULL, false, SPI_OK_SELECT) > 0)
+		es_close_gate(ES_LOCK_AGGREGATE);
+}
+
 /* After a change; the table is locked. */
 static void
 note_change(const UpcasterKey *key)
 {
+	hold_inline_views();
+	mark_projections(key->aggregate_type);
 	raise_reducer_versions(key->aggregate_type);
 	es_note_upcasters();
 }

@@ -43,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -632,6 +633,56 @@ bool
 es_upcast_given(Datum *values, bool *nulls)
 {
 	return upcast(values, nulls, true);
+}
+
+/* Whether an error is the fault of the event; what else is raised may pass. */
+static bool
+is_of_event(int sqlerrcode)
+{
+	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
+		   category ==
+			   ERRCODE_TO_CATEGORY(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION) ||
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED) ||
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_PLPGSQL_ERROR);
+}
+
+ErrorData *
+es_try_upcast(Datum *values, bool *nulls)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Datum last_values[EV_COLUMNS];
+	bool last_nulls[EV_COLUMNS];
+	ErrorData *volatile error = NULL;
+
+	memcpy(last_values, values, sizeof(last_values));
+	memcpy(last_nulls, nulls, sizeof(last_nulls));
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		(void) es_upcast(last_values, last_nulls);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (!is_of_event(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error != NULL)
+		return error;
+	memcpy(values, last_values, sizeof(last_values));
+	memcpy(nulls, last_nulls, sizeof(last_nulls));
+	return NULL;
 }
 
 /* ---------- filters ---------- */

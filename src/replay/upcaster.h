@@ -23,6 +23,11 @@ extern bool es_is_old_version(const Datum *values);
  * raises gets the event as its DETAIL.
  */
 extern bool es_upcast(Datum *values, bool *nulls);
+/*
+ * The same in a subtransaction: what was raised, where that is the event's fault, and
+ * the event is as it was; NULL otherwise.
+ */
+extern ErrorData *es_try_upcast(Datum *values, bool *nulls);
 /* The same for an event that the caller has made up; 42501 where that is a danger. */
 extern bool es_upcast_given(Datum *values, bool *nulls);
 /*

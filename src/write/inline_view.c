@@ -27,6 +27,7 @@
 #include "ground/lock.h"
 #include "ground/pair_table.h"
 #include "log/view_owner.h"
+#include "replay/upcaster.h"
 #include "replay/view_batch.h"
 #include "replay/view_definition.h"
 #include "replay/view_fold.h"
@@ -158,6 +159,8 @@ struct InlineFolds
 static bool
 begin_fold(const InlineView *view, InlineFold *fold, EventRow **rows, int count)
 {
+	bool upcasts = es_upcasts();
+
 	memset(fold, 0, sizeof(*fold));
 	fold->definition = view->definition;
 	fold->batch.events =
@@ -168,7 +171,12 @@ begin_fold(const InlineView *view, InlineFold *fold, EventRow **rows, int count)
 		if (!is_of(view, rows[i]->values[EV_AGGREGATE_TYPE]))
 			continue;
 		fold->sources[fold->batch.count] = rows[i];
-		fold->batch.events[fold->batch.count++] = *rows[i];
+		fold->batch.events[fold->batch.count] = *rows[i];
+		/* as a rebuild from the log has it */
+		if (upcasts)
+			(void) es_upcast(fold->batch.events[fold->batch.count].values,
+							 fold->batch.events[fold->batch.count].nulls);
+		fold->batch.count++;
 	}
 	if (fold->batch.count == 0)
 		return false;
