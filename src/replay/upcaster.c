@@ -103,6 +103,7 @@ typedef struct TypeUpcasters
 /* All there are, and whether they are known; NULL = there are none. */
 static MemoryContext kept_context = NULL;
 static struct upcasters_hash *kept = NULL;
+static const TypeUpcasters *last_found = NULL;
 static bool known = false;
 static uint64 heard = 0;
 static Oid table_of_upcasters = InvalidOid;
@@ -229,6 +230,7 @@ keep_upcasters(SPITupleTable *table, uint64 count)
 			AllocSetContextCreate(TopMemoryContext, "event_store upcasters",
 								  ALLOCSET_SMALL_SIZES);
 	kept = NULL;
+	last_found = NULL;
 	MemoryContextReset(kept_context);
 	if (count == 0)
 		return;
@@ -293,12 +295,20 @@ es_upcasts(void)
 
 /* ---------- finding one ---------- */
 
+/* Events of one type mostly come together, so the last one is remembered. */
 static const TypeUpcasters *
 upcasters_of(Datum event_type)
 {
+	text *name = DatumGetTextPP(event_type);
+	int size = VARSIZE_ANY_EXHDR(name);
+
 	if (kept == NULL)
 		return NULL;
-	return upcasters_lookup(kept, name_of(event_type));
+	if (last_found != NULL && last_found->type.size == size &&
+		memcmp(last_found->type.data, VARDATA_ANY(name), size) == 0)
+		return last_found;
+	last_found = upcasters_lookup(kept, es_member_name(VARDATA_ANY(name), size));
+	return last_found;
 }
 
 /* The upcaster of an event's version; NULL if that is the last one. */
@@ -308,7 +318,7 @@ find_upcaster(const Datum *values)
 	const TypeUpcasters *all = upcasters_of(values[EV_EVENT_TYPE]);
 	int version;
 
-	if (all == NULL || es_is_saga_type(values[EV_AGGREGATE_TYPE]))
+	if (all == NULL)
 		return NULL;
 	version = DatumGetInt32(values[EV_SCHEMA_VERSION]);
 	for (int i = 0; i < all->count; i++)
@@ -318,7 +328,7 @@ find_upcaster(const Datum *values)
 		if (upcaster->from_version == version &&
 			(VARSIZE_ANY_EXHDR(DatumGetPointer(upcaster->aggregate_type)) == 0 ||
 			 es_same_text(upcaster->aggregate_type, values[EV_AGGREGATE_TYPE])))
-			return upcaster;
+			return es_is_saga_type(values[EV_AGGREGATE_TYPE]) ? NULL : upcaster;
 	}
 	return NULL;
 }
