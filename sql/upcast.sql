@@ -2,6 +2,7 @@
 SELECT event_store.create_store();
 \pset format unaligned
 \pset tuples_only on
+SELECT event_store.safe_position() AS upcast_from \gset
 
 -- one version after the other: a member renamed, a default, a member moved and one split
 SELECT last_sequence FROM event_store.append_event('Upcast', 'a', 0, 'Placed', '{"cust": "ann", "total": "5", "street": "Elm 1", "zip": "10115"}');
@@ -125,7 +126,7 @@ DECLARE
     call text; code text; message text; detail text;
 BEGIN
     FOREACH call IN ARRAY ARRAY[
-        $q$load_events('Upcast', 'x')$q$, $q$replay_aggregate('Upcast', 'x')$q$, $q$replay_aggregates('Upcast', '{x}')$q$, $q$read_events()$q$] LOOP
+        $q$load_events('Upcast', 'x')$q$, $q$replay_aggregate('Upcast', 'x')$q$, $q$replay_aggregates('Upcast', '{x}')$q$, $q$read_events(aggregate_types => '{Upcast}')$q$] LOOP
         BEGIN
             EXECUTE 'SELECT count(*) FROM event_store.' || call;
         EXCEPTION WHEN OTHERS THEN
@@ -139,7 +140,9 @@ SELECT payload FROM event_store.load_events('Upcast', 'x', upcast => false);
 SELECT event_store.drop_upcaster('Broken', 1);
 SELECT last_sequence FROM event_store.append_event('Upcast', 'b', 0, 'Bytes', payload_bytes => '\x01');
 SELECT event_store.set_upcaster('Bytes', 1, rules => '[{"op": "set", "path": "$.n", "value": 1}]');
+\set VERBOSITY terse
 SELECT count(*) FROM event_store.load_events('Upcast', 'b');
+\set VERBOSITY default
 SELECT event_store.set_upcaster('Bytes', 1, rules => '{"event_type": "Binary"}');
 SELECT event_type, payload_bytes FROM event_store.load_events('Upcast', 'b');
 -- a function that gives no event, or none that could be appended
@@ -174,9 +177,9 @@ SELECT schema_version FROM event_store.load_events('Upcast', 'bad-null');
 \set VERBOSITY default
 -- subscriptions: types are those of the last version; each event comes once
 SELECT event_store.set_upcaster('OldName', 1, rules => '{"event_type": "NewName", "operations": [{"op": "set", "path": "$.up", "value": true}]}');
-SELECT event_store.create_subscription('upcast new', event_types => '{NewName}', start_after => 0);
-SELECT event_store.create_subscription('upcast old', event_types => '{OldName}', start_after => 0);
-SELECT event_store.create_subscription('upcast claim', event_types => '{NewName}', start_after => 0);
+SELECT event_store.create_subscription('upcast new', event_types => '{NewName}', start_after => :upcast_from);
+SELECT event_store.create_subscription('upcast old', event_types => '{OldName}', start_after => :upcast_from);
+SELECT event_store.create_subscription('upcast claim', event_types => '{NewName}', start_after => :upcast_from);
 SELECT count(*) FROM generate_series(1, 3) i, event_store.append_event('UpcastSub', 's-' || i, 0, CASE i WHEN 2 THEN 'NewName' ELSE 'OldName' END, '{}', schema_version => CASE i WHEN 2 THEN 2 ELSE 1 END);
 SELECT aggregate_id, event_type, schema_version, payload FROM event_store.next_events('upcast new');
 SELECT count(*) FROM event_store.next_events('upcast new');
@@ -187,7 +190,7 @@ SELECT event_store.drop_subscription('upcast ' || n) FROM unnest('{new,old,claim
 -- one that fails: what lies before it comes, it waits with its partition, the others go on
 SELECT event_store.set_upcaster('Fails', 1, rules => '[{"op": "increment", "path": "$.n", "value": 1}]');
 SELECT count(*) FROM generate_series(1, 5) i, event_store.append_event('UpcastFail', CASE i WHEN 4 THEN 'f-3' ELSE 'f-' || i END, NULL, 'Fails', CASE i WHEN 3 THEN '{"n": "none"}' ELSE '{"n": 1}' END::jsonb);
-SELECT event_store.create_subscription('upcast fails', aggregate_types => '{UpcastFail}', start_after => 0, on_failure => 'park', max_attempts => 1);
+SELECT event_store.create_subscription('upcast fails', aggregate_types => '{UpcastFail}', start_after => :upcast_from, on_failure => 'park', max_attempts => 1);
 SELECT aggregate_id, sequence, payload FROM event_store.next_events('upcast fails');
 SELECT aggregate_id, sequence, payload FROM event_store.next_events('upcast fails');
 SELECT count(*) FROM event_store.next_events('upcast fails');
@@ -200,15 +203,15 @@ SELECT count(*) FROM event_store.next_events('upcast fails');
 SELECT count(*) FROM event_store.parked_events WHERE subscription_name = 'upcast fails';
 -- with attempts left it is tried again; one that stops holds its member; others are left out
 SELECT event_store.set_upcaster('Fails', 1, rules => '[{"op": "increment", "path": "$.n", "value": 1}]');
-SELECT event_store.create_subscription('upcast retries', aggregate_types => '{UpcastFail}', start_after => 0);
+SELECT event_store.create_subscription('upcast retries', aggregate_types => '{UpcastFail}', start_after => :upcast_from);
 SELECT count(*) FROM event_store.next_events('upcast retries', max_count => 100);
 SELECT aggregate_id, sequence FROM event_store.claim_events('upcast retries', 'c', max_count => 100);
 SELECT partition_key, state, attempts FROM event_store.parked_events WHERE subscription_name = 'upcast retries';
-SELECT event_store.create_subscription('upcast stops', aggregate_types => '{UpcastFail}', start_after => 0, on_failure => 'stop', max_attempts => 1);
+SELECT event_store.create_subscription('upcast stops', aggregate_types => '{UpcastFail}', start_after => :upcast_from, on_failure => 'stop', max_attempts => 1);
 SELECT count(*) FROM event_store.next_events('upcast stops');
 SELECT count(*) FROM event_store.next_events('upcast stops');
 SELECT state, last_error FROM event_store.subscription_status WHERE subscription_name = 'upcast stops';
-SELECT event_store.create_subscription('upcast skips', aggregate_types => '{UpcastFail}', start_after => 0, on_failure => 'skip', max_attempts => 1);
+SELECT event_store.create_subscription('upcast skips', aggregate_types => '{UpcastFail}', start_after => :upcast_from, on_failure => 'skip', max_attempts => 1);
 SELECT count(*) FROM event_store.next_events('upcast skips', max_count => 100);
 SELECT string_agg(aggregate_id || ' ' || sequence, ', ') FROM event_store.next_events('upcast skips', max_count => 100);
 SELECT event_store.drop_subscription('upcast ' || n) FROM unnest('{fails,retries,stops,skips}'::text[]) n;
