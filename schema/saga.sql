@@ -69,7 +69,7 @@ Example: SELECT event_store.cancel_saga('order', 'o-18', 'the customer has chang
 CREATE FUNCTION event_store.fire_saga_timers(max_count int DEFAULT 1000) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_fire_saga_timers';
 COMMENT ON FUNCTION event_store.fire_saga_timers(int) IS
-$$Does what is due of all sagas by now, at most max_count of each kind, and returns how many: leases that are over, steps and sagas that have timed out. With preload it is done by itself, as for scheduled events.
+$$Does what is due of all sagas by now, at most max_count (1 to 1000) of each kind, and returns how many: leases that are over, steps and sagas that have timed out. With preload it is done by itself, as for scheduled events.
 Errors: 22004, 22023; 25006 on a standby; 55000.
 Example: SELECT event_store.fire_saga_timers();$$;
 

@@ -334,7 +334,8 @@ SELECT pg_temp.outcome(s) FROM unnest(ARRAY[
     $$SELECT event_store.extend_step('short', 's-3', 'a', NULL)$$, $$SELECT event_store.extend_step('short', 's-3', 'a', 1, '0')$$,
     $$SELECT saga_id FROM event_store.claim_steps('none', 'e')$$, $$SELECT event_store.claim_steps('short', 'e')$$, $$SELECT saga_id FROM event_store.claim_steps('short', NULL)$$,
     $$SELECT saga_id FROM event_store.claim_steps('short', 'e', max_count => 0)$$, $$SELECT saga_id FROM event_store.claim_steps('short', 'e', timeout => '6s')$$,
-    $$SELECT event_store.fire_saga_timers(0)$$]) s;
+    $$SELECT event_store.fire_saga_timers(0)$$, $$SELECT event_store.fire_saga_timers(1001)$$,
+    format($$SELECT event_store.define_saga(%L, '{"steps": [{"name": "a"}]}')$$, repeat('n', 251))]) s;
 
 -- 0 is no lease, neither of a step that nobody has claimed nor of one that waits; a pause is bounded in any unit
 SELECT pg_temp.define('unclaimed', '{"steps": [{"name": "a", "group": "g"}, {"name": "w", "group": "g", "wait": {"signal": "s"}}]}');

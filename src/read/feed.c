@@ -289,7 +289,8 @@ look_for_events(FeedWait *wait)
 
 	events->position = feed_position(&behind);
 	es_check_position("after_position", events->after, events->position);
-	/* nobody shall go back and read again what he has */ if (behind)
+	/* nobody shall go back and read again what he has */
+	if (behind)
 		events->position = Max(events->position, events->after);
 	wait->position = events->after;
 	return events->position > events->after;

@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -17,7 +18,9 @@
 #include "consume/consume.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/common.h"
 #include "ground/metrics.h"
+#include "replay/saga_event.h"
 #include "saga/define.h"
 #include "saga/definition.h"
 
@@ -122,6 +125,18 @@ store_definition(Datum name, Jsonb *definition)
 }
 
 Datum
+es_saga_name_argument(FunctionCallInfo fcinfo)
+{
+	text *name = es_required_text(fcinfo, 0, "saga_name");
+	int room = ES_MAX_NAME_CHARS - (int) strlen(ES_SAGA_PREFIX);
+
+	if (pg_mbstrlen_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) > room)
+		ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+						errmsg("saga_name is longer than %d characters", room)));
+	return PointerGetDatum(name);
+}
+
+Datum
 es_define_saga(PG_FUNCTION_ARGS)
 {
 	Datum name;
@@ -130,7 +145,7 @@ es_define_saga(PG_FUNCTION_ARGS)
 	int version;
 
 	es_begin_call(ES_CALL_DEFINE_SAGA);
-	name = PointerGetDatum(es_required_text(fcinfo, 0, "saga_name"));
+	name = es_saga_name_argument(fcinfo);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("definition must not be null")));

@@ -15,7 +15,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -25,7 +24,6 @@
 #include "consume/consume.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
-#include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/lock.h"
@@ -128,24 +126,12 @@ es_look_at_saga(Datum name, Datum id)
 	return state->phase == SAGA_NONE ? NULL : state;
 }
 
-static void
-check_name_length(Datum name)
-{
-	if (pg_mbstrlen_with_len(VARDATA_ANY(DatumGetTextPP(name)),
-							 VARSIZE_ANY_EXHDR(DatumGetTextPP(name))) >
-		ES_MAX_NAME_CHARS - (int) strlen(ES_SAGA_PREFIX))
-		ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
-						errmsg("saga_name is longer than %d characters",
-							   ES_MAX_NAME_CHARS - (int) strlen(ES_SAGA_PREFIX))));
-}
-
 void
 es_open_saga(FunctionCallInfo fcinfo, Saga *saga, const char *function)
 {
-	Datum name = PointerGetDatum(es_required_text(fcinfo, 0, "saga_name"));
+	Datum name = es_saga_name_argument(fcinfo);
 	Datum id = PointerGetDatum(es_required_text(fcinfo, 1, "saga_id"));
 
-	check_name_length(name);
 	es_begin_consuming(function);
 	es_name_saga(saga, name, id);
 	es_consume_durably();

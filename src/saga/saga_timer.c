@@ -339,7 +339,7 @@ es_fire_saga_timers(PG_FUNCTION_ARGS)
 	TimestampTz again;
 
 	es_begin_call(ES_CALL_FIRE_SAGA_TIMERS);
-	max_count = es_bounded_argument(fcinfo, 0, "max_count", 1, 100000);
+	max_count = es_bounded_argument(fcinfo, 0, "max_count", 1, 1000);
 	es_begin_consuming("fire_saga_timers()");
 	es_consume_durably();
 	fired = fire_due((int) max_count, &again);
