@@ -5,7 +5,7 @@
 \set n :n + 1
 \set a hash(:client_id * 100000000 + :n, 0)
 \endif
-\set k random(1, 1000) + 1000 * :client_id
+\set k random(1, 100) + 100 * :client_id
 \set hi 1000000000000000 + :n * 20 + :s
 \set lo 1000000000000000 + :client_id
 BEGIN;
