@@ -659,8 +659,9 @@ es_rules_of_type(Datum event_type, const JsonbValue *operations)
 {
 	text *name = DatumGetTextPP(event_type);
 	Rules *rules = palloc0(sizeof(Rules));
-	JsonbValue type = {.type = jbvString};
+	JsonbValue type;
 
+	type.type = jbvString;
 	type.val.string.val = VARDATA_ANY(name);
 	type.val.string.len = VARSIZE_ANY_EXHDR(name);
 	rules->columns = EV_EVENT_TYPE + 1;

@@ -608,15 +608,16 @@ upcast(Datum *values, bool *nulls, bool given)
 	Datum written_values[EV_COLUMNS];
 	bool written_nulls[EV_COLUMNS];
 	Written written = {written_values, written_nulls};
-	ErrorContextCallback callback = {.previous = error_context_stack,
-									 .callback = describe_event,
-									 .arg = &written};
+	ErrorContextCallback callback;
 	Upcaster *upcaster = find_upcaster(values);
 
 	if (upcaster == NULL)
 		return false;
 	memcpy(written_values, values, sizeof(written_values));
 	memcpy(written_nulls, nulls, sizeof(written_nulls));
+	callback.callback = describe_event;
+	callback.arg = &written;
+	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	for (; upcaster != NULL; upcaster = find_upcaster(values))
 	{
