@@ -19,6 +19,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/metrics.h"
 #include "replay/saga_event.h"
 #include "saga/define.h"
