@@ -186,13 +186,44 @@ update_rows(Datum *arguments, int count)
 	return count;
 }
 
+/* Updates one row where it is known to be; false if it is not there. */
+static bool
+update_row(const ViewWrite *write)
+{
+	static KeptPlan update = {.sql = "UPDATE event_store.domain_views AS v"
+									 " SET view_data = $3, version = $4, updated_at = $5"
+									 " WHERE v.ctid OPERATOR(pg_catalog.=) $6"
+									 " AND v.view_name OPERATOR(pg_catalog.=) $1"
+									 " AND v.view_key OPERATOR(pg_catalog.=) $2",
+							  .nargs = 6,
+							  .argtypes = {TEXTOID, TEXTOID, JSONBOID, INT8OID,
+										   TIMESTAMPTZOID, TIDOID}};
+	Datum arguments[6] = {write->view_name,
+						  write->view_key,
+						  write->view_data,
+						  Int64GetDatum(write->version),
+						  TimestampTzGetDatum(write->updated_at != 0
+												  ? write->updated_at
+												  : GetCurrentTimestamp()),
+						  write->at};
+
+	return es_execute(&update, arguments, write->has_version ? NULL : "   n  ",
+					  false, SPI_OK_UPDATE) == 1;
+}
+
 /* Puts the rows of a chunk that have data. */
 static int64
 put_chunk(const ViewWrite *writes, int count, bool accepted)
 {
 	Datum arguments[6] = {[5] = BoolGetDatum(accepted)};
 	int64 changed = 0;
-	int n = gather_puts(writes, count, false, arguments);
+	int n;
+
+	/* an append to one row, which needs no arrays */
+	if (count == 1 && writes->at != (Datum) 0 &&
+		writes->view_data != (Datum) 0 && update_row(writes))
+		return 1;
+	n = gather_puts(writes, count, false, arguments);
 
 	if (n > 0)
 		changed = upsert_rows(arguments);
@@ -347,10 +378,21 @@ es_read_views(Datum view_name, Datum *keys, int count)
 				" ORDER BY r.view_key DESC LIMIT 1) AS v",
 		 .nargs = 2,
 		 .argtypes = {TEXTOID, TEXTARRAYOID}};
-	Datum arguments[2] = {view_name,
-						  PointerGetDatum(construct_array(keys, count, TEXTOID, -1,
-														  false, TYPALIGN_INT))};
+	static KeptPlan read_one = {.sql =
+									"SELECT v.view_key, v.view_data, v.version, v.ctid"
+									" FROM event_store.domain_views AS v"
+									" WHERE v.view_name OPERATOR(pg_catalog.=) $1"
+									" AND v.view_key OPERATOR(pg_catalog.>=) $2"
+									" AND v.view_key OPERATOR(pg_catalog.<=) $2"
+									" ORDER BY v.view_key DESC LIMIT 1",
+								.nargs = 2,
+								.argtypes = {TEXTOID, TEXTOID}};
+	Datum arguments[2] = {view_name, keys[0]};
 
+	if (count == 1)
+		return es_execute(&read_one, arguments, NULL, true, SPI_OK_SELECT);
+	arguments[1] = PointerGetDatum(construct_array(keys, count, TEXTOID, -1,
+												   false, TYPALIGN_INT));
 	return es_execute(count > FEW_ROWS ? &read : &read_few, arguments, NULL,
 					  true, SPI_OK_SELECT);
 }

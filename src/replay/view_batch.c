@@ -72,13 +72,20 @@ find_row(ViewRow **rows, int count, Datum key)
 static void
 take_rows(ViewRow **rows, int count, SPITupleTable *table, uint64 found)
 {
+	int next = 0; /* where the next one stands, if all are found, in their order */
+
 	for (uint64 i = 0; i < found; i++)
 	{
 		bool isnull;
 		Datum value;
+		Datum key = SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull);
 		ViewRow *row =
-			find_row(rows, count,
-					 SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull));
+			next < count &&
+					es_compare_keys(key, PointerGetDatum(rows[next]->key)) == 0
+				? rows[next]
+				: find_row(rows, count, key);
+
+		next++;
 
 		row->kept = true;
 		value = SPI_getbinval(table->vals[i], table->tupdesc, 2, &isnull);
