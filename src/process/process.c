@@ -39,8 +39,10 @@
 
 /* In the data directory, which is where every process works. */
 #define POSTMASTER_FILE "postmaster.pid"
-/* As much freed memory stays with a process: the most that glibc takes. */
-#define KEPT_BYTES (32 * 1024 * 1024)
+/* Freed memory up to this stays with a process; a batch of 10,000 events takes some 40 MB. */
+#define KEPT_BYTES (64 * 1024 * 1024)
+/* Pieces up to this come out of it: the most that glibc takes. */
+#define KEPT_PIECE_BYTES (32 * 1024 * 1024)
 /* The file is a few short lines. */
 #define POSTMASTER_FILE_BYTES 4096
 /* What is busy is looked after so often, and has so long to end when canceled. */
@@ -137,7 +139,7 @@ static void
 keep_freed_memory(void)
 {
 #ifdef __GLIBC__
-	(void) mallopt(M_MMAP_THRESHOLD, KEPT_BYTES);
+	(void) mallopt(M_MMAP_THRESHOLD, KEPT_PIECE_BYTES);
 	(void) mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
 #endif
 }

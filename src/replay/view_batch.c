@@ -16,7 +16,9 @@
 #include "storage/itemptr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "ground/catalog.h"
@@ -131,10 +133,27 @@ read_rows(Datum view_name, bool building, ViewRow **rows, int count)
 
 /* ---------- writing rows ---------- */
 
+/* The encoded state of a row, without the room that encoding takes. */
+static Datum
+row_data(const ViewRow *row, MemoryContext scratch)
+{
+	MemoryContext caller = MemoryContextSwitchTo(scratch);
+	Datum data = es_view_row_result(row);
+
+	MemoryContextSwitchTo(caller);
+	if (data != (Datum) 0)
+		data = datumCopy(data, false, -1);
+	MemoryContextReset(scratch);
+	return data;
+}
+
 static void
 write_live_rows(Datum view_name, ViewRow **rows, int count)
 {
 	ViewWrite *writes = palloc0(Max(count, 1) * sizeof(ViewWrite));
+	MemoryContext scratch =
+		AllocSetContextCreate(CurrentMemoryContext, "event_store encoded row",
+							  ALLOCSET_DEFAULT_SIZES);
 	int n = 0;
 
 	for (int i = 0; i < count; i++)
@@ -143,7 +162,7 @@ write_live_rows(Datum view_name, ViewRow **rows, int count)
 
 		if (!rows[i]->changed)
 			continue;
-		data = es_view_row_result(rows[i]);
+		data = row_data(rows[i], scratch);
 		if (data == (Datum) 0 && !rows[i]->kept)
 			continue;
 		writes[n++] =
