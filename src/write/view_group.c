@@ -23,11 +23,9 @@
 typedef struct GroupKey
 {
 	ViewWrite write; /* the last that was accepted */
-	KnownView known; /* as it leaves the row */
+	KnownView known; /* as it leaves the row, but where that was before */
 	bool accepted;
-	bool there;			/* in the table, before */
-	ItemPointerData at; /* where */
-	bool staged;		/* others have staged it, which would come behind */
+	bool staged; /* others have staged it, which would come behind */
 } GroupKey;
 
 typedef struct PutGroup
@@ -98,8 +96,6 @@ look_at_view(PutGroup *group, int first)
 	for (int i = 0; i < n; i++)
 	{
 		group->keys[first + i].known = known[i];
-		group->keys[first + i].there = known[i].found;
-		group->keys[first + i].at = known[i].at;
 		group->keys[first + i].staged = staged[i];
 	}
 	return n;
@@ -207,8 +203,9 @@ es_put_group(PutCall **calls, int count)
 		if (!group.keys[i].accepted)
 			continue;
 		writes[n] = group.keys[i].write;
-		writes[n++].at =
-			group.keys[i].there ? PointerGetDatum(&group.keys[i].at) : (Datum) 0;
+		writes[n++].at = ItemPointerIsValid(&group.keys[i].known.at)
+							 ? PointerGetDatum(&group.keys[i].known.at)
+							 : (Datum) 0;
 	}
 	if (n == 0)
 		return;

@@ -19,15 +19,14 @@ import random
 import subprocess
 import sys
 import time
-import traceback
 
 sys.dont_write_bytecode = True
 
 import psycopg2
 
+from storm_client import ENDINGS, StormClient
+
 NAME = 'saga storm'
-# of an executor that is terminated, of a server that crashes
-ENDINGS = {'57014', '57P01', '57P02', '57P03', '08006', None}
 FINAL = ('SagaCompleted', 'SagaCompensated', 'SagaFailed')
 MAX_ATTEMPTS, MAX_BACK = 3, 2
 DEFINITION = """{"timeout": "20s", "steps": [
@@ -39,48 +38,11 @@ DEFINITION = """{"timeout": "20s", "steps": [
     {"name": "ship", "max_attempts": 3, "retry_initial": "5ms", "retry_max": "20ms", "timeout": "400ms"}]}"""
 
 
-class Client(multiprocessing.Process):
-    """Does its turns until it is told to end, whatever happens to it."""
+class Client(StormClient):
+    application, expected = NAME, {'VS007', '40P01', '55000'}
 
     def __init__(self, number, given, end, faults):
-        super().__init__(name=f'{type(self).__name__} {number}', daemon=True)
-        self.number, self.given, self.end_of_it, self.faults = number, given, end, faults
-        self.connection = None
-
-    def run(self):
-        self.rng = random.Random(self.given.seed * 1000 + self.number)
-        while not self.end_of_it.is_set():
-            try:
-                self.connect()
-                self.turn()
-            except psycopg2.Error as error:
-                if error.pgcode not in ENDINGS | {'VS007', '40P01', '55000'}:
-                    self.faults.put(f'{self.name}: {error.pgcode} {error}')
-                self.roll_back()
-            except Exception:
-                self.faults.put(traceback.format_exc())
-                return
-
-    def connect(self):
-        if self.connection is None or self.connection.closed:
-            try:
-                self.connection = psycopg2.connect(self.given.dsn, application_name=f'{NAME} {self.name}')
-                self.connection.autocommit = True
-            except psycopg2.Error:
-                time.sleep(0.05)
-                raise
-
-    def roll_back(self):
-        try:
-            if self.connection is not None:
-                self.rows('ROLLBACK')
-        except psycopg2.Error:
-            self.connection.close()
-
-    def rows(self, sql, *values):
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            return cursor.fetchall() if cursor.description else []
+        super().__init__(f'{type(self).__name__} {number}', number, given, end, faults)
 
 
 class Executor(Client):

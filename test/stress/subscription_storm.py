@@ -17,67 +17,30 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 
 sys.dont_write_bytecode = True
 
 import psycopg2
 
 from feed import Writer
+from storm_client import ENDINGS, StormClient
 
 RUN = f'Storm {os.getpid()}'
 NAME = 'storm consumer'
-# of a consumer that is cancelled or terminated, of a server that crashes
-ENDINGS = {'57014', '57P01', '57P02', '57P03', '08006', None}
 SUBSCRIPTIONS = [(kind, size) for kind in ('next', 'claim') for size in ('1', '4', '16', 'sized')]
 CONSUMERS = {'1': 2, '4': 4, '16': 5, 'sized': 3}
 
 
-class Consumer(multiprocessing.Process):
-    """Consumes one subscription until it is told to end, whatever happens to it."""
+class Consumer(StormClient):
+    """Consumes one subscription."""
+
+    application = NAME
+    expected = {'VS007', '40P01'}       # a lease is lost, or somebody was quicker
 
     def __init__(self, number, given, kind, size, calm, end, faults):
-        super().__init__(name=f'{kind} {size} {number}', daemon=True)
-        self.given, self.kind, self.subscription = given, kind, f'{kind} {size}'
-        self.number, self.calm, self.end_of_it, self.faults = number, calm, end, faults
-        self.connection = None
-
-    def run(self):
-        self.rng = random.Random(self.given.seed * 1000 + self.number)
-        turn = self.fetch if self.kind == 'next' else self.claim
-        while not self.end_of_it.is_set():
-            try:
-                self.connect()
-                turn()
-            except psycopg2.Error as error:
-                # a lease is lost, or somebody was quicker
-                if error.pgcode not in ENDINGS | {'VS007', '40P01'}:
-                    self.faults.put(f'{self.name}: {error.pgcode} {error}')
-                self.roll_back()
-            except Exception:
-                self.faults.put(traceback.format_exc())
-                return
-
-    def connect(self):
-        if self.connection is None or self.connection.closed:
-            try:
-                self.connection = psycopg2.connect(self.given.dsn, application_name=f'{NAME} {self.name}')
-                self.connection.autocommit = True
-            except psycopg2.Error:
-                time.sleep(0.05)
-                raise
-
-    def roll_back(self):
-        try:
-            if self.connection is not None:
-                self.rows('ROLLBACK')
-        except psycopg2.Error:
-            self.connection.close()
-
-    def rows(self, sql, *values):
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            return cursor.fetchall() if cursor.description else []
+        super().__init__(f'{kind} {size} {number}', number, given, end, faults)
+        self.subscription, self.calm = f'{kind} {size}', calm
+        self.turn = self.fetch if kind == 'next' else self.claim
 
     def dice(self, chance):
         return not self.calm.is_set() and self.rng.random() < chance
