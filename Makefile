@@ -39,6 +39,7 @@ OBJS = \
 	src/ground/timer_slot.o \
 	src/ground/due_snapshot.o \
 	src/ground/log_identity.o \
+	src/ground/archive_mark.o \
 	src/ground/waiter.o \
 	src/ground/committer_slot.o \
 	src/ground/grouped_call.o \
@@ -48,6 +49,7 @@ OBJS = \
 	src/log/outside_write.o \
 	src/log/heap_insert.o \
 	src/log/log.o \
+	src/log/closed_aggregate.o \
 	src/log/view_table.o \
 	src/log/view_owner.o \
 	src/staging/staging_state.o \
@@ -180,7 +182,7 @@ OBJS = \
 	view_store.o \
 	module.o
 
-SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql \
+SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql schema/archive.sql \
 	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/upcaster.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql schema/saga.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 

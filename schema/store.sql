@@ -65,7 +65,7 @@ BEGIN
                    CASE WHEN w.is_identity THEN 'GENERATED ALWAYS AS IDENTITY' END)
           FROM wanted w
          WHERE w.column NOT IN (SELECT f.column FROM found f)
-           AND (table_name <> 'domain_events'
+           AND (table_name NOT IN ('domain_events', 'domain_events_archive')
                 OR NOT EXISTS (SELECT FROM wanted l JOIN found f USING ("column") WHERE l.place > w.place))
         UNION ALL
         SELECT 2, w.place, pg_catalog.format('ALTER COLUMN %I SET NOT NULL', w.column)
@@ -101,7 +101,8 @@ COMMENT ON FUNCTION event_store.missing_parts(text) IS
 CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
                                          event_type_index boolean DEFAULT false,
                                          payload_index boolean DEFAULT false,
-                                         owner regrole DEFAULT NULL)
+                                         owner regrole DEFAULT NULL,
+                                         archive_tablespace name DEFAULT NULL)
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -114,6 +115,7 @@ DECLARE
                           WHERE c.oid = pg_catalog.to_regclass('event_store.domain_events'));
     intruder text;
     guarded text;
+    archive_place CONSTANT text := CASE WHEN archive_tablespace IS NULL THEN '' ELSE pg_catalog.format(' TABLESPACE %I', archive_tablespace) END;
     -- Each column and constraint is brought back when it is missing: missing_parts()
     -- compares a table that is there with what its statement would make.
     tables CONSTANT text[] := ARRAY[
@@ -139,6 +141,43 @@ DECLARE
         ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05,
                 autovacuum_analyze_scale_factor = 0.02,
                 autovacuum_freeze_min_age = 0)$$,
+        -- the same columns: events that were moved out of domain_events
+        pg_catalog.format($$CREATE TABLE event_store.domain_events_archive (
+            global_position bigint NOT NULL CONSTRAINT domain_events_archive_pkey PRIMARY KEY%1$s,
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            sequence bigint NOT NULL,
+            event_id uuid NOT NULL CONSTRAINT domain_events_archive_event_id_key UNIQUE%1$s,
+            event_type text COLLATE "C" NOT NULL,
+            schema_version int NOT NULL DEFAULT 1,
+            payload jsonb,
+            payload_bytes bytea,
+            metadata jsonb,
+            correlation_id text COLLATE "C",
+            causation_id text COLLATE "C",
+            saga_id text COLLATE "C",
+            occurred_at timestamptz NOT NULL,
+            recorded_at timestamptz NOT NULL,
+            CONSTRAINT domain_events_archive_aggregate_key UNIQUE (aggregate_type, aggregate_id, sequence)%1$s,
+            CONSTRAINT domain_events_archive_sequence_check CHECK (sequence > 0),
+            CONSTRAINT domain_events_archive_payload_check CHECK ((payload IS NULL) <> (payload_bytes IS NULL))
+        ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05,
+                autovacuum_analyze_scale_factor = 0.02,
+                autovacuum_freeze_min_age = 0)%2$s$$,
+            CASE WHEN archive_place = '' THEN '' ELSE ' USING INDEX' || archive_place END, archive_place),
+        -- a row an aggregate that takes no more events
+        $$CREATE TABLE event_store.closed_aggregates (
+            aggregate_type text COLLATE "C" NOT NULL,
+            aggregate_id text COLLATE "C" NOT NULL,
+            state text COLLATE "C" NOT NULL
+                CONSTRAINT closed_aggregates_state_check CHECK (state IN ('archived', 'deleted')),
+            last_sequence bigint NOT NULL,
+            last_position bigint NOT NULL,
+            last_recorded_at timestamptz NOT NULL,
+            closed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            reason text COLLATE "C",
+            CONSTRAINT closed_aggregates_pkey PRIMARY KEY (aggregate_type, aggregate_id)
+        )$$,
         $$CREATE TABLE event_store.domain_views (
             view_name text COLLATE "C" NOT NULL,
             view_key text COLLATE "C" NOT NULL,
@@ -428,6 +467,15 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS domain_events_event_type_idx ON event_store.domain_events (event_type, global_position)' END,
         CASE WHEN payload_index THEN
         'CREATE INDEX IF NOT EXISTS domain_events_payload_idx ON event_store.domain_events USING gin (payload jsonb_path_ops)' END,
+        'CREATE INDEX IF NOT EXISTS domain_events_archive_correlation_id_idx ON event_store.domain_events_archive (correlation_id)' || archive_place || ' WHERE correlation_id IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS domain_events_archive_saga_id_idx ON event_store.domain_events_archive (saga_id)' || archive_place || ' WHERE saga_id IS NOT NULL',
+        -- the archive has those that the log was given, if before there was an archive
+        CASE WHEN category_index OR pg_catalog.to_regclass('event_store.domain_events_category_idx') IS NOT NULL THEN
+        'CREATE INDEX IF NOT EXISTS domain_events_archive_category_idx ON event_store.domain_events_archive (aggregate_type, global_position)' || archive_place END,
+        CASE WHEN event_type_index OR pg_catalog.to_regclass('event_store.domain_events_event_type_idx') IS NOT NULL THEN
+        'CREATE INDEX IF NOT EXISTS domain_events_archive_event_type_idx ON event_store.domain_events_archive (event_type, global_position)' || archive_place END,
+        CASE WHEN payload_index OR pg_catalog.to_regclass('event_store.domain_events_payload_idx') IS NOT NULL THEN
+        'CREATE INDEX IF NOT EXISTS domain_events_archive_payload_idx ON event_store.domain_events_archive USING gin (payload jsonb_path_ops)' || archive_place END,
         'CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx ON event_store.dead_letters (aggregate_type, aggregate_id, id)',
         'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)',
@@ -524,6 +572,8 @@ BEGIN
     -- the same of leases
     CREATE SEQUENCE IF NOT EXISTS event_store.fencing_number_seq AS bigint;
     CREATE SEQUENCE IF NOT EXISTS event_store.fencing_identity AS bigint;
+    -- up to which position anything was ever moved out of domain_events
+    CREATE SEQUENCE IF NOT EXISTS event_store.archived_position AS bigint;
 
     FOREACH statement IN ARRAY tables LOOP
         IF pg_catalog.to_regclass(pg_catalog.substring(statement, 'event_store\.\w+')) IS NULL THEN
@@ -607,6 +657,12 @@ BEGIN
 
     COMMENT ON TABLE event_store.domain_events IS
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
+    COMMENT ON TABLE event_store.domain_events_archive IS
+'Events that were moved out of domain_events, with the same columns: by archive_aggregate or by retention. What reads events reads both; view all_events has both for SQL.';
+    COMMENT ON TABLE event_store.closed_aggregates IS
+'A row an aggregate that takes no more events: archived, with all its events in domain_events_archive, or deleted, which leaves nothing but this row. last_sequence, last_position and last_recorded_at are those of its last event.';
+    COMMENT ON SEQUENCE event_store.archived_position IS
+'Nothing above this global position was ever moved out of domain_events. It never falls.';
     COMMENT ON SEQUENCE event_store.log_identity IS
 'A hash of the timeline, system, database and table that global positions were last reserved for. Where these differ, as after a failover or in a restored dump, positions jump.';
     COMMENT ON SEQUENCE event_store.fencing_identity IS
@@ -704,9 +760,10 @@ BEGIN
     END IF;
 END
 $create_store$;
-COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean, regrole) IS
+COMMENT ON FUNCTION event_store.create_store(boolean, boolean, boolean, regrole, name) IS
 $$Creates the durable tables, their indexes and the append-only guard in schema event_store; adds only what is missing, so it may be repeated and repairs a store: columns, defaults, keys, checks, indexes and triggers that were dropped come back. What cannot come back it names in a WARNING: a key whose rows are there twice, a column whose rows need a value, one in the midst of domain_events, whatever is there in another shape.
-category_index, event_type_index, payload_index: also index (aggregate_type, global_position), (event_type, global_position), payload (GIN).
+category_index, event_type_index, payload_index: also index (aggregate_type, global_position), (event_type, global_position), payload (GIN), in the log and in its archive.
+archive_tablespace: where domain_events_archive is made, with its indexes; one that is there stays where it is.
 owner: whose the store is, by default the caller's; a superuser makes it for a role that need not even own the database, and gives that role USAGE on the schema and EXECUTE on its functions, with the right to grant them. The owner may call grant_access and create_store, which brings back nothing that takes a right to create objects.
 The tables belong to that role and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
 Errors: 55000 when the schema belongs to a role that is neither a superuser nor the extension's owner (a dump could not be restored), when others may create objects in it, or the store belongs to another role than owner; 42501.

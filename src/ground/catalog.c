@@ -79,6 +79,7 @@ static Oid store_parts[ES_SHAPE_PARTS];
 static int store_part_count = 0;
 static bool store_valid = false;
 static uint64 changes = 0; /* invalidations heard of */
+static uint64 finds = 0;   /* how often the store was looked up */
 static bool callback_registered = false;
 static char *fire_at_once = NULL; /* see find_attached; NULL = none */
 
@@ -168,7 +169,9 @@ static const char *const written_tables[] = {"domain_events",
 											 "saga_definitions",
 											 "sagas",
 											 "saga_steps",
-											 "upcasters"};
+											 "upcasters",
+											 "domain_events_archive",
+											 "closed_aggregates"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");
@@ -219,6 +222,16 @@ find_parts(Store *s)
 		relation_named(s->schema, "domain_events_aggregate_key", -1);
 	s->events_by_id = relation_named(s->schema, "domain_events_event_id_key", -1);
 	s->events_by_position = relation_named(s->schema, "domain_events_pkey", -1);
+	s->archive = relation_named(s->schema, "domain_events_archive", -1);
+	s->archive_by_aggregate =
+		relation_named(s->schema, "domain_events_archive_aggregate_key", -1);
+	s->archive_by_id =
+		relation_named(s->schema, "domain_events_archive_event_id_key", -1);
+	s->archive_by_position =
+		relation_named(s->schema, "domain_events_archive_pkey", -1);
+	s->archived_position = relation_named(s->schema, "archived_position", -1);
+	s->closed_aggregates = relation_named(s->schema, "closed_aggregates", -1);
+	s->closed_by_key = relation_named(s->schema, "closed_aggregates_pkey", -1);
 	s->views = relation_named(s->schema, "domain_views", -1);
 	s->aggregate_gate = relation_named(s->schema, "aggregate_gate", -1);
 	s->view_key_gate = relation_named(s->schema, "view_key_gate", -1);
@@ -397,6 +410,7 @@ get_store(bool missing_ok)
 		refuse_store(version, &shape);
 	if (!OidIsValid(store_cache.events))
 		es_raise_head_generation(es_my_database());
+	found.number = ++finds;
 	store_cache = found;
 	memcpy(store_parts, shape.parts, sizeof(store_parts));
 	store_part_count = shape.count;

@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 22
+#define ES_WRITTEN_TABLES 24
 
 typedef struct StagingSegment
 {
@@ -46,22 +46,30 @@ typedef struct NamedTable
  */
 typedef struct Store
 {
+	uint64 number; /* another one each time it is looked up anew */
 	Oid schema;
 	Oid owner; /* owner of domain_events, runs all SQL */
 	Oid extension;
-	Oid events;				 /* domain_events */
-	Oid events_by_aggregate; /* its unique index on
+	Oid events;				  /* domain_events */
+	Oid events_by_aggregate;  /* its unique index on
 										 * (aggregate_type, aggregate_id,
 										 * sequence) */
-	Oid events_by_id;		 /* its unique index on (event_id) */
-	Oid events_by_position;	 /* its primary key */
-	Oid views;				 /* domain_views */
-	bool plain;				 /* nothing is attached to these two */
-	bool direct;			 /* domain_events takes rows without a statement */
-	bool plain_processed;	 /* nor to processed_messages */
-	bool policies;			 /* row security of a table holds for its owner */
-	bool subscribed;		 /* a subscription writes domain_events */
-	Oid aggregate_gate;		 /* see lock.c */
+	Oid events_by_id;		  /* its unique index on (event_id) */
+	Oid events_by_position;	  /* its primary key */
+	Oid archive;			  /* domain_events_archive, with ... */
+	Oid archive_by_aggregate; /* ... the same indexes; all that is of the */
+	Oid archive_by_id;		  /* archive is missing in a store of before */
+	Oid archive_by_position;
+	Oid archived_position; /* a sequence: see archive_mark.c */
+	Oid closed_aggregates;
+	Oid closed_by_key;	  /* its primary key */
+	Oid views;			  /* domain_views */
+	bool plain;			  /* nothing is attached to these two */
+	bool direct;		  /* domain_events takes rows without a statement */
+	bool plain_processed; /* nor to processed_messages */
+	bool policies;		  /* row security of a table holds for its owner */
+	bool subscribed;	  /* a subscription writes domain_events */
+	Oid aggregate_gate;	  /* see lock.c */
 	Oid view_key_gate;
 	Oid written[ES_WRITTEN_TABLES]; /* all tables that calls write to */
 	Oid positions;					/* the sequence of global positions */

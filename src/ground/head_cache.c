@@ -16,6 +16,8 @@
  * - Rows written around the API: who writes them forgets all heads when they are
  *   committed (src/log/outside_write.c).  An append that meets one that went
  *   unnoticed fails at the unique key, and forgets all heads: the next one looks.
+ * - Events are moved to the archive and back, or deleted, under the aggregate's lock
+ *   where its head is concerned: who does it forgets this one head at his commit.
  * - DDL on domain_events (a disabled trigger, TRUNCATE, a restore) forgets all
  *   heads through its relation cache invalidation.
  * To forget all is to raise the generation, which every entry carries.
@@ -40,6 +42,9 @@
 #include "ground/head_cache.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+
+/* Instead of the last sequence: it has to be looked up. */
+#define FORGOTTEN (-1)
 
 /* 16,384 sets of 4 entries: 65,536 aggregates in 3 MB. */
 #define SETS 16384
@@ -195,7 +200,7 @@ es_cached_head(SharedDatabase *db, Datum type, Datum id, int64 *sequence,
 			found = take_if_fits(&set->ways[i], &wanted);
 		SpinLockRelease(&set->mutex);
 	}
-	if (!found)
+	if (!found || wanted.sequence == FORGOTTEN)
 		return false;
 	*sequence = wanted.sequence;
 	*recorded_at = wanted.recorded_at;
@@ -267,6 +272,12 @@ es_note_head(SharedDatabase *db, Datum type, Datum id, int64 sequence,
 	note->entry.recorded_at = recorded_at;
 	note->entry.staged = staged;
 	note->subtransaction = GetCurrentSubTransactionId();
+}
+
+void
+es_forget_head(SharedDatabase *db, Datum type, Datum id)
+{
+	es_note_head(db, type, id, FORGOTTEN, DT_NOBEGIN, false);
 }
 
 void

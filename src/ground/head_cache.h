@@ -20,6 +20,8 @@ extern bool es_cached_head(SharedDatabase *db, Datum type, Datum id,
 /* Remembers a head once the transaction has committed. */
 extern void es_note_head(SharedDatabase *db, Datum type, Datum id,
 						 int64 sequence, TimestampTz recorded_at, bool staged);
+/* Forgets one, of an aggregate whose lock is held, once the transaction has committed. */
+extern void es_forget_head(SharedDatabase *db, Datum type, Datum id);
 /* Forgets all heads once the transaction has committed ... */
 extern void es_forget_heads(void);
 /* ... or at once. */

@@ -17,7 +17,8 @@ typedef enum LockSpace
 	ES_LOCK_POSITIONS = 0xE504,
 	ES_LOCK_SUBSCRIPTION = 0xE505,
 	ES_LOCK_MEMBER = 0xE506,
-	ES_LOCK_FENCING = 0xE507
+	ES_LOCK_FENCING = 0xE507,
+	ES_LOCK_LIFE = 0xE508
 } LockSpace;
 
 /*
@@ -97,7 +98,7 @@ extern bool es_holds_locks(void);
 extern void es_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
 extern bool es_try_lock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
 extern void es_unlock_hash(LockSpace space, uint64 hash, LOCKMODE mode);
-/* The one lock of a space that has one: drain, positions, fencing numbers. */
+/* The one lock of a space that has one: drain, positions, fencing numbers, the archive's mark. */
 extern void es_lock_acquire(LockSpace space, LOCKMODE mode);
 extern void es_lock_release(LockSpace space, LOCKMODE mode);
 /* Whether this transaction holds it exclusively. */

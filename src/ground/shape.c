@@ -85,6 +85,7 @@ typedef struct RelationShape
 	void (*set_columns)(ColumnShape *columns);
 	IndexShape indexes[3];
 	bool member; /* of the extension, rather than made by create_store() */
+	bool later;	 /* a store of before lacks it, with all others of this kind */
 	int copies;	 /* one for each segment; 0 = one without a number */
 } RelationShape;
 
@@ -401,6 +402,30 @@ static const RelationShape relations[] =
 	  .indexes = {{"saga_steps_pkey",
 				   {"saga_name", "saga_id", "step"},
 				   .unique = true}}},
+	 {"domain_events_archive", DURABLE_TABLE, .order = OURS_FIRST,
+	  .set_columns = set_log_columns,
+	  .indexes =
+		  {{"domain_events_archive_pkey", {"global_position"}, .unique = true},
+		   {"domain_events_archive_aggregate_key",
+			{"aggregate_type", "aggregate_id", "sequence"},
+			.unique = true},
+		   {"domain_events_archive_event_id_key", {"event_id"}, .unique = true}},
+	  .later = true},
+	 {"closed_aggregates", DURABLE_TABLE, .order = OURS_FIRST,
+	  .columns = {{"aggregate_type", TEXTOID, KEY},
+				  {"aggregate_id", TEXTOID, KEY},
+				  {"state", TEXTOID, KEY},
+				  {"last_sequence", INT8OID, REQUIRED},
+				  {"last_position", INT8OID, REQUIRED},
+				  {"last_recorded_at", TIMESTAMPTZOID, REQUIRED},
+				  {"closed_at", TIMESTAMPTZOID, REQUIRED | FILLED},
+				  {"reason", TEXTOID, BYTEWISE}},
+	  .indexes = {{"closed_aggregates_pkey",
+				   {"aggregate_type", "aggregate_id"},
+				   .unique = true}},
+	  .later = true},
+	 {"archived_position", RELKIND_SEQUENCE, RELPERSISTENCE_PERMANENT,
+	  .later = true},
 	 {"global_position_seq", RELKIND_SEQUENCE, RELPERSISTENCE_PERMANENT},
 	 {"log_identity", RELKIND_SEQUENCE, RELPERSISTENCE_PERMANENT},
 	 {"fencing_number_seq", RELKIND_SEQUENCE, RELPERSISTENCE_PERMANENT},
@@ -837,12 +862,32 @@ compare(Oid schema, const RelationShape *wanted, int copy, Shape *shape)
 	return same;
 }
 
+/*
+ * Whether a store was made before there was an archive: it goes on without one until
+ * create_store() is called again.
+ */
+static bool
+is_of_before(Oid schema)
+{
+	for (int i = 0; i < (int) lengthof(relations); i++)
+	{
+		if (relations[i].later &&
+			OidIsValid(get_relname_relid(relations[i].name, schema)))
+			return false;
+	}
+	return true;
+}
+
 bool
 es_compare_shape(Oid schema, Shape *shape)
 {
+	bool of_before = is_of_before(schema);
+
 	memset(shape, 0, sizeof(*shape));
 	for (int i = 0; i < (int) lengthof(relations); i++)
 	{
+		if (relations[i].later && of_before)
+			continue;
 		for (int copy = 0; copy < Max(relations[i].copies, 1); copy++)
 		{
 			if (!compare(schema, &relations[i], copy, shape))

@@ -6,7 +6,7 @@
 #define ES_SHAPE_H
 
 /* At most so many relations make up a store. */
-#define ES_SHAPE_PARTS 96
+#define ES_SHAPE_PARTS 128
 
 typedef struct Shape
 {

@@ -25,6 +25,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "storage/lockdefs.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -39,6 +40,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/due_snapshot.h"
@@ -96,12 +98,11 @@ es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 	return sequence;
 }
 
-bool
-es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *row)
+/* Looks an event up in a table by an index of its ids. */
+static bool
+find_by_id(Relation table, Relation index, const pg_uuid_t *event_id,
+		   Snapshot snapshot, EventRow *row)
 {
-	const Store *store = es_store();
-	Relation table = table_open(store->events, AccessShareLock);
-	Relation index = index_open(es_store()->events_by_id, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple tuple;
@@ -115,9 +116,58 @@ es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *r
 	if (found)
 		deform(heap_copytuple(tuple), RelationGetDescr(table), row);
 	systable_endscan_ordered(scan);
+	return found;
+}
+
+bool
+es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot, EventRow *row)
+{
+	const Store *store = es_store();
+	Relation table = table_open(store->events, AccessShareLock);
+	Relation index = index_open(es_store()->events_by_id, AccessShareLock);
+	bool found = find_by_id(table, index, event_id, snapshot, row);
+
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	if (found || !es_anything_moved())
+		return found;
+	table = table_open(es_store()->archive, AccessShareLock);
+	index = index_open(es_store()->archive_by_id, AccessShareLock);
+	found = find_by_id(table, index, event_id, snapshot, row);
 	index_close(index, AccessShareLock);
 	table_close(table, AccessShareLock);
 	return found;
+}
+
+/*
+ * It is raised as what it would be if both tables had one index.
+ */
+void
+es_refuse_archived_ids(EventRow **rows, int count)
+{
+	Relation table = table_open(es_store()->archive, AccessShareLock);
+	Relation index = index_open(es_store()->archive_by_id, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EventRow standing;
+
+	for (int i = 0; i < count; i++)
+	{
+		Datum id = rows[i]->values[EV_EVENT_ID];
+
+		CHECK_FOR_INTERRUPTS();
+		if (find_by_id(table, index, DatumGetUUIDP(id), snapshot, &standing))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNIQUE_VIOLATION),
+					 errmsg("event_id %s is in the archive",
+							DatumGetCString(DirectFunctionCall1(uuid_out, id))),
+					 err_generic_string(PG_DIAG_SCHEMA_NAME, ES_SCHEMA),
+					 err_generic_string(PG_DIAG_TABLE_NAME, "domain_events"),
+					 err_generic_string(PG_DIAG_CONSTRAINT_NAME,
+										"domain_events_event_id_key")));
+	}
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
 }
 
 /* Appends a member of a JSON object: a text in quotes, a number, or null. */

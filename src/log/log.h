@@ -51,8 +51,15 @@ pg_noreturn extern void es_raise_race(void);
  */
 extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
 							 Snapshot snapshot, TimestampTz *recorded_at);
+/* An event, also one that is in the archive. */
 extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 								   EventRow *row);
+/*
+ * Raises a violation of the key of event ids if rows that were inserted have one that is
+ * in the archive.  Call it after the insert: what was moved before that is visible, and what
+ * is moved later the index has met.
+ */
+extern void es_refuse_archived_ids(EventRow **rows, int count);
 /*
  * The DETAIL of VS002, a JSON object: an event id, (Datum) 0 = one of many, and the
  * event that stands under it, NULL = not known.

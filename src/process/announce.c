@@ -10,6 +10,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
+#include "utils/inval.h"
 
 #include "ground/catalog.h"
 #include "ground/common.h"
@@ -27,7 +28,7 @@ PG_FUNCTION_INFO_V1(es_announce_store);
  * has committed.  It locks the schema as COMMENT does, which only its owner can:
  * so two create_store() come one after the other, and nobody else holds one up.
  * A store that is new gets its row of store_state, and knows from now on which log
- * it is.
+ * it is.  Sessions that know the store hear of what was added.
  */
 Datum
 es_announce_store(PG_FUNCTION_ARGS)
@@ -37,6 +38,7 @@ es_announce_store(PG_FUNCTION_ARGS)
 					   0, ShareUpdateExclusiveLock);
 	if (es_store_if_any() != NULL)
 	{
+		CacheInvalidateRelcacheByRelid(es_store()->events);
 		es_make_store_state();
 		es_note_new_log();
 	}

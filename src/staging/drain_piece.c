@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/snapshot.h"
 
+#include "ground/archive_mark.h"
 #include "ground/common.h"
 #include "ground/event.h"
 #include "ground/pair_table.h"
@@ -57,6 +58,9 @@ insert_chunk(void *arg)
 	Piece *piece = arg;
 
 	es_insert_events(piece->chunk, piece->nchunk);
+	/* their ids were looked for when they were staged */
+	if (es_anything_moved())
+		es_refuse_archived_ids(piece->chunk, piece->nchunk);
 }
 
 /* The aggregate that died in the transaction of a row. */

@@ -3,7 +3,8 @@
  *		The last event of an aggregate, staged or durable.
  *
  * What is staged of an aggregate always follows what is durable of it, so the
- * newest staged row, if there is one, is the head.
+ * newest staged row, if there is one, is the head.  Where there is none in
+ * domain_events either, the aggregate may be closed.
  */
 #include "postgres.h"
 
@@ -11,6 +12,7 @@
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
 
+#include "log/closed_aggregate.h"
 #include "log/log.h"
 #include "staging/head.h"
 #include "staging/staged_row.h"
@@ -27,6 +29,9 @@ es_read_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 	head->recorded_at = DT_NOBEGIN;
 	head->sequence = es_durable_head(aggregate_type, aggregate_id, snapshot,
 									 &head->recorded_at);
+	if (head->sequence == 0)
+		head->state = es_read_closed(aggregate_type, aggregate_id, snapshot,
+									 &head->sequence, &head->recorded_at);
 	if (!look_in_staging)
 		return;
 	scan = es_staged_begin(ES_KIND_EVENT, aggregate_type, aggregate_id,

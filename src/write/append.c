@@ -43,6 +43,7 @@
 #include "utils/typcache.h"
 #include "utils/uuid.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/event.h"
@@ -53,6 +54,7 @@
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
+#include "log/closed_aggregate.h"
 #include "log/log.h"
 #include "replay/saga_event.h"
 #include "staging/dead_letter.h"
@@ -411,6 +413,7 @@ static bool
 head_from_group(const AppendCall *append, const Aggregate *aggregate, Head *head)
 {
 	head->staged = false;
+	head->state = ES_AGGREGATE_OPEN;
 	return append->group != NULL &&
 		   es_group_head(append->group, aggregate->type, aggregate->id,
 						 &head->sequence, &head->recorded_at);
@@ -448,6 +451,39 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 					 errhint("Settle them with retry_dead_letters or discard_dead_letters.")));
 	}
 	return true;
+}
+
+/* Closed aggregates take no events but those that they have. */
+static void
+refuse_closed(const AppendCall *append)
+{
+	for (int i = 0; i < append->naggregates; i++)
+	{
+		const Aggregate *aggregate = &append->aggregates[i];
+		bool archived = aggregate->head.state == ES_AGGREGATE_ARCHIVED;
+		char *type;
+		char *id;
+		StringInfoData detail;
+
+		if (aggregate->head.state == ES_AGGREGATE_OPEN ||
+			aggregate->outcome == OUTCOME_DUPLICATE)
+			continue;
+		type = TextDatumGetCString(aggregate->type);
+		id = TextDatumGetCString(aggregate->id);
+		initStringInfo(&detail);
+		appendStringInfoString(&detail, "{\"aggregate_type\": ");
+		escape_json(&detail, type);
+		appendStringInfoString(&detail, ", \"aggregate_id\": ");
+		escape_json(&detail, id);
+		appendStringInfo(&detail, ", \"state\": \"%s\"}",
+						 archived ? "archived" : "deleted");
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_AGGREGATE_CLOSED),
+				 errmsg("aggregate %s/%s is %s", type, id,
+						archived ? "archived" : "deleted"),
+				 errdetail_internal("%s", detail.data),
+				 archived ? errhint("restore_aggregate() opens it again.") : 0));
+	}
 }
 
 /* Whether others have staged events of an aggregate of the append. */
@@ -522,10 +558,15 @@ decide(AppendCall *append)
 
 		if (heads_from_cache(append))
 			break;
+		if (append->any_given_ids)
+			append->moves = es_moves();
 		staged = es_begin_latest_read(&read, es_store()->events);
 		ready = read_heads(append, GetActiveSnapshot(), staged);
 		if (ready)
+		{
 			find_originals(append, GetActiveSnapshot(), staged);
+			refuse_closed(append);
+		}
 		es_end_staged_read(&read);
 		if (ready)
 			break;
@@ -661,6 +702,8 @@ insert_or_refuse(AppendCall *append, EventRow **rows, int count)
 			insert_and_fold(rows, count);
 		else
 			es_insert_events(rows, count);
+		if (append->any_given_ids && es_moved_since(append->moves))
+			es_refuse_archived_ids(rows, count);
 	}
 	PG_CATCH();
 	{
@@ -854,6 +897,8 @@ es_append_to_group(AppendCall *append, AppendGroup *group)
 	decide_alone(append);
 	if (append->verdict != ES_VERDICT_TAKEN || append->to_write == 0)
 		return;
+	if (append->any_given_ids)
+		es_note_group_moves(group, append->moves);
 	rows = assign(append);
 	for (int i = 0; i < append->naggregates; i++)
 	{
@@ -890,6 +935,8 @@ es_write_group(AppendGroup *group, AppendCall *only, bool inlined)
 		insert_and_fold(rows, count);
 	else
 		es_insert_events(rows, count);
+	if (only == NULL && es_group_ids_moved(group))
+		es_refuse_archived_ids(rows, count);
 	es_note_write();
 }
 

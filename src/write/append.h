@@ -63,6 +63,7 @@ typedef struct AppendCall
 	OnConflict on_conflict;
 	Durability durability; /* as it is really done */
 	bool any_given_ids;
+	uint64 moves; /* before these were looked for: archive_mark.h */
 	bool by_saga; /* the store itself goes on with sagas, which nobody else does */
 	bool inlined;  /* views are folded by it */
 	int to_write;  /* events of aggregates to be appended */

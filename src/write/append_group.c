@@ -12,6 +12,7 @@
 #include "utils/hsearch.h"
 #include "utils/uuid.h"
 
+#include "ground/archive_mark.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
 #include "ground/pair_table.h"
@@ -37,6 +38,8 @@ struct AppendGroup
 	int nrows;
 	int maxrows;
 	HTAB *ids; /* that callers have given; NULL while there are none */
+	bool looked_for_ids;
+	uint64 moves; /* before they were looked for */
 };
 
 AppendGroup *
@@ -92,6 +95,20 @@ es_is_id_in_group(AppendGroup *group, const pg_uuid_t *id)
 {
 	return group->ids != NULL &&
 		   hash_search(group->ids, id, HASH_FIND, NULL) != NULL;
+}
+
+void
+es_note_group_moves(AppendGroup *group, uint64 moves)
+{
+	if (!group->looked_for_ids)
+		group->moves = moves;
+	group->looked_for_ids = true;
+}
+
+bool
+es_group_ids_moved(const AppendGroup *group)
+{
+	return group->looked_for_ids && es_moved_since(group->moves);
 }
 
 static void

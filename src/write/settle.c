@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "ground/archive_mark.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
@@ -103,6 +104,8 @@ insert_or_refuse(EventRow *row)
 	PG_TRY();
 	{
 		es_insert_events(&row, 1);
+		if (es_anything_moved())
+			es_refuse_archived_ids(&row, 1);
 	}
 	PG_CATCH();
 	{

@@ -60,7 +60,7 @@ CREATE FUNCTION pg_temp.losses(OUT loss text, OUT part text, OUT needed boolean)
     UNION ALL
     SELECT format('DROP SEQUENCE event_store.%I', p.owner), p.owner, true
       FROM pg_temp.parts p
-     WHERE p.part LIKE 'sequence %' AND p.owner IN ('global_position_seq', 'log_identity', 'fencing_number_seq', 'fencing_identity')
+     WHERE p.part LIKE 'sequence %' AND p.owner IN ('global_position_seq', 'log_identity', 'fencing_number_seq', 'fencing_identity', 'archived_position')
     UNION ALL
     SELECT format('DROP TABLE event_store.%I', p.owner), p.owner, true
       FROM pg_temp.parts p WHERE p.part LIKE 'table %' AND p.owner <> 'domain_events'
@@ -69,7 +69,7 @@ CREATE FUNCTION pg_temp.losses(OUT loss text, OUT part text, OUT needed boolean)
       FROM pg_temp.parts p
      WHERE p.part LIKE 'column %'
        -- whose columns are read by their number, and come back only as the last ones
-       AND p.owner NOT IN ('domain_events', 'parked_events', 'subscription_marks', 'subscription_positions', 'subscriptions')
+       AND p.owner NOT IN ('domain_events', 'domain_events_archive', 'closed_aggregates', 'parked_events', 'subscription_marks', 'subscription_positions', 'subscriptions')
        -- of the row that is there
        AND (p.owner, p.part) NOT IN (('domain_views', 'column view_name'), ('domain_views', 'column view_key'),
                                      ('domain_views', 'column view_data'))

@@ -1,0 +1,224 @@
+/*
+ * archive_mark.c
+ *		Whether anything was ever moved out of domain_events, and up to which position.
+ *
+ * Most stores have nothing in their archive, and in the others most calls are about
+ * events that are not there.  So calls ask this mark first.  It must be right for
+ * whoever misses a row in domain_events under his snapshot, on a standby and right
+ * after a restart or a promotion, too.
+ *
+ * Therefore it is the value of a sequence, as the end of the positions reserved is:
+ * what moves rows raises it after its statement and before its commit, whatever
+ * becomes of the transaction.  So who sees that a row has gone, and asks after he has taken
+ * his snapshot, is told; on a standby the record of the sequence comes before that of the
+ * commit.  No row stays locked until the move ends, and nobody needs the archive itself,
+ * which somebody may have locked.
+ *
+ * Shared memory has a copy.  Rows may come into the archive around all this, as when a
+ * dump is restored or a publication is applied; so each backend looks itself once,
+ * and again after a change of one of the store's relations.  On a standby, and
+ * without preload, the sequence is read each time.
+ *
+ * Beside it stands a number that is raised with each statement that moves rows.  An
+ * event's id is unique over both tables, but each has an index of its own: who inserts an
+ * event has looked for its id under a snapshot; what came into domain_events
+ * after that and is in the archive by now, neither this look nor the unique index
+ * has met.  A statement that could see such a row raises the number afterwards, before the
+ * row can have gone for anybody else.  So who finds the number as it was before his
+ * snapshot has missed nothing.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/relscan.h"
+#include "access/sdir.h"
+#include "access/table.h"
+#include "access/xlog.h"
+#include "commands/sequence.h"
+#include "fmgr.h"
+#include "port/atomics.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
+#include "storage/lockdefs.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/snapshot.h"
+
+#include "ground/archive_mark.h"
+#include "ground/catalog.h"
+#include "ground/event.h"
+#include "ground/lock.h"
+#include "ground/shmem.h"
+
+typedef struct ArchiveShare
+{
+	pg_atomic_uint64 position; /* never falls */
+	pg_atomic_uint64 moves;
+} ArchiveShare;
+
+static void
+initialise_share(void *memory)
+{
+	ArchiveShare *share = memory;
+
+	pg_atomic_init_u64(&share->position, 0);
+	pg_atomic_init_u64(&share->moves, 0);
+}
+
+static void clear_share(SharedDatabase *db);
+
+static DatabasePart share_part = {sizeof(ArchiveShare), initialise_share,
+								  clear_share};
+
+static ArchiveShare *
+archive_of(SharedDatabase *db)
+{
+	return es_part(db, &share_part);
+}
+
+static void
+clear_share(SharedDatabase *db)
+{
+	pg_atomic_write_u64(&archive_of(db)->position, 0);
+}
+
+void
+es_share_archive_mark(void)
+{
+	es_share_by_database(&share_part);
+}
+
+/* The value of the sequence, which a reader of rows would need a statement for. */
+static int64
+noted_position(Oid sequence)
+{
+	Relation relation = relation_open(sequence, AccessShareLock);
+	Buffer buffer = ReadBuffer(relation, 0);
+	Form_pg_sequence_data data;
+	HeapTupleHeader row;
+	int64 position = 0;
+	Page page;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	row = (HeapTupleHeader) PageGetItem(page,
+										PageGetItemId(page, FirstOffsetNumber));
+	data = (Form_pg_sequence_data) ((char *) row + row->t_hoff);
+	if (data->is_called)
+		position = data->last_value;
+	UnlockReleaseBuffer(buffer);
+	relation_close(relation, AccessShareLock);
+	return position;
+}
+
+/* The last position in the archive; at least 1 if there is a row. */
+static int64
+last_in_archive(const Store *store)
+{
+	Relation table = table_open(store->archive, AccessShareLock);
+	Relation index = index_open(es_store()->archive_by_position, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan =
+		systable_beginscan_ordered(table, index, snapshot, 0, NULL);
+	HeapTuple tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	int64 position = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+
+		position = DatumGetInt64(heap_getattr(tuple, EV_GLOBAL_POSITION + 1,
+											  RelationGetDescr(table), &isnull));
+		position = Max(position, 1);
+	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+	return position;
+}
+
+static void
+raise_shared(SharedDatabase *db, int64 position)
+{
+	pg_atomic_uint64 *shared = &archive_of(db)->position;
+	uint64 known = pg_atomic_read_u64(shared);
+
+	while (known < (uint64) position &&
+		   !pg_atomic_compare_exchange_u64(shared, &known, position))
+		;
+}
+
+/* Returns whether the archive itself could be looked at. */
+static bool
+look(SharedDatabase *db)
+{
+	bool is_free;
+
+	raise_shared(db, noted_position(es_store()->archived_position));
+	is_free = es_try_lock_table(es_store()->archive);
+	if (is_free)
+		raise_shared(db, last_in_archive(es_store()));
+	return is_free;
+}
+
+int64
+es_highest_archived_position(void)
+{
+	static uint64 looked_at = 0; /* the number of the store */
+	const Store *store = es_store();
+	SharedDatabase *db;
+
+	if (!OidIsValid(store->archive))
+		return 0;
+	/* its rows come without anybody saying so */
+	if (store->subscribed)
+		return PG_INT64_MAX;
+	db = es_my_database();
+	if (db == NULL || RecoveryInProgress())
+		return noted_position(store->archived_position);
+	if (looked_at != store->number)
+	{
+		uint64 number = store->number;
+
+		if (look(db))
+			looked_at = number;
+	}
+	return (int64) pg_atomic_read_u64(&archive_of(db)->position);
+}
+
+void
+es_note_move(int64 position)
+{
+	SharedDatabase *db = es_my_database();
+	Oid sequence = es_store()->archived_position;
+
+	position = Max(position, 1);
+	es_lock_acquire(ES_LOCK_LIFE, ExclusiveLock);
+	if (noted_position(sequence) < position)
+		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
+							Int64GetDatum(position));
+	es_lock_release(ES_LOCK_LIFE, ExclusiveLock);
+	if (db == NULL)
+		return;
+	raise_shared(db, position);
+	pg_atomic_fetch_add_u64(&archive_of(db)->moves, 1);
+}
+
+uint64
+es_moves(void)
+{
+	SharedDatabase *db = es_my_database();
+
+	return db == NULL ? 0 : pg_atomic_fetch_add_u64(&archive_of(db)->moves, 0);
+}
+
+bool
+es_moved_since(uint64 moves)
+{
+	return es_anything_moved() &&
+		   (es_my_database() == NULL || es_moves() != moves);
+}
