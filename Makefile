@@ -48,6 +48,7 @@ OBJS = \
 	src/ground/upgrade.o \
 	src/log/outside_write.o \
 	src/log/heap_insert.o \
+	src/log/log_change.o \
 	src/log/log.o \
 	src/log/closed_aggregate.o \
 	src/log/view_table.o \
@@ -167,6 +168,12 @@ OBJS = \
 	src/saga/saga_timer.o \
 	src/saga/saga_status.o \
 	src/saga/saga_transition.o \
+	src/keep/erasure.o \
+	src/keep/erased_part.o \
+	src/keep/erased_events.o \
+	src/keep/erased_views.o \
+	src/keep/erased_copies.o \
+	src/keep/erase.o \
 	src/process/process.o \
 	src/process/step.o \
 	src/process/timer.o \
@@ -183,7 +190,7 @@ OBJS = \
 	module.o
 
 SCHEMA_PARTS = schema/header.sql schema/store.sql schema/event_store.sql schema/archive.sql \
-	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/upcaster.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql schema/saga.sql \
+	schema/view_store.sql schema/staging.sql schema/feed.sql schema/reducer.sql schema/upcaster.sql schema/snapshot.sql schema/replay.sql schema/event_rows.sql schema/rebuild.sql schema/processed.sql schema/schedule.sql schema/subscription.sql schema/projection.sql schema/saga.sql schema/erase.sql \
 	schema/worker.sql schema/metrics.sql schema/grants.sql
 
 # changes since the last release, in the order of their numbers: schema/upgrade/README.md

@@ -33,6 +33,11 @@ CREATE FUNCTION event_store.announce_store() RETURNS void
 COMMENT ON FUNCTION event_store.announce_store() IS
 'Internal: locks the schema against another create_store() and makes the launcher look at this database once the transaction has committed.';
 
+CREATE FUNCTION event_store.is_log_change(changed oid, command text) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_is_log_change';
+COMMENT ON FUNCTION event_store.is_log_change(oid, text) IS
+'Internal: whether refuse_change() is called by a statement of ours that does this (UPDATE or DELETE) to that very table.';
+
 -- What a table of the store lacks of what its CREATE TABLE would make, as statements
 -- that bring it back.  A model of the table is made, looked at and rolled back.
 CREATE FUNCTION event_store.missing_parts(definition text) RETURNS SETOF text
@@ -115,6 +120,9 @@ DECLARE
                           WHERE c.oid = pg_catalog.to_regclass('event_store.domain_events'));
     intruder text;
     guarded text;
+    guard text;
+    guard_command text;
+    is_on text;
     archive_place CONSTANT text := CASE WHEN archive_tablespace IS NULL THEN '' ELSE pg_catalog.format(' TABLESPACE %I', archive_tablespace) END;
     -- Each column and constraint is brought back when it is missing: missing_parts()
     -- compares a table that is there with what its statement would make.
@@ -448,6 +456,19 @@ DECLARE
             progress jsonb,
             CONSTRAINT saga_steps_pkey PRIMARY KEY (saga_name, saga_id, step)
         )$$,
+        -- what was erased or deleted, without anything of its content: see erasure.c
+        $$CREATE TABLE event_store.erasures (
+            erasure_id uuid NOT NULL CONSTRAINT erasures_pkey PRIMARY KEY,
+            kind text COLLATE "C" NOT NULL,
+            erased_by text COLLATE "C" NOT NULL,
+            erased_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            reason text COLLATE "C" NOT NULL,
+            paths text[] COLLATE "C",
+            positions bigint[] NOT NULL,
+            event_ids uuid[] NOT NULL,
+            scrubbed_at timestamptz,
+            blocked_by text COLLATE "C"
+        )$$,
         -- one row
         $$CREATE TABLE event_store.store_state (
             id int NOT NULL DEFAULT 1 CONSTRAINT store_state_pkey PRIMARY KEY
@@ -483,6 +504,7 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS parked_events_state_idx ON event_store.parked_events (subscription_name, partition_key, state)',
         'CREATE INDEX IF NOT EXISTS scheduled_events_due_idx ON event_store.scheduled_events (due_at, schedule_id) WHERE state = ''scheduled''',
         'CREATE INDEX IF NOT EXISTS scheduled_events_aggregate_idx ON event_store.scheduled_events (aggregate_type, aggregate_id)',
+        'CREATE INDEX IF NOT EXISTS erasures_unscrubbed_idx ON event_store.erasures (erasure_id) WHERE scrubbed_at IS NULL',
         'CREATE INDEX IF NOT EXISTS sagas_deadline_idx ON event_store.sagas (deadline) WHERE deadline IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_claimable_idx ON event_store.saga_steps (saga_name, claimable_at) WHERE claimable_at IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_due_idx ON event_store.saga_steps (due_at) WHERE due_at IS NOT NULL'];
@@ -607,16 +629,26 @@ BEGIN
         END;
     END LOOP;
 
-    -- The guard outlives the extension, so it is PL/pgSQL and nobody's member.
+    -- The guard outlives the extension, so it is PL/pgSQL and nobody's member; without the
+    -- extension, or its library, nobody may change anything.
     -- The apply worker of logical replication replays what its publisher did.
     CREATE OR REPLACE FUNCTION event_store.refuse_change() RETURNS trigger
         LANGUAGE plpgsql
         SET search_path = pg_catalog, pg_temp
     AS $refuse_change$
+    DECLARE
+        ours boolean := false;
     BEGIN
-        IF (SELECT a.backend_type
-              FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a)
-           LIKE 'logical replication%worker'
+        BEGIN
+            IF pg_catalog.to_regprocedure('event_store.is_log_change(oid, text)') IS NOT NULL THEN
+                ours := event_store.is_log_change(TG_RELID, TG_OP);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
+        IF ours OR (SELECT a.backend_type
+                      FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a)
+                   LIKE 'logical replication%worker'
         THEN
             RETURN CASE TG_LEVEL WHEN 'STATEMENT' THEN NULL ELSE COALESCE(NEW, OLD) END;
         END IF;
@@ -627,33 +659,28 @@ BEGIN
     $refuse_change$;
     REVOKE ALL ON FUNCTION event_store.refuse_change() FROM PUBLIC;
     COMMENT ON FUNCTION event_store.refuse_change() IS
-'Trigger of domain_events: raises VS003 on UPDATE, DELETE and TRUNCATE. Made by create_store(), which also repairs its two triggers.';
+'Trigger of domain_events and of the archive: raises VS003 on UPDATE, DELETE and TRUNCATE, unless it is the extension that moves or erases events. Made by create_store(), which also repairs its triggers.';
 
-    SELECT t.tgenabled INTO guarded
-      FROM pg_catalog.pg_trigger t
-     WHERE t.tgrelid = 'event_store.domain_events'::pg_catalog.regclass
-       AND t.tgname = 'domain_events_append_only';
-    IF NOT FOUND THEN
-        CREATE TRIGGER domain_events_append_only
-            BEFORE UPDATE OR DELETE OR TRUNCATE ON event_store.domain_events
-            FOR EACH STATEMENT EXECUTE FUNCTION event_store.refuse_change();
-    END IF;
-    IF guarded IS DISTINCT FROM 'A' THEN
-        ALTER TABLE event_store.domain_events ENABLE ALWAYS TRIGGER domain_events_append_only;
-    END IF;
     -- the rows too: a statement that goes to a parent table fires only its triggers
-    SELECT t.tgenabled INTO guarded
-      FROM pg_catalog.pg_trigger t
-     WHERE t.tgrelid = 'event_store.domain_events'::pg_catalog.regclass
-       AND t.tgname = 'domain_events_append_only_row';
-    IF NOT FOUND THEN
-        CREATE TRIGGER domain_events_append_only_row
-            BEFORE UPDATE OR DELETE ON event_store.domain_events
-            FOR EACH ROW EXECUTE FUNCTION event_store.refuse_change();
-    END IF;
-    IF guarded IS DISTINCT FROM 'A' THEN
-        ALTER TABLE event_store.domain_events ENABLE ALWAYS TRIGGER domain_events_append_only_row;
-    END IF;
+    FOR guarded, guard, guard_command, is_on IN
+        SELECT t.name, t.name || g.suffix,
+               pg_catalog.format('CREATE TRIGGER %I BEFORE %s ON event_store.%I FOR EACH %s EXECUTE FUNCTION event_store.refuse_change()',
+                                 t.name || g.suffix, g.events, t.name, g.level),
+               (SELECT r.tgenabled FROM pg_catalog.pg_trigger r
+                 WHERE r.tgrelid = pg_catalog.to_regclass('event_store.' || t.name) AND r.tgname = t.name || g.suffix)
+          FROM (VALUES ('domain_events'), ('domain_events_archive')) t(name),
+               (VALUES ('_append_only', 'UPDATE OR DELETE OR TRUNCATE', 'STATEMENT'),
+                       ('_append_only_row', 'UPDATE OR DELETE', 'ROW')) g(suffix, events, level)
+         WHERE pg_catalog.to_regclass('event_store.' || t.name) IS NOT NULL
+         ORDER BY 1, 2
+    LOOP
+        IF is_on IS NULL THEN
+            EXECUTE guard_command;
+        END IF;
+        IF is_on IS DISTINCT FROM 'A' THEN
+            EXECUTE pg_catalog.format('ALTER TABLE event_store.%I ENABLE ALWAYS TRIGGER %I', guarded, guard);
+        END IF;
+    END LOOP;
 
     COMMENT ON TABLE event_store.domain_events IS
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
@@ -707,6 +734,8 @@ BEGIN
 'A row a saga: its state, and when it times out. All else is in its events.';
     COMMENT ON TABLE event_store.saga_steps IS
 'The steps of sagas that can be claimed, are leased or wait, and when their time is over.';
+    COMMENT ON TABLE event_store.erasures IS
+'What was erased or deleted: who, when and why, the positions and ids of the events, paths where it was not all of them. scrubbed_at: when the last of it was gone from the disk, NULL = not yet; blocked_by: what that waits for.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

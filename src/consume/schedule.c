@@ -138,7 +138,8 @@ read_arguments(FunctionCallInfo fcinfo, ScheduledEvent *scheduled)
 			row->values[column_of[i]] = PG_GETARG_DATUM(i);
 	}
 	es_complete_event(&scheduled->event, NULL);
-	es_refuse_saga(row->values[EV_AGGREGATE_TYPE], row->values[EV_AGGREGATE_ID]);
+	es_refuse_reserved(row->values[EV_AGGREGATE_TYPE],
+					   row->values[EV_AGGREGATE_ID]);
 	unless_argument(fcinfo, scheduled);
 }
 

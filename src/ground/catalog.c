@@ -171,7 +171,8 @@ static const char *const written_tables[] = {"domain_events",
 											 "saga_steps",
 											 "upcasters",
 											 "domain_events_archive",
-											 "closed_aggregates"};
+											 "closed_aggregates",
+											 "erasures"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");

@@ -24,6 +24,7 @@
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/pair_table.h"
 
@@ -208,12 +209,53 @@ same_column(const EventRow *a, const EventRow *b, EventColumn column)
 }
 
 bool
-es_same_content(const EventRow *a, const EventRow *b)
+es_same_content(const EventRow *a, const EventRow *standing)
 {
 	for (int i = 0; i < EV_COLUMNS; i++)
 	{
-		if (es_event_columns[i].content && !same_column(a, b, i))
+		bool erasable = i == EV_PAYLOAD || i == EV_PAYLOAD_BYTES;
+
+		if (es_event_columns[i].content && !same_column(a, standing, i) &&
+			!(erasable && es_is_redacted(standing->values, standing->nulls)))
 			return false;
 	}
 	return true;
+}
+
+/* ---------- what was erased ---------- */
+
+bool
+es_is_redacted(const Datum *values, const bool *nulls)
+{
+	JsonbValue mark;
+
+	return !nulls[EV_METADATA] &&
+		   getKeyJsonValueFromContainer(&DatumGetJsonbP(values[EV_METADATA])->root,
+										ES_ERASED, strlen(ES_ERASED),
+										&mark) != NULL;
+}
+
+/* An empty object is too short to be compressed, or to lie elsewhere. */
+static bool
+is_empty_object(Datum jsonb)
+{
+	struct varlena *value = (struct varlena *) DatumGetPointer(jsonb);
+
+	return !VARATT_IS_EXTERNAL(value) && !VARATT_IS_COMPRESSED(value) &&
+		   VARSIZE_ANY_EXHDR(value) == sizeof(uint32) &&
+		   JB_ROOT_IS_OBJECT(DatumGetJsonbP(jsonb));
+}
+
+/* Nearly all events have something in their payload, and are looked at no further. */
+bool
+es_is_erased(const Datum *values, const bool *nulls)
+{
+	if (nulls[EV_METADATA])
+		return false;
+	if (!nulls[EV_PAYLOAD])
+		return is_empty_object(values[EV_PAYLOAD]) &&
+			   es_is_redacted(values, nulls);
+	return !nulls[EV_PAYLOAD_BYTES] &&
+		   toast_raw_datum_size(values[EV_PAYLOAD_BYTES]) == VARHDRSZ &&
+		   es_is_redacted(values, nulls);
 }

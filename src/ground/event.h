@@ -68,8 +68,16 @@ extern const EventColumnInfo es_event_columns[];
 extern bool es_is_varlena(Oid type);
 /* About the bytes of an event's large values. */
 extern Size es_event_size(const EventRow *row);
-/* Whether two events have the same content: whether one repeats the other. */
-extern bool es_same_content(const EventRow *a, const EventRow *b);
+/*
+ * Whether an event has the same content as one that stands: whether it repeats it.  What
+ * was erased of that one nobody can compare.
+ */
+extern bool es_same_content(const EventRow *a, const EventRow *standing);
+/* The member of the metadata of an event of which something was erased. */
+#define ES_ERASED "$erased"
+/* Whether something of an event was erased; whether nothing of its payload is left. */
+extern bool es_is_redacted(const Datum *values, const bool *nulls);
+extern bool es_is_erased(const Datum *values, const bool *nulls);
 /* A statement with the sets of columns put in that it names in braces. */
 extern char *es_event_sql(const char *sql);
 

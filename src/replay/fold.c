@@ -319,6 +319,8 @@ es_fold_event(Fold *fold, Datum *values, bool *nulls)
 		fold_by_function(fold, values, nulls);
 	else if (fold->reducer.saga)
 		fold_into_saga(fold, values, nulls);
+	else if (es_is_erased(values, nulls))
+		fold->applied = false;
 	else if (fold->reducer.rules != NULL)
 		fold->applied =
 			es_rules_apply(fold->reducer.rules, fold->state, values, nulls);
@@ -346,7 +348,8 @@ es_fold_result(Fold *fold)
 int
 es_fold_columns(const Fold *fold)
 {
-	int columns = EV_PAYLOAD + 1;
+	/* what says that an event was erased */
+	int columns = EV_METADATA + 1;
 
 	if (OidIsValid(fold->reducer.function) || fold->until != DT_NOEND ||
 		fold->reducer.saga || fold->upcasts)

@@ -66,6 +66,7 @@
 #include "replay/fold.h"
 #include "replay/rebuild.h"
 #include "replay/reducer.h"
+#include "replay/upcaster.h"
 #include "staging/flush.h"
 #include "staging/own_rows.h"
 #include "staging/staged_scan.h"
@@ -641,6 +642,8 @@ rebuild_view(FunctionCallInfo fcinfo, int64 max_count, int64 *written)
 	settle_staged();
 
 	es_begin(&scope);
+	/* what it makes is of the upcasters, and events, that there are to its end */
+	es_hold_upcasters();
 	reducer = es_registered_reducer(rebuild->aggregate_type, &scope,
 									rebuild->fold->context);
 	es_fold_use(rebuild->fold, &reducer);

@@ -764,8 +764,11 @@ es_rules_apply_to_row(const Rules *rules, State *state, const Datum *values,
 {
 	RuleEvent event = {.event = {.values = values, .nulls = nulls, .item = item}};
 	bool absent = es_state_root(state)->kind == NODE_NONE;
-	bool applied = apply(rules, state, &event);
+	bool applied;
 
+	if (es_is_erased(values, nulls))
+		return false;
+	applied = apply(rules, state, &event);
 	if (absent && !applied)
 		es_node_clear(state, es_state_root(state));
 	return applied;

@@ -546,7 +546,8 @@ es_read_upcaster_rules(Jsonb *given, Datum type, Datum *event_type)
 static void
 upcast_by_rules(const Upcaster *upcaster, Datum *values, bool *nulls)
 {
-	if (upcaster->rules != NULL)
+	/* of an event that was erased there is nothing to change but its type */
+	if (upcaster->rules != NULL && !es_is_erased(values, nulls))
 	{
 		State *state;
 		Jsonb *payload;

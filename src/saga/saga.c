@@ -417,7 +417,7 @@ es_save_sagas(Saga **sagas, int count, const char *function)
 		events += list_length(sagas[i]->machine.events);
 	if (events == 0)
 		return;
-	append.by_saga = true;
+	append.by_store = true;
 	append.list.events = palloc(events * sizeof(NewEvent));
 	for (int i = 0; i < count; i++)
 	{

@@ -46,6 +46,7 @@
 #include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/head_cache.h"
 #include "ground/lock.h"
@@ -812,8 +813,18 @@ find_inline_views(AppendCall *append)
 	es_move_own_rows();
 }
 
+static bool
+is_erasure_type(Datum type)
+{
+	const text *name = (const text *) DatumGetPointer(type);
+	const int size = (int) strlen(ES_ERASURE_TYPE);
+
+	return VARSIZE_ANY_EXHDR(name) == size &&
+		   memcmp(VARDATA_ANY(name), ES_ERASURE_TYPE, size) == 0;
+}
+
 void
-es_refuse_saga(Datum type, Datum id)
+es_refuse_reserved(Datum type, Datum id)
 {
 	if (es_is_saga_type(type))
 		ereport(ERROR,
@@ -821,6 +832,11 @@ es_refuse_saga(Datum type, Datum id)
 				 errmsg("nobody appends to %s/%s, which is a saga",
 						TextDatumGetCString(type), TextDatumGetCString(id)),
 				 errhint("A saga goes on by report_step(), signal_saga() and their like.")));
+	if (is_erasure_type(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("nobody appends to %s/%s, where the store announces what it has erased",
+						TextDatumGetCString(type), TextDatumGetCString(id))));
 }
 
 void
@@ -832,8 +848,8 @@ es_prepare_append(AppendCall *append, bool single)
 	es_follow_cause(&append->list);
 	es_trace(&append->list);
 	es_find_aggregates(append, single);
-	for (int i = 0; i < append->naggregates && !append->by_saga; i++)
-		es_refuse_saga(append->aggregates[i].type, append->aggregates[i].id);
+	for (int i = 0; i < append->naggregates && !append->by_store; i++)
+		es_refuse_reserved(append->aggregates[i].type, append->aggregates[i].id);
 	check_ids_distinct(append);
 }
 

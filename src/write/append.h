@@ -64,7 +64,7 @@ typedef struct AppendCall
 	Durability durability; /* as it is really done */
 	bool any_given_ids;
 	uint64 moves; /* before these were looked for: archive_mark.h */
-	bool by_saga; /* the store itself goes on with sagas, which nobody else does */
+	bool by_store; /* the store itself goes on with what nobody else appends to */
 	bool inlined;  /* views are folded by it */
 	int to_write;  /* events of aggregates to be appended */
 	int conflicts; /* that were met */
@@ -102,8 +102,13 @@ extern void es_write_group(AppendGroup *group, AppendCall *only, bool inlined);
 /* Raises VS001 for an event of a call whose aggregate stands elsewhere. */
 extern void es_refuse_event(const AppendCall *append, int event, int64 actual);
 
-/* 42501 for an aggregate that is a saga: its own functions alone write what drives executors. */
-extern void es_refuse_saga(Datum type, Datum id);
+/* What was erased or deleted is announced in an aggregate each of this type. */
+#define ES_ERASURE_TYPE "store:erasure"
+/*
+ * 42501 for an aggregate that the store alone appends to: a saga, whose functions write what
+ * drives executors, or the announcement of an erasure.
+ */
+extern void es_refuse_reserved(Datum type, Datum id);
 
 /*
  * Locks an aggregate to the end of the transaction and returns its last sequence,

@@ -1,0 +1,24 @@
+/*
+ * log_change.h
+ *		The few statements of ours that change rows of the log.
+ */
+#ifndef ES_LOG_CHANGE_H
+#define ES_LOG_CHANGE_H
+
+#include "ground/catalog.h"
+
+/* What a statement may do to rows of the log; never both. */
+typedef enum LogChange
+{
+	ES_CHANGE_UPDATE,
+	ES_CHANGE_DELETE
+} LogChange;
+
+/*
+ * es_execute_latest() of a statement that updates or deletes rows of a table that the
+ * guard watches; in a scope of es_begin_write().  55000 where the table has rules.
+ */
+extern uint64 es_change_log(KeptPlan *plan, Datum *values, const char *nulls,
+							Oid table, LogChange change);
+
+#endif /* ES_LOG_CHANGE_H */
