@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -55,7 +56,7 @@
 /* So many are looked at for a batch, and so many when the lock table is full. */
 #define BATCH_EVENTS 1000
 #define SMALL_BATCH_EVENTS 16
-/* A batch ends with the event that makes it so large. */
+/* A batch ends with the event that makes it so large, as it is in memory. */
 #define BATCH_BYTES (4 * 1024 * 1024)
 /* What was passed over is looked at again after this, doubled up to that ... */
 #define FIRST_PAUSE_MS 20
@@ -181,12 +182,29 @@ choose_begin(TimestampTz noted, TimestampTz now)
 
 /* ---------- the batch ---------- */
 
+/* What can be long of a row, however well it is compressed in the table. */
+static int64
+size_of(HeapTuple row, TupleDesc desc, int first)
+{
+	int64 size = 0;
+
+	for (int column = first; column <= desc->natts; column++)
+	{
+		bool isnull;
+		Datum value = SPI_getbinval(row, desc, column, &isnull);
+
+		if (!isnull)
+			size += toast_raw_datum_size(value);
+	}
+	return size;
+}
+
 static void
 read_keys(Batch *batch)
 {
 	static KeptPlan plan =
-		{"SELECT s.schedule_id, s.due_at, s.aggregate_type, s.aggregate_id,"
-		 " COALESCE(pg_catalog.pg_column_size(s.payload), 0), s.ctid"
+		{"SELECT s.schedule_id, s.due_at, s.aggregate_type, s.aggregate_id, s.ctid,"
+		 " s.payload, s.metadata, s.unless_event_types"
 		 " FROM event_store.scheduled_events s"
 		 " WHERE s.state OPERATOR(pg_catalog.=) 'scheduled'"
 		 " AND ROW(s.due_at, s.schedule_id) OPERATOR(pg_catalog.>) ROW($1, $2)"
@@ -217,9 +235,9 @@ read_keys(Batch *batch)
 		due->due_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 2, &isnull));
 		due->aggregate = es_pair_hash(SPI_getbinval(row, desc, 3, &isnull),
 									  SPI_getbinval(row, desc, 4, &isnull));
-		bytes += DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull));
 		due->tid =
-			*(ItemPointer) DatumGetPointer(SPI_getbinval(row, desc, 6, &isnull));
+			*(ItemPointer) DatumGetPointer(SPI_getbinval(row, desc, 5, &isnull));
+		bytes += size_of(row, desc, 6);
 	}
 	PopActiveSnapshot();
 	es_end(&scope);
