@@ -349,15 +349,16 @@ static void
 run_due_timer(Projector *p)
 {
 	int timer = OidIsValid(p->role) ? -1 : es_next_due_timer(p->db, p->timer);
+	bool succeeded;
 
 	if (timer < 0)
 		return;
 	p->worked_at = GetCurrentTimestamp();
 	p->timer = timer;
 	p->in_timer = p->ran_timer = true;
-	(void) in_transaction(p, step_timer, es_timer_jobs[timer].activity);
+	succeeded = in_transaction(p, step_timer, es_timer_jobs[timer].activity);
 	p->in_timer = false;
-	es_end_timer();
+	es_end_timer(succeeded);
 	if (p->store_gone)
 		proc_exit(0);
 }

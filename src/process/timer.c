@@ -8,11 +8,17 @@
  * step in turn, and the views a batch in between.
  *
  * The time of a timer is taken before its step, and what the step finds is put back.  A
- * step that fails, or a process that ends in one, leaves it unknown.
+ * step that fails, or a process that ends in one, leaves it unknown.  A step has succeeded
+ * when its transaction has committed.
+ *
+ * Triggers that others have deferred run with each statement of a step: what they refuse is
+ * then one event's or one saga's, and not the whole step's, again and again.
  */
 #include "postgres.h"
 
+#include "commands/trigger.h"
 #include "datatype/timestamp.h"
+#include "nodes/parsenodes.h"
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
@@ -131,9 +137,9 @@ es_run_timer(SharedDatabase *db, Timer timer)
 
 	running = timer;
 	es_become_owner();
+	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 	next = es_timer_jobs[timer].run(es_take_timer(db, timer));
 	es_lower_timer(db, timer, next);
-	failures[timer] = 0;
 }
 
 bool
@@ -167,8 +173,10 @@ leave_timers(int code, Datum db)
 }
 
 void
-es_end_timer(void)
+es_end_timer(bool succeeded)
 {
+	if (succeeded && running >= 0)
+		failures[running] = 0;
 	running = -1;
 }
 

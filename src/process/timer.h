@@ -42,8 +42,8 @@ extern TimestampTz es_first_timer(const SharedDatabase *db);
 extern int es_next_due_timer(SharedDatabase *db, int last);
 /* One step of it, in this transaction, as the owner. */
 extern void es_run_timer(SharedDatabase *db, Timer timer);
-/* Its transaction has ended. */
-extern void es_end_timer(void);
+/* Its transaction has ended, by a commit or not. */
+extern void es_end_timer(bool succeeded);
 /* A step has failed: it is tried again after a pause, which grows with failures. */
 extern void es_note_timer_failure(SharedDatabase *db, Timer timer);
 /* Whether the log shall tell of it: the first, the second, the fourth, ... */

@@ -116,5 +116,37 @@ ok(poll(q{SELECT count(*) = 300 FROM event_store.scheduled_events WHERE state = 
 ok(poll(q{SELECT count(*) = 20700 FROM event_store.domain_events WHERE aggregate_type = 'Many'}), 'the others are appended');
 is(sql(q{SELECT DISTINCT error_code || ' ' || error FROM event_store.scheduled_events WHERE state = 'failed'}), '23514 no', 'and they say why');
 
+# ---------- what is deferred to the end of the transaction
+
+sql(q{DELETE FROM event_store.scheduled_events;
+      CREATE TABLE public.known (id text PRIMARY KEY);
+      CREATE TABLE public.noted (id text REFERENCES public.known DEFERRABLE INITIALLY DEFERRED);
+      CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.noted VALUES (NEW.aggregate_id); RETURN NEW; END $$;
+      CREATE TRIGGER note BEFORE INSERT ON event_store.domain_events FOR EACH ROW WHEN (NEW.event_type = 'Noted') EXECUTE FUNCTION public.note()});
+sql(q{SELECT count(event_store.schedule_event('2020-01-01Z'::timestamptz + n * interval '1 s', 'Deferred', 'd-' || n, CASE WHEN n % 10 = 0 THEN 'Noted' ELSE 'E' END))
+        FROM generate_series(1, 100) n});
+ok(poll(q{SELECT count(*) = 90 FROM event_store.domain_events WHERE aggregate_type = 'Deferred'}), 'who is refused at the end keeps no other from it');
+ok(poll(q{SELECT count(*) = 10 FROM event_store.scheduled_events WHERE state = 'failed' AND error_code = '23503'}), 'and has failed');
+
+# ---------- a commit that fails, again and again
+
+sql(q{DELETE FROM event_store.scheduled_events;
+      CREATE SEQUENCE public.tries;
+      CREATE OR REPLACE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN
+          SET CONSTRAINTS ALL DEFERRED;
+          PERFORM nextval('public.tries');
+          INSERT INTO public.noted VALUES (NEW.aggregate_id);
+          RETURN NEW;
+      END $$});
+my $log = -s $node->logfile;
+sql(q{SELECT event_store.schedule_event('2020-01-01Z', 'Deferred', 'again', 'Noted')});
+ok(poll(q{SELECT last_value >= 6 FROM public.tries}), 'is tried again');
+my $told = () = slurp_file($node->logfile, $log) =~ /ERROR: .* violates foreign key/g;
+cmp_ok($told, '>', 0, 'the log tells of it');
+cmp_ok($told, '<=', 4, 'of the first time, the second, the fourth: after pauses that grow');
+sql(q{INSERT INTO public.known VALUES ('again')});
+ok(poll(q{SELECT event_store.aggregate_sequence('Deferred', 'again') = 1}), 'and it goes through when it can');
+
 $node->stop;
 done_testing();
