@@ -184,6 +184,38 @@ SELECT pg_temp.report('thrice', 'r-1', 'a', 'succeeded', nth => 1);
 SELECT event_store.cancel_saga('thrice', 'r-1', 'enough');
 SELECT state, attempt, last_error FROM event_store.saga_status WHERE saga_id = 'r-1';
 SELECT * FROM pg_temp.log('thrice', 'r-1');
+-- and no fourth
+SELECT pg_temp.define('soon', '{"steps": [{"name": "a", "retry_initial": "1us", "retry_max": "1us"}]}');
+SELECT event_store.start_saga('soon', 'r-2');
+SELECT pg_temp.claim('soon');
+CALL pg_temp.let_pass('r-2', 'a');
+SELECT pg_temp.report('soon', 'r-2', 'a', 'retry');
+SELECT pg_temp.claim('soon');
+SELECT pg_temp.report('soon', 'r-2', 'a', 'retry');
+SELECT pg_temp.claim('soon');
+SELECT pg_temp.report('soon', 'r-2', 'a', 'retry');
+SELECT pg_temp.claim('soon');
+SELECT event, payload ->> 'attempt' AS attempt FROM pg_temp.log('soon', 'r-2');
+
+-- a definition and the times of a saga mean the same in every session
+SELECT pg_temp.define('styled', '{"timeout": "10 days -1 hour", "steps": [{"name": "a", "delay": "1 day -23:59:59.999999"}, {"name": "b", "queue_timeout": "-1 day 25:00"}]}');
+SET IntervalStyle = sql_standard;
+SET DateStyle = 'SQL, DMY';
+SET TimeZone = 'Asia/Kolkata';
+SELECT pg_temp.define('styled', '{"timeout": "10 days -1 hour", "steps": [{"name": "a", "delay": "1 day -23:59:59.999999"}, {"name": "b", "queue_timeout": "-1 day 25:00"}]}');
+SELECT event_store.start_saga('styled', 'i-1');
+SELECT pg_temp.claim('styled');
+SET TimeZone = 'America/St_Johns';
+SET IntervalStyle = iso_8601;
+SELECT pg_temp.report('styled', 'i-1', 'a', 'succeeded');
+SELECT count(*) FROM event_store.sagas s JOIN event_store.saga_steps t USING (saga_name, saga_id)
+ WHERE s.saga_id = 'i-1' AND s.deadline - s.started_at = '239 hours' AND t.due_at - s.started_at BETWEEN '1 hour' AND '62 minutes';
+SELECT pg_temp.outcome($$SELECT event_store.define_saga('bad', '{"steps": [{"name": "a", "delay": "P-1D"}]}')$$);
+SHOW IntervalStyle;
+RESET IntervalStyle;
+RESET DateStyle;
+RESET TimeZone;
+SELECT event_store.cancel_saga('styled', 'i-1', 'enough');
 
 -- extending a lease: never beyond the deadline, and only a live one
 SELECT event_store.start_saga('short', 's-3');

@@ -105,13 +105,18 @@ read_count(const Place *place, const char *key, const JsonbValue *value, void *i
 	*(int *) into = (int) number;
 }
 
-/* An interval in microseconds; -1 where the text is none. */
+/*
+ * An interval in microseconds; -1 where the text is none.  A definition means the same in
+ * every session that reads it, whatever its IntervalStyle makes of a sign.
+ */
 static double
 interval_microseconds(char *text)
 {
 	MemoryContext context = CurrentMemoryContext;
+	int style = IntervalStyle;
 	volatile double microseconds = -1;
 
+	IntervalStyle = INTSTYLE_POSTGRES;
 	PG_TRY();
 	{
 		Interval *interval =
@@ -127,12 +132,14 @@ interval_microseconds(char *text)
 	}
 	PG_CATCH();
 	{
+		IntervalStyle = style;
 		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 	}
 	PG_END_TRY();
+	IntervalStyle = style;
 	return microseconds;
 }
 
