@@ -162,6 +162,7 @@ OBJS = \
 	src/saga/circuit.o \
 	src/saga/saga_work.o \
 	src/saga/saga.o \
+	src/saga/saga_clock.o \
 	src/saga/saga_start.o \
 	src/saga/step_claim.o \
 	src/saga/step_report.o \

@@ -454,6 +454,7 @@ DECLARE
             due_at timestamptz,
             lease bigint,
             progress jsonb,
+            written_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
             CONSTRAINT saga_steps_pkey PRIMARY KEY (saga_name, saga_id, step)
         )$$,
         -- what was erased or deleted, without anything of its content: see erasure.c
@@ -507,6 +508,7 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS erasures_unscrubbed_idx ON event_store.erasures (erasure_id) WHERE scrubbed_at IS NULL',
         'CREATE INDEX IF NOT EXISTS sagas_deadline_idx ON event_store.sagas (deadline) WHERE deadline IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_claimable_idx ON event_store.saga_steps (saga_name, claimable_at) WHERE claimable_at IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS saga_steps_step_idx ON event_store.saga_steps (saga_name, step, kind, claimable_at) WHERE claimable_at IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_due_idx ON event_store.saga_steps (due_at) WHERE due_at IS NOT NULL'];
     statement text;
     statements text[] := '{}';

@@ -94,6 +94,23 @@ SELECT pg_temp.claim('circuit brief', 1) IS NOT NULL AS next_trial;
 SELECT pg_temp.report('circuit brief', (SELECT saga_id FROM claims ORDER BY lease DESC LIMIT 1), 'succeeded');
 SELECT pg_temp.circuit('circuit brief');
 
+-- however many requests it holds off, others are found behind them, and who waits sleeps
+SELECT event_store.define_saga('circuit full', '{"steps": [{"name": "a", "timeout": "1h", "compensate": true, "compensation": {"timeout": "1h"}, "circuit": {"failures": 1, "pause": "1h"}},
+    {"name": "b", "timeout": "1h"}]}');
+SELECT event_store.start_saga('circuit full', 'f-0');
+SELECT pg_temp.claim('circuit full');
+SELECT pg_temp.report('circuit full', 'f-0', 'retry');
+SELECT count(event_store.start_saga('circuit full', 'f-' || n)) FROM generate_series(1, 1000) n;
+SELECT pg_temp.claim('circuit full', 5);
+BEGIN;
+SELECT count(*) FROM event_store.claim_steps('circuit full', 'test', timeout => '1s');
+SELECT count(*) FROM event_store.claim_steps('circuit full', 'test', steps => '{a}', timeout => '1s');
+SELECT sum(pg_stat_get_xact_numscans(i)) < 100 AS few_looks, sum(pg_stat_get_xact_tuples_returned(i)) < 400 AS few_rows
+  FROM unnest('{event_store.saga_steps_claimable_idx,event_store.saga_steps_step_idx}'::regclass[]) i;
+COMMIT;
+SELECT event_store.cancel_saga('circuit full', 'f-0', 'test');
+SELECT pg_temp.claim('circuit full', 5);
+
 -- compensations pass, and so do other sagas
 SELECT event_store.cancel_saga('circuit call', 'c-1', 'test');
 SELECT pg_temp.claim('circuit call', 5);

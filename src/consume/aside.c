@@ -37,6 +37,7 @@
 #include "utils/timestamp.h"
 
 #include "consume/aside.h"
+#include "consume/pace.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
@@ -267,10 +268,13 @@ read_due(const Search *search, HeapTuple row, DueRetry *due)
 													 PA_PARTITION_KEY)));
 }
 
-/* A row whose event the member has not passed is not due. */
-bool
-es_find_due(const Subscription *subscription, int member, int64 passed,
-			DueRetry *due, bool *held)
+/*
+ * The first that can be had of a member's rows whose time is up to another, or behind it.
+ * A row whose event the member has not passed is not due.
+ */
+static bool
+find_retry(const Subscription *subscription, int member, int64 passed,
+		   bool behind, TimestampTz time, DueRetry *due, bool *held)
 {
 	ScanKeyData keys[4];
 	Search search;
@@ -281,11 +285,12 @@ es_find_due(const Subscription *subscription, int member, int64 passed,
 				subscription->name);
 	ScanKeyInit(&keys[1], PA_MEMBER, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(member));
-	ScanKeyInit(&keys[2], PA_RETRY_AT, BTLessEqualStrategyNumber,
-				F_TIMESTAMPTZ_LE, TimestampTzGetDatum(GetCurrentTimestamp()));
+	ScanKeyInit(&keys[2], PA_RETRY_AT,
+				behind ? BTGreaterStrategyNumber : BTLessEqualStrategyNumber,
+				behind ? F_TIMESTAMPTZ_GT : F_TIMESTAMPTZ_LE,
+				TimestampTzGetDatum(time));
 	ScanKeyInit(&keys[3], PA_GLOBAL_POSITION, BTLessEqualStrategyNumber,
 				F_INT8LE, Int64GetDatum(Max(passed, subscription->old_highest)));
-	PushActiveSnapshot(GetLatestSnapshot());
 	begin_search(&search, ES_PARKED_EVENTS, BY_RETRY, keys, 4);
 	while (!found &&
 		   HeapTupleIsValid(row = next_row(&search, ForwardScanDirection)))
@@ -305,6 +310,21 @@ es_find_due(const Subscription *subscription, int member, int64 passed,
 		found = true;
 	}
 	end_search(&search);
+	return found;
+}
+
+/* What waits longer than any pause has waited before the clock was set back. */
+bool
+es_find_due(const Subscription *subscription, int member, int64 passed,
+			DueRetry *due, bool *held)
+{
+	bool found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	found = find_retry(subscription, member, passed, false,
+					   GetCurrentTimestamp(), due, held) ||
+			find_retry(subscription, member, passed, true, es_latest_retry(),
+					   due, held);
 	PopActiveSnapshot();
 	return found;
 }

@@ -51,7 +51,7 @@ look_at_member(DueProjection *due, int member, int64 safe)
 	if (progress.number == state.number)
 		passed = Max(passed, progress.position);
 	if (passed < safe)
-		due->due = Min(due->due, state.retry_at);
+		due->due = Min(due->due, es_pause_end(state.retry_at));
 }
 
 static void
@@ -70,7 +70,7 @@ look_at(DueProjection *due, int members, bool paused, TimestampTz retry_at,
 	if (due->waits)
 		due->due = Min(due->due, switches ? 0 : retry_at);
 	if (due->due != DT_NOEND)
-		due->due = Max(due->due, pace.retry_at);
+		due->due = Max(due->due, es_pause_end(pace.retry_at));
 }
 
 /* The role of a handler, by the name that it has now. */
@@ -132,8 +132,8 @@ es_list_due_projections(int *count)
 		list[i].hash = es_subscription_hash(name);
 		set_role(&list[i], row, table->tupdesc);
 		look_at(&list[i], members, paused,
-				no_retry ? DT_NOEND : DatumGetTimestampTz(retry_at), switches,
-				safe);
+				no_retry ? DT_NOEND : es_pause_end(DatumGetTimestampTz(retry_at)),
+				switches, safe);
 	}
 	PopActiveSnapshot();
 	es_end(&scope);

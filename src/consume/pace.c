@@ -24,6 +24,8 @@
 #define FIRST_SIZE 16
 /* The rate is that of about so many seconds. */
 #define RATE_SECONDS 10.0
+/* No rest is longer. */
+#define LONGEST_REST_MS 1000
 
 typedef struct Place
 {
@@ -157,11 +159,25 @@ es_note_batch(uint64 subscription, int size, int64 events)
 	unlock_pace();
 }
 
+TimestampTz
+es_latest_retry(void)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									   Max(es_retry_max, LONGEST_REST_MS));
+}
+
+TimestampTz
+es_pause_end(TimestampTz retry_at)
+{
+	return retry_at > es_latest_retry() ? 0 : retry_at;
+}
+
 void
 es_rest_projection(uint64 subscription, int ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	Assert(ms <= LONGEST_REST_MS);
 	lock_pace(subscription, now)->retry_at = TimestampTzPlusMilliseconds(now, ms);
 	unlock_pace();
 }

@@ -38,6 +38,12 @@ extern void es_forget_pace(uint64 subscription);
 extern void es_note_projection_turn(uint64 subscription);
 /* What a batch came to: the size of the next one, and how many were taken in. */
 extern void es_note_batch(uint64 subscription, int size, int64 events);
+/*
+ * When a pause that begins now can end at the latest; and when one ends that was begun
+ * before: 0 where more is left of it than that, since the clock was set back.
+ */
+extern TimestampTz es_latest_retry(void);
+extern TimestampTz es_pause_end(TimestampTz retry_at);
 /* It is not looked at for so long. */
 extern void es_rest_projection(uint64 subscription, int ms);
 /* What keeps it from going on is none of its events' fault: it pauses. */

@@ -29,6 +29,7 @@
 #include "consume/failure.h"
 #include "consume/lease.h"
 #include "consume/member.h"
+#include "consume/pace.h"
 #include "consume/progress.h"
 #include "consume/retry.h"
 #include "consume/serve.h"
@@ -265,7 +266,7 @@ serve_turn(Turn *turn, bool again)
 
 	if (turn->max_count <= 0 || turn->state.stopped)
 		return SERVED_NOTHING;
-	if (turn->state.retry_at > GetCurrentTimestamp())
+	if (es_pause_end(turn->state.retry_at) > GetCurrentTimestamp())
 	{
 		es_note_due(turn->call->work, turn->state.retry_at);
 		return SERVED_NOTHING;
@@ -404,7 +405,7 @@ has_nothing(Serving *call, int member)
 	}
 	if (state->stopped)
 		return true;
-	if (state->retry_at > GetCurrentTimestamp())
+	if (es_pause_end(state->retry_at) > GetCurrentTimestamp())
 	{
 		es_note_due(call->work, state->retry_at);
 		return true;

@@ -23,6 +23,7 @@
 #include "consume/consume.h"
 #include "consume/inline_switch.h"
 #include "consume/member.h"
+#include "consume/pace.h"
 #include "consume/parked.h"
 #include "consume/partition.h"
 #include "consume/progress.h"
@@ -378,7 +379,7 @@ lock_to_restart(const Subscription *subscription, int member)
 {
 	MemberState state = es_newest_member(subscription->name, member);
 
-	if (!state.stopped && state.retry_at <= GetCurrentTimestamp())
+	if (!state.stopped && es_pause_end(state.retry_at) <= GetCurrentTimestamp())
 		return es_try_lock_member(subscription->hash, member);
 	es_lock_member(subscription->hash, member);
 	return true;

@@ -173,13 +173,17 @@ es_take_projectors_wanted(SharedDatabase *db)
 
 /* ---------- places ---------- */
 
-/* Whether somebody is there, or on his way; the lock is held. */
+/*
+ * Whether somebody is there, or on his way; the lock is held.  A time that is to come is
+ * one from before the clock was set back.
+ */
 static bool
 is_taken(const ProjectorPlace *place, TimestampTz now)
 {
 	return place->taken &&
 		   (place->pid != 0 ||
-			!TimestampDifferenceExceeds(place->taken_at, now, ES_ARRIVAL_MS));
+			(!TimestampDifferenceExceeds(place->taken_at, now, ES_ARRIVAL_MS) &&
+			 !TimestampDifferenceExceeds(now, place->taken_at, ES_ARRIVAL_MS)));
 }
 
 bool
@@ -285,12 +289,15 @@ es_note_projector_arrived(void)
 TimestampTz
 es_projector_start_at(SharedDatabase *db)
 {
+	TimestampTz latest =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ES_START_PAUSE_MS);
 	TimestampTz at;
 
 	LWLockAcquire(db->lock, LW_SHARED);
 	at = es_projector_slot(db)->start_at;
 	LWLockRelease(db->lock);
-	return at;
+	/* the clock was set back since */
+	return at > latest ? 0 : at;
 }
 
 bool

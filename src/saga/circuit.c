@@ -12,11 +12,15 @@
  * trial is taken by the claim itself, so that two claims at once do not both
  * have it, and given back if that transaction fails.  A circuit that is closed without a
  * failure needs no place; where all places are taken, one more circuit stays closed.
+ *
+ * Executors that find a circuit open sleep until its time has come, and are woken when it
+ * changes.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "nodes/pg_list.h"
+#include "storage/condition_variable.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -28,15 +32,19 @@
 #include "ground/transaction.h"
 #include "saga/circuit.h"
 #include "saga/definition.h"
+#include "saga/saga_work.h"
 
 /* So many circuits of a database can have failures at a time. */
 #define CIRCUITS 256
+/* A clock that goes back by more was set back. */
+#define CLOCK_STEP USECS_PER_SEC
 
 typedef struct Circuit
 {
 	uint64 key; /* 0 = the place is free */
 	CircuitState state;
 	uint64 trial; /* the saga whose step it is; 0 = none */
+	TimestampTz trial_since;
 	TimestampTz trial_until;
 } Circuit;
 
@@ -132,30 +140,41 @@ es_circuit_state(uint64 key)
 
 /* ---------- claims ---------- */
 
-/* The lock is held. */
-static bool
-may_pass(const Circuit *circuit, TimestampTz now)
+/* The end of a time that has begun; 0 = it is over.  Where it begins later the clock was set back. */
+static TimestampTz
+end_of_time(TimestampTz since, TimestampTz until, TimestampTz now)
 {
-	if (circuit == NULL || circuit->state.phase == CIRCUIT_CLOSED)
-		return true;
-	if (now < circuit->state.next_trial_at)
-		return false;
-	return circuit->trial == 0 || circuit->trial_until <= now;
+	return now >= until || now < since - CLOCK_STEP ? 0 : until;
 }
 
-bool
-es_circuit_lets_pass(uint64 key)
+/* The lock is held. */
+static TimestampTz
+opens_at(const Circuit *circuit, TimestampTz now)
+{
+	TimestampTz pause;
+
+	if (circuit == NULL || circuit->state.phase == CIRCUIT_CLOSED)
+		return 0;
+	pause =
+		end_of_time(circuit->state.opened_at, circuit->state.next_trial_at, now);
+	if (pause != 0 || circuit->trial == 0)
+		return pause;
+	return end_of_time(circuit->trial_since, circuit->trial_until, now);
+}
+
+TimestampTz
+es_circuit_opens_at(uint64 key)
 {
 	CircuitShare *share = my_share();
 	TimestampTz now = GetCurrentTimestamp();
-	bool passes;
+	TimestampTz at;
 
 	if (share == NULL)
-		return true;
+		return 0;
 	SpinLockAcquire(&share->mutex);
-	passes = may_pass(find_circuit(share, key), now);
+	at = opens_at(find_circuit(share, key), now);
 	SpinLockRelease(&share->mutex);
-	return passes;
+	return at;
 }
 
 static void end_circuits(SharedDatabase *db, bool committed);
@@ -187,12 +206,13 @@ es_circuit_admits(uint64 key, uint64 saga, TimestampTz trial_until)
 		return true;
 	SpinLockAcquire(&share->mutex);
 	circuit = find_circuit(share, key);
-	passes = may_pass(circuit, now);
+	passes = opens_at(circuit, now) == 0;
 	if (passes && circuit != NULL && circuit->state.phase != CIRCUIT_CLOSED)
 	{
 		trial = true;
 		circuit->state.phase = CIRCUIT_HALF_OPEN;
 		circuit->trial = saga;
+		circuit->trial_since = now;
 		circuit->trial_until = trial_until;
 	}
 	SpinLockRelease(&share->mutex);
@@ -243,8 +263,16 @@ count_failure(CircuitShare *share, const CircuitNote *note, TimestampTz now)
 	return true;
 }
 
-/* The lock is held; true if a circuit opens. */
-static bool
+/* What a note has done to its circuit. */
+typedef enum Change
+{
+	NOTHING,
+	OPENED,
+	LETS_PASS
+} Change;
+
+/* The lock is held. */
+static Change
 apply_note(CircuitShare *share, const CircuitNote *note, bool committed,
 		   TimestampTz now)
 {
@@ -253,17 +281,19 @@ apply_note(CircuitShare *share, const CircuitNote *note, bool committed,
 	if (note->trial)
 	{
 		if (committed || circuit == NULL || circuit->trial != note->saga)
-			return false;
+			return NOTHING;
 		circuit->trial = 0;
 		circuit->state.phase = CIRCUIT_OPEN;
+		return LETS_PASS;
 	}
-	else if (!committed)
-		return false;
-	else if (note->failed)
-		return count_failure(share, note, now);
-	else if (circuit != NULL)
-		memset(circuit, 0, sizeof(Circuit));
-	return false;
+	if (!committed)
+		return NOTHING;
+	if (note->failed)
+		return count_failure(share, note, now) ? OPENED : NOTHING;
+	if (circuit == NULL)
+		return NOTHING;
+	memset(circuit, 0, sizeof(Circuit));
+	return LETS_PASS;
 }
 
 static void
@@ -271,7 +301,7 @@ end_circuits(SharedDatabase *db, bool committed)
 {
 	TimestampTz now;
 	CircuitShare *share;
-	int opened = 0;
+	int changes[LETS_PASS + 1] = {0};
 	ListCell *cell;
 
 	if (notes != NIL && db != NULL)
@@ -280,10 +310,13 @@ end_circuits(SharedDatabase *db, bool committed)
 		share = es_part(db, &part);
 		SpinLockAcquire(&share->mutex);
 		foreach (cell, notes)
-			opened += apply_note(share, lfirst(cell), committed, now) ? 1 : 0;
+			changes[apply_note(share, lfirst(cell), committed, now)]++;
 		SpinLockRelease(&share->mutex);
-		for (int i = 0; i < opened; i++)
+		for (int i = 0; i < changes[OPENED]; i++)
 			es_count_in(db, ES_COUNT_OPENED_CIRCUITS);
+		/* one that opens anew has another time */
+		if (changes[OPENED] + changes[LETS_PASS] > 0)
+			ConditionVariableBroadcast(es_saga_requests(db));
 	}
 	notes = NIL;
 }
@@ -292,7 +325,9 @@ end_circuits(SharedDatabase *db, bool committed)
 static void
 abort_circuits(SubTransactionId id)
 {
-	CircuitShare *share = notes == NIL ? NULL : my_share();
+	SharedDatabase *db = notes == NIL ? NULL : es_my_database();
+	CircuitShare *share = db == NULL ? NULL : es_part(db, &part);
+	Change change = NOTHING;
 	ListCell *cell;
 
 	foreach (cell, notes)
@@ -304,9 +339,11 @@ abort_circuits(SubTransactionId id)
 		if (share != NULL)
 		{
 			SpinLockAcquire(&share->mutex);
-			(void) apply_note(share, note, false, 0);
+			change = Max(change, apply_note(share, note, false, 0));
 			SpinLockRelease(&share->mutex);
 		}
 		notes = foreach_delete_current(notes, cell);
 	}
+	if (change == LETS_PASS)
+		ConditionVariableBroadcast(es_saga_requests(db));
 }

@@ -35,8 +35,11 @@ extern CircuitState es_circuit_state(uint64 key);
  * which ends by what is noted of that saga, at that time, or with the failure of this transaction.
  */
 extern bool es_circuit_admits(uint64 key, uint64 saga, TimestampTz trial_until);
-/* The same without taking the trial. */
-extern bool es_circuit_lets_pass(uint64 key);
+/*
+ * The same without taking the trial: from when on one may be claimed, unless executors are
+ * woken before; 0 = now.
+ */
+extern TimestampTz es_circuit_opens_at(uint64 key);
 /* How an attempt of a saga's step has ended; holds from the commit on. */
 extern void es_note_circuit(uint64 key, uint64 saga,
 							const CircuitDefinition *definition, bool failed);

@@ -425,16 +425,23 @@ end_compensation_attempt(Machine *machine, const StepDefinition *definition,
 /* ---------- claims ---------- */
 
 bool
-es_can_be_claimed(const Machine *machine, const char *name, StepKind kind)
+es_is_requested(const Machine *machine, const char *name, StepKind kind)
 {
 	const SagaStep *step = es_saga_step(machine->state, name);
 
-	if (step == NULL || step->not_before > machine->now)
+	if (step == NULL)
 		return false;
 	if (kind == KIND_STEP)
 		return machine->state->phase == SAGA_RUNNING && step->phase == STEP_QUEUED;
 	return machine->state->phase == SAGA_COMPENSATING &&
 		   step->compensation == STEP_QUEUED;
+}
+
+bool
+es_can_be_claimed(const Machine *machine, const char *name, StepKind kind)
+{
+	return es_is_requested(machine, name, kind) &&
+		   es_saga_step(machine->state, name)->not_before <= machine->now;
 }
 
 const SagaStep *

@@ -49,7 +49,9 @@ typedef struct StepResolution
 
 extern void es_start_machine(Machine *machine, Jsonb *context,
 							 const char *correlation_id);
-/* Whether a step, or its compensation, can be claimed now. */
+/* Whether a step, or its compensation, is requested; and whether it can be claimed now. */
+extern bool es_is_requested(const Machine *machine, const char *step,
+							StepKind kind);
 extern bool es_can_be_claimed(const Machine *machine, const char *step,
 							  StepKind kind);
 /* Claims it, and returns the step as it is then. */

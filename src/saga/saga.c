@@ -7,7 +7,8 @@
  * the log and say nothing that the log does not: sagas, a row each with its state, and
  * saga_steps, a row for each step that can be claimed, is leased or waits, by which
  * executors and timers find them.  The end of a lease alone is nowhere else, since
- * extending it is no event.
+ * extending it is no event; and times of saga_steps go back with a clock that is set back
+ * (saga_clock.c).
  */
 #include "postgres.h"
 
@@ -220,28 +221,31 @@ store_row(const Saga *saga, const SagaStep *step, const StepRow *row)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.saga_steps"
-		 " (saga_name, saga_id, step, kind, claimable_at, due_at, lease)"
-		 " VALUES ($1, $2, $3, $4, $5, $6, $7)"
+		 " (saga_name, saga_id, step, kind, claimable_at, due_at, lease, written_at)"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 		 " ON CONFLICT (saga_name, saga_id, step) DO UPDATE"
 		 " SET kind = EXCLUDED.kind, claimable_at = EXCLUDED.claimable_at,"
-		 " due_at = EXCLUDED.due_at, lease = EXCLUDED.lease, progress = NULL",
-		 7,
+		 " due_at = EXCLUDED.due_at, lease = EXCLUDED.lease, progress = NULL,"
+		 " written_at = EXCLUDED.written_at",
+		 8,
 		 {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		  INT8OID}};
-	Datum values[7] = {saga->name,
+		  INT8OID, TIMESTAMPTZOID}};
+	Datum values[8] = {saga->name,
 					   saga->id,
 					   CStringGetTextDatum(step->step),
 					   CStringGetTextDatum(es_step_kinds[row->kind]),
 					   TimestampTzGetDatum(row->claimable_at),
 					   TimestampTzGetDatum(row->due_at),
-					   Int64GetDatum(row->lease)};
-	char nulls[7] = {' ',
+					   Int64GetDatum(row->lease),
+					   TimestampTzGetDatum(saga->machine.now)};
+	char nulls[8] = {' ',
 					 ' ',
 					 ' ',
 					 ' ',
 					 row->claimable_at == 0 ? 'n' : ' ',
 					 row->due_at == 0 ? 'n' : ' ',
-					 row->lease == 0 ? 'n' : ' '};
+					 row->lease == 0 ? 'n' : ' ',
+					 ' '};
 
 	(void) es_write_ours(&plan, values, nulls);
 	es_note_saga_work(row->claimable_at != 0, row->due_at);

@@ -31,6 +31,7 @@
 #include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
+#include "saga/saga_clock.h"
 #include "saga/saga_timer.h"
 
 PG_FUNCTION_INFO_V1(es_fire_saga_timers);
@@ -125,7 +126,10 @@ es_find_saga_timer(void)
 		at = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						   &isnull);
 	es_end(&scope);
-	return isnull ? DT_NOEND : DatumGetTimestampTz(at);
+	if (isnull)
+		return DT_NOEND;
+	return es_is_saga_clock_behind() ? GetCurrentTimestamp()
+									 : DatumGetTimestampTz(at);
 }
 
 /* Whether it is still due: it may have been put off, or done, until the lock was had. */
@@ -158,7 +162,8 @@ is_still_due(const Timer *timer)
 static bool
 put_off_for_circuit(const Saga *saga, const Timer *timer)
 {
-	static KeptPlan plan = {"UPDATE event_store.saga_steps s SET due_at = $4"
+	static KeptPlan plan = {"UPDATE event_store.saga_steps s SET due_at = $4,"
+							" written_at = pg_catalog.clock_timestamp()"
 							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
 							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
 							" AND s.step OPERATOR(pg_catalog.=) $3"
@@ -227,7 +232,8 @@ fire_in_subtransaction(void *arg)
 static bool
 put_off(void *arg)
 {
-	static KeptPlan of_step = {"UPDATE event_store.saga_steps s SET due_at = $4"
+	static KeptPlan of_step = {"UPDATE event_store.saga_steps s SET due_at = $4,"
+							   " written_at = pg_catalog.clock_timestamp()"
 							   " WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
 							   " AND s.saga_id OPERATOR(pg_catalog.=) $2"
 							   " AND s.step OPERATOR(pg_catalog.=) $3",
@@ -325,6 +331,7 @@ es_run_saga_timers(TimestampTz noted)
 	TimestampTz again;
 	TimestampTz first;
 
+	(void) es_heed_saga_clock();
 	(void) fire_due(TIMERS_PER_STEP, &again);
 	first = es_find_saga_timer();
 	/* what is due and was not done waits for its pause */
@@ -342,6 +349,7 @@ es_fire_saga_timers(PG_FUNCTION_ARGS)
 	max_count = es_bounded_argument(fcinfo, 0, "max_count", 1, 1000);
 	es_begin_consuming("fire_saga_timers()");
 	es_consume_durably();
+	(void) es_heed_saga_clock();
 	fired = fire_due((int) max_count, &again);
 	es_end_call(ES_CALL_FIRE_SAGA_TIMERS, fired);
 	PG_RETURN_INT64(fired);

@@ -3,11 +3,13 @@
  *		Who waits for what sagas have to do: executors for a step, and the timers for their
  *		time (timer_slot.c).
  *
- * Both are told at commit, when what was written can be seen.
+ * Both are told at commit, when what was written can be seen.  What the clock has told stands
+ * here as well: see saga_clock.c.
  */
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "port/atomics.h"
 #include "storage/condition_variable.h"
 
 #include "ground/shmem.h"
@@ -18,18 +20,31 @@
 typedef struct SagaShare
 {
 	ConditionVariable requests;
+	pg_atomic_uint64 clock; /* TimestampTz */
 } SagaShare;
 
 /* Of this transaction. */
 static bool claimable_noted = false;
+static TimestampTz clock_noted = 0;
 
 static void
 initialise(void *memory)
 {
-	ConditionVariableInit(&((SagaShare *) memory)->requests);
+	SagaShare *share = memory;
+
+	ConditionVariableInit(&share->requests);
+	pg_atomic_init_u64(&share->clock, 0);
 }
 
-static DatabasePart part = {sizeof(SagaShare), initialise, NULL};
+static void clear(SharedDatabase *db);
+
+static DatabasePart part = {sizeof(SagaShare), initialise, clear};
+
+static void
+clear(SharedDatabase *db)
+{
+	es_set_saga_clock(db, 0);
+}
 
 void
 es_share_saga_work(void)
@@ -48,7 +63,33 @@ end_work(SharedDatabase *db, bool committed)
 {
 	if (claimable_noted && committed && db != NULL)
 		ConditionVariableBroadcast(es_saga_requests(db));
+	if (clock_noted != 0 && committed && db != NULL)
+		es_set_saga_clock(db, clock_noted);
 	claimable_noted = false;
+	clock_noted = 0;
+}
+
+TimestampTz
+es_saga_clock(SharedDatabase *db)
+{
+	SagaShare *share = es_part(db, &part);
+
+	return (TimestampTz) pg_atomic_read_u64(&share->clock);
+}
+
+void
+es_set_saga_clock(SharedDatabase *db, TimestampTz now)
+{
+	SagaShare *share = es_part(db, &part);
+
+	pg_atomic_write_u64(&share->clock, (uint64) now);
+}
+
+void
+es_note_saga_clock(TimestampTz now)
+{
+	clock_noted = now;
+	es_at_end(ES_END_SAGAS, end_work, NULL);
 }
 
 void

@@ -20,4 +20,12 @@ extern void es_note_saga_work(bool claimable, TimestampTz due_at);
 /* On which executors wait. */
 extern ConditionVariable *es_saga_requests(SharedDatabase *db);
 
+/*
+ * The latest time that the clock has told while all rows of saga_steps were in order with it;
+ * 0 = not known.  It is set, at once or with the commit of this transaction.
+ */
+extern TimestampTz es_saga_clock(SharedDatabase *db);
+extern void es_set_saga_clock(SharedDatabase *db, TimestampTz now);
+extern void es_note_saga_clock(TimestampTz now);
+
 #endif /* ES_SAGA_WORK_H */

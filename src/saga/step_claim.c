@@ -7,6 +7,9 @@
  * looked at with its lock held, says whether the step can still be had.  All that is
  * claimed is appended in one go.
  *
+ * Who waits sleeps until something is requested, until a time that the last look has met (a
+ * pause, a circuit that opens again), or for a moment where a saga was in somebody's hands.
+ *
  * An executor acts on what it is given, so a claim is on disk before it knows.
  */
 #include "postgres.h"
@@ -42,18 +45,17 @@
 #include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
+#include "saga/saga_clock.h"
 #include "saga/saga_work.h"
 
 PG_FUNCTION_INFO_V1(es_claim_steps);
 
 /* So many more are looked at than are wanted, since others look at them, too. */
 #define SPARE_CANDIDATES 16
-/* Where most of them wait for a circuit, so many times more are looked at. */
-#define MORE_CANDIDATES 8
 #define MAX_TIMEOUT_MS 5000
 #define MAX_CLAIMS 1000
-/* One that somebody is at is tried again after this. */
-#define HELD_PAUSE_MS 10
+/* Where somebody is at one, or just was, it is looked again after this. */
+#define HELD_PAUSE (10 * 1000)
 
 typedef struct Candidate
 {
@@ -61,6 +63,13 @@ typedef struct Candidate
 	char *step;
 	StepKind kind;
 } Candidate;
+
+/* Steps that are looked for, each of one kind: two lists of one length. */
+typedef struct Wanted
+{
+	ArrayBuildState *steps;
+	ArrayBuildState *kinds;
+} Wanted;
 
 typedef struct Claim
 {
@@ -73,67 +82,195 @@ typedef struct Claim
 	Saga **sagas; /* claimed or looked at, one each */
 	int nsagas;
 	int count; /* of the steps claimed */
+
+	/* the last look */
+	TimestampTz looked_at;
+	TimestampTz again_at; /* when what it was kept from may be had; DT_NOEND = by a call */
 } Claim;
 
 /* ---------- candidates ---------- */
 
-static int
-find_candidates(const Claim *claim, int64 limit, Candidate **candidates)
+/* Reads what a statement has found, in the caller's memory. */
+static Candidate *
+read_candidates(int count, MemoryContext caller)
 {
-	static KeptPlan plan = {"SELECT s.saga_id, s.step, s.kind FROM event_store.saga_steps s"
-							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
-							" AND s.claimable_at OPERATOR(pg_catalog.<=) $2"
-							" AND ($3 IS NULL OR s.step OPERATOR(pg_catalog.=) ANY ($3))"
-							" ORDER BY s.saga_name, s.claimable_at LIMIT $4",
-							4,
-							{TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID, INT8OID}};
-	Datum values[4] = {claim->name, TimestampTzGetDatum(GetCurrentTimestamp()),
-					   claim->steps, Int64GetDatum(limit)};
-	char nulls[4] = {' ', ' ', claim->steps == (Datum) 0 ? 'n' : ' ', ' '};
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext inside;
-	OwnerScope scope;
-	int count;
+	MemoryContext inside = MemoryContextSwitchTo(caller);
+	Candidate *candidates = palloc0(Max(count, 1) * sizeof(Candidate));
 
-	es_begin(&scope);
-	count = (int) es_execute_latest(&plan, values, nulls);
-	inside = MemoryContextSwitchTo(caller);
-	*candidates = palloc0(Max(count, 1) * sizeof(Candidate));
 	for (int i = 0; i < count; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
 		TupleDesc desc = SPI_tuptable->tupdesc;
 		bool isnull;
 
-		(*candidates)[i].id =
+		candidates[i].id =
 			PointerGetDatum(DatumGetTextPCopy(SPI_getbinval(row, desc, 1,
 															&isnull)));
-		(*candidates)[i].step =
+		candidates[i].step =
 			TextDatumGetCString(SPI_getbinval(row, desc, 2, &isnull));
-		(*candidates)[i].kind =
+		candidates[i].kind =
 			strcmp(TextDatumGetCString(SPI_getbinval(row, desc, 3, &isnull)),
 				   es_step_kinds[KIND_COMPENSATION]) == 0
 				? KIND_COMPENSATION
 				: KIND_STEP;
 	}
 	MemoryContextSwitchTo(inside);
+	return candidates;
+}
+
+/* The oldest requests of a saga's name. */
+static int
+find_candidates(const Claim *claim, int64 limit, Candidate **candidates)
+{
+	static KeptPlan plan = {"SELECT s.saga_id, s.step, s.kind FROM event_store.saga_steps s"
+							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+							" AND s.claimable_at OPERATOR(pg_catalog.<=) $2"
+							" ORDER BY s.saga_name, s.claimable_at LIMIT $3",
+							3,
+							{TEXTOID, TIMESTAMPTZOID, INT8OID}};
+	Datum values[3] = {claim->name, TimestampTzGetDatum(claim->looked_at),
+					   Int64GetDatum(limit)};
+	MemoryContext caller = CurrentMemoryContext;
+	OwnerScope scope;
+	int count;
+
+	es_begin(&scope);
+	count = (int) es_execute_latest(&plan, values, NULL);
+	*candidates = read_candidates(count, caller);
 	es_end(&scope);
 	return count;
 }
 
-/* When something can be claimed that cannot yet; DT_NOEND = nothing is there. */
+/* Those of some steps, by a look for each, however many requests of others there are. */
+static int
+find_of_steps(const Claim *claim, const Wanted *wanted, int64 limit,
+			  Candidate **candidates)
+{
+	static KeptPlan plan =
+		{"SELECT c.saga_id, c.step, c.kind"
+		 " FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) w (step, kind),"
+		 " LATERAL (SELECT s.saga_id, s.step, s.kind, s.claimable_at"
+		 " FROM event_store.saga_steps s"
+		 " WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+		 " AND s.step OPERATOR(pg_catalog.=) w.step"
+		 " AND s.kind OPERATOR(pg_catalog.=) w.kind"
+		 " AND s.claimable_at OPERATOR(pg_catalog.<=) $2"
+		 " ORDER BY s.claimable_at LIMIT $5) c"
+		 " ORDER BY c.claimable_at LIMIT $5",
+		 5,
+		 {TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}};
+	MemoryContext caller = CurrentMemoryContext;
+	Datum values[5] = {claim->name, TimestampTzGetDatum(claim->looked_at),
+					   makeArrayResult(wanted->steps, caller),
+					   makeArrayResult(wanted->kinds, caller),
+					   Int64GetDatum(limit)};
+	OwnerScope scope;
+	int count;
+
+	es_begin(&scope);
+	count = (int) es_execute_latest(&plan, values, NULL);
+	*candidates = read_candidates(count, caller);
+	es_end(&scope);
+	return count;
+}
+
+/* The names of all steps of which something is requested. */
+static Datum
+requested_steps(const Claim *claim)
+{
+	static KeptPlan plan =
+		{"WITH RECURSIVE t (step) AS ("
+		 " (SELECT s.step FROM event_store.saga_steps s"
+		 " WHERE s.saga_name OPERATOR(pg_catalog.=) $1 AND s.claimable_at IS NOT NULL"
+		 " ORDER BY s.step LIMIT 1)"
+		 " UNION ALL"
+		 " SELECT n.step FROM t, LATERAL (SELECT s.step FROM event_store.saga_steps s"
+		 " WHERE s.saga_name OPERATOR(pg_catalog.=) $1 AND s.claimable_at IS NOT NULL"
+		 " AND s.step OPERATOR(pg_catalog.>) t.step ORDER BY s.step LIMIT 1) n)"
+		 " SELECT ARRAY(SELECT t.step FROM t)",
+		 1,
+		 {TEXTOID}};
+	Datum values[1] = {claim->name};
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext inside;
+	OwnerScope scope;
+	Datum steps;
+	bool isnull;
+
+	es_begin(&scope);
+	if (es_execute_latest(&plan, values, NULL) != 1)
+		elog(ERROR, "steps that are requested were not listed");
+	steps =
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	inside = MemoryContextSwitchTo(caller);
+	steps = PointerGetDatum(DatumGetArrayTypePCopy(steps));
+	MemoryContextSwitchTo(inside);
+	es_end(&scope);
+	return steps;
+}
+
+static void
+want(Wanted *wanted, Datum step, StepKind kind)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	wanted->steps =
+		accumArrayResult(wanted->steps, step, false, TEXTOID, context);
+	wanted->kinds = accumArrayResult(wanted->kinds,
+									 CStringGetTextDatum(es_step_kinds[kind]),
+									 false, TEXTOID, context);
+}
+
+/* What can be claimed at a time that is not later than another. */
+static void
+note_again(Claim *claim, TimestampTz at)
+{
+	claim->again_at = Min(claim->again_at, at);
+}
+
+/* Of these steps what no circuit holds off; compensations pass.  False if that is nothing. */
+static bool
+choose_wanted(Claim *claim, Datum steps, Wanted *wanted)
+{
+	Datum *elements;
+	bool *nulls;
+	int count;
+
+	deconstruct_array(DatumGetArrayTypeP(steps), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, &nulls, &count);
+	*wanted = (Wanted){NULL, NULL};
+	for (int i = 0; i < count; i++)
+	{
+		TimestampTz opens_at;
+
+		if (nulls[i])
+			continue;
+		opens_at =
+			es_circuit_opens_at(es_circuit_key(claim->name,
+											   TextDatumGetCString(elements[i])));
+		if (opens_at == 0)
+			want(wanted, elements[i], KIND_STEP);
+		else
+			note_again(claim, opens_at);
+		want(wanted, elements[i], KIND_COMPENSATION);
+	}
+	return wanted->steps != NULL;
+}
+
+/* When something of these steps can be claimed that cannot yet; DT_NOEND = nothing is there. */
 static TimestampTz
 next_request(const Claim *claim)
 {
 	static KeptPlan plan = {"SELECT s.claimable_at FROM event_store.saga_steps s"
 							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
-							" AND s.claimable_at IS NOT NULL"
-							" AND ($2 IS NULL OR s.step OPERATOR(pg_catalog.=) ANY ($2))"
+							" AND s.claimable_at OPERATOR(pg_catalog.>) $2"
+							" AND ($3 IS NULL OR s.step OPERATOR(pg_catalog.=) ANY ($3))"
 							" ORDER BY s.saga_name, s.claimable_at LIMIT 1",
-							2,
-							{TEXTOID, TEXTARRAYOID}};
-	Datum values[2] = {claim->name, claim->steps};
-	char nulls[2] = {' ', claim->steps == (Datum) 0 ? 'n' : ' '};
+							3,
+							{TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID}};
+	Datum values[3] = {claim->name, TimestampTzGetDatum(claim->looked_at),
+					   claim->steps};
+	char nulls[3] = {' ', ' ', claim->steps == (Datum) 0 ? 'n' : ' '};
 	TimestampTz next = DT_NOEND;
 	OwnerScope scope;
 	bool isnull;
@@ -196,18 +333,60 @@ put_claim(const Claim *claim, const Saga *saga, const SagaStep *step, StepKind k
 
 /* The last look at a circuit, which may make this its trial. */
 static bool
-circuit_admits(const Saga *saga, const Candidate *candidate)
+circuit_admits(Claim *claim, const Saga *saga, const Candidate *candidate)
 {
 	const SagaDefinition *definition = saga->machine.definition;
 	int number = es_find_step(definition, candidate->step);
 	const StepDefinition *step = number < 0 ? NULL : &definition->steps[number];
 
+	uint64 key;
+
 	if (step == NULL || candidate->kind != KIND_STEP ||
 		step->circuit.failures == 0)
 		return true;
-	return es_circuit_admits(es_circuit_key(saga->name, candidate->step),
-							 es_pair_hash(saga->type, saga->id),
-							 saga->machine.now + step->paces[KIND_STEP].timeout);
+	key = es_circuit_key(saga->name, candidate->step);
+	if (es_circuit_admits(key, es_pair_hash(saga->type, saga->id),
+						  saga->machine.now + step->paces[KIND_STEP].timeout))
+		return true;
+	note_again(claim, es_circuit_opens_at(key));
+	return false;
+}
+
+/* Whether it is requested from a time on that has come, by the row as it is now. */
+static bool
+is_row_claimable(const Saga *saga, const Candidate *candidate)
+{
+	static KeptPlan plan = {"SELECT 1 FROM event_store.saga_steps s"
+							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
+							" AND s.step OPERATOR(pg_catalog.=) $3"
+							" AND s.claimable_at OPERATOR(pg_catalog.<=) $4",
+							4,
+							{TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+	Datum values[4] = {saga->name, saga->id, CStringGetTextDatum(candidate->step),
+					   TimestampTzGetDatum(GetCurrentTimestamp())};
+	OwnerScope scope;
+	bool claimable;
+
+	es_begin(&scope);
+	claimable = es_execute_latest(&plan, values, NULL) > 0;
+	es_end(&scope);
+	return claimable;
+}
+
+/*
+ * The state tells, but for a saga whose last event is of a time to come, since the clock was
+ * set back: the times of its rows went back with it.
+ */
+static bool
+can_be_claimed(const Saga *saga, const Candidate *candidate)
+{
+	const Machine *machine = &saga->machine;
+
+	if (machine->state->updated_at <= machine->now)
+		return es_can_be_claimed(machine, candidate->step, candidate->kind);
+	return es_is_requested(machine, candidate->step, candidate->kind) &&
+		   is_row_claimable(saga, candidate);
 }
 
 static void
@@ -216,9 +395,17 @@ claim_candidate(Claim *claim, const Candidate *candidate)
 	Saga *saga = take_saga(claim, candidate);
 	const SagaStep *step;
 
-	if (saga == NULL ||
-		!es_can_be_claimed(&saga->machine, candidate->step, candidate->kind) ||
-		!circuit_admits(saga, candidate))
+	if (saga == NULL)
+	{
+		note_again(claim, claim->looked_at + HELD_PAUSE);
+		return;
+	}
+	if (!can_be_claimed(saga, candidate))
+	{
+		note_again(claim, claim->looked_at + HELD_PAUSE);
+		return;
+	}
+	if (!circuit_admits(claim, saga, candidate))
 		return;
 	step = es_claim_step(&saga->machine, candidate->step, candidate->kind,
 						 es_take_fencing_number(), claim->executor);
@@ -237,41 +424,68 @@ leave_sagas(const Claim *claim)
 	}
 }
 
-/*
- * Claims what can be had of so many candidates; true if there are more, and all of these
- * wait for a circuit.
- */
+/* Claims what can be had of some; true if a circuit holds some of them off. */
 static bool
-claim_page(Claim *claim, int64 limit)
+claim_candidates(Claim *claim, const Candidate *candidates, int count)
 {
-	Candidate *candidates;
-	int count = find_candidates(claim, limit, &candidates);
-	int held_off = 0;
+	bool held_off = false;
 
 	claim->sagas = palloc(Max(count, 1) * sizeof(Saga *));
 	claim->nsagas = 0;
 	for (int i = 0; i < count && claim->count < claim->max_count; i++)
 	{
+		TimestampTz opens_at = 0;
+
 		CHECK_FOR_INTERRUPTS();
-		if (candidates[i].kind == KIND_STEP &&
-			!es_circuit_lets_pass(es_circuit_key(claim->name, candidates[i].step)))
-			held_off++;
-		else
+		if (candidates[i].kind == KIND_STEP)
+			opens_at = es_circuit_opens_at(es_circuit_key(claim->name,
+														  candidates[i].step));
+		held_off = held_off || opens_at != 0;
+		if (opens_at == 0)
 			claim_candidate(claim, &candidates[i]);
+		else
+			note_again(claim, opens_at);
 	}
-	if (claim->count > 0 || count < limit || held_off <= count / 2)
-		return false;
-	leave_sagas(claim);
-	return true;
+	return held_off;
+}
+
+/*
+ * Claims what can be had.  Where circuits hold off the oldest requests there may be others
+ * behind any number of them, which are looked for step by step.
+ */
+static void
+claim_oldest(Claim *claim)
+{
+	int64 limit = claim->max_count + SPARE_CANDIDATES;
+	Candidate *candidates;
+	Wanted wanted;
+	int count;
+
+	if (claim->steps == (Datum) 0)
+	{
+		count = find_candidates(claim, limit, &candidates);
+		if (!claim_candidates(claim, candidates, count) || claim->count > 0 ||
+			count < limit)
+			return;
+		leave_sagas(claim);
+		claim->nsagas = 0;
+	}
+	if (!choose_wanted(claim,
+					   claim->steps == (Datum) 0 ? requested_steps(claim)
+												 : claim->steps,
+					   &wanted))
+		return;
+	count = find_of_steps(claim, &wanted, limit, &candidates);
+	(void) claim_candidates(claim, candidates, count);
 }
 
 static void
 claim_now(Claim *claim)
 {
-	int64 limit = claim->max_count + SPARE_CANDIDATES;
-
-	while (claim_page(claim, limit))
-		limit *= MORE_CANDIDATES;
+	claim->looked_at = GetCurrentTimestamp();
+	claim->again_at = DT_NOEND;
+	claim->nsagas = 0;
+	claim_oldest(claim);
 	leave_sagas(claim);
 	if (claim->count == 0)
 		return;
@@ -290,20 +504,16 @@ claim_within(Claim *claim, SharedDatabase *db, int64 timeout)
 	es_begin_wait_on(es_saga_requests(db));
 	for (;;)
 	{
-		TimestampTz wake;
-		long left;
+		TimestampTz now;
 
 		claim_now(claim);
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-		if (claim->count > 0 || left <= 0)
+		now = GetCurrentTimestamp();
+		if (claim->count > 0 || now >= until)
 			break;
-		wake = next_request(claim);
-		if (wake < until)
-			left = Min(left,
-					   Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   wake),
-						   HELD_PAUSE_MS));
-		es_wait_on(es_saga_requests(db), left,
+		note_again(claim, until);
+		note_again(claim, next_request(claim));
+		es_wait_on(es_saga_requests(db),
+				   TimestampDifferenceMilliseconds(now, claim->again_at),
 				   es_wait_event(&wait_step, "EventStoreSteps"));
 	}
 	es_end_wait();
@@ -351,6 +561,9 @@ es_claim_steps(PG_FUNCTION_ARGS)
 	es_consume_durably();
 	es_begin_result(fcinfo);
 	claim.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	/* the rows of others must not be locked for the time of a wait */
+	if (es_heed_saga_clock())
+		timeout = 0;
 	if (timeout == 0)
 		claim_now(&claim);
 	else

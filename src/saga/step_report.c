@@ -141,6 +141,7 @@ extend_row(const Saga *saga, const SagaStep *step, TimestampTz until,
 		   Jsonb *progress)
 {
 	static KeptPlan plan = {"UPDATE event_store.saga_steps s SET due_at = $5,"
+							" written_at = pg_catalog.clock_timestamp(),"
 							" progress = COALESCE($6, s.progress)"
 							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
 							" AND s.saga_id OPERATOR(pg_catalog.=) $2"

@@ -110,6 +110,10 @@ is($given, 20, 'all the rest comes to three members');
 
 # ---------- a thousand that are due of a member that is held
 
+# a pause that is longer than any would be over
+$node->append_conf('postgresql.conf', "event_store.retry_max = '1h'\n");
+$node->reload;
+$node->poll_query_until('shop', q{SELECT current_setting('event_store.retry_max') = '1h'});
 sql(q{
 	CREATE PROCEDURE consume(name text, calls int) LANGUAGE plpgsql AS $$
 	BEGIN
@@ -122,7 +126,7 @@ sql(q{
 	SELECT event_store.create_subscription('due', '{Due}', members => 2, start_after => event_store.safe_position());
 	SELECT count(*) FROM event_store.append_batch(array_fill('Due'::text, ARRAY[2400]), (SELECT array_agg('d-' || i) FROM generate_series(1, 2400) i), array_fill('E'::text, ARRAY[2400]), NULL);
 	INSERT INTO event_store.parked_events (subscription_name, partition_key, global_position, event_id, state, attempts, retry_at, member)
-	SELECT 'due', 'Due/' || aggregate_id, global_position, event_id, 'retrying', 0, now() + interval '1 hour', event_store.partition_member('Due/' || aggregate_id, 2) FROM event_store.domain_events WHERE aggregate_type = 'Due';
+	SELECT 'due', 'Due/' || aggregate_id, global_position, event_id, 'retrying', 0, now() + interval '50 minutes', event_store.partition_member('Due/' || aggregate_id, 2) FROM event_store.domain_events WHERE aggregate_type = 'Due';
 });
 sql(q{CALL consume('due', 4)});
 is(sql('SELECT count(*) FROM given'), '0', 'what is set aside is passed over');

@@ -78,6 +78,22 @@ for my $n (1 .. 3)
 	$executor->query_until(qr/got told $n/, '');
 	cmp_ok(time - $started, '<', 4, 'and is told');
 }
+
+# ---------- as one is who waits behind an open circuit when that closes
+
+sql(q{SELECT event_store.define_saga('broken', '{"steps": [{"name": "a", "timeout": "1h", "retry_initial": "1us", "retry_max": "1us", "circuit": {"failures": 1, "pause": "1us"}}]}');
+	SELECT event_store.start_saga('broken', 'first');
+	SELECT event_store.report_step('broken', saga_id, step, 'retry', lease) FROM event_store.claim_steps('broken', 'e');
+	CREATE TABLE trial AS SELECT saga_id, step, lease FROM event_store.claim_steps('broken', 'e');
+	SELECT event_store.start_saga('broken', 'second')});
+is(sql(q{SELECT count(*) FROM event_store.claim_steps('broken', 'e', max_count => 2)}), '0', 'while a trial is on there is nothing');
+$executor->query_until(qr/waits/, qq{\\echo waits\nSELECT 'got ' || saga_id FROM event_store.claim_steps('broken', 'waiting', timeout => '5s');\n});
+ok(poll(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%''waiting''%' AND wait_event_type = 'Extension' AND pid <> pg_backend_pid()}),
+	'it waits');
+sql(q{SELECT event_store.report_step('broken', saga_id, step, 'succeeded', lease) FROM trial});
+my $closed = time;
+$executor->query_until(qr/got second/, '');
+cmp_ok(time - $closed, '<', 4, 'and is told that the circuit has closed');
 $executor->quit;
 
 # ---------- the process stays for what is due later

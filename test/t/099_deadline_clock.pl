@@ -1,5 +1,6 @@
 # The clock is set forward and back: what is due by it comes within a minute, what is not due any more
-# waits, and nothing waits for a time that the old clock named.
+# waits, and nothing waits for a time that the old clock named: no aggregate that was held, no pause after
+# a failure, no lease, no time limit of a request.
 
 use strict;
 use warnings;
@@ -14,7 +15,7 @@ my $library = "$PostgreSQL::Test::Utils::tmp_check/clock.so";
 plan skip_all => 'there is no C compiler for the clock that is set'
   unless system('cc', '-shared', '-fPIC', '-O1', '-o', $library, $source) == 0;
 
-my $node = new_server('clock');
+my $node = new_server('clock', conf => "event_store.retry_initial = '10s'\n");
 my $clock = $node->basedir . '/clock';
 
 # Sets the server's clock, in seconds from ours.
@@ -73,6 +74,36 @@ set_clock(-86400);
 sql(q{SELECT event_store.schedule_event(clock_timestamp(), 'Clock', 'at once', 'E')});
 ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'at once') = 1}), 'what is due comes');
 is(sql(q{SELECT string_agg(aggregate_id, ' ') FROM event_store.scheduled_events}), 'later', 'what is not due any more waits');
+
+# ---------- back, during pauses of consumers
+
+sql(q{SELECT event_store.create_subscription('stops', '{Consumed}', on_failure => 'stop'), event_store.create_subscription('parks', '{Consumed}');
+      SELECT event_store.append_event('Consumed', 'c-1', NULL, 'E')});
+my $position = sql(q{SELECT max(global_position) FROM event_store.domain_events WHERE aggregate_type = 'Consumed'});
+ok(poll("SELECT event_store.safe_position() >= $position"), 'there is an event');
+for my $name (qw(stops parks))
+{
+	sql(qq{BEGIN; SELECT count(*) FROM event_store.next_events('$name'); SELECT event_store.fail_events('$name', $position, 'no'); COMMIT});
+	is(sql(qq{SELECT count(*) FROM event_store.next_events('$name')}), '0', "$name: what failed waits");
+}
+
+# ---------- and of sagas
+
+sql(q{SELECT event_store.define_saga('timed', '{"steps": [{"name": "a", "retry_initial": "10s", "retry_max": "10s"}]}');
+      SELECT event_store.define_saga('asked', '{"steps": [{"name": "a", "queue_timeout": "10s"}]}');
+      SELECT event_store.define_saga('broken', '{"steps": [{"name": "a", "timeout": "1h", "retry_initial": "1us", "retry_max": "1us", "circuit": {"failures": 1, "pause": "10s"}}]}');
+      SELECT event_store.start_saga('broken', 'b');
+      SELECT event_store.report_step('broken', saga_id, step, 'retry', lease) FROM event_store.claim_steps('broken', 'e');
+      SELECT event_store.start_saga('timed', 'leased'), event_store.start_saga('timed', 'backs off');
+      CREATE TABLE claimed AS SELECT * FROM event_store.claim_steps('timed', 'e', max_count => 2, lease_time => '9s');
+      SELECT event_store.report_step('timed', saga_id, step, 'retry', lease) FROM claimed WHERE saga_id = 'backs off';
+      SELECT event_store.start_saga('asked', 'queued')});
+set_clock(-2 * 86400);
+is(sql(qq{SELECT count(*) FROM event_store.next_events('$_')}), '1', "$_: set back, it comes") for qw(stops parks);
+ok(poll(q{SELECT count(*) = 1 FROM event_store.claim_steps('broken', 'e')}), 'a circuit opens again');
+ok(poll(q{SELECT count(*) = 1 FROM event_store.load_events('saga:timed', 'leased') WHERE event_type = 'StepTimedOut' AND payload ->> 'reason' = 'lease'}), 'a lease is over');
+ok(poll(q{SELECT count(*) = 1 FROM event_store.claim_steps('timed', 'e', max_count => 3) WHERE saga_id = 'backs off' AND attempt = 2}), 'a back-off');
+ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'queued'}), 'what nobody claims in time');
 
 $node->stop;
 done_testing();
