@@ -175,6 +175,10 @@ OBJS = \
 	src/keep/erased_views.o \
 	src/keep/erased_copies.o \
 	src/keep/erase.o \
+	src/keep/life.o \
+	src/keep/archive.o \
+	src/keep/delete.o \
+	src/keep/retention.o \
 	src/process/process.o \
 	src/process/step.o \
 	src/process/timer.o \

@@ -41,10 +41,11 @@ BEGIN ATOMIC
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
            'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events',
-           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project', 'define_saga', 'resolve_step', 'cancel_saga', 'fire_saga_timers'],
+           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project', 'define_saga', 'resolve_step', 'cancel_saga', 'fire_saga_timers',
+           'archive_aggregate', 'restore_aggregate', 'delete_aggregate', 'set_retention'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'upcasters', 'erasures', 'store_state', 'processed_messages',
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',
-           'projections', 'scheduled_events', 'saga_definitions', 'sagas', 'saga_steps', 'closed_aggregates']),
+           'projections', 'scheduled_events', 'saga_definitions', 'sagas', 'saga_steps', 'closed_aggregates', 'retention']),
     ('owner',
      ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change', 'is_log_change',
            'aggregate_member', 'partition_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles', 'saga_transition'],
@@ -114,7 +115,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_events_archive, all_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, start_saga, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, define_saga, resolve_step, cancel_saga). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_events_archive, all_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, start_saga, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, define_saga, resolve_step, cancel_saga, archive, retention). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

@@ -186,6 +186,15 @@ DECLARE
             reason text COLLATE "C",
             CONSTRAINT closed_aggregates_pkey PRIMARY KEY (aggregate_type, aggregate_id)
         )$$,
+        -- how long aggregates of a type stay; the log is walked up to the position
+        $$CREATE TABLE event_store.retention (
+            aggregate_type text COLLATE "C" NOT NULL CONSTRAINT retention_pkey PRIMARY KEY,
+            archive_after interval,
+            closed_by text[] COLLATE "C",
+            delete_after interval,
+            position bigint NOT NULL DEFAULT 0,
+            set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+        )$$,
         $$CREATE TABLE event_store.domain_views (
             view_name text COLLATE "C" NOT NULL,
             view_key text COLLATE "C" NOT NULL,
@@ -498,6 +507,7 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS domain_events_archive_event_type_idx ON event_store.domain_events_archive (event_type, global_position)' || archive_place END,
         CASE WHEN payload_index OR pg_catalog.to_regclass('event_store.domain_events_payload_idx') IS NOT NULL THEN
         'CREATE INDEX IF NOT EXISTS domain_events_archive_payload_idx ON event_store.domain_events_archive USING gin (payload jsonb_path_ops)' || archive_place END,
+        'CREATE INDEX IF NOT EXISTS closed_aggregates_archived_idx ON event_store.closed_aggregates (aggregate_type, last_recorded_at) WHERE state = ''archived''',
         'CREATE INDEX IF NOT EXISTS dead_letters_aggregate_idx ON event_store.dead_letters (aggregate_type, aggregate_id, id)',
         'CREATE INDEX IF NOT EXISTS dead_letters_event_id_idx ON event_store.dead_letters (event_id) WHERE event_id IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS dead_letter_history_settled_at_idx ON event_store.dead_letter_history (settled_at)',
@@ -690,6 +700,8 @@ BEGIN
 'Events that were moved out of domain_events, with the same columns: by archive_aggregate or by retention. What reads events reads both; view all_events has both for SQL.';
     COMMENT ON TABLE event_store.closed_aggregates IS
 'A row an aggregate that takes no more events: archived, with all its events in domain_events_archive, or deleted, which leaves nothing but this row. last_sequence, last_position and last_recorded_at are those of its last event.';
+    COMMENT ON TABLE event_store.retention IS
+'What set_retention was told of each aggregate type, and up to which position of the log that is done.';
     COMMENT ON SEQUENCE event_store.archived_position IS
 'Nothing above this global position was ever moved out of domain_events. It never falls.';
     COMMENT ON SEQUENCE event_store.log_identity IS

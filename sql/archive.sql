@@ -53,11 +53,12 @@ ROLLBACK;
 BEGIN;
 DROP TABLE event_store.closed_aggregates;
 SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'a-0', 0, 'Placed')$$);
-DROP TABLE event_store.domain_events_archive;
+DROP TABLE event_store.domain_events_archive, event_store.retention;
 DROP SEQUENCE event_store.archived_position;
 SELECT outcome FROM event_store.append_event('Archive', 'a-0', 0, 'Placed', event_id => '018f3b1c-0000-7000-8000-0000000000a0');
 SELECT outcome FROM event_store.append_event('Archive', 'a-0', 0, 'Placed', event_id => '018f3b1c-0000-7000-8000-0000000000a0');
 SELECT event_store.grant_access(current_role::regrole, 'reader');
+SELECT pg_temp.refused($$SELECT event_store.archive_aggregate('Archive', 'a-0')$$);
 SELECT event_store.create_store();
 SELECT event_store.is_available();
 SELECT count(*) FROM event_store.closed_aggregates;
@@ -109,6 +110,157 @@ SELECT first_sequence, last_position, outcome
   FROM event_store.append_event('Archive', 'a-1', 0, 'Placed', '{"n": 1}', event_id => '018f3b1c-0000-7000-8000-0000000000a1', durability => 'staged');
 SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'a-0', 1, 'Placed', '{"n": 1}', event_id => '018f3b1c-0000-7000-8000-0000000000a1')$$);
 SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'a-3', 0, 'Placed', '{"n": 2}', event_id => '018f3b1c-0000-7000-8000-0000000000a1')$$);
+
+-- ---------- a whole aggregate is moved, and closed
+CREATE FUNCTION pg_temp.placed(id text) RETURNS text LANGUAGE sql AS $$
+    SELECT format('log %s, archive %s, %s', (SELECT array_agg(sequence ORDER BY sequence) FROM event_store.domain_events WHERE aggregate_id = id),
+                  (SELECT array_agg(sequence ORDER BY sequence) FROM event_store.domain_events_archive WHERE aggregate_id = id),
+                  COALESCE((SELECT state || ' at ' || last_sequence FROM event_store.closed_aggregates WHERE aggregate_id = id), 'open'))
+$$;
+SELECT last_sequence FROM event_store.append_events('Archive', 'b-1', 0, '[{"event_type": "Placed", "event_id": "018f3b1c-0000-7000-8000-0000000000b1"},
+    {"event_type": "Paid"}, {"event_type": "Shipped"}]') ORDER BY 1 DESC LIMIT 1;
+CREATE TEMPORARY TABLE written AS SELECT * FROM event_store.domain_events WHERE aggregate_id = 'b-1';
+SELECT event_store.archive_aggregate('Archive', 'b-1');
+SELECT pg_temp.placed('b-1');
+SELECT count(*) FROM (TABLE written EXCEPT ALL SELECT * FROM event_store.domain_events_archive) lost;
+SELECT count(*) FROM written JOIN event_store.all_events USING (global_position, event_id);
+SELECT (SELECT last_value FROM event_store.archived_position) >= max(global_position) FROM written;
+-- the head that was remembered is forgotten; a retry is a duplicate
+SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'b-1', 3, 'Returned')$$);
+SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'b-1', 3, 'Returned', durability => 'staged')$$);
+SELECT first_sequence, outcome FROM event_store.append_event('Archive', 'b-1', 0, 'Placed', event_id => '018f3b1c-0000-7000-8000-0000000000b1');
+SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'b-2', 0, 'Placed', event_id => '018f3b1c-0000-7000-8000-0000000000b1')$$)
+       LIKE 'VS002 %"aggregate_id": "b-1", "sequence": 1,%';
+SELECT event_store.aggregate_sequence('Archive', 'b-1');
+-- once more changes nothing, and nothing is there to be closed
+SELECT event_store.archive_aggregate('Archive', 'b-1'), event_store.archive_aggregate('Archive', 'nobody');
+SELECT count(*) FROM event_store.closed_aggregates WHERE aggregate_id = 'nobody';
+-- and back
+SELECT event_store.restore_aggregate('Archive', 'b-1');
+SELECT pg_temp.placed('b-1');
+SELECT count(*) FROM (TABLE written EXCEPT ALL SELECT * FROM event_store.domain_events) lost;
+SELECT last_sequence, outcome FROM event_store.append_event('Archive', 'b-1', 3, 'Returned');
+SELECT event_store.restore_aggregate('Archive', 'b-1');
+
+-- ---------- a part of one: it stays open, and its last event where it is
+SELECT before, event_store.archive_aggregate('Archive', 'b-1', before) FROM unnest('{0,1,3,100}'::bigint[]) before;
+SELECT pg_temp.placed('b-1');
+SELECT last_sequence FROM event_store.append_event('Archive', 'b-1', 4, 'Placed again');
+SELECT pg_temp.refused($$SELECT event_store.archive_aggregate('Archive', 'b-1', -1)$$);
+SELECT event_store.restore_aggregate('Archive', 'b-1');
+SELECT pg_temp.placed('b-1');
+-- the rest of it
+SELECT event_store.archive_aggregate('Archive', 'b-1', 3), event_store.archive_aggregate('Archive', 'b-1');
+SELECT pg_temp.placed('b-1');
+SELECT event_store.archive_aggregate('Archive', 'b-1', 3);
+
+-- ---------- in a transaction
+BEGIN;
+SELECT event_store.restore_aggregate('Archive', 'b-1');
+SELECT last_sequence FROM event_store.append_event('Archive', 'b-1', 5, 'Paid');
+SELECT event_store.archive_aggregate('Archive', 'b-1');
+SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'b-1', 6, 'Paid')$$);
+SAVEPOINT before;
+SELECT event_store.restore_aggregate('Archive', 'b-1');
+SELECT last_sequence FROM event_store.append_event('Archive', 'b-1', 6, 'Paid');
+ROLLBACK TO before;
+SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'b-1', 6, 'Paid')$$);
+ROLLBACK;
+SELECT pg_temp.placed('b-1');
+BEGIN;
+SELECT event_store.restore_aggregate('Archive', 'b-1');
+ROLLBACK;
+SELECT pg_temp.refused($$SELECT event_store.append_event('Archive', 'b-1', 5, 'Paid')$$);
+BEGIN READ ONLY;
+SELECT event_store.archive_aggregate('Archive', 'b-1');
+ROLLBACK;
+BEGIN;
+SELECT event_store.archive_aggregate('Archive', 'a-0');
+PREPARE TRANSACTION 'archive';
+-- the caller's snapshot does not matter, as it does not to appends
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT last_sequence FROM event_store.append_event('Archive', 'b-3', 0, 'Placed');
+SELECT event_store.archive_aggregate('Archive', 'b-3');
+COMMIT;
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT event_store.restore_aggregate('Archive', 'b-3');
+COMMIT;
+SELECT pg_temp.placed('b-3');
+
+-- ---------- what is staged is durable before
+SELECT durable FROM event_store.append_event('Archive', 'b-3', 1, 'Paid', durability => 'staged');
+SELECT event_store.archive_aggregate('Archive', 'b-3');
+SELECT pg_temp.placed('b-3');
+BEGIN;
+SELECT durable FROM event_store.append_event('Archive', 'b-4', 0, 'Placed', durability => 'staged');
+SELECT event_store.archive_aggregate('Archive', 'b-4');
+COMMIT;
+SELECT pg_temp.placed('b-4');
+
+-- ---------- what is refused
+ALTER TABLE event_store.domain_events ADD CONSTRAINT archive_no_poison CHECK (event_type <> 'Poison') NOT VALID;
+SELECT durable FROM event_store.append_event('Archive', 'b-5', 0, 'Placed');
+SELECT durable FROM event_store.append_event('Archive', 'b-5', 1, 'Poison', durability => 'staged');
+SELECT event_store.flush();
+SELECT pg_temp.refused($$SELECT event_store.archive_aggregate('Archive', 'b-5')$$);
+SELECT pg_temp.refused($$SELECT event_store.delete_aggregate('Archive', 'b-5', 'test')$$);
+SELECT event_store.discard_dead_letters('Archive', 'b-5', 'test');
+ALTER TABLE event_store.domain_events DROP CONSTRAINT archive_no_poison;
+SELECT event_store.archive_aggregate('Archive', 'b-5');
+SELECT event_store.define_saga('archived', '{"steps": [{"name": "first"}]}');
+SELECT event_store.start_saga('archived', 's-1');
+SELECT pg_temp.refused(call) FROM unnest(ARRAY[
+    $$SELECT event_store.archive_aggregate('saga:archived', 's-1')$$,
+    $$SELECT event_store.archive_aggregate('saga:archived', 's-1', 2)$$,
+    $$SELECT event_store.delete_aggregate('saga:archived', 's-1', 'test')$$,
+    $$SELECT event_store.archive_aggregate(NULL, 's-1')$$,
+    $$SELECT event_store.delete_aggregate('Archive', 'b-1', NULL)$$,
+    $$SELECT event_store.restore_aggregate('Archive', '')$$]) call;
+SELECT event_store.cancel_saga('archived', 's-1', 'test');
+SELECT event_store.archive_aggregate('saga:archived', 's-1') > 1;
+-- a foreign key of the owner's
+CREATE TABLE public.archive_reference (event_id uuid REFERENCES event_store.domain_events (event_id));
+SELECT last_sequence FROM event_store.append_event('Archive', 'b-6', 0, 'Placed', event_id => '018f3b1c-0000-7000-8000-0000000000b6');
+INSERT INTO public.archive_reference VALUES ('018f3b1c-0000-7000-8000-0000000000b6');
+SELECT pg_temp.refused($$SELECT event_store.archive_aggregate('Archive', 'b-6')$$);
+DROP TABLE public.archive_reference;
+-- the archive is guarded as the log is
+SELECT pg_temp.refused('UPDATE event_store.domain_events_archive SET payload = ''{}''');
+SELECT pg_temp.refused('DELETE FROM event_store.domain_events_archive');
+SELECT pg_temp.refused('TRUNCATE event_store.domain_events_archive');
+
+-- ---------- deleted: the id is never new again
+SELECT pg_temp.placed('b-1');
+SELECT event_store.save_snapshot('Archive', 'b-6', 1, '{}');
+SELECT event_store.delete_aggregate('Archive', 'b-1', 'test of deletion'), event_store.delete_aggregate('Archive', 'b-6', 'test of deletion'),
+       event_store.delete_aggregate('Archive', 'nobody', 'test of deletion');
+SELECT pg_temp.placed('b-1'), pg_temp.placed('b-6'), pg_temp.placed('nobody');
+SELECT count(*) FROM event_store.load_snapshot('Archive', 'b-6');
+SELECT aggregate_id, state, last_sequence, reason FROM event_store.closed_aggregates WHERE reason IS NOT NULL ORDER BY 1;
+SELECT pg_temp.refused(call) FROM unnest(ARRAY[
+    $$SELECT event_store.append_event('Archive', 'b-6', 0, 'Placed')$$,
+    $$SELECT event_store.append_event('Archive', 'b-6', 0, 'Placed', event_id => '018f3b1c-0000-7000-8000-0000000000b6')$$,
+    $$SELECT event_store.append_event('Archive', 'b-6', NULL, 'Placed', durability => 'staged')$$,
+    $$SELECT event_store.archive_aggregate('Archive', 'b-6')$$,
+    $$SELECT event_store.restore_aggregate('Archive', 'b-6')$$]) call;
+SELECT event_store.delete_aggregate('Archive', 'b-6', 'again');
+-- and told
+SELECT event_type, payload ->> 'reason', jsonb_array_length(payload -> 'positions'), jsonb_array_length(payload -> 'event_ids')
+  FROM event_store.domain_events WHERE aggregate_type = 'store:erasure' ORDER BY global_position;
+
+-- ---------- by age
+SELECT pg_temp.refused(call) FROM unnest(ARRAY[
+    $$SELECT event_store.set_retention(NULL, '1 day')$$,
+    $$SELECT event_store.set_retention('Archive', '-1 day')$$,
+    $$SELECT event_store.set_retention('Archive', delete_after => '-1 day')$$,
+    $$SELECT event_store.set_retention('Archive', '1 day', ARRAY[''])$$,
+    $$SELECT event_store.set_retention('Archive', '1 day', ARRAY[NULL])$$]) call;
+SELECT event_store.set_retention('Archive', '1 year', '{Shipped}', '10 years');
+SELECT aggregate_type, archive_after, closed_by, delete_after FROM event_store.retention;
+SELECT event_store.set_retention('Archive');
+SELECT count(*) FROM event_store.retention;
+
+SELECT metric, value FROM event_store.metrics WHERE metric LIKE 'archive.%' AND value > 0 ORDER BY metric COLLATE "C";
 
 \c :first_database
 DROP DATABASE regress_archive;

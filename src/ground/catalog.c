@@ -172,7 +172,8 @@ static const char *const written_tables[] = {"domain_events",
 											 "upcasters",
 											 "domain_events_archive",
 											 "closed_aggregates",
-											 "erasures"};
+											 "erasures",
+											 "retention"};
 
 StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 				 "the store has a place for each of these tables");

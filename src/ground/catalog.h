@@ -15,7 +15,7 @@
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
 /* Number of durable tables. */
-#define ES_WRITTEN_TABLES 25
+#define ES_WRITTEN_TABLES 26
 
 typedef struct StagingSegment
 {

@@ -12,13 +12,15 @@
  *	 0. a subscription, then one of its members; who fetches events waits for
  *		neither, so whoever holds what comes below may do so
  *	 1. the gate of the lock space: RowExclusive on a relation
- *	 2. aggregates, then view keys: each sorted by hash within one call
+ *	 2. the life of an aggregate, by who moves its events or deletes them; then
+ *		aggregates, then view keys: each sorted by hash within one call
  *	 3. the tables, as PostgreSQL does it
  *	 4. staging segments
  *	 5. the drain lock, held to commit by whoever moves rows; others only
  *		touch it in share mode for a moment, to wait where the deadlock
  *		detector sees it
- *	 6. the positions lock, or that of fencing numbers, released at once
+ *	 6. the positions lock, or that of fencing numbers, or of the archive's mark,
+ *		released at once
  *
  * The lock table of the server is small, and shared with everybody.  Calls that
  * lock many pairs therefore share a budget, counted in shared memory; one that

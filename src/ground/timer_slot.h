@@ -14,6 +14,7 @@ typedef enum Timer
 {
 	ES_TIMER_DEADLINES,
 	ES_TIMER_SAGAS,
+	ES_TIMER_RETENTION,
 	ES_TIMERS
 } Timer;
 

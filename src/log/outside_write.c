@@ -38,6 +38,7 @@
 #include "tcop/dest.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -58,6 +59,7 @@ static ProcessUtility_hook_type previous_utility = NULL;
 
 /* The tables that are watched: the log, and those that say what is due. */
 #define LOG_TABLE "domain_events"
+#define ARCHIVE_TABLE "domain_events_archive"
 
 static const struct
 {
@@ -65,7 +67,8 @@ static const struct
 	Timer timer;
 } due_tables[] = {{"scheduled_events", ES_TIMER_DEADLINES},
 				  {"sagas", ES_TIMER_SAGAS},
-				  {"saga_steps", ES_TIMER_SAGAS}};
+				  {"saga_steps", ES_TIMER_SAGAS},
+				  {"retention", ES_TIMER_RETENTION}};
 
 /* Whether a relation is one of ours, by its name, which all statements can ask. */
 static bool
@@ -158,6 +161,16 @@ begin_write(void)
 	es_begin_outside_write();
 }
 
+/* Rows come into the archive: once they are there, each session looks up to where. */
+static void
+note_archive(void)
+{
+	const Store *store = es_store_if_any();
+
+	if (store != NULL && OidIsValid(store->archive))
+		CacheInvalidateRelcacheByRelid(store->archive);
+}
+
 /* Something may be due that nobody has noted: the table is looked at. */
 static void
 note_due(Timer timer)
@@ -219,7 +232,11 @@ start_statement(QueryDesc *query, int flags)
 		es_inserts = false;
 	else if (writes_to(query, LOG_TABLE))
 		begin_write();
-	else if (query->operation != CMD_DELETE)
+	else if (query->operation == CMD_DELETE)
+		return;
+	else if (writes_to(query, ARCHIVE_TABLE))
+		note_archive();
+	else
 		note_due_of_statement(query);
 }
 
@@ -246,6 +263,8 @@ run_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 
 	if (copies)
 		begin_write();
+	else if (copies_to(statement->utilityStmt, ARCHIVE_TABLE))
+		note_archive();
 	else
 		note_due_of_copy(statement->utilityStmt);
 	next(statement, query, read_only_tree, context, params, environment, dest,

@@ -26,6 +26,7 @@
 #include "ground/catalog.h"
 #include "ground/shmem.h"
 #include "ground/timer_slot.h"
+#include "keep/retention.h"
 #include "process/timer.h"
 #include "saga/saga_timer.h"
 
@@ -40,7 +41,10 @@ const TimerJob es_timer_jobs[] = {[ES_TIMER_DEADLINES] = {"append due events",
 														  es_append_deadlines},
 								  [ES_TIMER_SAGAS] = {"fire saga timers",
 													  es_find_saga_timer,
-													  es_run_saga_timers}};
+													  es_run_saga_timers},
+								  [ES_TIMER_RETENTION] = {"archive what is old",
+														  es_find_retention,
+														  es_run_retention}};
 
 StaticAssertDecl(lengthof(es_timer_jobs) == ES_TIMERS,
 				 "what each timer does is in the table");

@@ -227,7 +227,13 @@ static const Metric shown[] =
 	 {"sagas.circuits_opened", "counter", "circuits", NULL, FROM_COUNTER,
 	  ES_COUNT_OPENED_CIRCUITS, "Times that a circuit opened"},
 	 {"sagas.step_duration", "histogram", "milliseconds", NULL, FROM_HISTOGRAM,
-	  ES_HISTOGRAM_STEPS, "Time between the claim of a step and its report"}};
+	  ES_HISTOGRAM_STEPS, "Time between the claim of a step and its report"},
+	 {"archive.archived", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_ARCHIVED_EVENTS, "Events moved into the archive"},
+	 {"archive.restored", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_RESTORED_EVENTS, "Events moved back from the archive"},
+	 {"archive.deleted", "counter", "events", NULL, FROM_COUNTER,
+	  ES_COUNT_DELETED_EVENTS, "Events deleted with their aggregates"}};
 
 /* Everything at about one moment. */
 typedef struct Reading
