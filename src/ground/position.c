@@ -42,6 +42,11 @@
  * after positions were taken: the first transaction to end since the worker
  * last looked raises a flag and nudges it.  Where no worker can be had, every
  * transaction that has taken positions stores it itself just before it commits.
+ *
+ * After a restart the end of the log alone does not tell how far positions had come:
+ * the last events may have been removed since, and the last positions may have been
+ * given to transactions that were rolled back.  So what was stored counts, too, and
+ * the safe position does not fall.
  */
 #include "postgres.h"
 
@@ -76,6 +81,7 @@
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/event.h"
@@ -529,25 +535,36 @@ log_is_free(void)
 	return is_free;
 }
 
+/* As far as it can be one of those given here. */
+static int64
+last_archived_position(void)
+{
+	int64 last = es_highest_archived_position();
+
+	return last < POSITION_CEILING ? last : 0;
+}
+
 /*
  * As long as no position was taken since the server started, nothing is in
- * flight but what is written around the API, and the log itself says how far it
- * goes.  While somebody has locked it, what is stored for standbys has to do, which
- * may be behind.
+ * flight but what is written around the API: the log says how far it goes, and what
+ * was stored how far it went when its last events were still there.  While somebody
+ * has locked the log, what is stored has to do, which may be behind.
  */
 static int64
 last_position_at_rest(bool *behind)
 {
 	OwnerScope scope;
-	int64 last;
+	int64 last = 0;
 
+	if (es_try_lock_table(es_store()->store_state))
+		last = es_stored_safe_position();
 	*behind = !log_is_free();
 	if (*behind)
-		return es_stored_safe_position();
+		return last;
 	es_begin_read(&scope);
-	last = last_logged_position();
+	last = Max(last, last_logged_position());
 	es_end(&scope);
-	return last;
+	return Max(last, last_archived_position());
 }
 
 /* What the sequence says was reserved. */
@@ -649,14 +666,13 @@ es_read_in_flight(SharedDatabase *db, FeedState *state)
 /*
  * What was safe when this looked stays safe.  The record of this commit follows
  * those of all transactions that ended before, so a standby which sees the
- * position sees their events.  Positions may also fall, to the end of the log,
- * when a restart has forgotten that the last ones were taken.
+ * position sees their events.
  */
 void
 es_store_safe_position(void)
 {
 	static KeptPlan plan = {"UPDATE event_store.store_state SET safe_position = $1"
-							" WHERE safe_position OPERATOR(pg_catalog.<>) $1",
+							" WHERE safe_position OPERATOR(pg_catalog.<) $1",
 							1,
 							{INT8OID}};
 	OwnerScope scope;
