@@ -40,6 +40,7 @@ OBJS = \
 	src/ground/due_snapshot.o \
 	src/ground/log_identity.o \
 	src/ground/archive_mark.o \
+	src/ground/log_plan.o \
 	src/ground/waiter.o \
 	src/ground/committer_slot.o \
 	src/ground/grouped_call.o \
@@ -51,6 +52,7 @@ OBJS = \
 	src/log/log_change.o \
 	src/log/log.o \
 	src/log/closed_aggregate.o \
+	src/log/archived.o \
 	src/log/view_table.o \
 	src/log/view_owner.o \
 	src/staging/staging_state.o \

@@ -97,7 +97,7 @@ CREATE FUNCTION event_store.aggregate_info(aggregate_type text, aggregate_id tex
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'es_aggregate_info';
 COMMENT ON FUNCTION event_store.aggregate_info(text, text) IS
 $$Returns one row about an aggregate, staged events included; zeros where it has none.
-event_count: durable and staged. last_position: of the last durable event. last_recorded_at: of the last event, NULL where there is none. staged_count: how many of them are staged. dead_letter_count: its events that could not be drained; they count nowhere else. archived: false. The events are counted, which for 100,000 of them takes some 10 ms; aggregate_sequence tells the last one at once.
+event_count: durable and staged. last_position: of the last durable event. last_recorded_at: of the last event, NULL where there is none. staged_count: how many of them are staged. dead_letter_count: its events that could not be drained; they count nowhere else. archived: whether all its events are in the archive, which closes it; those that are count like any others. The events are counted, which for 100,000 of them takes some 10 ms; aggregate_sequence tells the last one at once.
 Errors: 22004, 22023, 22001, 55000.
 Example: SELECT event_count, last_sequence, last_recorded_at FROM event_store.aggregate_info('Order', 'o-100');$$;
 

@@ -499,6 +499,7 @@ DECLARE
         CASE WHEN payload_index THEN
         'CREATE INDEX IF NOT EXISTS domain_events_payload_idx ON event_store.domain_events USING gin (payload jsonb_path_ops)' END,
         'CREATE INDEX IF NOT EXISTS domain_events_archive_correlation_id_idx ON event_store.domain_events_archive (correlation_id)' || archive_place || ' WHERE correlation_id IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS domain_events_archive_recorded_at_idx ON event_store.domain_events_archive USING brin (recorded_at)' || archive_place,
         'CREATE INDEX IF NOT EXISTS domain_events_archive_saga_id_idx ON event_store.domain_events_archive (saga_id)' || archive_place || ' WHERE saga_id IS NOT NULL',
         -- the archive has those that the log was given, if before there was an archive
         CASE WHEN category_index OR pg_catalog.to_regclass('event_store.domain_events_category_idx') IS NOT NULL THEN

@@ -46,6 +46,7 @@
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "ground/transaction.h"
+#include "log/archived.h"
 #include "log/outside_write.h"
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
@@ -468,7 +469,8 @@ is_unwanted(const ScheduledEvent *scheduled)
 
 	es_begin(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_execute(&plan, values, NULL, true, SPI_OK_SELECT) > 0;
+	found = es_execute(es_aggregate_plan(&plan, values[0], values[1]), values,
+					   NULL, true, SPI_OK_SELECT) > 0;
 	PopActiveSnapshot();
 	es_end(&scope);
 	return found;

@@ -23,6 +23,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 #include "ground/metrics.h"
 #include "replay/upcaster.h"
 
@@ -38,7 +39,8 @@ es_find_event(Failure *f)
 	uint64 found;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_execute(&plan, &position, NULL, true, SPI_OK_SELECT);
+	found = es_execute(es_log_plan_after(&plan, f->position - 1), &position,
+					   NULL, true, SPI_OK_SELECT);
 	PopActiveSnapshot();
 	for (int i = 0; i < EV_COLUMNS && found > 0; i++)
 		event.values[i] =

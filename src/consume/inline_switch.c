@@ -29,6 +29,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/lock.h"
+#include "ground/log_plan.h"
 #include "ground/position.h"
 #include "ground/projector_slot.h"
 #include "log/view_owner.h"
@@ -164,7 +165,7 @@ es_has_events(Datum types)
 
 	es_begin_read(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_execute(&plan, &types, NULL, true, SPI_OK_SELECT) > 0;
+	found = es_execute(es_log_plan(&plan), &types, NULL, true, SPI_OK_SELECT) > 0;
 	PopActiveSnapshot();
 	es_end(&scope);
 	return found;

@@ -25,6 +25,7 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 
 /* Positions that are searched at once for the end of a run; a jump is wider. */
 #define RUN_WINDOW (INT64CONST(1) << 31)
@@ -76,10 +77,11 @@ find_event(int64 after, int64 up_to, bool last, TimestampTz *recorded_at)
 		 " ORDER BY e.global_position DESC LIMIT 1",
 		 2,
 		 {INT8OID, INT8OID}};
+	KeptPlan *plan = last ? &last_plan : &first_plan;
 	Datum values[2] = {Int64GetDatum(after), Int64GetDatum(up_to)};
 	bool isnull;
 
-	if (es_execute(last ? &last_plan : &first_plan, values, NULL, true,
+	if (es_execute(es_log_plan_after(plan, after), values, NULL, true,
 				   SPI_OK_SELECT) == 0)
 		return 0;
 	if (recorded_at != NULL)

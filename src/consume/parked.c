@@ -28,6 +28,7 @@
 #include "consume/partition.h"
 #include "consume/subscription.h"
 #include "ground/catalog.h"
+#include "ground/log_plan.h"
 #include "ground/settings.h"
 
 #define PARTITION_ROW                                      \
@@ -110,7 +111,8 @@ es_set_aside(const Subscription *subscription, Datum partition,
 		es_execute_latest(&update, values, nulls);
 	}
 	else
-		es_execute_latest(&plan, values, nulls);
+		es_execute_on_log(&plan, row->position - 1, values, nulls,
+						  GetLatestSnapshot());
 }
 
 void
@@ -167,7 +169,7 @@ es_park_event(const Subscription *subscription, Datum partition, int64 position,
 					 cause->message == 0 ? 'n' : ' ',
 					 ' '};
 
-	es_execute_latest(&plan, values, nulls);
+	es_execute_on_log(&plan, position - 1, values, nulls, GetLatestSnapshot());
 }
 
 void

@@ -28,7 +28,9 @@
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 #include "ground/pair_table.h"
+#include "log/archived.h"
 #include "replay/fold.h"
 #include "replay/upcaster.h"
 
@@ -230,7 +232,8 @@ find_aggregate(const text *partition, Datum *type, Datum *id)
 		values[0] = PointerGetDatum(cstring_to_text_with_len(all, i));
 		values[1] =
 			PointerGetDatum(cstring_to_text_with_len(all + i + 1, size - i - 1));
-		if (es_execute(&plan, values, NULL, true, SPI_OK_SELECT) == 0)
+		if (es_execute(&plan, values, NULL, true, SPI_OK_SELECT) == 0 &&
+			es_last_archived(values[0], values[1]) == 0)
 			continue;
 		found++;
 		*type = values[0];
@@ -245,7 +248,7 @@ find_aggregate(const text *partition, Datum *type, Datum *id)
  * sequences.
  */
 static bool
-read_aggregate(Stretch *stretch, Datum *bounds)
+read_aggregate(Stretch *stretch, int64 after, Datum *bounds)
 {
 	static KeptPlan plan =
 		{ES_EVENT_SELECT
@@ -270,7 +273,8 @@ read_aggregate(Stretch *stretch, Datum *bounds)
 		!find_aggregate(DatumGetTextPP(stretch->partition), &values[3],
 						&values[4]))
 		return false;
-	es_for_each_row(&plan, values, NULL, take_event, stretch);
+	es_for_each_row(es_log_plan_after(&plan, after), values, NULL, take_event,
+					stretch);
 	return true;
 }
 
@@ -300,8 +304,9 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 		stretch->last_version =
 			MakeSingleTupleTableSlot(es_event_desc(), &TTSOpsVirtual);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (!read_aggregate(stretch, values))
-		es_for_each_row(&plan, values, NULL, take_event, stretch);
+	if (!read_aggregate(stretch, after, values))
+		es_for_each_row(es_log_plan_after(&plan, after), values, NULL,
+						take_event, stretch);
 	PopActiveSnapshot();
 	if (stretch->last_version != NULL)
 		ExecDropSingleTupleTableSlot(stretch->last_version);

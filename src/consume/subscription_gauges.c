@@ -29,6 +29,7 @@
 #include "consume/member.h"
 #include "consume/subscription.h"
 #include "consume/subscription_gauges.h"
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "read/feed.h"
 #include "read/gauges.h"
@@ -57,7 +58,8 @@ lock_tables(void)
 	}
 	/* with the locks in hand it may have another shape */
 	store = es_store_if_any();
-	return store != NULL && !store->subscribed;
+	return store != NULL && !store->subscribed &&
+		   (!es_anything_moved() || es_try_lock_table(es_store()->archive));
 }
 
 /* ---------- a subscription ---------- */

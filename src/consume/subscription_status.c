@@ -25,6 +25,7 @@
 #include "consume/subscription.h"
 #include "consume/subscription_status.h"
 #include "ground/catalog.h"
+#include "ground/log_plan.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_subscription_state);
@@ -60,8 +61,8 @@ es_age_behind(int64 after, int64 safe, Datum *age, bool *isnull)
 							{INT8OID, INT8OID}};
 	Datum values[2] = {Int64GetDatum(after), Int64GetDatum(safe)};
 
-	*isnull = after >= safe ||
-			  es_execute(&plan, values, NULL, true, SPI_OK_SELECT) == 0;
+	*isnull = after >= safe || es_execute(es_log_plan_after(&plan, after),
+										  values, NULL, true, SPI_OK_SELECT) == 0;
 	if (!*isnull)
 		*age = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 							 isnull);

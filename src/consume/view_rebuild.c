@@ -48,6 +48,7 @@
 #include "ground/catalog.h"
 #include "ground/event.h"
 #include "ground/lock.h"
+#include "ground/log_plan.h"
 #include "ground/pair_table.h"
 #include "ground/position.h"
 #include "read/feed.h"
@@ -207,7 +208,8 @@ read_events(const ViewRebuild *rebuild, int64 up_to, int64 max_count, int *count
 
 	es_begin_read(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
-	*count = (int) es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	*count = (int) es_execute(es_log_plan_after(&plan, rebuild->position),
+							  values, NULL, true, SPI_OK_SELECT);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(caller);
 	events = palloc(Max(*count, 1) * sizeof(EventRow));

@@ -11,6 +11,7 @@
 #include "tcop/dest.h"
 #include "utils/tuplestore.h"
 
+#include "ground/event.h"
 
 /* Number of staging segments. */
 #define ES_SEGMENTS 8
@@ -194,6 +195,7 @@ typedef struct KeptPlan
 	SPIPlanPtr plan;
 	PlanKind kind;
 	int generation; /* of the plan that planning.c has made */
+	struct KeptPlan *elsewhere[ES_LOG_TABLES]; /* log_plan.c: on other tables */
 } KeptPlan;
 
 extern SPIPlanPtr es_plan(KeptPlan *kept);

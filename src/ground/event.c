@@ -13,6 +13,10 @@
  * that most events have; "letter", all but the position.  The form is missing,
  * names; an alias, names of that table; $N, parameters from that number on;
  * or unnest, the same as arrays in a FROM clause.
+ *
+ * Events that were moved to the archive stand in a table of the same columns.  A
+ * statement that looks there, too, is made of the one that reads domain_events: each
+ * mention of that table becomes the two of them as one.
  */
 #include "postgres.h"
 
@@ -184,6 +188,34 @@ es_event_sql(const char *sql)
 		put_columns(&out, (ColumnSet) set, form, (int) (end - form));
 		sql = end + 1;
 	}
+	return out.data;
+}
+
+/* What domain_events is replaced by where it stands in a FROM clause. */
+static const char *const log_tables[] =
+	{[ES_BOTH_TABLES] =
+		 "(SELECT {event} FROM event_store.domain_events"
+		 " UNION ALL SELECT {event} FROM event_store.domain_events_archive)",
+	 [ES_ARCHIVE_ALONE] = "event_store.domain_events_archive"};
+
+StaticAssertDecl(lengthof(log_tables) == ES_LOG_TABLES,
+				 "tables of the log that statements look into");
+
+char *
+es_log_sql(const char *sql, LogTables tables)
+{
+	static const char name[] = "event_store.domain_events ";
+	StringInfoData out;
+	const char *next;
+
+	initStringInfo(&out);
+	while ((next = strstr(sql, name)) != NULL)
+	{
+		appendBinaryStringInfo(&out, sql, (int) (next - sql));
+		appendStringInfo(&out, "%s ", log_tables[tables]);
+		sql = next + strlen(name);
+	}
+	appendStringInfoString(&out, sql);
 	return out.data;
 }
 

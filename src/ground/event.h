@@ -81,4 +81,16 @@ extern bool es_is_erased(const Datum *values, const bool *nulls);
 /* A statement with the sets of columns put in that it names in braces. */
 extern char *es_event_sql(const char *sql);
 
+/* Where a statement on domain_events looks instead. */
+typedef enum LogTables
+{
+	ES_BOTH_TABLES, /* into domain_events and domain_events_archive, as one table */
+	ES_ARCHIVE_ALONE
+} LogTables;
+
+#define ES_LOG_TABLES 2
+
+/* A SELECT on domain_events, its sets of columns still in braces, on these tables. */
+extern char *es_log_sql(const char *sql, LogTables tables);
+
 #endif /* ES_EVENT_H */

@@ -62,9 +62,10 @@ deform(HeapTuple tuple, TupleDesc desc, EventRow *row)
 		row->values[i] = heap_getattr(tuple, i + 1, desc, &row->nulls[i]);
 }
 
-int64
-es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
-				TimestampTz *recorded_at)
+/* The sequence of the first or last event of an aggregate; as es_durable_head. */
+static int64
+durable_end(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
+			ScanDirection from, TimestampTz *recorded_at)
 {
 	const Store *store = es_store();
 	Relation table = table_open(store->events, AccessShareLock);
@@ -79,7 +80,7 @@ es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 	ScanKeyInit(&keys[1], EV_AGGREGATE_ID + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				aggregate_id);
 	scan = systable_beginscan_ordered(table, index, snapshot, 2, keys);
-	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	tuple = systable_getnext_ordered(scan, from);
 	if (HeapTupleIsValid(tuple))
 	{
 		TupleDesc desc = RelationGetDescr(table);
@@ -96,6 +97,21 @@ es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
 	index_close(index, AccessShareLock);
 	table_close(table, AccessShareLock);
 	return sequence;
+}
+
+int64
+es_durable_head(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot,
+				TimestampTz *recorded_at)
+{
+	return durable_end(aggregate_type, aggregate_id, snapshot,
+					   BackwardScanDirection, recorded_at);
+}
+
+int64
+es_durable_first(Datum aggregate_type, Datum aggregate_id, Snapshot snapshot)
+{
+	return durable_end(aggregate_type, aggregate_id, snapshot,
+					   ForwardScanDirection, NULL);
 }
 
 /* Looks an event up in a table by an index of its ids. */

@@ -51,6 +51,9 @@ pg_noreturn extern void es_raise_race(void);
  */
 extern int64 es_durable_head(Datum aggregate_type, Datum aggregate_id,
 							 Snapshot snapshot, TimestampTz *recorded_at);
+/* The same of the first one that is in domain_events. */
+extern int64 es_durable_first(Datum aggregate_type, Datum aggregate_id,
+							  Snapshot snapshot);
 /* An event, also one that is in the archive. */
 extern bool es_durable_by_event_id(const pg_uuid_t *event_id, Snapshot snapshot,
 								   EventRow *row);

@@ -2,9 +2,10 @@
  * event_load.c
  *		Loading events: of an aggregate, of a saga, by id.
  *
- * What is staged of an aggregate always follows what is durable of it, and one
- * snapshot, the statement's, sees each event once.  So the two are read one
- * after the other and never merged.
+ * What is staged of an aggregate always follows what is durable of it, what is in the
+ * archive comes before that, and one snapshot, the statement's, sees each event once.
+ * So the three are read one after the other and never merged.  The archive is opened only
+ * where domain_events lacks the first events wanted, which the first row of it tells.
  */
 #include "postgres.h"
 
@@ -23,11 +24,14 @@
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
+#include "ground/archive_mark.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "log/archived.h"
 #include "replay/fold.h"
 #include "replay/upcaster.h"
 #include "staging/dead_letter.h"
@@ -52,6 +56,10 @@ typedef struct LoadRange
 	bool backward;
 	bool upcast;
 	int64 previous; /* loaded last; at first what comes before the first */
+	/* where some may be in the archive */
+	int64 left; /* still to be loaded at most */
+	bool looks_at_rows;
+	bool has_met; /* a row of domain_events */
 	Tuplestorestate *into;
 	MemoryContext per_event; /* where events are upcast */
 } LoadRange;
@@ -130,6 +138,84 @@ plan_of(const LoadRange *range)
 	return &plans[bounded][range->backward];
 }
 
+/* Loads events, so many at most, from domain_events or from its archive. */
+static void
+load_from(LoadRange *range, const LoadRange *bounds, bool archive,
+		  RowFunction function)
+{
+	KeptPlan *plan = plan_of(bounds);
+	Datum values[5] = {bounds->type, bounds->id, Int64GetDatum(range->left),
+					   Int64GetDatum(bounds->after),
+					   Int64GetDatum(bounds->up_to)};
+	OwnerScope scope;
+
+	es_begin_read(&scope);
+	es_for_each_row(archive ? es_plan_on(plan, ES_ARCHIVE_ALONE) : plan, values,
+					NULL, function, range);
+	es_end(&scope);
+}
+
+static bool
+load_counted_row(TupleTableSlot *slot, void *arg)
+{
+	LoadRange *range = arg;
+
+	if (range->left == 0)
+		return false;
+	range->left--;
+	if (range->looks_at_rows)
+		return load_row(slot, arg);
+	tuplestore_puttupleslot(range->into, slot);
+	return true;
+}
+
+/* Loads what the archive has behind one sequence, up to another. */
+static void
+load_archived(LoadRange *range, int64 after, int64 up_to)
+{
+	LoadRange bounds = *range;
+
+	bounds.after = after;
+	bounds.up_to = up_to;
+	if (after < up_to && range->left > 0)
+		load_from(range, &bounds, true, load_counted_row);
+}
+
+/* A row of domain_events: what is wanted before the first one comes out of the archive. */
+static bool
+load_later_row(TupleTableSlot *slot, void *arg)
+{
+	LoadRange *range = arg;
+	bool isnull;
+
+	if (!range->has_met && !range->backward)
+		load_archived(range, range->previous,
+					  DatumGetInt64(slot_getattr(slot, EV_SEQUENCE + 1, &isnull)) -
+						  1);
+	range->has_met = true;
+	return load_counted_row(slot, arg);
+}
+
+/* Loads the durable events of a range, of which the first may be in the archive. */
+static void
+load_both(LoadRange *range)
+{
+	int64 after = Max(range->after, 0);
+	int64 end = range->up_to;
+
+	range->looks_at_rows =
+		range->upcast || range->backward || IsolationUsesXactSnapshot();
+	load_from(range, range, false, load_later_row);
+	if (range->has_met && !range->backward)
+		return;
+	/* what is not in domain_events ends before what was loaded of it, or of staging */
+	if (range->backward && range->previous != PG_INT64_MAX)
+		end = Min(end, range->previous - 1);
+	else if (after < end)
+		end = Min(end, es_last_archived(range->type, range->id));
+	load_archived(range, after, end);
+}
+
 /* Loads the durable events of a range; returns how many. */
 static int64
 load_durable(LoadRange *range, int64 max_count)
@@ -142,6 +228,12 @@ load_durable(LoadRange *range, int64 max_count)
 
 	if (max_count <= 0)
 		return 0;
+	if (es_anything_moved())
+	{
+		range->left = max_count;
+		load_both(range);
+		return max_count - range->left;
+	}
 	es_begin_read(&scope);
 	/* row by row only where there may be something to find */
 	if (range->upcast || IsolationUsesXactSnapshot())
@@ -204,7 +296,7 @@ Datum
 es_load_events(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	LoadRange range;
+	LoadRange range = {0};
 	StagedRead read;
 	int64 count;
 
@@ -280,6 +372,14 @@ es_load_event(PG_FUNCTION_ARGS)
 								 row.event.values, row.event.nulls);
 		found = 1;
 	}
+	if (found == 0 && es_anything_moved())
+	{
+		es_begin_read(&scope);
+		es_for_each_row(es_plan_on(&plan, ES_ARCHIVE_ALONE), &value, NULL,
+						load_row, &range);
+		found = tuplestore_tuple_count(range.into);
+		es_end(&scope);
+	}
 	es_end_staged_read(&read);
 	es_end_call(ES_CALL_LOAD_EVENT, found);
 	return (Datum) 0;
@@ -340,6 +440,41 @@ read_durable_info(Datum type, Datum id, Datum *values, bool *nulls)
 	es_end(&scope);
 }
 
+/*
+ * Adds what is in the archive, which need not be opened for that: what it has of an
+ * aggregate are the first sequences, or all of them.  Returns whether it has all.
+ */
+static bool
+add_archived_info(Datum type, Datum id, Datum *values, bool *nulls)
+{
+	static KeptPlan plan = {"SELECT c.last_sequence, 1::pg_catalog.int8,"
+							" c.last_sequence, c.last_position, c.last_recorded_at"
+							" FROM event_store.closed_aggregates c"
+							" WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND c.aggregate_id OPERATOR(pg_catalog.=) $2"
+							" AND c.state OPERATOR(pg_catalog.=) 'archived'",
+							2,
+							{TEXTOID, TEXTOID}};
+	Datum arguments[2] = {type, id};
+	OwnerScope scope;
+	bool found;
+
+	if (!nulls[1])
+	{
+		values[0] = Int64GetDatum(DatumGetInt64(values[0]) +
+								  DatumGetInt64(values[1]) - 1);
+		values[1] = Int64GetDatum(1);
+		return false;
+	}
+	es_begin_read(&scope);
+	found = es_execute(&plan, arguments, NULL, true, SPI_OK_SELECT) > 0;
+	for (int i = 0; i < 5 && found; i++)
+		values[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								  i + 1, &nulls[i]);
+	es_end(&scope);
+	return found;
+}
+
 /* aggregate_info(aggregate_type, aggregate_id): one row, also where there is nothing. */
 Datum
 es_aggregate_info(PG_FUNCTION_ARGS)
@@ -350,6 +485,7 @@ es_aggregate_info(PG_FUNCTION_ARGS)
 	Datum values[8] = {0};
 	bool nulls[8] = {false};
 	int64 staged = 0;
+	bool archived = false;
 	StagedRead read;
 	StagedScan *scan;
 	StagedRow row;
@@ -361,6 +497,8 @@ es_aggregate_info(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	read_durable_info(type, id, values, nulls);
+	if (es_anything_moved())
+		archived = add_archived_info(type, id, values, nulls);
 	scan = es_staged_begin(ES_KIND_EVENT, type, id, GetActiveSnapshot(), false);
 	while (es_staged_next_row(scan, &row))
 	{
@@ -384,7 +522,7 @@ es_aggregate_info(PG_FUNCTION_ARGS)
 		nulls[i] = false;
 	}
 	values[5] = Int64GetDatum(staged);
-	values[7] = BoolGetDatum(false); /* there is no archive */
+	values[7] = BoolGetDatum(archived);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	es_end_call(ES_CALL_AGGREGATE_INFO, DatumGetInt64(values[0]));
 	return (Datum) 0;
@@ -464,7 +602,7 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	nstaged = staged_aggregate_ids(type, after, &staged);
 	es_begin_read(&scope);
-	es_execute(&plan, values, NULL, true, SPI_OK_SELECT);
+	es_execute(es_log_plan(&plan), values, NULL, true, SPI_OK_SELECT);
 	for (int64 n = 0; n < max_count && (s < nstaged || d < SPI_processed); n++)
 	{
 		Datum durable = d < SPI_processed
@@ -566,7 +704,8 @@ es_saga_log(PG_FUNCTION_ARGS)
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	list_staged_of_saga(saga_id, &staged);
 	es_begin_read(&scope);
-	count = es_execute_into(&plan, &saga_id, NULL, rsinfo->setResult);
+	count =
+		es_execute_into(es_log_plan(&plan), &saga_id, NULL, rsinfo->setResult);
 	es_end(&scope);
 	for (int i = 0; i < staged.count; i++)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,

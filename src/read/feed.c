@@ -28,6 +28,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
+#include "ground/log_plan.h"
 #include "ground/metrics.h"
 #include "ground/planning.h"
 #include "ground/position.h"
@@ -180,14 +181,14 @@ first_recorded_after(TimestampTz at, int64 safe)
 	Datum values[2] = {TimestampTzGetDatum(at), Int64GetDatum(safe)};
 	int64 found;
 
-	if (find_position(&middle, values) == 0)
-		found = find_position(&from_front, values);
+	if (find_position(es_log_plan(&middle), values) == 0)
+		found = find_position(es_log_plan(&from_front), values);
 	else
 	{
 		int settings = NewGUCNestLevel();
 
 		es_set_for_planning("enable_seqscan", "off");
-		found = find_position(&from_back, values);
+		found = find_position(es_log_plan(&from_back), values);
 		AtEOXact_GUC(false, settings);
 	}
 	return found <= safe ? found : 0;
@@ -221,7 +222,7 @@ es_position_at(PG_FUNCTION_ARGS)
 	es_begin_read(&scope);
 	first = first_recorded_after(PG_GETARG_TIMESTAMPTZ(0), safe);
 	end = Int64GetDatum(first != 0 ? first : safe + 1);
-	position = find_position(&last_before, &end);
+	position = find_position(es_log_plan(&last_before), &end);
 	es_end(&scope);
 	PopActiveSnapshot();
 	es_end_call(ES_CALL_POSITION_AT, position);

@@ -27,8 +27,10 @@
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 #include "ground/pair_table.h"
 #include "read/feed_plan.h"
 #include "replay/fold.h"
@@ -251,13 +253,14 @@ reach(const TypeFilter *filter, const FeedRange *range, const Datum *values)
 	Datum sample[FEED_NARGS] = {values[0], values[1],
 								Int64GetDatum(SAMPLE_ROWS - 1), filter->types};
 	int64 end = range->backward ? range->after : range->up_to;
+	KeptPlan *plan;
 	bool isnull;
 
 	if (merged[filter->size] == 0)
 		return 0;
-	if (es_execute(typed_plan(SELECT_SAMPLE, filter->by, filter->size,
-							  range->backward),
-				   sample, NULL, true, SPI_OK_SELECT) > 0)
+	plan = typed_plan(SELECT_SAMPLE, filter->by, filter->size, range->backward);
+	if (es_execute(es_log_plan_after(plan, range->after), sample, NULL, true,
+				   SPI_OK_SELECT) > 0)
 		end = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 										  SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_freetuptable(SPI_tuptable);
@@ -379,12 +382,35 @@ read_upcast(const FeedRange *range, Tuplestorestate *into)
 	return feed.given;
 }
 
-uint64
-es_read_feed(const FeedRange *range, Tuplestorestate *into)
+static uint64
+read_range(const FeedRange *range, Tuplestorestate *into)
 {
 	if (range->upcast && range->max_count > 0 && es_upcasts())
 		return read_upcast(range, into);
 	return read_feed(range, into, NULL);
+}
+
+/*
+ * Backward, what lies beyond the archive comes first: who wants no more than that does
+ * not open it.
+ */
+uint64
+es_read_feed(const FeedRange *range, Tuplestorestate *into)
+{
+	int64 archived = es_highest_archived_position();
+	FeedRange part = *range;
+	uint64 count;
+
+	if (!range->backward || archived <= range->after || archived >= range->up_to)
+		return read_range(range, into);
+	part.after = archived;
+	count = read_range(&part, into);
+	part.after = range->after;
+	part.up_to = archived;
+	part.max_count = range->max_count - (int64) count;
+	if (part.max_count > 0)
+		count += read_range(&part, into);
+	return count;
 }
 
 /* The events as they are stored, or each handed on to be upcast. */
@@ -420,6 +446,7 @@ read_feed(const FeedRange *range, Tuplestorestate *into, UpcastFeed *upcast)
 	nulls[3] = values[3] == 0 ? 'n' : ' ';
 	nulls[4] = values[4] == 0 ? 'n' : ' ';
 	nulls[5] = nulls[6] = range->members == 0 ? 'n' : ' ';
+	plan = es_log_plan_after(plan, range->after);
 	if (upcast == NULL)
 		count = es_execute_into(plan, values, nulls, into);
 	else

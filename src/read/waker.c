@@ -41,6 +41,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
 #include "ground/position.h"
@@ -195,12 +196,15 @@ read_stretch(OpenLog *log, int64 after, int64 safe, OpenFilter *open, int count)
 	return read == ROUND_EVENTS ? position : safe;
 }
 
-/* All of them are to look for themselves. */
+/* All who have not looked behind a position are to look for themselves. */
 static void
-find_all(OpenFilter *open, int count)
+find_all_before(int64 position, OpenFilter *open, int count)
 {
 	for (int i = 0; i < count; i++)
-		open[i].found = open[i].filter.after + 1;
+	{
+		if (open[i].filter.after < position)
+			open[i].found = open[i].filter.after + 1;
+	}
 }
 
 /* One stretch for all, and who is woken by it; returns how far it came. */
@@ -214,11 +218,13 @@ look_at_stretch(SharedDatabase *db, int64 safe, OpenFilter *open, int count)
 	for (int i = 0; i < count; i++)
 		after = Min(after, open[i].filter.after);
 	if (IsolationIsSerializable() || !open_log(&log))
-		find_all(open, count);
+		find_all_before(PG_INT64_MAX, open, count);
 	else
 	{
 		reached = read_stretch(&log, after, safe, open, count);
 		close_log(&log);
+		/* an event may have gone to the archive before anybody looked */
+		find_all_before(es_highest_archived_position(), open, count);
 	}
 	es_close_filters(db, open, count, reached);
 	return reached;

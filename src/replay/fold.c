@@ -42,11 +42,14 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 #include "ground/pair_table.h"
 #include "ground/planning.h"
+#include "log/archived.h"
 #include "replay/fold.h"
 #include "replay/merge.h"
 #include "replay/named_function.h"
@@ -442,12 +445,21 @@ es_plan_events(KeptPlan *plan)
 	SPIPlanPtr prepared = es_plan(plan);
 	int settings = NewGUCNestLevel();
 	Relation events = table_open(es_store()->events, AccessShareLock);
+	double size;
 
 	es_set_for_planning("jit", "off");
 	es_set_for_planning("enable_nestloop", "off");
-	if (RelationGetNumberOfBlocks(events) <= (BlockNumber) effective_cache_size)
-		es_set_for_planning("enable_sort", "off");
+	size = RelationGetNumberOfBlocks(events);
 	table_close(events, AccessShareLock);
+	if (es_anything_moved())
+	{
+		Relation archive = table_open(es_store()->archive, AccessShareLock);
+
+		size += RelationGetNumberOfBlocks(archive);
+		table_close(archive, AccessShareLock);
+	}
+	if (size <= effective_cache_size)
+		es_set_for_planning("enable_sort", "off");
 	es_forget_plan(prepared);
 	es_make_plan(prepared);
 	AtEOXact_GUC(false, settings);
@@ -473,14 +485,77 @@ fold_row(TupleTableSlot *slot, void *arg)
 		   (fold->stop_at == DT_NOEND || GetCurrentTimestamp() < fold->stop_at);
 }
 
+/* The durable events of an aggregate, of which the first may be in the archive. */
+typedef struct DurableEvents
+{
+	Fold *fold;
+	Datum type;
+	Datum id;
+	bool has_met; /* a row of domain_events */
+	bool more;
+} DurableEvents;
+
+static bool
+fold_counted_row(TupleTableSlot *slot, void *arg)
+{
+	DurableEvents *events = arg;
+
+	events->more = fold_row(slot, events->fold);
+	return events->more;
+}
+
+/* Folds what the archive has behind the fold's sequence, up to another one. */
+static void
+fold_archived(DurableEvents *events, int64 up_to)
+{
+	Datum values[4] = {events->type, events->id,
+					   Int64GetDatum(events->fold->sequence),
+					   Int64GetDatum(up_to)};
+	OwnerScope scope;
+
+	if (events->fold->sequence >= up_to)
+		return;
+	es_begin_read(&scope);
+	es_for_each_row(es_plan_on(&events_after, ES_ARCHIVE_ALONE), values, NULL,
+					fold_counted_row, events);
+	es_end(&scope);
+}
+
+/* A row of domain_events: what comes before the first one is folded out of the archive. */
+static bool
+fold_later_row(TupleTableSlot *slot, void *arg)
+{
+	DurableEvents *events = arg;
+	bool isnull;
+
+	if (!events->has_met)
+		fold_archived(events,
+					  DatumGetInt64(slot_getattr(slot, EV_SEQUENCE + 1, &isnull)) -
+						  1);
+	events->has_met = true;
+	return events->more && fold_counted_row(slot, events);
+}
+
 void
 es_fold_durable(Fold *fold, text *aggregate_type, text *aggregate_id)
 {
 	Datum values[4] = {PointerGetDatum(aggregate_type),
 					   PointerGetDatum(aggregate_id),
 					   Int64GetDatum(fold->sequence), Int64GetDatum(fold->up_to)};
+	DurableEvents events = {.fold = fold,
+							.type = values[0],
+							.id = values[1],
+							.more = true};
 
-	es_for_each_row(&events_after, values, NULL, fold_row, fold);
+	if (!es_anything_moved())
+	{
+		es_for_each_row(&events_after, values, NULL, fold_row, fold);
+		return;
+	}
+	es_for_each_row(&events_after, values, NULL, fold_later_row, &events);
+	if (!events.has_met && fold->sequence < fold->up_to)
+		fold_archived(&events,
+					  Min(fold->up_to, es_last_archived(values[0], values[1])));
 }
 
 void

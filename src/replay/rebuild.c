@@ -59,6 +59,7 @@
 #include "ground/common.h"
 #include "ground/compat.h"
 #include "ground/lock.h"
+#include "ground/log_plan.h"
 #include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
@@ -288,7 +289,7 @@ count_aggregates(const Rebuild *rebuild)
 	Datum value = PointerGetDatum(rebuild->aggregate_type);
 	bool isnull;
 
-	es_execute(&plan, &value, NULL, true, SPI_OK_SELECT);
+	es_execute(es_log_plan(&plan), &value, NULL, true, SPI_OK_SELECT);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -384,7 +385,7 @@ end_of_step(const Rebuild *rebuild, int64 count)
 					   rebuild->after_id, Int64GetDatum(count - 1)};
 	bool isnull;
 
-	if (es_execute(&plan, values, NULL, true, SPI_OK_SELECT) == 0)
+	if (es_execute(es_log_plan(&plan), values, NULL, true, SPI_OK_SELECT) == 0)
 		return (Datum) 0;
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 }
@@ -405,14 +406,14 @@ fold_aggregates(Rebuild *rebuild, Datum up_to_id)
 
 	if (up_to_id == (Datum) 0)
 	{
-		plan = &all_events;
+		plan = es_log_plan(&all_events);
 		es_plan_events(plan);
 		values[0] = PointerGetDatum(rebuild->view_name);
 		values[1] = PointerGetDatum(rebuild->aggregate_type);
 	}
 	else
 	{
-		plan = &events_between;
+		plan = es_log_plan(&events_between);
 		values[0] = PointerGetDatum(rebuild->aggregate_type);
 		values[1] = rebuild->after_id;
 		values[2] = up_to_id;
@@ -548,7 +549,7 @@ static void
 check_rows_left(Datum *values)
 {
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (es_execute(&rows_left, values, NULL, true, SPI_OK_SELECT) > 0)
+	if (es_execute(es_log_plan(&rows_left), values, NULL, true, SPI_OK_SELECT) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update")));
@@ -566,10 +567,11 @@ exchange_rows(const Rebuild *rebuild)
 	int64 written;
 
 	es_begin_write(&scope);
-	es_execute(&remove_rows, values, NULL, false, SPI_OK_DELETE);
+	es_execute_on_log(&remove_rows, 0, values, NULL, GetTransactionSnapshot());
 	if (IsolationUsesXactSnapshot())
 		check_rows_left(values);
-	written = es_execute(&put_rows, values, NULL, false, SPI_OK_INSERT);
+	written =
+		es_execute_on_log(&put_rows, 0, values, NULL, GetTransactionSnapshot());
 	es_end(&scope);
 	es_execute(&delete_kept_rows, values, NULL, false, SPI_OK_DELETE);
 	es_execute(&delete_rebuild_row, values, NULL, false, SPI_OK_DELETE);

@@ -36,6 +36,7 @@
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/event.h"
+#include "ground/log_plan.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "replay/fold.h"
@@ -401,6 +402,7 @@ es_replay_aggregates(PG_FUNCTION_ARGS)
 	arguments[5] = Int64GetDatum(fold->up_to_position);
 	if (plan == &all_bounded)
 		nulls = "  n   ";
+	plan = es_log_plan(plan);
 	if (plan->kind == ES_PLAN_OF_LOG)
 		es_plan_events(plan);
 	es_for_each_row(plan, arguments, nulls, fold_durable_row, &replay);

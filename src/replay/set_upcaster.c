@@ -20,11 +20,13 @@
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/snapmgr.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/lock.h"
+#include "ground/log_plan.h"
 #include "ground/metrics.h"
 #include "replay/named_function.h"
 #include "replay/saga_event.h"
@@ -114,7 +116,7 @@ raise_reducer_versions(Datum aggregate_type)
 		 {TEXTOID}};
 
 	if (VARSIZE_ANY_EXHDR(DatumGetPointer(aggregate_type)) == 0)
-		es_execute(&of_all, NULL, NULL, false, SPI_OK_INSERT);
+		es_execute_on_log(&of_all, 0, NULL, NULL, GetTransactionSnapshot());
 	else
 		es_execute(&of_one, &aggregate_type, NULL, false, SPI_OK_INSERT);
 }

@@ -35,6 +35,8 @@
 #include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "ground/worker_slot.h"
+#include "log/archived.h"
+#include "log/closed_aggregate.h"
 #include "log/log.h"
 #include "replay/fold.h"
 #include "replay/reducer.h"
@@ -112,11 +114,14 @@ es_start_from_snapshot(Fold *fold, text *aggregate_type, text *aggregate_id)
 	bool by_event =
 		fold->until != DT_NOEND || fold->up_to_position != PG_INT64_MAX;
 	const char *nulls = by_event ? NULL : "    n ";
+	KeptPlan *plan = &usable_snapshot;
 	Datum state = (Datum) 0;
 	int64 sequence = 0;
 
+	if (by_event && fold->reducer.registered)
+		plan = es_aggregate_plan(plan, values[0], values[1]);
 	if (fold->reducer.registered &&
-		es_execute(&usable_snapshot, values, nulls, true, SPI_OK_SELECT) > 0)
+		es_execute(plan, values, nulls, true, SPI_OK_SELECT) > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
 		TupleDesc desc = SPI_tuptable->tupdesc;
@@ -215,7 +220,7 @@ static char aggregate_at_work[ES_ERROR_CHARS];
 
 /*
  * The aggregate of a position, unless it has got a snapshot less than $2 events
- * before it, or after it.
+ * before it, or after it.  What went to the archive meanwhile needs none.
  */
 static KeptPlan find_due =
 	{.sql = "SELECT e.aggregate_type, e.aggregate_id"
@@ -360,12 +365,15 @@ es_take_due_snapshot(SharedDatabase *db)
 static void
 check_snapshot_sequence(text *aggregate_type, text *aggregate_id, int64 sequence)
 {
+	Datum type = PointerGetDatum(aggregate_type);
+	Datum id = PointerGetDatum(aggregate_id);
+	TimestampTz recorded_at;
 	int64 head;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	head = es_durable_head(PointerGetDatum(aggregate_type),
-						   PointerGetDatum(aggregate_id), GetActiveSnapshot(),
-						   NULL);
+	head = es_durable_head(type, id, GetActiveSnapshot(), NULL);
+	if (head == 0)
+		(void) es_read_closed(type, id, GetActiveSnapshot(), &head, &recorded_at);
 	PopActiveSnapshot();
 	if (sequence > head)
 		ereport(ERROR,

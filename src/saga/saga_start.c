@@ -11,10 +11,12 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/snapmgr.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/log_plan.h"
 #include "ground/metrics.h"
 #include "replay/json_value.h"
 #include "replay/saga_state.h"
@@ -79,7 +81,9 @@ compare_context(const Saga *saga, Jsonb *context)
 	Datum known = (Datum) 0;
 
 	es_begin(&scope);
-	if (es_execute_latest(&plan, values, NULL) > 0)
+	/* one that is over may be in the archive */
+	if (es_execute_latest(&plan, values, NULL) > 0 ||
+		es_execute_on_log(&plan, 0, values, NULL, GetLatestSnapshot()) > 0)
 		known = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 							  &isnull);
 	if (!isnull)
