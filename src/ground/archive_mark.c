@@ -120,12 +120,15 @@ last_in_archive(const Store *store)
 {
 	Relation table = table_open(store->archive, AccessShareLock);
 	Relation index = index_open(es_store()->archive_by_position, AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan =
-		systable_beginscan_ordered(table, index, snapshot, 0, NULL);
-	HeapTuple tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple tuple;
 	int64 position = 0;
 
+	/* a parallel worker can take no snapshot of its own */
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan_ordered(table, index, &dirty, 0, NULL);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 	{
 		bool isnull;
@@ -135,7 +138,6 @@ last_in_archive(const Store *store)
 		position = Max(position, 1);
 	}
 	systable_endscan_ordered(scan);
-	UnregisterSnapshot(snapshot);
 	index_close(index, AccessShareLock);
 	table_close(table, AccessShareLock);
 	return position;
