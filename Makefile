@@ -77,6 +77,7 @@ OBJS = \
 	src/replay/state.o \
 	src/replay/merge.o \
 	src/replay/path.o \
+	src/replay/patch.o \
 	src/replay/json_value.o \
 	src/replay/event_path.o \
 	src/replay/condition.o \

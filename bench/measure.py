@@ -58,16 +58,18 @@ class Bench:
             rf" TO '{self.copy_file}'", STORE)
 
     def prepare_reading(self):
-        """The store that reading series share: 20 aggregates of 1000 events, one of 100,000."""
+        """The store that reading series share: twice 20 aggregates of 1000 events, one of 100,000."""
         # neither may replay find snapshots of its own, nor a test change the data
         self.server.configure({'snapshot_every': 0})
         self.server.copy_database(READING, STORE)
-        grow = ("SELECT count(*) FROM event_store.append_batch(array_fill('Account'::text, ARRAY[{n}]),"
+        grow = ("SELECT count(*) FROM event_store.append_batch(array_fill('{type}'::text, ARRAY[{n}]),"
                 " array_fill('{name}'::text, ARRAY[{n}]), array_fill('Changed'::text, ARRAY[{n}]),"
-                " ARRAY(SELECT bench.account_payload(i) FROM generate_series(1, {n}) i));")
-        text = ''.join(grow.format(n=1000, name=name) for name in range(1, 21))
-        text += grow.format(n=99900, name='long') + "SELECT event_store.take_snapshot('Account', 'long');"
-        text += grow.format(n=100, name='long') + grow.format(n=100, name='short')
+                " ARRAY(SELECT {payload} FROM generate_series(1, {n}) i));")
+        account = {'type': 'Account', 'payload': 'bench.account_payload(i)'}
+        order = {'type': 'Upcast', 'payload': 'bench.order_payload(i, 230)::jsonb'}
+        text = ''.join(grow.format(**of, n=1000, name=name) for of in (account, order) for name in range(1, 21))
+        text += grow.format(**account, n=99900, name='long') + "SELECT event_store.take_snapshot('Account', 'long');"
+        text += ''.join(grow.format(**account, n=100, name=name) for name in ('long', 'short'))
         self.server.sql(text + 'VACUUM (ANALYZE) event_store.domain_events;', READING)
         folds.run_setup(self.server, READING)
         self.expect_snapshot()

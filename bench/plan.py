@@ -18,6 +18,17 @@ ORDER_REDUCERS = {
     'SQL': "SELECT event_store.set_reducer('Fulfilment', 'bench.order_sql')",
 }
 
+# two versions on: a member renamed and one added, then one dropped; for one aggregate type, since one for all
+# makes the snapshots of other rows older
+UPCASTERS = {
+    'none': "SELECT event_store.drop_upcaster('Changed', v, 'Upcast') FROM generate_series(1, 2) v",
+    'rules': """SELECT event_store.set_upcaster('Changed', 1, aggregate_type => 'Upcast', rules => '[
+        {"op": "set", "path": "$.buyer", "from": "$.payload.customer"}, {"op": "unset", "path": "$.customer"},
+        {"op": "set_once", "path": "$.currency", "value": "EUR"}]');
+        SELECT event_store.set_upcaster('Changed', 2, aggregate_type => 'Upcast', rules => '[
+        {"op": "unset", "path": "$.note"}]')""",
+}
+
 # the drain waits until the measurement is over
 BURST = {'write_delay': '1h', 'write_batch_size': 1000000}
 
@@ -113,6 +124,11 @@ def sagas(way, title, needs=NODE):
     return Series(f'sagas {way}', title, '', 4, kind='sagas', variables={'way': way}, needs=needs)
 
 
+def upcasting(script, title, before, **more):
+    """Loads of an aggregate, with upcasters as they are before the turn."""
+    return Series(f'upcast {more.pop("label", script)}', title, script, events=1000, before=UPCASTERS[before], **more)
+
+
 def client_fold(name, aggregate_type):
     return Series(name, 'Node client: load_events, fold in JavaScript', '', events=1000, kind='client_fold',
                   variables={'type': aggregate_type}, needs=NODE)
@@ -170,6 +186,12 @@ GROUPS = [
         reading('load_plain', 'SELECT … ORDER BY sequence', 1000),
         reading('load_events', 'load_events', 1000),
     ], database='bench_reading', share=0.5),
+    Group('upcast', 'Loading an aggregate of 1000 events of an old version', [
+        upcasting('load_written', 'load_events, upcast => false', 'rules'),
+        upcasting('load_upcast', 'load_events, two versions on by rules', 'rules'),
+        upcasting('load_events', 'load_events of a type without upcasters, where another type has some', 'rules', label='beside'),
+        upcasting('load_events', 'the same where there is none', 'none', label='unused'),
+    ], note='Orders of 230 bytes; the rules rename a member, add one and drop one.', database='bench_reading', share=0.5),
     Group('fold', 'Folding 1000 events of 230 bytes into a state of 60 keys', [
         reading('fold_fetch', 'a client that only fetches them', 1000),
         reading('fold_builtin', 'replay_aggregate, built-in reducer', 1000),
@@ -295,6 +317,8 @@ TARGETS = [
     Target('9', 'put_view staged : durable upsert', 'view_put_staged', 'view_upsert', 2.5, 4,
            unit='calls/s'),
     Target('10', 'load_events of 1000 : SELECT', 'load_events', 'load_plain', 0.9, 1.0),
+    Target('upcast', 'load_events of 1000, upcast by rules : as written', 'upcast load_upcast', 'upcast load_written', 0.6, 0.8),
+    Target('upcast', 'load_events of 1000, upcasters of others : none', 'upcast beside', 'upcast unused', 0.98, 1.0),
     Target('11', 'fold of 1000 : PL/pgSQL loop', 'fold_builtin', 'fold_plpgsql', 20, 40),
     Target('11', 'fold of 1000 : client fetching', 'fold_builtin', 'fold_fetch', 1.0, 2),
     Target('rules', 'rules : the same in PL/pgSQL', 'orders rules', 'orders PL/pgSQL', 5, 10),
@@ -363,7 +387,7 @@ CONTROL = 'fold_fetch'              # calls nothing of event_store
 # The calls over which instructions are counted.  What many clients do is left out: they wait for each other.
 COUNTED = {'append_event 1 on': 1000, 'append_event 1 off': 1000, 'batch_append 1000 on': 10,
            'staged': 1000, 'batch_append_staged 100 on': 100, 'view_put_staged': 1000, 'load_events': 20,
-           'fold_builtin': 50, 'replay_snapshot': 200, 'read_events': 5, CONTROL: 20}
+           'upcast load_upcast': 20, 'upcast beside': 20, 'fold_builtin': 50, 'replay_snapshot': 200, 'read_events': 5, CONTROL: 20}
 FOLD_ROWS = ['11', 'rules', 'folds', 'fold-growth']
 
 

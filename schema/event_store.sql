@@ -126,9 +126,9 @@ after_id is exclusive: pass the last id of a page to get the next; max_count lim
 Errors: 22004, 22023, 22001, 55000.
 Example: SELECT * FROM event_store.load_aggregate_ids('Order', max_count => 10);$$;
 
-CREATE FUNCTION event_store.saga_log(saga_id text) RETURNS SETOF event_store.event
+CREATE FUNCTION event_store.saga_log(saga_id text, upcast boolean DEFAULT true) RETURNS SETOF event_store.event
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_saga_log';
-COMMENT ON FUNCTION event_store.saga_log(text) IS
-$$Returns the events of all aggregates that carry a saga_id, in the order of global_position; staged ones, which have none yet, come last in the order in which they were staged. Those of an aggregate that has dead letters are durable ones alone.
-Errors: 22004, 22023, 22001, 55000.
+COMMENT ON FUNCTION event_store.saga_log(text, boolean) IS
+$$Returns the events of all aggregates that carry a saga_id, in the order of global_position; staged ones, which have none yet, come last in the order in which they were staged. Those of an aggregate that has dead letters are durable ones alone. upcast => false shows them as they were written.
+Errors: 22004, 22023, 22001, 55000; and whatever an upcaster raises, with the event in the DETAIL.
 Example: SELECT aggregate_type, aggregate_id, sequence, event_type, causation_id FROM event_store.saga_log('order-100');$$;

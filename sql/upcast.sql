@@ -46,6 +46,82 @@ SELECT state FROM event_store.replay_aggregate('Upcast', 's');
 SELECT event_store.flush() IS NOT NULL;
 SELECT schema_version, payload FROM event_store.domain_events WHERE event_id = '018f3b1c-0018-7000-8000-000000000002';
 
+-- rules that set and take away members of an object do it without a state, and give byte for byte what a state gives:
+-- an operation below a member, which changes nothing here, makes rules need one
+CREATE FUNCTION pg_temp.pick(given anyarray) RETURNS anyelement LANGUAGE sql AS 'SELECT given[1 + floor(random() * cardinality(given))::int]';
+CREATE FUNCTION pg_temp.some_value() RETURNS jsonb LANGUAGE sql AS $$
+    SELECT pg_temp.pick(ARRAY['null', 'true', 'false', '0', '-12.50', '1e40', '"text"', '""', '[]', '{}', '"ä€"', to_jsonb(repeat('long ', 60)),
+                              '[1, [2.5, {"deep": null}], "x"]', '{"inner": {"n": 12345.678, "z": [true]}, "b": "c"}', '[[[]], 7]']::jsonb[]) $$;
+CREATE FUNCTION pg_temp.some_name() RETURNS text LANGUAGE sql AS $$
+    SELECT pg_temp.pick(ARRAY['a', 'b', 'aa', 'ab', 'inner', 'ä', 'with space', '', 'm17', 'm40', repeat('n', 70)]) $$;
+CREATE FUNCTION pg_temp.some_source() RETURNS jsonb LANGUAGE sql AS $$
+    SELECT to_jsonb(pg_temp.pick(ARRAY['$.payload."' || pg_temp.some_name() || '"', '$.payload."' || pg_temp.some_name() || '".inner.n', '$.payload."' || pg_temp.some_name() || '"[-1]',
+                                       '$.payload', '$.payload[0]', '$.metadata.by', '$.event_type', '$.schema_version', '$.occurred_at'])) $$;
+CREATE FUNCTION pg_temp.some_operation() RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('op', o.op, 'path', '$."' || pg_temp.some_name() || '"')
+        || CASE WHEN o.op = 'unset' THEN '{}' WHEN random() < 0.4 THEN jsonb_build_object('value', pg_temp.some_value())
+                WHEN random() < 0.3 THEN jsonb_build_object('from', pg_temp.some_source(), 'default', pg_temp.some_value()) ELSE jsonb_build_object('from', pg_temp.some_source()) END
+        || CASE WHEN random() < 0.3 THEN jsonb_build_object('when', jsonb_build_object('path', pg_temp.some_source()) || pg_temp.pick(ARRAY['{"exists": true}', '{"exists": false}', '{"is": "text"}', '{"greater": 1}']::jsonb[]))
+                ELSE '{}' END
+      FROM pg_temp.pick(ARRAY['set', 'set', 'set_once', 'unset']) o (op) $$;
+CREATE FUNCTION pg_temp.some_payload() RETURNS jsonb LANGUAGE sql AS $$
+    SELECT coalesce(jsonb_object_agg(n, pg_temp.some_value()), '{}')
+      FROM (SELECT pg_temp.some_name() AS n FROM generate_series(1, floor(random() * 9)::int)
+            UNION ALL SELECT 'm' || i FROM generate_series(1, CASE WHEN random() < 0.2 THEN 75 ELSE 0 END) i) names $$;
+CREATE TABLE pg_temp.patched (version int, operations jsonb, payload jsonb, by_patch event_store.event, by_state event_store.event);
+SELECT setseed(0.18);
+DO $$
+DECLARE
+    operations jsonb; below jsonb := '[{"op": "unset", "path": "$.none.below"}]';
+BEGIN
+    FOR list IN 0 .. 39 LOOP
+        -- two versions, so that the second meets what the first has made
+        FOR step IN 3 * list + 1 .. 3 * list + 2 LOOP
+            SELECT coalesce(jsonb_agg(pg_temp.some_operation()), '[]') INTO operations FROM generate_series(1, floor(random() * 8)::int);
+            PERFORM event_store.set_upcaster('Patched', step, rules => operations, aggregate_type => 'Patch');
+            PERFORM event_store.set_upcaster('Patched', step, rules => operations || below, aggregate_type => 'State');
+            INSERT INTO pg_temp.patched (version, operations) VALUES (step, operations);
+        END LOOP;
+    END LOOP;
+    INSERT INTO pg_temp.patched
+    SELECT p.version, p.operations, p.payload,
+           event_store.upcast((1, 'Patch', 'p', 1, gen_random_uuid(), 'Patched', p.version, p.payload, NULL, '{"by": {"inner": 1}}', NULL, NULL, NULL, '2026-01-01Z', '2026-01-01Z')::event_store.event),
+           event_store.upcast((1, 'State', 'p', 1, gen_random_uuid(), 'Patched', p.version, p.payload, NULL, '{"by": {"inner": 1}}', NULL, NULL, NULL, '2026-01-01Z', '2026-01-01Z')::event_store.event)
+      FROM (SELECT version, l.operations, pg_temp.some_payload() AS payload FROM pg_temp.patched l, generate_series(1, 25) WHERE version % 3 = 1) p;
+    DELETE FROM pg_temp.patched p WHERE p.by_patch IS NULL;
+END $$;
+SELECT count(*), count(*) FILTER (WHERE (by_patch).payload <> payload) > 500 AS changed, max((by_patch).schema_version) FROM pg_temp.patched;
+SELECT version, operations, payload, (by_patch).payload, (by_state).payload FROM pg_temp.patched
+ WHERE NOT record_image_eq(ROW((by_patch).payload), ROW((by_state).payload)) LIMIT 2;
+SELECT event_store.drop_upcaster(event_type, from_version, aggregate_type) FROM event_store.upcasters WHERE event_type = 'Patched' \g /dev/null
+-- what is no object, and what needs a state, in one chain
+SELECT event_store.set_upcaster('Mixed', 1, rules => '[{"op": "set", "path": "$.a", "value": 1}]');
+SELECT event_store.set_upcaster('Mixed', 2, rules => '[{"op": "set", "path": "$.b.c", "from": "$.payload.a"}]');
+SELECT event_store.set_upcaster('Mixed', 3, rules => '{"event_type": "Mingled", "operations": [{"op": "set", "path": "$.a", "from": "$.payload.b"}, {"op": "set", "path": "$.b", "from": "$.payload.a"}]}');
+SELECT event_store.set_upcaster('Mingled', 4, rules => '[{"op": "set", "path": "$.type", "from": "$.event_type"}, {"op": "set", "path": "$.all", "from": "$.payload"}]');
+CREATE FUNCTION pg_temp.mixed(given jsonb) RETURNS event_store.event LANGUAGE sql AS $$
+    SELECT event_store.upcast((1, 'Upcast', 'm', 1, gen_random_uuid(), 'Mixed', 1, given, NULL, NULL, NULL, NULL, NULL, '2026-01-01Z', '2026-01-01Z')::event_store.event) $$;
+SELECT (m).event_type, (m).schema_version, (m).payload FROM pg_temp.mixed('{"old": true}') m;
+\set VERBOSITY terse
+SELECT pg_temp.mixed('[1]');
+SELECT pg_temp.mixed('"scalar"');
+SELECT pg_temp.mixed(NULL);
+\set VERBOSITY default
+SELECT event_store.drop_upcaster('Mixed', v) FROM generate_series(1, 3) v \g /dev/null
+SELECT event_store.drop_upcaster('Mingled', 4);
+
+-- the log of a saga, durable and staged
+SELECT last_sequence FROM event_store.append_event('Upcast', 'l', 0, 'Placed', '{"cust": "lea"}', saga_id => 'upcast saga');
+BEGIN;
+SELECT last_sequence FROM event_store.append_event('Upcast', 'l', 1, 'Placed', '{"cust": "leo"}', saga_id => 'upcast saga', durability => 'staged');
+SELECT schema_version, payload FROM event_store.saga_log('upcast saga');
+SELECT schema_version, payload FROM event_store.saga_log('upcast saga', upcast => false);
+COMMIT;
+SELECT event_store.flush() IS NOT NULL;
+SELECT event_store.rebuild_view('upcast rebuilt', 'Upcast');
+SELECT view_key, view_data FROM event_store.load_views('upcast rebuilt');
+SELECT event_store.clear_view('upcast rebuilt');
+
 -- by a function, which may change type, payload and metadata and nothing else
 CREATE FUNCTION public.upcast_renamed(event event_store.event) RETURNS event_store.event
     LANGUAGE plpgsql IMMUTABLE AS $$

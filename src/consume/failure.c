@@ -52,7 +52,7 @@ es_find_event(Failure *f)
 		return false;
 	/* one that cannot be upcast is of the partition of what was written */
 	if (es_upcasts() && es_is_old_version(event.values))
-		(void) es_try_upcast(event.values, event.nulls);
+		(void) es_try_upcast(event.values, event.nulls, false);
 	f->partition = PointerGetDatum(es_partition_of(&f->subscription.partitioning,
 												   event.values, event.nulls));
 	f->member = es_partition_member(DatumGetTextPP(f->partition),

@@ -126,13 +126,14 @@ upcast(Stretch *stretch, TupleTableSlot **slot)
 	TupleTableSlot *written = *slot;
 	ErrorData *error;
 
-	slot_getallattrs(written);
-	if (!es_is_old_version(written->tts_values))
+	if (!es_is_old_row(written))
 		return NULL;
+	slot_getallattrs(written);
 	ExecClearTuple(last);
 	memcpy(last->tts_values, written->tts_values, EV_COLUMNS * sizeof(Datum));
 	memcpy(last->tts_isnull, written->tts_isnull, EV_COLUMNS * sizeof(bool));
-	error = es_try_upcast(last->tts_values, last->tts_isnull);
+	error =
+		es_try_upcast(last->tts_values, last->tts_isnull, stretch->only_counts);
 	if (error != NULL)
 		return error;
 	stretch->written = written;
@@ -164,6 +165,7 @@ look_at_event(Stretch *stretch, TupleTableSlot *slot, bool *wanted)
 	const Subscription *s = stretch->subscription;
 	text *partition = NULL;
 	ErrorData *error = NULL;
+	bool isnull;
 
 	if (!has_type(s, slot))
 		return true;
@@ -173,7 +175,7 @@ look_at_event(Stretch *stretch, TupleTableSlot *slot, bool *wanted)
 	if (error != NULL && stretch->heeds_failures)
 		return meet_failure(stretch, slot, error);
 	if (stretch->last_version != NULL && error == NULL &&
-		!es_wants_type(s, slot->tts_values[EV_EVENT_TYPE]))
+		!es_wants_type(s, slot_getattr(slot, EV_EVENT_TYPE + 1, &isnull)))
 		return true;
 	*wanted = is_wanted(stretch, slot, &partition);
 	if (*wanted && stretch->put != NULL)

@@ -42,6 +42,7 @@ typedef struct Stretch
 	 * 0 = none; else it is taken as it was written.
 	 */
 	bool heeds_failures;
+	bool only_counts; /* and an upcaster that is gone or not allowed is no failure */
 	int64 failed;
 	Datum failed_partition;
 	FailureCause cause;

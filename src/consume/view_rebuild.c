@@ -265,7 +265,7 @@ upcast_events(const ViewRebuild *rebuild, EventRow *events, int count)
 		ErrorData *error = NULL;
 
 		if (es_is_old_version(events[i].values))
-			error = es_try_upcast(events[i].values, events[i].nulls);
+			error = es_try_upcast(events[i].values, events[i].nulls, false);
 		if (error == NULL)
 			events[left++] = events[i];
 		else if (rebuild->subscription.on_failure != ES_FAIL_SKIP)

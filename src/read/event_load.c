@@ -91,21 +91,41 @@ put_upcast(LoadRange *range, TupleDesc desc, const Datum *values, const bool *nu
 	MemoryContextReset(range->per_event);
 }
 
+/* Puts a row into the result, taken apart no further than it has to be. */
 static bool
-load_row(TupleTableSlot *slot, void *arg)
+put_row(TupleTableSlot *slot, void *arg)
 {
 	LoadRange *range = arg;
-	bool isnull;
 
-	note_loaded(range,
-				DatumGetInt64(slot_getattr(slot, EV_SEQUENCE + 1, &isnull)));
-	slot_getsomeattrs(slot, range->upcast ? EV_COLUMNS : EV_SEQUENCE + 1);
-	if (range->upcast && es_is_old_version(slot->tts_values))
+	if (range->upcast && es_is_old_row(slot))
+	{
+		slot_getallattrs(slot);
 		put_upcast(range, slot->tts_tupleDescriptor, slot->tts_values,
 				   slot->tts_isnull);
+	}
 	else
 		tuplestore_puttupleslot(range->into, slot);
 	return true;
+}
+
+/* Puts a staged event into the result. */
+static void
+put_staged(LoadRange *range, TupleDesc desc, StagedRow *row)
+{
+	if (range->upcast && es_is_old_version(row->event.values))
+		put_upcast(range, desc, row->event.values, row->event.nulls);
+	else
+		tuplestore_putvalues(range->into, desc, row->event.values,
+							 row->event.nulls);
+}
+
+static bool
+load_row(TupleTableSlot *slot, void *arg)
+{
+	bool isnull;
+
+	note_loaded(arg, DatumGetInt64(slot_getattr(slot, EV_SEQUENCE + 1, &isnull)));
+	return put_row(slot, arg);
 }
 
 #define LOAD_ALL                                                        \
@@ -240,7 +260,8 @@ load_durable(LoadRange *range, int64 max_count)
 	{
 		int64 before = tuplestore_tuple_count(range->into);
 
-		es_for_each_row(plan, values, NULL, load_row, range);
+		es_for_each_row(plan, values, NULL,
+						IsolationUsesXactSnapshot() ? load_row : put_row, range);
 		count = tuplestore_tuple_count(range->into) - before;
 	}
 	else
@@ -267,12 +288,7 @@ load_staged(LoadRange *range, int64 max_count, ReturnSetInfo *rsinfo)
 		if (sequence > range->after && sequence <= range->up_to)
 		{
 			note_loaded(range, sequence);
-			if (range->upcast && es_is_old_version(row.event.values))
-				put_upcast(range, rsinfo->setDesc, row.event.values,
-						   row.event.nulls);
-			else
-				tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-									 row.event.values, row.event.nulls);
+			put_staged(range, rsinfo->setDesc, &row);
 			count++;
 		}
 		es_staged_free(&row);
@@ -309,7 +325,8 @@ es_load_events(PG_FUNCTION_ARGS)
 	range.max_count = es_max_count_argument(fcinfo, 4);
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();
-	begin_upcasting(&range, PG_ARGISNULL(6) || PG_GETARG_BOOL(6));
+	begin_upcasting(&range, (PG_ARGISNULL(6) || PG_GETARG_BOOL(6)) &&
+								es_upcasts_type(range.type));
 	range.previous = range.backward ? PG_INT64_MAX : Max(range.after, 0);
 	es_begin_result(fcinfo);
 	range.into = rsinfo->setResult;
@@ -365,11 +382,7 @@ es_load_event(PG_FUNCTION_ARGS)
 		es_staged_by_event_id(DatumGetUUIDP(value), GetActiveSnapshot(), &row) &&
 		!es_has_dead_letters(row.name, row.key, GetActiveSnapshot()))
 	{
-		if (range.upcast)
-			put_upcast(&range, rsinfo->setDesc, row.event.values, row.event.nulls);
-		else
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-								 row.event.values, row.event.nulls);
+		put_staged(&range, rsinfo->setDesc, &row);
 		found = 1;
 	}
 	if (found == 0 && es_anything_moved())
@@ -691,27 +704,26 @@ es_saga_log(PG_FUNCTION_ARGS)
 							1,
 							{TEXTOID}};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LoadRange range = {.backward = false};
 	Datum saga_id;
 	OwnerScope scope;
 	StagedRead read;
 	StagedList staged;
-	int64 count;
 
 	es_begin_call(ES_CALL_SAGA_LOG);
 	saga_id = PointerGetDatum(es_required_text(fcinfo, 0, "saga_id"));
 	(void) es_store();
+	begin_upcasting(&range, PG_ARGISNULL(1) || PG_GETARG_BOOL(1));
 	InitMaterializedSRF(fcinfo, 0);
+	range.into = rsinfo->setResult;
 	es_begin_staged_read(&read, GetActiveSnapshot());
 	list_staged_of_saga(saga_id, &staged);
 	es_begin_read(&scope);
-	count =
-		es_execute_into(es_log_plan(&plan), &saga_id, NULL, rsinfo->setResult);
+	es_for_each_row(es_log_plan(&plan), &saga_id, NULL, put_row, &range);
 	es_end(&scope);
 	for (int i = 0; i < staged.count; i++)
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-							 staged.rows[i].event.values,
-							 staged.rows[i].event.nulls);
+		put_staged(&range, rsinfo->setDesc, &staged.rows[i]);
 	es_end_staged_read(&read);
-	es_end_call(ES_CALL_SAGA_LOG, count + staged.count);
+	es_end_call(ES_CALL_SAGA_LOG, tuplestore_tuple_count(range.into));
 	return (Datum) 0;
 }

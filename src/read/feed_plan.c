@@ -323,27 +323,45 @@ is_wanted(const UpcastFeed *feed, Datum event_type)
 	return feed->range->event_types == 0;
 }
 
+/* Puts an event of an old version into the result, if it is wanted. */
+static bool
+put_upcast(UpcastFeed *feed, TupleTableSlot *slot)
+{
+	MemoryContext caller = MemoryContextSwitchTo(feed->per_event);
+	Datum values[EV_COLUMNS];
+	bool nulls[EV_COLUMNS];
+	bool wanted;
+
+	slot_getallattrs(slot);
+	memcpy(values, slot->tts_values, sizeof(values));
+	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
+	(void) es_upcast(values, nulls);
+	wanted = is_wanted(feed, values[EV_EVENT_TYPE]);
+	if (wanted)
+		tuplestore_putvalues(feed->into, slot->tts_tupleDescriptor, values, nulls);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(feed->per_event);
+	return wanted;
+}
+
 static bool
 upcast_row(TupleTableSlot *slot, void *arg)
 {
 	UpcastFeed *feed = arg;
-	MemoryContext caller = MemoryContextSwitchTo(feed->per_event);
-	Datum values[EV_COLUMNS];
-	bool nulls[EV_COLUMNS];
 
-	slot_getallattrs(slot);
+	bool isnull;
+
 	feed->read++;
-	feed->last = DatumGetInt64(slot->tts_values[EV_GLOBAL_POSITION]);
-	memcpy(values, slot->tts_values, sizeof(values));
-	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
-	(void) es_upcast(values, nulls);
-	if (is_wanted(feed, values[EV_EVENT_TYPE]))
+	feed->last =
+		DatumGetInt64(slot_getattr(slot, EV_GLOBAL_POSITION + 1, &isnull));
+	if (es_is_old_row(slot))
+		feed->given += put_upcast(feed, slot);
+	else if (feed->range->event_types == 0 ||
+			 is_wanted(feed, slot_getattr(slot, EV_EVENT_TYPE + 1, &isnull)))
 	{
-		tuplestore_putvalues(feed->into, slot->tts_tupleDescriptor, values, nulls);
+		tuplestore_puttupleslot(feed->into, slot);
 		feed->given++;
 	}
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(feed->per_event);
 	return true;
 }
 

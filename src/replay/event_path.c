@@ -26,6 +26,7 @@
 #include "ground/event.h"
 #include "replay/event_path.h"
 #include "replay/json_value.h"
+#include "replay/patch.h"
 #include "replay/path.h"
 #include "replay/state.h"
 
@@ -162,9 +163,31 @@ column_value(PathEvent *event, EventColumn column, JsonbValue *value)
 	return true;
 }
 
+/* What a payload that is being changed has there. */
+static bool
+follow_patch(const RulePath *path, const Patch *patch, JsonbValue *value)
+{
+	const JsonbValue *member;
+
+	if (path->count == 1)
+	{
+		es_whole_value(es_patch_result(patch), value);
+		return true;
+	}
+	if (path->steps[1].is_index)
+		return false;
+	member = es_patch_find(patch, path->steps[1].name);
+	if (member == NULL)
+		return false;
+	*value = *member;
+	return es_path_follow(path, 2, value);
+}
+
 bool
 es_event_path_follow(const EventPath *path, PathEvent *event, JsonbValue *value)
 {
+	if (path->column == EV_PAYLOAD && event->patch != NULL)
+		return follow_patch(&path->path, event->patch, value);
 	if (path->column >= ES_ITEM)
 	{
 		if (event->item == NULL)

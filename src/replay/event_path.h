@@ -8,6 +8,7 @@
 #include "utils/jsonb.h"
 
 #include "ground/event.h"
+#include "replay/patch.h"
 #include "replay/path.h"
 
 /* The first step of a path names a column of the event, or the item. */
@@ -29,6 +30,7 @@ typedef struct PathEvent
 	const JsonbValue *item; /* what $.item is; NULL = nothing */
 	Jsonb *payload;			/* detoasted when first needed */
 	Jsonb *metadata;
+	const Patch *patch; /* what the payload is; NULL = what stands in values */
 } PathEvent;
 
 /*

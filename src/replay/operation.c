@@ -25,6 +25,7 @@
 #include "replay/json_value.h"
 #include "replay/merge.h"
 #include "replay/operation.h"
+#include "replay/patch.h"
 #include "replay/path.h"
 #include "replay/state.h"
 
@@ -444,6 +445,19 @@ change_target(Change *change, StateNode *node)
 	}
 }
 
+/* Whether its conditions hold; all that it takes from the event is found then. */
+static bool
+is_carried_out(Change *change)
+{
+	const RuleOperation *operation = change->operation;
+
+	change->event->operation = operation;
+	for (int i = 0; i < operation->conditions; i++)
+		if (!es_condition_holds(&operation->when[i], &change->event->event))
+			return false;
+	return find_sources(change);
+}
+
 /* Carries out one operation; the event's columns are in EventColumn order. */
 bool
 es_operation_apply(const RuleOperation *operation, State *state, RuleEvent *event)
@@ -453,11 +467,7 @@ es_operation_apply(const RuleOperation *operation, State *state, RuleEvent *even
 	StateNode *node;
 	int steps;
 
-	event->operation = operation;
-	for (int i = 0; i < operation->conditions; i++)
-		if (!es_condition_holds(&operation->when[i], &event->event))
-			return false;
-	if (!find_sources(&change))
+	if (!is_carried_out(&change))
 		return false;
 	es_rule_state(state, event);
 	steps = operation->path.count + (change.has_key ? 1 : 0);
@@ -470,4 +480,29 @@ es_operation_apply(const RuleOperation *operation, State *state, RuleEvent *even
 	if (node != NULL)
 		change_target(&change, node);
 	return true;
+}
+
+/* ---------- on the members of an object ---------- */
+
+bool
+es_operation_is_flat(const RuleOperation *operation)
+{
+	return (operation->kind == OP_SET || operation->kind == OP_SET_ONCE ||
+			operation->kind == OP_UNSET) &&
+		   operation->key.kind == SOURCE_NONE && operation->path.count == 1 &&
+		   !operation->path.steps[0].is_index;
+}
+
+void
+es_operation_patch(const RuleOperation *operation, Patch *patch, RuleEvent *event)
+{
+	Change change = {.operation = operation, .event = event};
+	MemberName name = operation->path.steps[0].name;
+
+	if (!is_carried_out(&change))
+		return;
+	if (operation->kind == OP_UNSET)
+		es_patch_remove(patch, name);
+	else if (operation->kind == OP_SET || es_patch_find(patch, name) == NULL)
+		es_patch_set(patch, name, &change.value);
 }

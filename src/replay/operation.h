@@ -9,6 +9,7 @@
 
 #include "replay/condition.h"
 #include "replay/event_path.h"
+#include "replay/patch.h"
 #include "replay/path.h"
 #include "replay/state.h"
 
@@ -75,6 +76,11 @@ typedef struct RuleEvent
 extern void es_rule_state(State *state, const RuleEvent *event);
 /* False if it is left out: a condition does not hold, or something is missing. */
 extern bool es_operation_apply(const RuleOperation *operation, State *state,
+							   RuleEvent *event);
+/* Whether it does no more than set or take away a member of an object. */
+extern bool es_operation_is_flat(const RuleOperation *operation);
+/* Carries out one that is flat on the members of an object. */
+extern void es_operation_patch(const RuleOperation *operation, Patch *patch,
 							   RuleEvent *event);
 
 #endif /* ES_OPERATION_H */

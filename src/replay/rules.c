@@ -80,6 +80,7 @@
 #include "replay/event_path.h"
 #include "replay/json_value.h"
 #include "replay/operation.h"
+#include "replay/patch.h"
 #include "replay/path.h"
 #include "replay/rules.h"
 #include "replay/state.h"
@@ -113,7 +114,8 @@ struct Rules
 {
 	struct event_rules_hash *events;
 	EventRules *of_every_event; /* NULL = none */
-	bool has_item;				/* paths may use $.item */
+	EventRules *only; /* the list of es_rules_of_type; NULL = others */
+	bool has_item;	  /* paths may use $.item */
 	bool refuse_unknown;
 	bool has_initial;
 	JsonbValue initial;
@@ -524,7 +526,7 @@ add_list(Rules *rules, MemberName name)
 }
 
 /* The rules for one event type, or for every event. */
-static void
+static EventRules *
 read_event_rules(Rules *rules, const JsonbValue *type, const JsonbValue *list)
 {
 	MemberName name = es_member_name(type->val.string.val, type->val.string.len);
@@ -556,6 +558,7 @@ read_event_rules(Rules *rules, const JsonbValue *type, const JsonbValue *list)
 		in.operation = &entry->operations[i];
 		read_rule(&in, getIthJsonbValueFromContainer(list->val.binary.data, i));
 	}
+	return entry;
 }
 
 /* One of the keys of the whole. */
@@ -581,7 +584,7 @@ read_top_key(Rules *rules, const JsonbValue *name, const JsonbValue *value)
 			if (token != WJB_KEY)
 				continue;
 			(void) JsonbIteratorNext(&iterator, &list, true);
-			read_event_rules(rules, &type, &list);
+			(void) read_event_rules(rules, &type, &list);
 		}
 	}
 	else if (es_is_string(name, "unknown"))
@@ -666,7 +669,7 @@ es_rules_of_type(Datum event_type, const JsonbValue *operations)
 	type.val.string.len = VARSIZE_ANY_EXHDR(name);
 	rules->columns = EV_EVENT_TYPE + 1;
 	rules->events = event_rules_create(CurrentMemoryContext, 1, NULL);
-	read_event_rules(rules, &type, operations);
+	rules->only = read_event_rules(rules, &type, operations);
 	return rules;
 }
 
@@ -772,4 +775,35 @@ es_rules_apply_to_row(const Rules *rules, State *state, const Datum *values,
 	if (absent && !applied)
 		es_node_clear(state, es_state_root(state));
 	return applied;
+}
+
+/* ---------- on the members of an object ---------- */
+
+bool
+es_rules_are_flat(const Rules *rules)
+{
+	for (int i = 0; i < rules->only->count; i++)
+	{
+		if (!es_operation_is_flat(&rules->only->operations[i]))
+			return false;
+	}
+	return true;
+}
+
+void
+es_rules_patch(const Rules *rules, Patch *patch, const Datum *values,
+			   const bool *nulls)
+{
+	Patch before = es_patch_copy(patch);
+	RuleEvent event = {
+		.event = {.values = values, .nulls = nulls, .patch = &before}};
+	ErrorContextCallback callback;
+
+	callback.previous = error_context_stack;
+	callback.callback = describe_operation;
+	callback.arg = &event;
+	error_context_stack = &callback;
+	for (int i = 0; i < rules->only->count; i++)
+		es_operation_patch(&rules->only->operations[i], patch, &event);
+	error_context_stack = callback.previous;
 }

@@ -7,6 +7,7 @@
 
 #include "utils/jsonb.h"
 
+#include "replay/patch.h"
 #include "replay/state.h"
 
 typedef struct Rules Rules;
@@ -19,6 +20,14 @@ typedef struct Rules Rules;
 extern Rules *es_rules_parse(Jsonb *rules, bool has_item);
 /* The operations of one event type alone, an array to which the result refers. */
 extern Rules *es_rules_of_type(Datum event_type, const JsonbValue *operations);
+/*
+ * Whether such operations only set and take away members of an object, which they do
+ * without a state then: of one whose members are taken apart, and are the payload
+ * that "from" and "when" find, as it is before the first operation.
+ */
+extern bool es_rules_are_flat(const Rules *rules);
+extern void es_rules_patch(const Rules *rules, Patch *patch,
+						   const Datum *values, const bool *nulls);
 /* So many columns of an event, from the first, are looked at. */
 extern int es_rules_columns(const Rules *rules);
 /*

@@ -23,10 +23,12 @@
 #include "access/parallel.h"
 #include "access/table.h"
 #include "access/tupdesc.h"
+#include "access/tupmacs.h"
 #include "access/xact.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -46,6 +48,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/uuid.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
@@ -54,6 +57,7 @@
 #include "ground/pair_table.h"
 #include "replay/json_value.h"
 #include "replay/named_function.h"
+#include "replay/patch.h"
 #include "replay/rules.h"
 #include "replay/saga_event.h"
 #include "replay/state.h"
@@ -72,6 +76,7 @@ typedef struct Upcaster
 	Datum name;			  /* of a function, or (Datum) 0 */
 	Datum owner;
 	Rules *rules;  /* NULL = a function, or nothing but another type */
+	bool flat;	   /* rules that need no state */
 	Datum type;	   /* that rules give the event; (Datum) 0 = its own */
 	FmgrInfo call; /* looked up at the first use */
 	Oid user;
@@ -104,9 +109,25 @@ typedef struct TypeUpcasters
 static MemoryContext kept_context = NULL;
 static struct upcasters_hash *kept = NULL;
 static const TypeUpcasters *last_found = NULL;
+static uint64 marks = 0;	/* of the types that have any: see mark_of */
+static bool of_all = false; /* whether one is for all aggregate types */
 static bool known = false;
 static uint64 heard = 0;
 static Oid table_of_upcasters = InvalidOid;
+
+/*
+ * One of 64 marks that a type may have.  Most events have a type without upcasters, and
+ * of these most have a mark that no type with any has.
+ */
+static inline uint64
+mark_of(const char *name, int size)
+{
+	uint32 sum = size;
+
+	if (size > 0)
+		sum += 31 * (unsigned char) name[0] + 7 * (unsigned char) name[size - 1];
+	return UINT64CONST(1) << (sum % 64);
+}
 
 /* ---------- which there are ---------- */
 
@@ -196,6 +217,7 @@ keep_upcaster(HeapTuple row, TupleDesc desc)
 	Datum rules = kept_value(row, desc, 6);
 	Upcaster *upcaster;
 
+	marks |= mark_of(entry->type.data, entry->type.size);
 	if (!found)
 	{
 		entry->count = 0;
@@ -212,12 +234,16 @@ keep_upcaster(HeapTuple row, TupleDesc desc)
 	memset(upcaster, 0, sizeof(Upcaster));
 	upcaster->from_version = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
 	upcaster->aggregate_type = kept_value(row, desc, 3);
+	if (VARSIZE_ANY_EXHDR(DatumGetPointer(upcaster->aggregate_type)) == 0)
+		of_all = true;
 	upcaster->name = kept_value(row, desc, 4);
 	upcaster->owner = kept_value(row, desc, 5);
 	if (rules == (Datum) 0)
 		return;
 	upcaster->rules =
 		es_read_upcaster_rules(DatumGetJsonbP(rules), type, &upcaster->type);
+	upcaster->flat =
+		upcaster->rules != NULL && es_rules_are_flat(upcaster->rules);
 }
 
 static void
@@ -231,6 +257,8 @@ keep_upcasters(SPITupleTable *table, uint64 count)
 								  ALLOCSET_SMALL_SIZES);
 	kept = NULL;
 	last_found = NULL;
+	marks = 0;
+	of_all = false;
 	MemoryContextReset(kept_context);
 	if (count == 0)
 		return;
@@ -302,13 +330,34 @@ upcasters_of(Datum event_type)
 	text *name = DatumGetTextPP(event_type);
 	int size = VARSIZE_ANY_EXHDR(name);
 
-	if (kept == NULL)
+	if (kept == NULL || (marks & mark_of(VARDATA_ANY(name), size)) == 0)
 		return NULL;
 	if (last_found != NULL && last_found->type.size == size &&
 		memcmp(last_found->type.data, VARDATA_ANY(name), size) == 0)
 		return last_found;
 	last_found = upcasters_lookup(kept, es_member_name(VARDATA_ANY(name), size));
 	return last_found;
+}
+
+/* Most stores have upcasters for all aggregate types, and this is no loop then. */
+bool
+es_upcasts_type(Datum aggregate_type)
+{
+	upcasters_iterator iterator;
+	TypeUpcasters *entry;
+
+	if (!es_upcasts() || of_all)
+		return kept != NULL;
+	upcasters_start_iterate(kept, &iterator);
+	while ((entry = upcasters_iterate(kept, &iterator)) != NULL)
+	{
+		for (int i = 0; i < entry->count; i++)
+		{
+			if (es_same_text(entry->upcasters[i].aggregate_type, aggregate_type))
+				return true;
+		}
+	}
+	return false;
 }
 
 /* The upcaster of an event's version; NULL if that is the last one. */
@@ -337,6 +386,48 @@ bool
 es_is_old_version(const Datum *values)
 {
 	return find_upcaster(values) != NULL;
+}
+
+/*
+ * Whether a row may have a type with upcasters.  To take it apart up to the type is a
+ * twentieth of a load, so it is looked for where the columns of the log have it: none
+ * of those before can be NULL.  Where the columns are others than those of the log, the
+ * executor has made another kind of slot.
+ */
+static bool
+may_be_old(TupleTableSlot *slot)
+{
+	HeapTupleHeader header;
+	char *data;
+	uint32 at = sizeof(int64);
+
+	if (!TTS_IS_BUFFERTUPLE(slot))
+		return true;
+	header = ((BufferHeapTupleTableSlot *) slot)->base.tuple->t_data;
+	data = (char *) header + header->t_hoff;
+	for (int i = EV_AGGREGATE_TYPE; i <= EV_AGGREGATE_ID; i++)
+	{
+		at = att_align_pointer(at, TYPALIGN_INT, -1, data + at);
+		at += VARSIZE_ANY(data + at);
+	}
+	at = att_align_nominal(at, TYPALIGN_DOUBLE) + sizeof(int64) + UUID_LEN;
+	at = att_align_pointer(at, TYPALIGN_INT, -1, data + at);
+	return (marks &
+			mark_of(VARDATA_ANY(data + at), VARSIZE_ANY_EXHDR(data + at))) != 0;
+}
+
+StaticAssertDecl(EV_GLOBAL_POSITION == 0 && EV_AGGREGATE_TYPE == 1 &&
+					 EV_AGGREGATE_ID == 2 && EV_SEQUENCE == 3 &&
+					 EV_EVENT_ID == 4 && EV_EVENT_TYPE == 5,
+				 "may_be_old knows where the type of an event is");
+
+bool
+es_is_old_row(TupleTableSlot *slot)
+{
+	if (!may_be_old(slot))
+		return false;
+	slot_getsomeattrs(slot, EV_SCHEMA_VERSION + 1);
+	return es_is_old_version(slot->tts_values);
 }
 
 /* ---------- functions ---------- */
@@ -543,29 +634,76 @@ es_read_upcaster_rules(Jsonb *given, Datum type, Datum *event_type)
 	return es_rules_of_type(type, &operations);
 }
 
+/* What the payload has become, where it is taken apart. */
 static void
-upcast_by_rules(const Upcaster *upcaster, Datum *values, bool *nulls)
+put_together(Patch *patch, Datum *values)
+{
+	if (patch->members == NULL)
+		return;
+	values[EV_PAYLOAD] = JsonbPGetDatum(es_patch_result(patch));
+	patch->members = NULL;
+}
+
+/* Whether the payload is an object, which is taken apart then. */
+static bool
+take_apart(Patch *patch, Datum *values, const bool *nulls)
+{
+	Jsonb *payload;
+
+	if (patch->members != NULL)
+		return true;
+	if (nulls[EV_PAYLOAD])
+		return false;
+	payload = DatumGetJsonbP(values[EV_PAYLOAD]);
+	values[EV_PAYLOAD] = JsonbPGetDatum(payload);
+	if (!JB_ROOT_IS_OBJECT(payload))
+		return false;
+	es_patch_begin(patch, payload);
+	return true;
+}
+
+static void
+upcast_by_state(const Rules *rules, Datum *values, const bool *nulls)
+{
+	State *state;
+	Jsonb *payload;
+
+	if (nulls[EV_PAYLOAD])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rules cannot upcast an event with payload_bytes"),
+				 errhint("Register a function with event_store.set_upcaster().")));
+	state = es_state_begin(DatumGetJsonbP(values[EV_PAYLOAD]));
+	(void) es_rules_apply(rules, state, values, nulls);
+	payload = es_state_result(state);
+	es_state_end(state);
+	if (payload == NULL)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("rules leave nothing of the payload")));
+	values[EV_PAYLOAD] = JsonbPGetDatum(payload);
+}
+
+static void
+apply_rules(const Upcaster *upcaster, Patch *patch, Datum *values,
+			const bool *nulls)
+{
+	if (upcaster->flat && take_apart(patch, values, nulls))
+		es_rules_patch(upcaster->rules, patch, values, nulls);
+	else
+	{
+		put_together(patch, values);
+		upcast_by_state(upcaster->rules, values, nulls);
+	}
+}
+
+static void
+upcast_by_rules(const Upcaster *upcaster, Patch *patch, Datum *values,
+				const bool *nulls)
 {
 	/* of an event that was erased there is nothing to change but its type */
-	if (upcaster->rules != NULL && !es_is_erased(values, nulls))
-	{
-		State *state;
-		Jsonb *payload;
-
-		if (nulls[EV_PAYLOAD])
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("rules cannot upcast an event with payload_bytes"),
-					 errhint("Register a function with event_store.set_upcaster().")));
-		state = es_state_begin(DatumGetJsonbP(values[EV_PAYLOAD]));
-		(void) es_rules_apply(upcaster->rules, state, values, nulls);
-		payload = es_state_result(state);
-		es_state_end(state);
-		if (payload == NULL)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("rules leave nothing of the payload")));
-		values[EV_PAYLOAD] = JsonbPGetDatum(payload);
-	}
+	if (upcaster->rules != NULL &&
+		(patch->members != NULL || !es_is_erased(values, nulls)))
+		apply_rules(upcaster, patch, values, nulls);
 	if (upcaster->type != (Datum) 0)
 		values[EV_EVENT_TYPE] =
 			PointerGetDatum(DatumGetTextPCopy(upcaster->type));
@@ -611,6 +749,7 @@ upcast(Datum *values, bool *nulls, bool given)
 	Written written = {written_values, written_nulls};
 	ErrorContextCallback callback;
 	Upcaster *upcaster = find_upcaster(values);
+	Patch patch = {.members = NULL};
 
 	if (upcaster == NULL)
 		return false;
@@ -626,11 +765,15 @@ upcast(Datum *values, bool *nulls, bool given)
 
 		CHECK_FOR_INTERRUPTS();
 		if (upcaster->name != (Datum) 0)
+		{
+			put_together(&patch, values);
 			upcast_by_function(upcaster, values, nulls, given);
+		}
 		else
-			upcast_by_rules(upcaster, values, nulls);
+			upcast_by_rules(upcaster, &patch, values, nulls);
 		values[EV_SCHEMA_VERSION] = Int32GetDatum(version);
 	}
+	put_together(&patch, values);
 	error_context_stack = callback.previous;
 	return true;
 }
@@ -660,8 +803,16 @@ is_of_event(int sqlerrcode)
 		   category == ERRCODE_TO_CATEGORY(ERRCODE_PLPGSQL_ERROR);
 }
 
+/* Whether an error is the fault of an upcaster that is not what it should be. */
+static bool
+is_of_upcaster(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) ==
+		   ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
+}
+
 ErrorData *
-es_try_upcast(Datum *values, bool *nulls)
+es_try_upcast(Datum *values, bool *nulls, bool faults)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -682,7 +833,8 @@ es_try_upcast(Datum *values, bool *nulls)
 	{
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (!is_of_event(error->sqlerrcode))
+		if (!is_of_event(error->sqlerrcode) &&
+			!(faults && is_of_upcaster(error->sqlerrcode)))
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();

@@ -5,7 +5,7 @@
 #ifndef ES_UPCASTER_H
 #define ES_UPCASTER_H
 
-#include "fmgr.h"
+#include "executor/tuptable.h"
 #include "utils/jsonb.h"
 
 #include "replay/rules.h"
@@ -15,8 +15,12 @@
  * asks once and keeps to the answer.
  */
 extern bool es_upcasts(void);
+/* Whether there are any for events of an aggregate type; of all others none is old. */
+extern bool es_upcasts_type(Datum aggregate_type);
 /* Whether an event has a later version; it is looked at up to its schema_version. */
 extern bool es_is_old_version(const Datum *values);
+/* The same of a row, which is taken apart only so far, and if that may be. */
+extern bool es_is_old_row(TupleTableSlot *slot);
 /*
  * Brings an event to its last version, in place; what is new of it lives in the current
  * memory context.  False where it is the last one already.  Whatever an upcaster
@@ -25,9 +29,10 @@ extern bool es_is_old_version(const Datum *values);
 extern bool es_upcast(Datum *values, bool *nulls);
 /*
  * The same in a subtransaction: what was raised, where that is the event's fault, and
- * the event is as it was; NULL otherwise.
+ * the event is as it was; NULL otherwise.  "faults" = the same where it is the fault of
+ * an upcaster, that it is gone, say.
  */
-extern ErrorData *es_try_upcast(Datum *values, bool *nulls);
+extern ErrorData *es_try_upcast(Datum *values, bool *nulls, bool faults);
 /* The same for an event that the caller has made up; 42501 where that is a danger. */
 extern bool es_upcast_given(Datum *values, bool *nulls);
 /*
