@@ -404,6 +404,11 @@ my $position = sql('old', 'SELECT position FROM event_store.subscription_status'
 is(sql('old', qq{SELECT array_agg(n.global_position) = (SELECT array_agg(e.global_position ORDER BY 1) FROM event_store.domain_events e
 		WHERE e.global_position > $position) FROM event_store.next_events('all', 10000) n}), 't', 'and goes on over all of them');
 
+# nor is what was written then of the last version
+sql('old', q{SELECT event_store.set_upcaster('Placed', 1, rules => '[{"op": "set_once", "path": "$.currency", "value": "EUR"}]')});
+is(sql('old', q{SELECT schema_version, payload FROM event_store.load_events('Order', 'o-1', max_count => 1)}), '2|{"total": 1, "currency": "EUR"}',
+	'old events are upcast');
+
 # ---------- and a version that this library does not know yet
 
 sql('old', q{UPDATE pg_extension SET extversion = '9.10.0' WHERE extname = 'event_store'});

@@ -349,6 +349,18 @@ same('NULL, ' . none(60) . q{ || '{Seldom, Moved}', 1, 3},
 	q{event_type IN ('Seldom', 'Moved') AND event_store.aggregate_member(aggregate_type, aggregate_id, 3) = 1}, '62 types and a member');
 same(q{ARRAY[]::text[]}, 'false', 'no types');
 
+# ---------- a type that was renamed is found by the names that it had
+
+my $seldom = sql(q{SELECT md5(string_agg(global_position::text, ',' ORDER BY global_position)), count(*) FROM event_store.domain_events WHERE event_type = 'Seldom'});
+sql(q{SELECT event_store.set_upcaster('Seldom', 1, rules => '{"event_type": "Second"}'); SELECT event_store.set_upcaster('Second', 2, rules => '{"event_type": "Third"}')});
+foreach my $call (q{read_events(0, 100, NULL, ARRAY['Third'])}, q{read_events(0, 100, NULL, ARRAY['Third'], backward => true)},
+	q{read_events(0, 100, NULL, ARRAY['Seldom'])}, q{read_events(0, 100, NULL, ARRAY['Third', 'None'])})
+{
+	blocks($later, $call);
+	cmp_ok(blocks($later, $call), '<=', 150, "with upcasters: $call");
+}
+is(sql(q{SELECT md5(string_agg(global_position::text, ',')), count(*) FROM event_store.read_events(0, NULL, NULL, ARRAY['Third'])}), $seldom, 'and all of them are found');
+
 # ---------- a log whose positions begin far beyond 1, as after a jump
 
 $node->safe_psql('postgres', 'CREATE DATABASE late');
