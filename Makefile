@@ -151,6 +151,7 @@ OBJS = \
 	src/consume/subscription_gauges.o \
 	src/consume/subscription_wait.o \
 	src/consume/projection.o \
+	src/consume/handler_call.o \
 	src/consume/handler.o \
 	src/consume/view_projection.o \
 	src/consume/pace.o \
@@ -160,6 +161,7 @@ OBJS = \
 	src/consume/projection_admin.o \
 	src/consume/projection_status.o \
 	src/saga/definition.o \
+	src/saga/step_handler.o \
 	src/saga/define.o \
 	src/saga/machine.o \
 	src/saga/circuit.o \
@@ -169,6 +171,7 @@ OBJS = \
 	src/saga/saga_start.o \
 	src/saga/step_claim.o \
 	src/saga/step_report.o \
+	src/saga/handled_step.o \
 	src/saga/saga_timer.o \
 	src/saga/saga_status.o \
 	src/saga/saga_transition.o \

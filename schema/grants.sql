@@ -41,7 +41,7 @@ BEGIN ATOMIC
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
            'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events',
-           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project', 'define_saga', 'resolve_step', 'cancel_saga', 'fire_saga_timers',
+           'create_projection', 'create_view_projection', 'drop_projection', 'replace_projection', 'rebuild_projection', 'rebuild_projection_step', 'project', 'define_saga', 'resolve_step', 'cancel_saga', 'fire_saga_timers', 'run_saga_handlers',
            'archive_aggregate', 'restore_aggregate', 'delete_aggregate', 'set_retention'],
      ARRAY['staging', 'dead_letters', 'dead_letter_history', 'snapshots', 'reducers', 'upcasters', 'erasures', 'store_state', 'processed_messages',
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',

@@ -4,8 +4,8 @@ CREATE FUNCTION event_store.define_saga(saga_name text, definition jsonb) RETURN
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_saga';
 COMMENT ON FUNCTION event_store.define_saga(text, jsonb) IS
 $$Says what the steps of a saga are, and returns the version: that of the newest definition where it is the same. Sagas that run keep theirs.
-definition: {"steps": [step, ...], "timeout": "1h"}; a step has a "name" and may have "compensate", "timeout", "queue_timeout", "max_attempts", "retry_initial", "retry_max", "compensation" (the same for compensating it), "when", "optional", "group", "wait" ({"signal", "timeout", "on_timeout"}), "delay", "circuit" ({"failures", "pause"}). See docs/sagas.md.
-Errors: 22023 where the definition is wrong, naming the step; 22004; 25006 on a standby; 55000.
+definition: {"steps": [step, ...], "timeout": "1h"}; a step has a "name" and may have "compensate", "timeout", "queue_timeout", "max_attempts", "retry_initial", "retry_max", "compensation" (the same for compensating it), "when", "optional", "group", "wait" ({"signal", "timeout", "on_timeout"}), "delay", "circuit" ({"failures", "pause"}), "handler" (the function of yours that does it, instead of executors: "schema.function", of (saga_id text, step text, attempt int, context jsonb) RETURNS jsonb; it raises VS011 where the step has failed). See docs/sagas.md.
+Errors: 22023 where the definition is wrong, naming the step; 42501 for a handler of somebody else; 22004; 25006 on a standby; 55000 also where the role of handlers lacks LOGIN or CONNECT.
 Example: SELECT event_store.define_saga('order', '{"steps": [{"name": "reserve", "compensate": true}, {"name": "charge", "max_attempts": 5}]}');$$;
 
 CREATE FUNCTION event_store.start_saga(saga_name text, saga_id text, context jsonb DEFAULT '{}', correlation_id text DEFAULT NULL) RETURNS bigint
@@ -72,6 +72,13 @@ COMMENT ON FUNCTION event_store.fire_saga_timers(int) IS
 $$Does what is due of all sagas by now, at most max_count (1 to 1000) of each kind, and returns how many: leases that are over, steps and sagas that have timed out. With preload it is done by itself, as for scheduled events.
 Errors: 22004, 22023; 25006 on a standby; 55000.
 Example: SELECT event_store.fire_saga_timers();$$;
+
+CREATE FUNCTION event_store.run_saga_handlers(max_count int DEFAULT 1000) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_run_saga_handlers';
+COMMENT ON FUNCTION event_store.run_saga_handlers(int) IS
+$$Has handlers do the steps of sagas that are due by now, at most max_count (1 to 1000), in the caller's transaction, and returns how many: for tests. Projectors do it by themselves. A claim is no attempt before the transaction has committed, and an error that is not the step's own, as a deadlock, ends it.
+Errors: 22004, 22023; 0A000 in a handler; 25006 on a standby; 55000 also without preload.
+Example: SELECT event_store.run_saga_handlers();$$;
 
 CREATE FUNCTION event_store.saga_states(OUT saga_name text, OUT saga_id text, OUT version int, OUT state text, OUT deadline timestamptz, OUT started_at timestamptz)
     RETURNS SETOF record

@@ -442,6 +442,7 @@ DECLARE
             version int NOT NULL,
             definition jsonb NOT NULL,
             created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            handler_owner text COLLATE "C",
             CONSTRAINT saga_definitions_pkey PRIMARY KEY (saga_name, version)
         )$$,
         $$CREATE TABLE event_store.sagas (
@@ -464,6 +465,8 @@ DECLARE
             lease bigint,
             progress jsonb,
             written_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+            run_at timestamptz,
+            run_as text COLLATE "C",
             CONSTRAINT saga_steps_pkey PRIMARY KEY (saga_name, saga_id, step)
         )$$,
         -- what was erased or deleted, without anything of its content: see erasure.c
@@ -520,6 +523,7 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS sagas_deadline_idx ON event_store.sagas (deadline) WHERE deadline IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_claimable_idx ON event_store.saga_steps (saga_name, claimable_at) WHERE claimable_at IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_step_idx ON event_store.saga_steps (saga_name, step, kind, claimable_at) WHERE claimable_at IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS saga_steps_run_idx ON event_store.saga_steps (run_as, run_at) WHERE run_at IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_due_idx ON event_store.saga_steps (due_at) WHERE due_at IS NOT NULL'];
     statement text;
     statements text[] := '{}';
@@ -744,11 +748,11 @@ BEGIN
     COMMENT ON TABLE event_store.scheduled_events IS
 'Events that are to be appended when they are due (scheduled), and those that were refused then, with error_code and error (failed). Written by schedule_event and its like.';
     COMMENT ON TABLE event_store.saga_definitions IS
-'What the steps of each saga are, by version. Made by define_saga, and kept for the sagas that were started with it.';
+'What the steps of each saga are, by version. Made by define_saga, and kept for the sagas that were started with it. handler_owner: the role whose functions do steps of it.';
     COMMENT ON TABLE event_store.sagas IS
 'A row a saga: its state, and when it times out. All else is in its events.';
     COMMENT ON TABLE event_store.saga_steps IS
-'The steps of sagas that can be claimed, are leased or wait, and when their time is over.';
+'The steps of sagas that can be claimed (by executors from claimable_at on; by the handlers of role run_as from run_at on), are leased or wait, and when their time is over (due_at).';
     COMMENT ON TABLE event_store.erasures IS
 'What was erased or deleted: who, when and why, the positions and ids of the events, paths where it was not all of them. scrubbed_at: when the last of it was gone from the disk, NULL = not yet; blocked_by: what that waits for.';
     COMMENT ON TABLE event_store.store_state IS

@@ -37,7 +37,7 @@ enum
 
 /* Looks from when on a member has events to look at. */
 static void
-look_at_member(DueProjection *due, int member, int64 safe)
+look_at_member(DueWork *due, int member, int64 safe)
 {
 	Progress progress = es_read_progress(es_progress_key(due->hash, member));
 	MemberState state;
@@ -55,7 +55,7 @@ look_at_member(DueProjection *due, int member, int64 safe)
 }
 
 static void
-look_at(DueProjection *due, int members, bool paused, TimestampTz retry_at,
+look_at(DueWork *due, int members, bool paused, TimestampTz retry_at,
 		bool switches, int64 safe)
 {
 	Pace pace = es_read_pace(due->hash);
@@ -75,7 +75,7 @@ look_at(DueProjection *due, int members, bool paused, TimestampTz retry_at,
 
 /* The role of a handler, by the name that it has now. */
 static void
-set_role(DueProjection *due, HeapTuple row, TupleDesc desc)
+set_role(DueWork *due, HeapTuple row, TupleDesc desc)
 {
 	bool isnull;
 	Datum owner = SPI_getbinval(row, desc, LD_OWNER, &isnull);
@@ -86,7 +86,7 @@ set_role(DueProjection *due, HeapTuple row, TupleDesc desc)
 	due->role_is_gone = !OidIsValid(due->role);
 }
 
-DueProjection *
+DueWork *
 es_list_due_projections(int *count)
 {
 	static KeptPlan plan = {
@@ -100,7 +100,7 @@ es_list_due_projections(int *count)
 		" WHERE p.mode OPERATOR(pg_catalog.<>) 'inline'"};
 	MemoryContext caller = CurrentMemoryContext;
 	SPITupleTable *table;
-	DueProjection *list;
+	DueWork *list;
 	OwnerScope scope;
 	uint64 found;
 	int64 safe;
@@ -111,7 +111,7 @@ es_list_due_projections(int *count)
 	PushActiveSnapshot(GetLatestSnapshot());
 	found = es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);
 	table = SPI_tuptable;
-	list = MemoryContextAllocZero(caller, Max(found, 1) * sizeof(DueProjection));
+	list = MemoryContextAllocZero(caller, Max(found, 1) * sizeof(DueWork));
 	for (uint64 i = 0; i < found; i++)
 	{
 		HeapTuple row = table->vals[i];

@@ -7,9 +7,11 @@
 
 #include "datatype/timestamp.h"
 
-typedef struct DueProjection
+/* What a projector has to do: a projection, or the steps of sagas whose handlers a role has. */
+typedef struct DueWork
 {
-	Datum name; /* a text */
+	Datum name; /* a text; of steps that of the role */
+	bool steps;
 	uint64 hash;
 	Oid role;		   /* that it runs as; InvalidOid = the store's owner */
 	bool role_is_gone; /* there is no role of that name any more */
@@ -17,12 +19,12 @@ typedef struct DueProjection
 	bool waits;		   /* for events: neither paused nor stopped */
 	bool by_log;	   /* there are events it has not looked at */
 	TimestampTz turn_at;
-} DueProjection;
+} DueWork;
 
 /*
  * All that are taken in by processes, in the current memory context, and how many.
  * Outside of an owner's scope.
  */
-extern DueProjection *es_list_due_projections(int *count);
+extern DueWork *es_list_due_projections(int *count);
 
 #endif /* ES_DUE_PROJECTION_H */

@@ -2,17 +2,9 @@
  * handler.c
  *		Functions of users that handle events: which one it is, and how it is called.
  *
- * A handler is somebody else's code.  It runs as its owner, who was the one to
- * register it, as a security-restricted operation and with a pinned search_path: so it
- * cannot take another role, and leaves no temporary table, cursor or
- * prepared statement to the session.  What it sets ends with the call.  Deferred triggers
- * cannot wait for the end of the transaction then, so all constraints
- * are immediate from the first call on, and triggers run in the call that they are due to.
- *
- * A call has a time.  When that is over it is cancelled, and counts as a failure of
- * the event, also when the handler has caught that.  In a projector a call that lasts
- * twice as long ends the process, since no code can catch that, and the next process
- * learns from shared memory which call it was.
+ * A handler is somebody else's code (handler_call.c).  What a call appends is caused by the
+ * event that it was called with.  One that outlives its cancellation ends its process, and
+ * the next process learns from shared memory which call it was.
  *
  * A handler is kept by its signature, and looked up at each use: it may be dropped and made
  * again.  Its owner must still be the same.
@@ -25,37 +17,27 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
-#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/parsenodes.h"
 #include "nodes/value.h"
-#include "storage/ipc.h"
-#include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
-#include "utils/timeout.h"
 #include "utils/uuid.h"
 #include "utils/varlena.h"
 
 #include "consume/handler.h"
+#include "consume/handler_call.h"
 #include "consume/pace.h"
 #include "consume/projection.h"
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/event.h"
 #include "write/cause.h"
-
-/* What a handler finds unless it sets a search_path itself. */
-#define HANDLER_SEARCH_PATH "pg_catalog, pg_temp"
 
 typedef enum Form
 {
@@ -224,109 +206,7 @@ es_check_projector_role(Oid role)
 			 errhint("Grant what is missing, or give the function to another role.")));
 }
 
-/* ---------- the time of a call ---------- */
-
-static TimeoutId cancel_timeout;
-static TimeoutId end_timeout;
-static bool timeouts_registered = false;
-static volatile sig_atomic_t overdue = false;
-static volatile sig_atomic_t given_up = false;
-static bool ends_process = false;
-static const ProjectionBatch *running = NULL;
-
-static void
-cancel_call(void)
-{
-	overdue = true;
-	QueryCancelPending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-/* It did not end when it was cancelled. */
-static void
-end_call(void)
-{
-	if (ends_process)
-	{
-		given_up = true;
-		ProcDiePending = true;
-	}
-	else
-		QueryCancelPending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-static void
-note_given_up(int code, Datum arg)
-{
-	if (!given_up || running == NULL)
-		return;
-	es_note_overdue(running->projection->hash,
-					DatumGetInt64(running->events[running->done]
-									  .values[EV_GLOBAL_POSITION]),
-					running->exact ? 1 : running->count);
-	ereport(LOG,
-			errmsg_internal("event_store projector ends itself: handler %s of projection \"%s\" did not end when it was cancelled",
-							TextDatumGetCString(running->projection->handler),
-							TextDatumGetCString(running->projection->name)));
-}
-
-void
-es_let_handlers_end_process(void)
-{
-	ends_process = true;
-	before_shmem_exit(note_given_up, (Datum) 0);
-}
-
-bool
-es_is_in_handler(void)
-{
-	return running != NULL;
-}
-
-static void
-begin_time(int64 ms)
-{
-	EnableTimeoutParams params[2];
-
-	if (!timeouts_registered)
-	{
-		cancel_timeout = RegisterTimeout(USER_TIMEOUT, cancel_call);
-		end_timeout = RegisterTimeout(USER_TIMEOUT, end_call);
-		timeouts_registered = true;
-	}
-	overdue = false;
-	params[0] = (EnableTimeoutParams){.id = cancel_timeout,
-									  .type = TMPARAM_AFTER,
-									  .delay_ms = (int) ms};
-	params[1] = (EnableTimeoutParams){.id = end_timeout,
-									  .type = TMPARAM_AFTER,
-									  .delay_ms = (int) (2 * ms)};
-	enable_timeouts(params, 2);
-}
-
-static void
-end_time(void)
-{
-	const DisableTimeoutParams params[2] = {{.id = cancel_timeout},
-											{.id = end_timeout}};
-
-	disable_timeouts(params, 2);
-	/* what was to cancel the call must not cancel what comes after it */
-	if (overdue)
-		QueryCancelPending = false;
-}
-
 /* ---------- calling ---------- */
-
-/* What is deferred is due now; what comes is not deferred any more. */
-static void
-make_constraints_immediate(void)
-{
-	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
-}
 
 static void
 describe_call(void *arg)
@@ -340,37 +220,20 @@ describe_call(void *arg)
 			   (long long) DatumGetInt64(event->values[EV_GLOBAL_POSITION]));
 }
 
-/* Calls a function as its owner; the second argument is its only one, or NULL. */
+/* The handler has not ended when it was cancelled, and this process ends with it. */
 static void
-call_as_owner(const Handler *handler, const Projection *projection,
-			  const Datum *argument)
+note_given_up(const void *what)
 {
-	LOCAL_FCINFO(call, 1);
-	FmgrInfo function;
-	int settings = NewGUCNestLevel();
-	char lock_timeout[32];
-	Oid user;
-	int security;
+	const ProjectionBatch *batch = what;
 
-	fmgr_info(handler->function, &function);
-	InitFunctionCallInfoData(*call, &function, argument != NULL ? 1 : 0,
-							 InvalidOid, NULL, NULL);
-	if (argument != NULL)
-		call->args[0] = (NullableDatum){.value = *argument};
-	/* who waits for a lock has not failed: it gives up before its time is over */
-	snprintf(lock_timeout, sizeof(lock_timeout), "%lld",
-			 (long long) Max(projection->timeout / 2, 1));
-	(void) set_config_option("lock_timeout", lock_timeout, PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("search_path", HANDLER_SEARCH_PATH, PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(handler->owner, security |
-											   SECURITY_LOCAL_USERID_CHANGE |
-											   SECURITY_RESTRICTED_OPERATION);
-	(void) FunctionCallInvoke(call);
-	SetUserIdAndSecContext(user, security);
-	AtEOXact_GUC(false, settings);
+	es_note_overdue(batch->projection->hash,
+					DatumGetInt64(batch->events[batch->done]
+									  .values[EV_GLOBAL_POSITION]),
+					batch->exact ? 1 : batch->count);
+	ereport(LOG,
+			errmsg_internal("event_store projector ends itself: handler %s of projection \"%s\" did not end when it was cancelled",
+							TextDatumGetCString(batch->projection->handler),
+							TextDatumGetCString(batch->projection->name)));
 }
 
 /* A call with its time, and with the event that causes what is appended. */
@@ -378,25 +241,18 @@ static void
 call_in_time(const Handler *handler, ProjectionBatch *batch, Datum argument,
 			 const EventRow *cause, bool several)
 {
-	running = batch;
-	es_set_cause(cause, several);
-	begin_time(batch->projection->timeout);
-	PG_TRY();
-	{
-		call_as_owner(handler, batch->projection, &argument);
-	}
-	PG_FINALLY();
-	{
-		end_time();
-		batch->overdue = overdue;
-		es_set_cause(NULL, false);
-		running = NULL;
-	}
-	PG_END_TRY();
-	if (overdue)
-		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
-						errmsg("the handler has taken longer than its timeout")));
-	CommandCounterIncrement();
+	HandlerCall call = {.function = handler->function,
+						.owner = handler->owner,
+						.timeout = batch->projection->timeout,
+						.count = 1,
+						.arguments = {argument},
+						.cause = cause,
+						.several = several,
+						.given_up = note_given_up,
+						.what = batch,
+						.overdue = &batch->overdue};
+
+	(void) es_call_in_time(&call);
 }
 
 static Datum
@@ -462,7 +318,7 @@ es_apply_handler(ProjectionBatch *batch)
 	handler = find_handler(batch->projection, batch->projection->handler);
 	batch->broken = false;
 	batch->exact = handler.form == OF_EVENT;
-	make_constraints_immediate();
+	es_make_constraints_immediate();
 	callback.previous = error_context_stack;
 	callback.callback = describe_call;
 	callback.arg = batch;
@@ -478,7 +334,10 @@ void
 es_call_reset(const Projection *projection)
 {
 	Handler handler = find_handler(projection, projection->reset);
+	HandlerCall call = {.function = handler.function,
+						.owner = handler.owner,
+						.timeout = projection->timeout};
 
-	make_constraints_immediate();
-	call_as_owner(&handler, projection, NULL);
+	es_make_constraints_immediate();
+	(void) es_call_as_owner(&call);
 }

@@ -19,9 +19,5 @@ extern void es_check_projector_role(Oid role);
 extern void es_apply_handler(ProjectionBatch *batch);
 /* Calls the reset function of a projection. */
 extern void es_call_reset(const Projection *projection);
-/* From now on a call that outlives its cancellation ends this process. */
-extern void es_let_handlers_end_process(void);
-/* Whether a handler is being called. */
-extern bool es_is_in_handler(void);
 
 #endif /* ES_HANDLER_H */

@@ -34,6 +34,7 @@
 #include "consume/failing.h"
 #include "consume/fetch.h"
 #include "consume/handler.h"
+#include "consume/handler_call.h"
 #include "consume/inline_switch.h"
 #include "consume/member.h"
 #include "consume/pace.h"

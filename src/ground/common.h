@@ -29,5 +29,7 @@
 #define ES_ERRCODE_LEASE_LOST MAKE_SQLSTATE('V', 'S', '0', '0', '7')
 #define ES_ERRCODE_VIEW_KEPT MAKE_SQLSTATE('V', 'S', '0', '0', '8')
 #define ES_ERRCODE_TOO_MANY_HOPS MAKE_SQLSTATE('V', 'S', '0', '1', '0')
+/* Raised by handlers of steps, which say so that the step has failed. */
+#define ES_ERRCODE_STEP_FAILED MAKE_SQLSTATE('V', 'S', '0', '1', '1')
 
 #endif /* ES_COMMON_H */

@@ -120,7 +120,8 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_SIGNAL_SAGA] = {"sagas", "signal_saga", ES_GROUP_STORE},
 	 [ES_CALL_RESOLVE_STEP] = {"sagas", "resolve_step", ES_GROUP_OTHER},
 	 [ES_CALL_CANCEL_SAGA] = {"sagas", "cancel_saga", ES_GROUP_OTHER},
-	 [ES_CALL_FIRE_SAGA_TIMERS] = {"sagas", "fire_saga_timers", ES_GROUP_OTHER}};
+	 [ES_CALL_FIRE_SAGA_TIMERS] = {"sagas", "fire_saga_timers", ES_GROUP_OTHER},
+	 [ES_CALL_RUN_SAGA_HANDLERS] = {"sagas", "run_saga_handlers", ES_GROUP_OTHER}};
 
 /* From 2^32, 18 minutes of ticks, everything falls into one bucket. */
 #define OVERFLOW_BIT 32

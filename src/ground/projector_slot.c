@@ -119,16 +119,24 @@ es_want_projectors(SharedDatabase *db)
 
 /* Called from a commit callback: nothing here raises. */
 void
-es_call_store_projector(SharedDatabase *db)
+es_call_projector(SharedDatabase *db, Oid role)
 {
-	ProjectorPlace *place = &es_projector_slot(db)->places[0];
-	bool present;
+	bool present = false;
 
 	LWLockAcquire(db->lock, LW_EXCLUSIVE);
-	present = place->latch != NULL;
-	place->called = true;
-	if (present)
+	for (int i = 0; i < ES_PROJECTOR_PLACES; i++)
+	{
+		ProjectorPlace *place = &es_projector_slot(db)->places[i];
+
+		if (!place->taken || place->role != role)
+			continue;
+		/* one that is on its way out has the worker look when it has left */
+		place->called = true;
+		if (place->latch == NULL)
+			continue;
+		present = true;
 		SetLatch(place->latch);
+	}
 	LWLockRelease(db->lock);
 	if (!present)
 		es_want_worker_to_start(db);
@@ -421,7 +429,8 @@ es_projector_called(SharedDatabase *db, int place)
 	bool called;
 
 	LWLockAcquire(db->lock, LW_SHARED);
-	called = es_projector_slot(db)->places[place].called;
+	called = es_projector_slot(db)->places[place].called ||
+			 es_projector_slot(db)->places[place].asked_to_go;
 	LWLockRelease(db->lock);
 	return called;
 }

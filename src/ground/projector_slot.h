@@ -59,8 +59,8 @@ extern void es_watch_events(SharedDatabase *db, bool watch);
 /* Has the worker look whether a projector is missing; at commit, or now. */
 extern void es_note_projectors_wanted(void);
 extern void es_want_projectors(SharedDatabase *db);
-/* Wakes the projector of the store itself, or has it started. */
-extern void es_call_store_projector(SharedDatabase *db);
+/* Wakes the projector of a role, or with InvalidOid that of the store, or has it started. */
+extern void es_call_projector(SharedDatabase *db, Oid role);
 /* The same for a projector, which has looked for itself. */
 extern void es_want_worker_to_start(SharedDatabase *db);
 /* Whether that is wished, and takes the wish. */
@@ -89,7 +89,7 @@ extern bool es_begin_looking(SharedDatabase *db, int place);
 extern bool es_rest_projector(SharedDatabase *db, int place);
 /* Asks the one that has rested for longest, of all databases, to leave; false where none rests. */
 extern bool es_ask_resting_projector(void);
-/* Whether it was called since. */
+/* Whether it was called since, or asked to go. */
 extern bool es_projector_called(SharedDatabase *db, int place);
 /* It leaves, unless it was called since it last looked. */
 extern bool es_retire_projector(SharedDatabase *db, int place);

@@ -95,7 +95,7 @@ void
 es_set_timer(SharedDatabase *db, Timer timer, TimestampTz due)
 {
 	if (lower(db, timer, due))
-		es_call_store_projector(db);
+		es_call_projector(db, InvalidOid);
 }
 
 /* The earliest of this transaction; a subtransaction that is undone only wakes in vain. */

@@ -46,6 +46,7 @@
 #include "ground/common.h"
 #include "ground/head_cache.h"
 #include "ground/position.h"
+#include "ground/projector_slot.h"
 #include "ground/shmem.h"
 #include "ground/timer_slot.h"
 #include "ground/transaction.h"
@@ -179,6 +180,9 @@ note_due(Timer timer)
 		return;
 	es_note_write();
 	es_note_timer(timer, ES_TIMER_UNKNOWN);
+	/* a step may be there for a handler */
+	if (timer == ES_TIMER_SAGAS)
+		es_note_projectors_wanted();
 }
 
 static void

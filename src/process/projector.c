@@ -19,8 +19,10 @@
  * is to be done by the clock as well: a step of each timer that is due (timer.c) before each
  * batch.  It stays as long as a timer waits, and asks no table meanwhile.
  *
- * A turn is one transaction.  What an error in it means project.c says; one that is no event's
- * fault ends up here, and the projection pauses.
+ * A turn of a projection is one transaction.  What an error in it means project.c says; one
+ * that is no event's fault ends up here, and the projection pauses.  The steps of sagas that
+ * handlers of the role do (handled_step.c) have turns beside its projections, as if they
+ * were one of them: some steps, each in two transactions.
  *
  * SIGTERM ends it: the batch is rolled back, and its exit callback has the worker start
  * the next one.
@@ -46,6 +48,7 @@
 
 #include "consume/due_projection.h"
 #include "consume/handler.h"
+#include "consume/handler_call.h"
 #include "consume/pace.h"
 #include "consume/project.h"
 #include "consume/projection.h"
@@ -58,6 +61,8 @@
 #include "process/process.h"
 #include "process/projector.h"
 #include "process/timer.h"
+#include "saga/handled_step.h"
+#include "saga/step_handler.h"
 
 /* One with nothing to do leaves after so long. */
 #define IDLE_EXIT_MS 60000
@@ -65,6 +70,8 @@
 #define CLOCK_CHECK_MS 60000L
 /* A projection that somebody else is at is looked at again after so long. */
 #define BUSY_PAUSE_MS 50
+/* A turn of steps goes on until it has taken so long. */
+#define STEPS_TURN_MS 100
 /* One of which something set aside is due, but not yet to be had, after this. */
 #define ASIDE_PAUSE_MS 1000
 
@@ -115,15 +122,15 @@ start_process(SharedDatabase *db, Oid role, int place)
 static int
 compare_turns(const void *a, const void *b)
 {
-	TimestampTz x = ((const DueProjection *) a)->turn_at;
-	TimestampTz y = ((const DueProjection *) b)->turn_at;
+	TimestampTz x = ((const DueWork *) a)->turn_at;
+	TimestampTz y = ((const DueWork *) b)->turn_at;
 
 	return x < y ? -1 : x > y ? 1 : 0;
 }
 
 /* The first of a role that nobody is there for; it takes a place if one is free. */
 static void
-start_one(SharedDatabase *db, const DueProjection *projection)
+start_one(SharedDatabase *db, const DueWork *projection)
 {
 	int place;
 
@@ -141,11 +148,14 @@ start_one(SharedDatabase *db, const DueProjection *projection)
 }
 
 /* Lists them, and has the next transaction with events say so if one waits for events. */
-static DueProjection *
+static DueWork *
 list_and_watch(SharedDatabase *db, int *count)
 {
-	DueProjection *list;
+	DueWork *list;
 	bool waits = false;
+
+	DueWork *steps;
+	int more;
 
 	es_watch_events(db, true);
 	list = es_list_due_projections(count);
@@ -153,6 +163,12 @@ list_and_watch(SharedDatabase *db, int *count)
 		waits = waits || list[i].waits;
 	if (!waits)
 		es_watch_events(db, false);
+	steps = es_list_due_steps(&more);
+	if (more == 0)
+		return list;
+	list = repalloc(list, (*count + more) * sizeof(DueWork));
+	memcpy(list + *count, steps, more * sizeof(DueWork));
+	*count += more;
 	return list;
 }
 
@@ -184,11 +200,11 @@ es_start_projectors(SharedDatabase *db)
 	TimestampTz next = DT_NOEND;
 	TimestampTz now;
 	int count;
-	DueProjection *list = list_and_watch(db, &count);
+	DueWork *list = list_and_watch(db, &count);
 
 	start_for_timers(db, not_before, &next);
 
-	qsort(list, count, sizeof(DueProjection), compare_turns);
+	qsort(list, count, sizeof(DueWork), compare_turns);
 	now = GetCurrentTimestamp();
 	for (int i = 0; i < count; i++)
 	{
@@ -218,15 +234,18 @@ typedef struct Projector
 
 	/* what was found by the last look, in "found" */
 	MemoryContext found;
-	DueProjection *list;
+	DueWork *list;
 	int count;
 	bool store_gone;
 
 	bool to_look; /* something may have happened since, whoever calls */
 
 	/* a turn */
-	DueProjection *next;
+	DueWork *next;
 	Projected result;
+	MemoryContext of_step; /* a step outlives the transaction that claims it */
+	StepWork work;
+	StepTaken taken;
 
 	/* the timers, of the store's own */
 	int timer;		/* that had the last step */
@@ -339,6 +358,64 @@ take_turn(Projector *p)
 }
 
 static void
+claim_step(Projector *p)
+{
+	es_note_projection_turn(p->next->hash);
+	p->taken = es_take_handled_step(p->next->name, p->of_step, &p->work);
+}
+
+static void
+run_step(Projector *p)
+{
+	es_run_handled_step(&p->work);
+}
+
+static void
+put_back_step(Projector *p)
+{
+	es_put_back_step(&p->work);
+}
+
+/* Some steps of sagas, one after the other; each was claimed for good before it is run. */
+static void
+take_turn_of_steps(Projector *p)
+{
+	TimestampTz until =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STEPS_TURN_MS);
+
+	do
+	{
+		MemoryContextReset(p->of_step);
+		p->taken = STEP_NOT_FOUND;
+		if (!in_transaction(p, claim_step, "claim a step"))
+			return;
+		if (p->taken == STEP_HELD)
+			es_rest_projection(p->next->hash, BUSY_PAUSE_MS);
+		if (p->taken == STEP_TAKEN && !in_transaction(p, run_step, "run a step"))
+		{
+			(void) in_transaction(p, put_back_step, "put a step back");
+			return;
+		}
+		if (p->store_gone)
+			proc_exit(0);
+		(void) es_heed_signals();
+	} while ((p->taken == STEP_TAKEN || p->taken == STEP_PUT_OFF) &&
+			 GetCurrentTimestamp() < until && !es_asked_to_leave());
+	if (p->taken != STEP_HELD)
+		es_note_batch(p->next->hash, 1, 0);
+}
+
+/* A batch of a projection. */
+static void
+take_turn_of_projection(Projector *p)
+{
+	if (in_transaction(p, take_turn, "project") && p->result == ES_PROJECTED_BUSY)
+		es_rest_projection(p->next->hash, BUSY_PAUSE_MS);
+	else if (p->result == ES_PROJECTED_NOTHING && !p->next->by_log)
+		es_rest_projection(p->next->hash, ASIDE_PAUSE_MS);
+}
+
+static void
 step_timer(Projector *p)
 {
 	es_run_timer(p->db, p->timer);
@@ -364,15 +441,15 @@ run_due_timer(Projector *p)
 }
 
 /* The one of this role that is due and has waited longest; NULL = none. */
-static DueProjection *
+static DueWork *
 choose(const Projector *p, bool asked_to_go)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	DueProjection *next = NULL;
+	DueWork *next = NULL;
 
 	for (int i = 0; i < p->count; i++)
 	{
-		DueProjection *one = &p->list[i];
+		DueWork *one = &p->list[i];
 
 		if (one->role != p->role || one->role_is_gone || one->due > now)
 			continue;
@@ -393,7 +470,7 @@ see_to_others(const Projector *p)
 
 	for (int i = 0; i < p->count; i++)
 	{
-		const DueProjection *one = &p->list[i];
+		const DueWork *one = &p->list[i];
 
 		if (one->role == p->role || one->due > now ||
 			es_projector_present(p->db, one->role))
@@ -430,10 +507,14 @@ rest(Projector *p, uint32 wait_event)
 	TimestampTz due = next_due(p);
 	TimestampTz timer = OidIsValid(p->role) ? DT_NOEND : es_first_timer(p->db);
 	bool useless = p->count == 0 && !p->ran_timer;
+	bool far = due > TimestampTzPlusMilliseconds(now, IDLE_EXIT_MS);
 
 	if (timer == DT_NOEND && es_rest_projector(p->db, p->place))
 		leave_at = now;
-	if (timer == DT_NOEND && (useless || (leave_at <= now && due == DT_NOEND)) &&
+	/* what is due much later the worker waits for */
+	if (timer == DT_NOEND && far && due != DT_NOEND && leave_at <= now)
+		proc_exit(0);
+	if (timer == DT_NOEND && (useless || (leave_at <= now && far)) &&
 		es_retire_projector(p->db, p->place))
 		proc_exit(0);
 	if (leave_at > now)
@@ -444,7 +525,7 @@ rest(Projector *p, uint32 wait_event)
 						  : Min(TimestampDifferenceMilliseconds(now, due),
 								CLOCK_CHECK_MS),
 					  wait_event);
-	p->to_look = OidIsValid(p->role) || es_projector_called(p->db, p->place) ||
+	p->to_look = es_projector_called(p->db, p->place) ||
 				 next_due(p) <= GetCurrentTimestamp();
 }
 
@@ -490,10 +571,10 @@ go_on(Projector *p, uint32 wait_event)
 		!in_transaction(p, discard, "discard"))
 		proc_exit(1);
 	p->last = p->next->hash;
-	if (in_transaction(p, take_turn, "project") && p->result == ES_PROJECTED_BUSY)
-		es_rest_projection(p->next->hash, BUSY_PAUSE_MS);
-	else if (p->result == ES_PROJECTED_NOTHING && !p->next->by_log)
-		es_rest_projection(p->next->hash, ASIDE_PAUSE_MS);
+	if (p->next->steps)
+		take_turn_of_steps(p);
+	else
+		take_turn_of_projection(p);
 }
 
 /* A database's or role's settings must not change how it works. */
@@ -540,6 +621,9 @@ es_projector_main(Datum arg)
 	MemoryContextSwitchTo(TopMemoryContext);
 	projector.found =
 		AllocSetContextCreate(TopMemoryContext, "event_store due projections",
+							  ALLOCSET_DEFAULT_SIZES);
+	projector.of_step =
+		AllocSetContextCreate(TopMemoryContext, "event_store handled step",
 							  ALLOCSET_DEFAULT_SIZES);
 	projector.started_at = projector.worked_at = GetCurrentTimestamp();
 	projector.to_look = true;

@@ -24,17 +24,24 @@
 #include "replay/saga_event.h"
 #include "saga/define.h"
 #include "saga/definition.h"
+#include "saga/step_handler.h"
 
 PG_FUNCTION_INFO_V1(es_define_saga);
 
-/*
- * Reads the definition of a version, or with 0 the newest, into "context"; returns its
- * version, 0 where there is none.
- */
-static int
-find_definition(Datum name, int version, MemoryContext context, Jsonb **definition)
+/* A row of the table. */
+typedef struct StoredDefinition
 {
-	static KeptPlan plan = {"SELECT d.version, d.definition FROM event_store.saga_definitions d"
+	int version; /* 0 = there is none */
+	Jsonb *definition;
+	char *handler_owner; /* NULL = no handlers */
+} StoredDefinition;
+
+/* Reads the definition of a version, or with 0 the newest, into "context". */
+static StoredDefinition
+find_definition(Datum name, int version, MemoryContext context)
+{
+	static KeptPlan plan = {"SELECT d.version, d.definition, d.handler_owner"
+							" FROM event_store.saga_definitions d"
 							" WHERE d.saga_name OPERATOR(pg_catalog.=) $1"
 							" AND d.version OPERATOR(pg_catalog.>=) $2"
 							" AND d.version OPERATOR(pg_catalog.<=) $3"
@@ -43,21 +50,23 @@ find_definition(Datum name, int version, MemoryContext context, Jsonb **definiti
 							{TEXTOID, INT4OID, INT4OID}};
 	Datum values[3] = {name, Int32GetDatum(version),
 					   Int32GetDatum(version == 0 ? PG_INT32_MAX : version)};
+	StoredDefinition found = {0};
 	MemoryContext inside;
+	Datum columns[3];
 	bool isnull;
-	Datum found;
 
-	*definition = NULL;
 	if (es_execute_latest(&plan, values, NULL) == 0)
-		return 0;
-	version = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-										  SPI_tuptable->tupdesc, 1, &isnull));
-	found =
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
+		return found;
+	for (int i = 0; i < 3; i++)
+		columns[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								   i + 1, &isnull);
 	inside = MemoryContextSwitchTo(context);
-	*definition = DatumGetJsonbPCopy(found);
+	found.version = DatumGetInt32(columns[0]);
+	found.definition = DatumGetJsonbPCopy(columns[1]);
+	if (!isnull)
+		found.handler_owner = TextDatumGetCString(columns[2]);
 	MemoryContextSwitchTo(inside);
-	return version;
+	return found;
 }
 
 /* The same, read; NULL = there is none. */
@@ -65,13 +74,18 @@ static const SagaDefinition *
 read_definition(Datum name, int version)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	StoredDefinition stored;
+	SagaDefinition *definition;
 	OwnerScope scope;
-	Jsonb *json;
 
 	es_begin(&scope);
-	version = find_definition(name, version, caller, &json);
+	stored = find_definition(name, version, caller);
 	es_end(&scope);
-	return json == NULL ? NULL : es_saga_definition(json, version);
+	if (stored.version == 0)
+		return NULL;
+	definition = es_saga_definition(stored.definition, stored.version);
+	definition->handler_owner = stored.handler_owner;
+	return definition;
 }
 
 const SagaDefinition *
@@ -100,29 +114,38 @@ es_newest_definition(Datum name)
 	return definition;
 }
 
+static bool
+same_owner(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
 /* Two that define at once: the second sees what the first has done. */
 static int
-store_definition(Datum name, Jsonb *definition)
+store_definition(Datum name, Jsonb *definition, const char *handler_owner)
 {
 	static KeptPlan lock = {
 		.sql =
 			"LOCK TABLE event_store.saga_definitions IN SHARE ROW EXCLUSIVE MODE"};
 	static KeptPlan plan = {"INSERT INTO event_store.saga_definitions"
-							" (saga_name, version, definition) VALUES ($1, $2, $3)",
-							3,
-							{TEXTOID, INT4OID, JSONBOID}};
-	Datum values[3] = {name, (Datum) 0, JsonbPGetDatum(definition)};
-	Jsonb *newest;
-	int version;
+							" (saga_name, version, definition, handler_owner)"
+							" VALUES ($1, $2, $3, $4)",
+							4,
+							{TEXTOID, INT4OID, JSONBOID, TEXTOID}};
+	Datum values[4] = {name, (Datum) 0, JsonbPGetDatum(definition)};
+	char nulls[4] = {' ', ' ', ' ', handler_owner == NULL ? 'n' : ' '};
+	StoredDefinition newest;
 
 	es_execute(&lock, NULL, NULL, false, SPI_OK_UTILITY);
-	version = find_definition(name, 0, CurrentMemoryContext, &newest);
-	if (newest != NULL &&
-		compareJsonbContainers(&newest->root, &definition->root) == 0)
-		return version;
-	values[1] = Int32GetDatum(version + 1);
-	(void) es_execute_latest(&plan, values, NULL);
-	return version + 1;
+	newest = find_definition(name, 0, CurrentMemoryContext);
+	if (newest.version != 0 && same_owner(newest.handler_owner, handler_owner) &&
+		compareJsonbContainers(&newest.definition->root, &definition->root) == 0)
+		return newest.version;
+	values[1] = Int32GetDatum(newest.version + 1);
+	if (handler_owner != NULL)
+		values[3] = CStringGetTextDatum(handler_owner);
+	(void) es_execute_latest(&plan, values, nulls);
+	return newest.version + 1;
 }
 
 Datum
@@ -142,6 +165,7 @@ es_define_saga(PG_FUNCTION_ARGS)
 {
 	Datum name;
 	Jsonb *definition;
+	char *handler_owner;
 	OwnerScope scope;
 	int version;
 
@@ -152,10 +176,10 @@ es_define_saga(PG_FUNCTION_ARGS)
 						errmsg("definition must not be null")));
 	definition = PG_GETARG_JSONB_P(1);
 	es_begin_consuming("define_saga()");
-	(void) es_saga_definition(definition, 0);
+	handler_owner = es_check_step_handlers(es_saga_definition(definition, 0));
 	es_consume_durably();
 	es_begin(&scope);
-	version = store_definition(name, definition);
+	version = store_definition(name, definition, handler_owner);
 	es_end(&scope);
 	es_end_call(ES_CALL_DEFINE_SAGA, 0);
 	PG_RETURN_INT32(version);

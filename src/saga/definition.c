@@ -14,6 +14,7 @@
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
 #include "ground/arguments.h"
 #include "ground/common.h"
@@ -80,6 +81,28 @@ read_text(const Place *place, const char *key, const JsonbValue *value, void *in
 		refuse(place, psprintf("has a \"%s\" of more than %d characters", key,
 							   ES_MAX_NAME_CHARS));
 	*(char **) into = pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/* The name of a function with its schema; JSON null is none. */
+static void
+read_handler(const Place *place, const char *key, const JsonbValue *value,
+			 void *into)
+{
+	char *name;
+	List *parts;
+
+	*(char **) into = NULL;
+	if (value->type == jbvNull)
+		return;
+	if (value->type == jbvString)
+		name = pnstrdup(value->val.string.val, value->val.string.len);
+	if (value->type != jbvString ||
+		!SplitIdentifierString(pstrdup(name), '.', &parts) ||
+		list_length(parts) != 2)
+		refuse(place,
+			   psprintf("has a \"%s\" that is not the name of a function with its schema, such as \"shop.confirm\"",
+						key));
+	*(char **) into = name;
 }
 
 static void
@@ -210,7 +233,8 @@ static const Key pace_keys[] = {PACE_KEY(timeout, read_time),
 								PACE_KEY(queue_timeout, read_time),
 								PACE_KEY(max_attempts, read_count),
 								PACE_KEY(retry_initial, read_time),
-								PACE_KEY(retry_max, read_time)};
+								PACE_KEY(retry_max, read_time),
+								PACE_KEY(handler, read_handler)};
 
 /* It stands in for what is not given of the step's. */
 static void
@@ -316,6 +340,7 @@ static const Key step_keys[] =
 	 STEP_KEY("max_attempts", read_count, paces[KIND_STEP].max_attempts),
 	 STEP_KEY("retry_initial", read_time, paces[KIND_STEP].retry_initial),
 	 STEP_KEY("retry_max", read_time, paces[KIND_STEP].retry_max),
+	 STEP_KEY("handler", read_handler, paces[KIND_STEP].handler),
 	 STEP_KEY("compensation", NULL, paces[KIND_COMPENSATION]),
 	 {"when", read_when, 0},
 	 STEP_KEY("optional", read_bool, optional),
@@ -343,21 +368,31 @@ read_name(const SagaDefinition *definition, int number,
 	}
 }
 
-/* A compensation has an hour to be claimed; what else is not said is the step's. */
+/*
+ * A compensation has an hour to be claimed; what else is not said is the step's, but for
+ * the handler, which does the one and not the other.
+ */
 static void
 complete_compensation(const Place *place, const JsonbValue *object,
 					  StepDefinition *step)
 {
 	StepPace *pace = &step->paces[KIND_COMPENSATION];
 	JsonbValue value;
+	JsonbValue handler;
+	bool given = es_find_member(object, "compensation", &value);
 
 	*pace = step->paces[KIND_STEP];
 	pace->queue_timeout = 3600 * SECOND;
-	if (!es_find_member(object, "compensation", &value))
-		return;
-	if (!step->compensate)
+	pace->handler = NULL;
+	if (given && !step->compensate)
 		refuse(place, "has a \"compensation\", but not \"compensate\": true");
-	read_compensation(place, "compensation", &value, pace);
+	if (given)
+		read_compensation(place, "compensation", &value, pace);
+	/* else it would wait for an executor that nobody thought of */
+	if (step->compensate && step->paces[KIND_STEP].handler != NULL &&
+		!(given && es_find_member(&value, "handler", &handler)))
+		refuse(place,
+			   "has a \"handler\", and its \"compensation\" does not say which \"handler\" undoes it (null: executors do)");
 }
 
 /* What does not go together. */
@@ -380,6 +415,8 @@ check_step(const SagaDefinition *definition, const Place *place,
 		refuse(place, "waits for a signal, which nothing can compensate");
 	if (step->signal != NULL && step->circuit.failures > 0)
 		refuse(place, "waits for a signal, and has no use for a \"circuit\"");
+	if (step->signal != NULL && step->paces[KIND_STEP].handler != NULL)
+		refuse(place, "waits for a signal, and has no use for a \"handler\"");
 	if (step->signal != NULL && step->delay > 0)
 		refuse(place, "has both a \"wait\" and a \"delay\"");
 	if (definition->timeout == 0)

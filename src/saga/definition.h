@@ -17,6 +17,7 @@ typedef struct StepPace
 	int max_attempts;
 	int64 retry_initial;
 	int64 retry_max;
+	char *handler; /* "schema.function" that does it; NULL = executors */
 } StepPace;
 
 /* When a step is left alone: after so many failures in a row, for so long. */
@@ -48,6 +49,7 @@ typedef struct SagaDefinition
 	int64 timeout;
 	int count;
 	StepDefinition *steps;
+	char *handler_owner; /* the role that handlers run as, by name; NULL = none */
 } SagaDefinition;
 
 /*

@@ -135,8 +135,14 @@ es_open_saga(FunctionCallInfo fcinfo, Saga *saga, const char *function)
 
 	es_begin_consuming(function);
 	es_name_saga(saga, name, id);
+	es_open_named_saga(saga, function);
+}
+
+void
+es_open_named_saga(Saga *saga, const char *function)
+{
 	es_consume_durably();
-	saga->sequence = es_hold_aggregate(function, saga->type, id, false, 0);
+	saga->sequence = es_hold_aggregate(function, saga->type, saga->id, false, 0);
 	load_saga(saga);
 }
 
@@ -175,10 +181,24 @@ es_leave_saga(const Saga *saga)
 typedef struct StepRow
 {
 	StepKind kind;
-	TimestampTz claimable_at; /* 0 = not */
+	TimestampTz claimable_at; /* by executors; 0 = not */
+	TimestampTz run_at;		  /* by its handler; 0 = not */
 	TimestampTz due_at;		  /* 0 = never */
 	int64 lease;			  /* 0 = nobody has it */
+	const char *run_as;		  /* whose handler does it; NULL = executors do */
 } StepRow;
+
+/* The role whose handler does a step, or undoes it; NULL = executors do. */
+static const char *
+role_of(const Saga *saga, const SagaStep *step, StepKind kind)
+{
+	const SagaDefinition *definition = saga->machine.definition;
+	int number = es_find_step(definition, step->step);
+
+	return number < 0 || definition->steps[number].paces[kind].handler == NULL
+			   ? NULL
+			   : definition->handler_owner;
+}
 
 static bool
 step_row(const Saga *saga, const SagaStep *step, StepRow *row)
@@ -186,12 +206,16 @@ step_row(const Saga *saga, const SagaStep *step, StepRow *row)
 	bool forward = step->phase == STEP_QUEUED || step->phase == STEP_LEASED ||
 				   step->phase == STEP_WAITING;
 	int phase = forward ? step->phase : step->compensation;
+	TimestampTz from =
+		step->not_before == 0 ? saga->machine.now : step->not_before;
 
 	*row = (StepRow){.kind = forward ? KIND_STEP : KIND_COMPENSATION,
 					 .due_at = step->queue_deadline};
-	if (phase == STEP_QUEUED)
-		row->claimable_at =
-			step->not_before == 0 ? saga->machine.now : step->not_before;
+	row->run_as = role_of(saga, step, row->kind);
+	if (phase == STEP_QUEUED && row->run_as != NULL)
+		row->run_at = from;
+	else if (phase == STEP_QUEUED)
+		row->claimable_at = from;
 	else if (phase == STEP_LEASED)
 	{
 		row->lease = step->lease;
@@ -221,34 +245,42 @@ store_row(const Saga *saga, const SagaStep *step, const StepRow *row)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.saga_steps"
-		 " (saga_name, saga_id, step, kind, claimable_at, due_at, lease, written_at)"
-		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+		 " (saga_name, saga_id, step, kind, claimable_at, due_at, lease, written_at,"
+		 " run_at, run_as) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 		 " ON CONFLICT (saga_name, saga_id, step) DO UPDATE"
 		 " SET kind = EXCLUDED.kind, claimable_at = EXCLUDED.claimable_at,"
 		 " due_at = EXCLUDED.due_at, lease = EXCLUDED.lease, progress = NULL,"
-		 " written_at = EXCLUDED.written_at",
-		 8,
+		 " written_at = EXCLUDED.written_at, run_at = EXCLUDED.run_at,"
+		 " run_as = EXCLUDED.run_as",
+		 10,
 		 {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		  INT8OID, TIMESTAMPTZOID}};
-	Datum values[8] = {saga->name,
-					   saga->id,
-					   CStringGetTextDatum(step->step),
-					   CStringGetTextDatum(es_step_kinds[row->kind]),
-					   TimestampTzGetDatum(row->claimable_at),
-					   TimestampTzGetDatum(row->due_at),
-					   Int64GetDatum(row->lease),
-					   TimestampTzGetDatum(saga->machine.now)};
-	char nulls[8] = {' ',
-					 ' ',
-					 ' ',
-					 ' ',
-					 row->claimable_at == 0 ? 'n' : ' ',
-					 row->due_at == 0 ? 'n' : ' ',
-					 row->lease == 0 ? 'n' : ' ',
-					 ' '};
+		  INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}};
+	Datum values[10] = {saga->name,
+						saga->id,
+						CStringGetTextDatum(step->step),
+						CStringGetTextDatum(es_step_kinds[row->kind]),
+						TimestampTzGetDatum(row->claimable_at),
+						TimestampTzGetDatum(row->due_at),
+						Int64GetDatum(row->lease),
+						TimestampTzGetDatum(saga->machine.now),
+						TimestampTzGetDatum(row->run_at),
+						row->run_as == NULL ? (Datum) 0
+											: CStringGetTextDatum(row->run_as)};
+	char nulls[10] = {' ',
+					  ' ',
+					  ' ',
+					  ' ',
+					  row->claimable_at == 0 ? 'n' : ' ',
+					  row->due_at == 0 ? 'n' : ' ',
+					  row->lease == 0 ? 'n' : ' ',
+					  ' ',
+					  row->run_at == 0 ? 'n' : ' ',
+					  row->run_as == NULL ? 'n' : ' '};
 
 	(void) es_write_ours(&plan, values, nulls);
 	es_note_saga_work(row->claimable_at != 0, row->due_at);
+	if (row->run_at != 0)
+		es_note_handled_step(row->run_as);
 }
 
 static void
@@ -333,6 +365,20 @@ make_event(const Saga *saga, const SagaEvent *event, NewEvent *new_event)
 		set_text(row, EV_CORRELATION_ID,
 				 CStringGetTextDatum(saga->machine.state->correlation_id));
 	es_complete_event(new_event, NULL);
+}
+
+bool
+es_circuit_admits_step(const Saga *saga, const char *name, StepKind kind)
+{
+	const SagaDefinition *definition = saga->machine.definition;
+	int number = es_find_step(definition, name);
+	const StepDefinition *step = number < 0 ? NULL : &definition->steps[number];
+
+	if (step == NULL || kind != KIND_STEP || step->circuit.failures == 0)
+		return true;
+	return es_circuit_admits(es_circuit_key(saga->name, name),
+							 es_pair_hash(saga->type, saga->id),
+							 saga->machine.now + step->paces[KIND_STEP].timeout);
 }
 
 /* How the attempts of steps with circuits have ended. */

@@ -31,7 +31,9 @@ extern void es_open_saga(FunctionCallInfo fcinfo, Saga *saga,
 						 const char *function);
 extern void es_open_known_saga(FunctionCallInfo fcinfo, Saga *saga,
 							   const char *function);
-/* The same of a saga that is named, without waiting: false if somebody has it. */
+/* The same of a saga that is named. */
+extern void es_open_named_saga(Saga *saga, const char *function);
+/* The same without waiting: false if somebody has it. */
 extern bool es_try_saga(Saga *saga, const char *function);
 /* Lets go of one that was tried, where nothing has happened to it. */
 extern void es_leave_saga(const Saga *saga);
@@ -40,6 +42,12 @@ extern SagaState *es_look_at_saga(Datum name, Datum id);
 /* Appends what has happened to sagas, in one go, and what can be claimed of them. */
 extern void es_save_sagas(Saga **sagas, int count, const char *function);
 extern void es_save_saga(Saga *saga, const char *function);
+/*
+ * Whether a circuit lets a step be claimed.  Where it is open that is its trial, which ends with
+ * the failure of this transaction.
+ */
+extern bool es_circuit_admits_step(const Saga *saga, const char *step,
+								   StepKind kind);
 /* The word of its phase, as text. */
 extern Datum es_saga_phase_text(const Saga *saga);
 

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
+#include "ground/projector_slot.h"
 #include "ground/shmem.h"
 #include "log/outside_write.h"
 #include "saga/saga_clock.h"
@@ -57,6 +58,10 @@ move_back(TimestampTz now)
 		 " UPDATE event_store.saga_steps s SET written_at = $1,"
 		 " claimable_at = pg_catalog.timezone('UTC',"
 		 " pg_catalog.timezone('UTC', s.claimable_at) OPERATOR(pg_catalog.-)"
+		 " (pg_catalog.timezone('UTC', s.written_at) OPERATOR(pg_catalog.-)"
+		 " pg_catalog.timezone('UTC', $1))),"
+		 " run_at = pg_catalog.timezone('UTC',"
+		 " pg_catalog.timezone('UTC', s.run_at) OPERATOR(pg_catalog.-)"
 		 " (pg_catalog.timezone('UTC', s.written_at) OPERATOR(pg_catalog.-)"
 		 " pg_catalog.timezone('UTC', $1))),"
 		 " due_at = pg_catalog.timezone('UTC',"
@@ -107,7 +112,10 @@ es_heed_saga_clock(void)
 	es_begin(&scope);
 	moved = is_any_ahead(now) && move_back(now) > 0;
 	if (moved)
+	{
 		es_note_saga_work(true, now);
+		es_note_projectors_wanted();
+	}
 	if (!is_any_ahead(now))
 		es_note_saga_clock(now);
 	es_end(&scope);

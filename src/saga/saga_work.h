@@ -17,6 +17,8 @@ extern void es_share_saga_work(void);
  * can be claimed, and the timers at that time; 0 = none.
  */
 extern void es_note_saga_work(bool claimable, TimestampTz due_at);
+/* The same: the projector of a role looks what its handlers have to do. */
+extern void es_note_handled_step(const char *role);
 /* On which executors wait. */
 extern ConditionVariable *es_saga_requests(SharedDatabase *db);
 

@@ -34,7 +34,6 @@
 #include "ground/catalog.h"
 #include "ground/fencing.h"
 #include "ground/metrics.h"
-#include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "ground/wait.h"
 #include "read/feed.h"
@@ -42,7 +41,6 @@
 #include "replay/saga_state.h"
 #include "saga/circuit.h"
 #include "saga/define.h"
-#include "saga/definition.h"
 #include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_clock.h"
@@ -335,20 +333,10 @@ put_claim(const Claim *claim, const Saga *saga, const SagaStep *step, StepKind k
 static bool
 circuit_admits(Claim *claim, const Saga *saga, const Candidate *candidate)
 {
-	const SagaDefinition *definition = saga->machine.definition;
-	int number = es_find_step(definition, candidate->step);
-	const StepDefinition *step = number < 0 ? NULL : &definition->steps[number];
-
-	uint64 key;
-
-	if (step == NULL || candidate->kind != KIND_STEP ||
-		step->circuit.failures == 0)
+	if (es_circuit_admits_step(saga, candidate->step, candidate->kind))
 		return true;
-	key = es_circuit_key(saga->name, candidate->step);
-	if (es_circuit_admits(key, es_pair_hash(saga->type, saga->id),
-						  saga->machine.now + step->paces[KIND_STEP].timeout))
-		return true;
-	note_again(claim, es_circuit_opens_at(key));
+	note_again(claim,
+			   es_circuit_opens_at(es_circuit_key(saga->name, candidate->step)));
 	return false;
 }
 

@@ -23,6 +23,7 @@
 #include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_work.h"
+#include "saga/step_report.h"
 
 PG_FUNCTION_INFO_V1(es_report_step_sql);
 PG_FUNCTION_INFO_V1(es_extend_step);
@@ -54,19 +55,6 @@ outcome_argument(FunctionCallInfo fcinfo, int argno)
 			 errmsg("outcome is not a known word: \"%s\"", word),
 			 errhint("Use 'succeeded', 'failed', 'retry' or 'compensated'.")));
 	return OUTCOME_NONE;
-}
-
-/* Any text will do; what is too long for an event to be worth it is cut. */
-static char *
-error_argument(FunctionCallInfo fcinfo, int argno)
-{
-	char *error;
-
-	if (PG_ARGISNULL(argno))
-		return NULL;
-	error = text_to_cstring(PG_GETARG_TEXT_PP(argno));
-	error[pg_mbcliplen(error, (int) strlen(error), MAX_ERROR_BYTES)] = '\0';
-	return error;
 }
 
 static int64
@@ -109,27 +97,37 @@ claimed_at(const Saga *saga, const StepReport *report)
 			   .timeout;
 }
 
+void
+es_take_report(Saga *saga, StepReport *report, const char *function)
+{
+	TimestampTz claimed = claimed_at(saga, report);
+
+	/* any text will do; what is too long for an event to be worth it is cut */
+	if (report->error != NULL)
+		report->error[pg_mbcliplen(report->error, (int) strlen(report->error),
+								   MAX_ERROR_BYTES)] = '\0';
+	es_report_step(&saga->machine, report);
+	es_save_saga(saga, function);
+	if (claimed != 0)
+		es_observe(ES_HISTOGRAM_STEPS,
+				   (uint64) Max((saga->machine.now - claimed + 999) / 1000, 1));
+}
+
 Datum
 es_report_step_sql(PG_FUNCTION_ARGS)
 {
 	Saga saga;
 	StepReport report = {0};
-	TimestampTz claimed;
 
 	es_begin_call(ES_CALL_REPORT_STEP);
 	report.step = text_to_cstring(es_required_text(fcinfo, 2, "step"));
 	report.outcome = outcome_argument(fcinfo, 3);
 	report.lease = lease_argument(fcinfo, 4);
 	report.result = PG_ARGISNULL(5) ? NULL : PG_GETARG_JSONB_P(5);
-	report.error = error_argument(fcinfo, 6);
+	report.error = PG_ARGISNULL(6) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(6));
 	report.retry_in = retry_argument(fcinfo, 7, report.outcome);
 	es_open_known_saga(fcinfo, &saga, "report_step()");
-	claimed = claimed_at(&saga, &report);
-	es_report_step(&saga.machine, &report);
-	es_save_saga(&saga, "report_step()");
-	if (claimed != 0)
-		es_observe(ES_HISTOGRAM_STEPS,
-				   (uint64) Max((saga.machine.now - claimed + 999) / 1000, 1));
+	es_take_report(&saga, &report, "report_step()");
 	es_end_call(ES_CALL_REPORT_STEP, 0);
 	PG_RETURN_DATUM(es_saga_phase_text(&saga));
 }

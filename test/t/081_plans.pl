@@ -146,6 +146,7 @@ my @calls = (
 	[ resolve_step => q{resolve_step('plan', 'p-3', 'a', 'skip', 'test')}, 200 ],
 	[ cancel_saga => q{cancel_saga('plan', 'p-1', 'test')}, 150 ],
 	[ fire_saga_timers => 'fire_saga_timers(10)', 60 ],
+	[ run_saga_handlers => 'run_saga_handlers(10)', 60 ],
 	[ saga_states => 'saga_states()' ],
 	[ circuit_states => 'circuit_states()', 60 ],
 	[ saga_detail => q{saga_detail('plan', 'p-1')}, 80 ],
