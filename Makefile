@@ -162,6 +162,7 @@ OBJS = \
 	src/consume/projection_status.o \
 	src/saga/definition.o \
 	src/saga/step_handler.o \
+	src/saga/kept_definition.o \
 	src/saga/define.o \
 	src/saga/machine.o \
 	src/saga/circuit.o \

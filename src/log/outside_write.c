@@ -15,7 +15,8 @@
  * its rows, and ends with 40001.
  *
  * Rows of scheduled events and sagas that come around the API, as when a dump is restored, are
- * told to the process that does what is due (timer_slot.c).
+ * told to the process that does what is due (timer_slot.c), and definitions of sagas that are
+ * changed so to the sessions that have read them (kept_definition.c).
  *
  * What writes rows without a statement on this very table is not noticed: a row
  * routed to it from a partitioned parent, or an apply worker (a log that is fed
@@ -96,8 +97,8 @@ can_write(const QueryDesc *query)
 }
 
 /* What a statement writes to is locked in this mode, and nothing else is. */
-static bool
-writes_to(const QueryDesc *query, const char *name)
+static Oid
+find_written(const QueryDesc *query, const char *name)
 {
 	ListCell *cell;
 
@@ -108,9 +109,15 @@ writes_to(const QueryDesc *query, const char *name)
 		if (entry->rtekind == RTE_RELATION &&
 			entry->rellockmode == RowExclusiveLock &&
 			is_named(entry->relid, name))
-			return true;
+			return entry->relid;
 	}
-	return false;
+	return InvalidOid;
+}
+
+static bool
+writes_to(const QueryDesc *query, const char *name)
+{
+	return OidIsValid(find_written(query, name));
 }
 
 /* Whether the user may insert into at least a column of a relation. */
@@ -205,6 +212,16 @@ note_due_of_copy(Node *command)
 	}
 }
 
+/* Sessions forget what they have read of the definitions of sagas. */
+static void
+forget_definitions(const QueryDesc *query)
+{
+	Oid definitions = find_written(query, "saga_definitions");
+
+	if (OidIsValid(definitions))
+		CacheInvalidateRelcacheByRelid(definitions);
+}
+
 uint64
 es_write_ours(KeptPlan *plan, Datum *values, const char *nulls)
 {
@@ -233,8 +250,12 @@ start_statement(QueryDesc *query, int flags)
 	if (!can_write(query) || flags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	if (es_inserts)
+	{
 		es_inserts = false;
-	else if (writes_to(query, LOG_TABLE))
+		return;
+	}
+	forget_definitions(query);
+	if (writes_to(query, LOG_TABLE))
 		begin_write();
 	else if (query->operation == CMD_DELETE)
 		return;

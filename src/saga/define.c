@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -24,23 +25,16 @@
 #include "replay/saga_event.h"
 #include "saga/define.h"
 #include "saga/definition.h"
+#include "saga/kept_definition.h"
 #include "saga/step_handler.h"
 
 PG_FUNCTION_INFO_V1(es_define_saga);
-
-/* A row of the table. */
-typedef struct StoredDefinition
-{
-	int version; /* 0 = there is none */
-	Jsonb *definition;
-	char *handler_owner; /* NULL = no handlers */
-} StoredDefinition;
 
 /* Reads the definition of a version, or with 0 the newest, into "context". */
 static StoredDefinition
 find_definition(Datum name, int version, MemoryContext context)
 {
-	static KeptPlan plan = {"SELECT d.version, d.definition, d.handler_owner"
+	static KeptPlan plan = {"SELECT d.version, d.definition, d.xmin, d.handler_owner"
 							" FROM event_store.saga_definitions d"
 							" WHERE d.saga_name OPERATOR(pg_catalog.=) $1"
 							" AND d.version OPERATOR(pg_catalog.>=) $2"
@@ -52,40 +46,61 @@ find_definition(Datum name, int version, MemoryContext context)
 					   Int32GetDatum(version == 0 ? PG_INT32_MAX : version)};
 	StoredDefinition found = {0};
 	MemoryContext inside;
-	Datum columns[3];
+	Datum columns[4];
 	bool isnull;
 
 	if (es_execute_latest(&plan, values, NULL) == 0)
 		return found;
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < 4; i++)
 		columns[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 								   i + 1, &isnull);
 	inside = MemoryContextSwitchTo(context);
 	found.version = DatumGetInt32(columns[0]);
 	found.definition = DatumGetJsonbPCopy(columns[1]);
+	found.of_others =
+		!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(columns[2]));
 	if (!isnull)
-		found.handler_owner = TextDatumGetCString(columns[2]);
+		found.handler_owner = TextDatumGetCString(columns[3]);
 	MemoryContextSwitchTo(inside);
 	return found;
 }
 
-/* The same, read; NULL = there is none. */
+/* The number of the newest; 0 = there is none. */
+static int
+newest_version(Datum name)
+{
+	static KeptPlan plan = {"SELECT d.version FROM event_store.saga_definitions d"
+							" WHERE d.saga_name OPERATOR(pg_catalog.=) $1"
+							" ORDER BY d.saga_name DESC, d.version DESC LIMIT 1",
+							1,
+							{TEXTOID}};
+	int version = 0;
+	OwnerScope scope;
+	bool isnull;
+
+	es_begin(&scope);
+	if (es_execute_latest(&plan, &name, NULL) > 0)
+		version = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+											  SPI_tuptable->tupdesc, 1, &isnull));
+	es_end(&scope);
+	return version;
+}
+
+/* The definition of a version; NULL = there is none. */
 static const SagaDefinition *
 read_definition(Datum name, int version)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	const SagaDefinition *kept = es_find_kept_definition(name, version);
 	StoredDefinition stored;
-	SagaDefinition *definition;
 	OwnerScope scope;
 
+	if (kept != NULL)
+		return kept;
 	es_begin(&scope);
 	stored = find_definition(name, version, caller);
 	es_end(&scope);
-	if (stored.version == 0)
-		return NULL;
-	definition = es_saga_definition(stored.definition, stored.version);
-	definition->handler_owner = stored.handler_owner;
-	return definition;
+	return stored.version == 0 ? NULL : es_keep_definition(name, &stored);
 }
 
 const SagaDefinition *
@@ -104,7 +119,9 @@ es_stored_definition(Datum name, int version)
 const SagaDefinition *
 es_newest_definition(Datum name)
 {
-	const SagaDefinition *definition = read_definition(name, 0);
+	int version = newest_version(name);
+	const SagaDefinition *definition =
+		version == 0 ? NULL : read_definition(name, version);
 
 	if (definition == NULL)
 		ereport(ERROR,
