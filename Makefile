@@ -175,6 +175,7 @@ OBJS = \
 	src/saga/handled_step.o \
 	src/saga/saga_timer.o \
 	src/saga/saga_status.o \
+	src/saga/saga_gauges.o \
 	src/saga/saga_transition.o \
 	src/keep/erasure.o \
 	src/keep/erased_part.o \

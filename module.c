@@ -37,6 +37,7 @@
 #include "read/gauges.h"
 #include "replay/rebuild.h"
 #include "saga/circuit.h"
+#include "saga/saga_gauges.h"
 #include "saga/saga_work.h"
 #include "staging/drain_state.h"
 #include "staging/staging_state.h"
@@ -74,6 +75,7 @@ _PG_init(void)
 		es_utility_hook_install();
 		es_watch_log();
 		es_register_subscriptions(es_subscription_gauges);
+		es_register_sagas(es_saga_gauges);
 	}
 }
 

@@ -521,6 +521,7 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS scheduled_events_aggregate_idx ON event_store.scheduled_events (aggregate_type, aggregate_id)',
         'CREATE INDEX IF NOT EXISTS erasures_unscrubbed_idx ON event_store.erasures (erasure_id) WHERE scrubbed_at IS NULL',
         'CREATE INDEX IF NOT EXISTS sagas_deadline_idx ON event_store.sagas (deadline) WHERE deadline IS NOT NULL',
+        'CREATE INDEX IF NOT EXISTS sagas_open_idx ON event_store.sagas (state) WHERE state IN (''running'', ''compensating'', ''stuck'')',
         'CREATE INDEX IF NOT EXISTS saga_steps_claimable_idx ON event_store.saga_steps (saga_name, claimable_at) WHERE claimable_at IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_step_idx ON event_store.saga_steps (saga_name, step, kind, claimable_at) WHERE claimable_at IS NOT NULL',
         'CREATE INDEX IF NOT EXISTS saga_steps_run_idx ON event_store.saga_steps (run_as, run_at) WHERE run_at IS NOT NULL',

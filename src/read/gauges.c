@@ -151,6 +151,26 @@ es_read_subscription_gauges(SubscriptionGauges **all)
 	return read_subscriptions == NULL ? 0 : read_subscriptions(all);
 }
 
+static SagaReader read_sagas = NULL;
+
+void
+es_register_sagas(SagaReader reader)
+{
+	read_sagas = reader;
+}
+
+static void
+read_saga_gauges(double *gauges)
+{
+	SagaGauges sagas = {NAN, NAN, NAN};
+
+	if (read_sagas != NULL)
+		read_sagas(&sagas);
+	gauges[ES_GAUGE_SAGAS_RUNNING] = sagas.running;
+	gauges[ES_GAUGE_SAGAS_COMPENSATING] = sagas.compensating;
+	gauges[ES_GAUGE_SAGAS_STUCK] = sagas.stuck;
+}
+
 void
 es_read_gauges(const MetricsReading *metrics, double *gauges)
 {
@@ -170,6 +190,7 @@ es_read_gauges(const MetricsReading *metrics, double *gauges)
 	gauges[ES_GAUGE_STAGING_LIMIT] = es_staging_limit;
 	gauges[ES_GAUGE_PRIMARY] = RecoveryInProgress() ? 0 : 1;
 	read_tables(metrics->dead_letters, gauges);
+	read_saga_gauges(gauges);
 	if (db != NULL)
 		es_read_in_flight(db, &feed);
 	read_positions(&feed, gauges);

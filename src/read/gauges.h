@@ -31,6 +31,9 @@ typedef enum Gauge
 	ES_GAUGE_SAFE_POSITION,
 	ES_GAUGE_FEED_LAG,
 	ES_GAUGE_FEED_WAITERS,
+	ES_GAUGE_SAGAS_RUNNING,
+	ES_GAUGE_SAGAS_COMPENSATING,
+	ES_GAUGE_SAGAS_STUCK,
 	ES_GAUGE_PRIMARY,
 	ES_GAUGES
 } Gauge;
@@ -59,5 +62,17 @@ typedef int (*SubscriptionReader)(SubscriptionGauges **all);
 
 extern void es_register_subscriptions(SubscriptionReader reader);
 extern int es_read_subscription_gauges(SubscriptionGauges **all);
+
+/* How many sagas there are, by what they are at; the same for who counts them. */
+typedef struct SagaGauges
+{
+	double running;
+	double compensating;
+	double stuck;
+} SagaGauges;
+
+typedef void (*SagaReader)(SagaGauges *gauges);
+
+extern void es_register_sagas(SagaReader reader);
 
 #endif /* ES_GAUGES_H */

@@ -192,6 +192,23 @@ define('ann', 'later', '"name": "a", "handler": "app.does", "delay": "300ms"', '
 start('later', 'd-1');
 ok(poll(q{SELECT run_at > now() + interval '59min' FROM event_store.saga_steps WHERE saga_id = 'd-1' AND step = 'b'}), 'a step is done after its delay');
 
+# ---------- how many are under way
+
+handler('ann', 'cannot', q{RAISE 'cannot';});
+define('ann', 'stuck', '"name": "a", "handler": "app.does", "compensate": true, "compensation": {"handler": "app.cannot", "max_attempts": 1}', '"name": "b"');
+sql(q{SELECT count(event_store.start_saga('stuck', 'stuck-' || n)) FROM generate_series(1, 3) n});
+ok(poll(q{SELECT count(*) = 3 FROM event_store.saga_steps WHERE saga_name = 'stuck' AND step = 'b'}), 'sagas that wait for an executor');
+sql(q{SELECT event_store.cancel_saga('stuck', 'stuck-' || n, 'test') FROM generate_series(1, 2) n});
+ok(poll(q{SELECT count(*) = 2 FROM event_store.sagas WHERE saga_name = 'stuck' AND state = 'stuck'}), 'two are stuck');
+my $open = q{SELECT string_agg(concat_ws(' ', name, value), ', ' ORDER BY name) FROM event_store.metrics WHERE metric = 'sagas.open'};
+my $running = sql(q{SELECT count(*) FROM event_store.sagas WHERE state = 'running'});
+is(sql($open), "compensating 0, running $running, stuck 2", 'metrics count them');
+my $holder = $node->background_psql('shop');
+$holder->query_safe('BEGIN; LOCK TABLE event_store.sagas');
+is(sql($open), 'compensating, running, stuck', 'and wait for nobody');
+$holder->query_safe('COMMIT');
+$holder->quit;
+
 # ---------- a crash while one runs, and a failover
 
 handler('ann', 'crashes', q{
