@@ -36,6 +36,7 @@
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/fencing.h"
+#include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "ground/transaction.h"
@@ -289,7 +290,10 @@ take_anew(Candidate *candidate, Saga *saga)
 						 es_take_fencing_number(),
 						 psprintf("handler %s", pace->handler));
 	keep_work(candidate, saga, step);
+	/* a row of a view that somebody holds must not keep others waiting */
+	es_bound_lock_waits(true);
 	es_save_saga(saga, FUNCTION);
+	es_bound_lock_waits(false);
 	return true;
 }
 
@@ -379,10 +383,15 @@ es_take_handled_step(Datum role, MemoryContext context, StepWork *work)
 
 /* ---------- running one ---------- */
 
-/* Opens the saga of a claim, under a name for messages. */
+/*
+ * Opens the saga of a claim.  A transaction that holds it, and does nothing, must not keep the
+ * role's other steps waiting: then the attempt runs again.
+ */
 static void
 open_saga(const StepWork *work, Saga *saga)
 {
+	if (!work->foreground)
+		es_bound_lock_waits(true);
 	es_name_saga(saga, work->name, work->id);
 	es_open_named_saga(saga, FUNCTION);
 }
@@ -400,6 +409,7 @@ report(const StepWork *work, AttemptOutcome outcome, Jsonb *result, char *error)
 
 	open_saga(work, &saga);
 	es_take_report(&saga, &said, FUNCTION);
+	es_bound_lock_waits(false);
 }
 
 static bool
@@ -506,9 +516,8 @@ run_once(StepWork *work)
 		return failure.error;
 	error = es_in_subtransaction(report_failure, &failure);
 	/* somebody else has it by now, and nothing of this attempt counts */
-	if (error != NULL && error->sqlerrcode != ES_ERRCODE_LEASE_LOST)
-		ReThrowError(error);
-	return NULL;
+	return error != NULL && error->sqlerrcode == ES_ERRCODE_LEASE_LOST ? NULL
+																	   : error;
 }
 
 void
@@ -546,6 +555,7 @@ run_steps(Datum role, int64 max_count, MemoryContext per_step)
 		taken = es_take_handled_step(role, per_step, &work);
 		if (taken == STEP_TAKEN)
 		{
+			work.foreground = true;
 			error = run_once(&work);
 			count++;
 		}

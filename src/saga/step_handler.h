@@ -25,7 +25,8 @@ typedef struct StepWork
 	TimestampTz claimed_at;
 	TimestampTz deadline;
 	char *handler;
-	char *owner; /* the role that it has to belong to, by name */
+	char *owner;	 /* the role that it has to belong to, by name */
+	bool foreground; /* who holds its saga is waited for */
 
 	/* what a call that raises sets: its time was over; it could not be made at all */
 	bool overdue;

@@ -163,6 +163,23 @@ is(sql(q{SELECT event_store.cancel_saga('slow', 's-1', 'test')}), 'compensating'
 sql('INSERT INTO app.gate VALUES (3)');
 ok(state_is('s-1', 'failed'), 'and it ends');
 
+# ---------- a saga that somebody holds
+
+handler('ann', 'is_held', q{INSERT INTO app.done VALUES ('held'); WHILE NOT EXISTS (SELECT FROM app.gate WHERE id = 5) LOOP PERFORM pg_sleep(0.01); END LOOP;});
+define('ann', 'held', '"name": "a", "handler": "app.is_held", "timeout": "1h"');
+start('held', 'h-1');
+ok(poll(q{SELECT count(*) = 1 FROM event_store.saga_steps WHERE saga_id = 'h-1' AND lease IS NOT NULL}), 'a handler that runs');
+my $talker = $node->background_psql('shop');
+$talker->query_safe(q{BEGIN; SELECT event_store.signal_saga('held', 'h-1', 'hello')});
+sql('INSERT INTO app.gate VALUES (5)');
+start('plain', 'not held');
+ok(state_is('not held', 'completed'), 'others do not wait for who holds its saga');
+$talker->query_safe('COMMIT');
+$talker->quit;
+ok(state_is('h-1', 'completed'), 'and it goes on when that has ended');
+is(log_of('h-1'), 'StepClaimed 1, StepSucceeded 1', 'as the same attempt');
+is(sql(q{SELECT count(*) FROM app.done WHERE what = 'held'}), '1', 'whose effect is there once');
+
 # ---------- one that is dropped, and made again
 
 handler('ann', 'gone', '');
