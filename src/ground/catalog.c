@@ -753,3 +753,17 @@ es_begin_result(FunctionCallInfo fcinfo)
 											  false, Max(work_mem, RESULT_KB));
 	MemoryContextSwitchTo(caller);
 }
+
+Datum
+es_return_rows(FunctionCallInfo fcinfo, KeptPlan *kept)
+{
+	OwnerScope scope;
+
+	(void) es_store();
+	es_begin_result(fcinfo);
+	es_begin_read(&scope);
+	(void) es_execute_into(kept, NULL, NULL,
+						   ((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
+	es_end(&scope);
+	return (Datum) 0;
+}

@@ -218,6 +218,8 @@ extern uint64 es_execute_to(KeptPlan *kept, Datum *values, const char *nulls,
 /* ... or straight into a tuplestore. */
 extern uint64 es_execute_into(KeptPlan *kept, Datum *values, const char *nulls,
 							  Tuplestorestate *into);
+/* All that a function does which returns the rows of a statement without parameters. */
+extern Datum es_return_rows(FunctionCallInfo fcinfo, KeptPlan *kept);
 /* Prepares the result of a function that returns loaded rows. */
 extern void es_begin_result(FunctionCallInfo fcinfo);
 

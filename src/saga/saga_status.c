@@ -53,15 +53,8 @@ es_saga_states(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan = {"SELECT s.saga_name, s.saga_id, s.version, s.state,"
 							" s.deadline, s.started_at FROM event_store.sagas s"};
-	OwnerScope scope;
 
-	(void) es_store();
-	es_begin_result(fcinfo);
-	es_begin_read(&scope);
-	(void) es_execute_into(&plan, NULL, NULL,
-						   ((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
-	es_end(&scope);
-	return (Datum) 0;
+	return es_return_rows(fcinfo, &plan);
 }
 
 static bool

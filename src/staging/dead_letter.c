@@ -317,13 +317,6 @@ es_dead_letter_state(PG_FUNCTION_ARGS)
 		"SELECT d.id, d.kind, d.aggregate_type, d.aggregate_id, d.sequence,"
 		" d.event_type, d.view_name, d.view_key, d.error_code, d.attempts,"
 		" d.failed_at FROM event_store.dead_letters d ORDER BY d.id"};
-	OwnerScope scope;
 
-	(void) es_store();
-	es_begin_result(fcinfo);
-	es_begin_read(&scope);
-	(void) es_execute_into(&plan, NULL, NULL,
-						   ((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
-	es_end(&scope);
-	return (Datum) 0;
+	return es_return_rows(fcinfo, &plan);
 }
