@@ -43,9 +43,6 @@ const local = {
 			await append(client, 'Article', claim, 'StockReserved', { quantity }, article);
 			return { quantity };
 		},
-		confirm: async (client, claim, { article, quantity, total }) => {
-			await append(client, 'Order', claim, 'OrderConfirmed', { article, quantity, total });
-		},
 	},
 	compensation: {
 		create: async (client, claim, order) => {

@@ -6,11 +6,23 @@
 --     reserve   StockReserved         back: StockReleased
 --     charge    a hold at the bank    back: given back
 --     paid      waits for the customer, who says so within two seconds
---     confirm   OrderConfirmed
+--     confirm   OrderConfirmed, by the server itself: a handler
 --
 -- Money is a decimal string, so that no client makes a float of it.
 
 CREATE SCHEMA orchestrated;
+
+-- What is done when all else is: an event of this database, in one transaction with the step's end.
+-- It takes saga_id and correlation_id of its saga.
+CREATE FUNCTION orchestrated.confirm(saga_id text, step text, attempt int, context jsonb) RETURNS jsonb
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM event_store.append_event('Order', saga_id, NULL, 'OrderConfirmed',
+                                     jsonb_build_object('article', context -> 'article', 'quantity', context -> 'quantity', 'total', context -> 'total'));
+    RETURN NULL;
+END
+$$;
 
 SELECT event_store.define_saga('order', '{"timeout": "5min", "steps": [
     {"name": "create", "compensate": true, "timeout": "2s"},
@@ -18,7 +30,7 @@ SELECT event_store.define_saga('order', '{"timeout": "5min", "steps": [
     {"name": "charge", "compensate": true, "timeout": "1s", "max_attempts": 10, "retry_initial": "50ms", "retry_max": "400ms",
      "circuit": {"failures": 5, "pause": "200ms"}},
     {"name": "paid", "wait": {"signal": "paid", "timeout": "2s"}},
-    {"name": "confirm", "timeout": "2s"}]}');
+    {"name": "confirm", "handler": "orchestrated.confirm"}]}');
 
 -- What is there of a product: a fold of its events.
 SELECT event_store.set_reducer_rules('Article', '{"events": {
