@@ -43,6 +43,7 @@ OBJS = \
 	src/ground/log_plan.o \
 	src/ground/waiter.o \
 	src/ground/committer_slot.o \
+	src/ground/scrubber_slot.o \
 	src/ground/grouped_call.o \
 	src/ground/position.o \
 	src/ground/fencing.o \
@@ -187,11 +188,14 @@ OBJS = \
 	src/keep/archive.o \
 	src/keep/delete.o \
 	src/keep/retention.o \
+	src/keep/scrub.o \
+	src/keep/scrub_erased.o \
 	src/process/process.o \
 	src/process/step.o \
 	src/process/timer.o \
 	src/process/projector.o \
 	src/process/committer.o \
+	src/process/scrubber.o \
 	src/process/job.o \
 	src/process/worker.o \
 	src/process/worker_status.o \

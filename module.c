@@ -26,6 +26,7 @@
 #include "ground/metrics.h"
 #include "ground/position.h"
 #include "ground/projector_slot.h"
+#include "ground/scrubber_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/timer_slot.h"
@@ -58,7 +59,7 @@ static void (*const share_parts[])(void) =
 	 es_share_deaths,		 es_share_pruning,	   es_share_waiters,
 	 es_share_pace,			 es_share_projectors,  es_share_committers,
 	 es_share_grouped_calls, es_share_timers,	   es_share_saga_work,
-	 es_share_circuits,		 es_share_archive_mark};
+	 es_share_circuits, es_share_scrubbers,		 es_share_archive_mark};
 
 void
 _PG_init(void)

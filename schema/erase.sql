@@ -11,6 +11,14 @@ It is registered in table erasures and announced in the same transaction, by an 
 Errors: 22004 event_ids or reason is NULL; 22023 a path or the replacement is wrong; 22001; 55000 a saga concerned has not ended, domain_events has rules, or there is no store; 25006; 42501.
 Example: SELECT event_store.redact_events('{018f3e5c-0000-7000-8000-000000000001}', 'request 17', '{$.payload.name}');$$;
 
+CREATE PROCEDURE event_store.scrub_erased()
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_scrub_erased';
+COMMENT ON PROCEDURE event_store.scrub_erased() IS
+$$Waits until what was erased is gone from the disk, as far as that can be: a process of the database vacuums the tables and their TOAST, makes indexes anew that have content in their keys, clears the free space of pages (also on standbys) and writes that to disk. It does so by itself after each erasure; scrubbed_at in table erasures says when it was done.
+What somebody can still see with an older snapshot stays until he has ended: blocked_by says who it is, a NOTICE that something is left, and it is tried again.
+Errors: 25001 in a transaction block; 25006 on a standby; 55000 without preload or store, or what went wrong.
+Example: CALL event_store.scrub_erased();$$;
+
 CREATE FUNCTION event_store.erase_aggregate(aggregate_type text, aggregate_id text, reason text, pseudonym text DEFAULT NULL)
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_erase_aggregate';

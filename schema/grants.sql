@@ -37,7 +37,7 @@ BEGIN ATOMIC
      ARRAY[]::text[]),
     ('admin',
      ARRAY['drain', 'retry_dead_letters', 'discard_dead_letters', 'prune_dead_letter_history',
-           'set_reducer', 'set_reducer_rules', 'set_upcaster', 'drop_upcaster', 'redact_events', 'erase_aggregate', 'erase_events', 'take_snapshot',
+           'set_reducer', 'set_reducer_rules', 'set_upcaster', 'drop_upcaster', 'redact_events', 'erase_aggregate', 'erase_events', 'scrub_erased', 'take_snapshot',
            'rebuild_view', 'rebuild_view_step', 'clear_view', 'forget_processed', 'staged_rows',
            'create_subscription', 'alter_subscription', 'drop_subscription', 'pause_subscription', 'resume_subscription',
            'move_subscription', 'resize_subscription', 'retry_parked_events', 'discard_parked_events',

@@ -479,6 +479,7 @@ DECLARE
             paths text[] COLLATE "C",
             positions bigint[] NOT NULL,
             event_ids uuid[] NOT NULL,
+            renamed boolean NOT NULL DEFAULT false,
             scrubbed_at timestamptz,
             blocked_by text COLLATE "C"
         )$$,
@@ -647,6 +648,20 @@ BEGIN
         END;
     END LOOP;
 
+    -- what was erased must not live on in statistics
+    FOR statement IN
+        SELECT pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', a.attrelid::pg_catalog.regclass, a.attname)
+          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+         WHERE c.relnamespace = 'event_store'::pg_catalog.regnamespace AND c.relkind = 'r' AND c.relpersistence = 'p'
+           AND a.attnum > 0 AND NOT a.attisdropped AND a.attstattarget IS DISTINCT FROM 0
+           AND a.attname IN ('payload', 'payload_bytes', 'metadata', 'view_data', 'state', 'state_bytes', 'result', 'progress', 'value',
+                             'error_message', 'last_error', 'error')
+           AND (pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+         ORDER BY a.attrelid, a.attnum
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+
     -- The guard outlives the extension, so it is PL/pgSQL and nobody's member; without the
     -- extension, or its library, nobody may change anything.
     -- The apply worker of logical replication replays what its publisher did.
@@ -755,7 +770,7 @@ BEGIN
     COMMENT ON TABLE event_store.saga_steps IS
 'The steps of sagas that can be claimed (by executors from claimable_at on; by the handlers of role run_as from run_at on), are leased or wait, and when their time is over (due_at).';
     COMMENT ON TABLE event_store.erasures IS
-'What was erased or deleted: who, when and why, the positions and ids of the events, paths where it was not all of them. scrubbed_at: when the last of it was gone from the disk, NULL = not yet; blocked_by: what that waits for.';
+'What was erased or deleted: who, when and why, the positions and ids of the events, paths where it was not all of them; renamed: an aggregate got a pseudonym. scrubbed_at: when the last of it was gone from the disk, NULL = not yet; blocked_by: what that waits for.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

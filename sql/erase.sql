@@ -85,7 +85,7 @@ SELECT * FROM pg_temp.log('e-4');
 -- registered, and announced in the same transaction, without content; others' appends there are refused
 SELECT kind, erased_by = current_user AS by_me, reason, paths, cardinality(positions), event_ids = ARRAY[pg_temp.id(1), pg_temp.id(3)] AS ids,
        positions = ARRAY(SELECT global_position FROM event_store.domain_events WHERE event_id = ANY (event_ids) ORDER BY 1) AS positions,
-       scrubbed_at, blocked_by
+       renamed
   FROM event_store.erasures WHERE reason = 'request 1';
 SELECT e.event_type, e.sequence, e.payload ->> 'reason' AS reason, e.payload -> 'event_ids' AS ids, jsonb_array_length(e.payload -> 'positions') AS positions,
        e.payload -> 'paths' AS paths

@@ -71,6 +71,7 @@ const CallKind es_call_kinds[ES_CALLS] =
 	 [ES_CALL_RESTORE_AGGREGATE] = {"events", "restore_aggregate", ES_GROUP_OTHER},
 	 [ES_CALL_DELETE_AGGREGATE] = {"events", "delete_aggregate", ES_GROUP_DELETE},
 	 [ES_CALL_SET_RETENTION] = {"events", "set_retention", ES_GROUP_OTHER},
+	 [ES_CALL_SCRUB_ERASED] = {"events", "scrub_erased", ES_GROUP_OTHER},
 	 [ES_CALL_PUT_VIEW] = {"views", "put_view", ES_GROUP_STORE},
 	 [ES_CALL_PUT_VIEWS] = {"views", "put_views", ES_GROUP_BATCH},
 	 [ES_CALL_DRAINED_VIEWS] = {"views", "drain", ES_GROUP_BATCH},

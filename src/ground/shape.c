@@ -392,6 +392,7 @@ static const RelationShape relations[] =
 				  {"paths", TEXTARRAYOID},
 				  {"positions", INT8ARRAYOID, REQUIRED},
 				  {"event_ids", UUIDARRAYOID, REQUIRED},
+				  {"renamed", BOOLOID, REQUIRED | FILLED},
 				  {"scrubbed_at", TIMESTAMPTZOID},
 				  {"blocked_by", TEXTOID, BYTEWISE}},
 	  .indexes = {{"erasures_pkey", {"erasure_id"}, .unique = true}}},

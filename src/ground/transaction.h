@@ -22,6 +22,7 @@ typedef enum EndPhase
 	ES_END_TIMERS,
 	ES_END_CIRCUITS,
 	ES_END_SAGAS,
+	ES_END_SCRUB,
 	ES_END_WAKE, /* after all that makes work for the worker */
 	ES_END_LOCKS,
 	ES_END_LETTERS,

@@ -149,6 +149,7 @@ erase_all(Erase *erase)
 	rename_all(erase);
 	erase->erasure.positions = es_erased_positions(events);
 	erase->erasure.event_ids = es_erased_event_ids(events);
+	erase->erasure.renamed = erase->pseudonym != (Datum) 0;
 	es_announce_erasure(&erase->erasure, erase->function);
 	return events->changed;
 }

@@ -23,6 +23,7 @@
 
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/scrubber_slot.h"
 #include "ground/uuid7.h"
 #include "keep/erasure.h"
 #include "write/append.h"
@@ -40,22 +41,23 @@ register_erasure(const Erasure *erasure)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.erasures AS e (erasure_id, kind, erased_by, reason,"
-		 " paths, positions, event_ids) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+		 " paths, positions, event_ids, renamed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 		 " RETURNING pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
 		 "'reason', e.reason, 'paths', e.paths, 'positions', e.positions,"
 		 " 'event_ids', e.event_ids))",
-		 7,
+		 8,
 		 {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID,
-		  UUIDARRAYOID}};
-	Datum values[7] = {erasure->id,
+		  UUIDARRAYOID, BOOLOID}};
+	Datum values[8] = {erasure->id,
 					   CStringGetTextDatum(erasure->kind),
 					   CStringGetTextDatum(GetUserNameFromId(GetOuterUserId(),
 															 false)),
 					   erasure->reason,
 					   erasure->paths,
 					   erasure->positions,
-					   erasure->event_ids};
-	const char *nulls = erasure->paths == (Datum) 0 ? "    n  " : NULL;
+					   erasure->event_ids,
+					   BoolGetDatum(erasure->renamed)};
+	const char *nulls = erasure->paths == (Datum) 0 ? "    n   " : NULL;
 	MemoryContext caller = CurrentMemoryContext;
 	OwnerScope scope;
 	Datum payload;
@@ -96,4 +98,5 @@ es_announce_erasure(const Erasure *erasure, const char *function)
 	append.list.events = &event;
 	append.list.count = 1;
 	es_append(&append, ES_DURABLE, true);
+	es_want_scrub();
 }

@@ -19,6 +19,7 @@ typedef struct Erasure
 	Datum paths; /* text[]: only these members; (Datum) 0 = all of the content */
 	Datum positions; /* bigint[], of events in the log or its archive ... */
 	Datum event_ids; /* ... and their ids, uuid[], in the same order */
+	bool renamed;	 /* an aggregate has got another id */
 } Erasure;
 
 /* An erasure's id, a uuid: known before it is done, as the mark in events has it. */

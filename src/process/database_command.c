@@ -37,6 +37,7 @@
 #include "ground/committer_slot.h"
 #include "ground/compat.h"
 #include "ground/projector_slot.h"
+#include "ground/scrubber_slot.h"
 #include "ground/shmem.h"
 #include "ground/wait.h"
 #include "ground/worker_slot.h"
@@ -68,7 +69,8 @@ await_departure(SharedDatabase *db, Oid database)
 	es_begin_wait(db);
 	while (!(es_dismiss_worker(db, database) &&
 			 es_dismiss_projectors(db, database) &&
-			 es_dismiss_committer(db, database)))
+			 es_dismiss_committer(db, database) &&
+			 es_dismiss_scrubber(db, database)))
 		es_wait(db, ES_SIGNAL_AGAIN_MS, wait_event);
 	es_end_wait();
 }

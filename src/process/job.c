@@ -5,7 +5,7 @@
  * They are a table: opening staging, the drain, giving space back, storing the
  * safe position for standbys, snapshots of aggregates, pruning the history of
  * dead letters, forgetting processed messages, deleting old positions of
- * subscriptions, counting sessions that ended with an event, starting projectors, closing staging.  A job says when it is due, and does a bounded
+ * subscriptions, counting sessions that ended with an event, starting projectors, having what was erased scrubbed, closing staging.  A job says when it is due, and does a bounded
  * piece of work in steps, each in a transaction of its own (step.c).  What a step
  * does stands in the file below that owns it, and every step can also be run in
  * the foreground by a function.
@@ -30,9 +30,11 @@
 #include "ground/due_snapshot.h"
 #include "ground/position.h"
 #include "ground/projector_slot.h"
+#include "ground/scrubber_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
+#include "keep/scrub.h"
 #include "process/job.h"
 #include "process/projector.h"
 #include "process/step.h"
@@ -232,6 +234,29 @@ step_projectors(Work *work)
 }
 
 static const Step projectors_step = {"start projectors", step_projectors};
+
+/* Has a process scrub, if anything is to be scrubbed. */
+static void
+step_scrub(Work *work)
+{
+	OwnerScope scope;
+	bool any;
+
+	if (!enter_store(work))
+		return;
+	es_begin(&scope);
+	any = es_has_unscrubbed();
+	es_end(&scope);
+	if (!any)
+	{
+		es_find_nothing_to_scrub(work->db);
+		return;
+	}
+	es_keep_scrub_wanted(work->db);
+	es_start_scrubber(work->db);
+}
+
+static const Step scrub_step = {"scrub", step_scrub, .unflushed = true};
 
 /* ---------- when they are due, and what they do ---------- */
 
@@ -494,6 +519,28 @@ run_forget(Work *work, JobTurn *turn)
 	return run_step(work, &forget_step);
 }
 
+static long
+time_until_scrub(const Work *work)
+{
+	TimestampTz due = es_scrub_due(work->db);
+
+	return due == DT_NOEND ? -1 : es_milliseconds_until(due);
+}
+
+/* The wish is taken first: what comes from now on raises it again. */
+static bool
+run_scrub(Work *work, JobTurn *turn)
+{
+	(void) es_take_scrub_wanted(work->db);
+	return run_step(work, &scrub_step);
+}
+
+static void
+scrub_failed(Work *work)
+{
+	es_keep_scrub_wanted(work->db);
+}
+
 /*
  * Staging is closed, whatever else goes on, a minute after the last round, or at
  * once when it was opened only to find out what was left there.
@@ -546,6 +593,8 @@ const Job es_jobs[] =
 	  .keeps_worker = true, .gives_way = true},
 	 {"start projectors", time_until_projectors, run_projectors,
 	  .keeps_worker = true, .failed = projectors_failed},
+	 {"scrub", time_until_scrub, run_scrub, .keeps_worker = true,
+	  .gives_way = true, .failed = scrub_failed},
 	 {"close staging", time_until_close, run_close}};
 
 const int es_job_count = lengthof(es_jobs);

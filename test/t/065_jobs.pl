@@ -53,12 +53,12 @@ sub job
 # ---------- all is well
 
 is(sql(q{SELECT string_agg(job, ', ') FROM event_store.worker_jobs}),
-	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, count deaths, start projectors, close staging', 'the jobs');
+	'open staging, drain, reclaim, store position, snapshot, prune positions, prune history, forget processed, count deaths, start projectors, scrub, close staging', 'the jobs');
 append_ten('T', 'staged', 'staged');
 ok(flush_all($node, 'shop'), 'the drain runs');
 ok(poll(sprintf $taken, 'staged'), 'and a snapshot is taken');
 ok(poll($stored), 'and the safe position stored');
-ok(poll(q{SELECT bool_and(failures = 0 AND last_error IS NULL AND state = 'idle') AND count(last_run_at) = 7
+ok(poll(q{SELECT bool_and(failures = 0 AND last_error IS NULL AND state = 'idle') AND count(last_run_at) = 8
             FROM event_store.worker_jobs}), 'all but the closing have run, and none has failed');
 
 # ---------- one job fails: the safe position cannot be stored
@@ -134,6 +134,23 @@ sql('DROP TRIGGER full_disk ON event_store.subscription_positions');
 sql("SELECT pg_terminate_backend($worker)");
 $worker = wait_for_worker($node, 'shop', $worker);
 ok(poll(q{SELECT attempts = 1 FROM event_store.subscription_positions ORDER BY number DESC LIMIT 1}), 'when the cause is gone it is counted');
+
+# ---------- it cannot be looked for what is to be scrubbed: nothing else fails
+
+my $locker = $node->background_psql('shop');
+$locker->query_safe('BEGIN; LOCK TABLE event_store.erasures');
+my $scrubbing = $node->background_psql('shop');
+$scrubbing->query_until(qr/asked/, "\\echo asked\nCALL event_store.scrub_erased();\n");
+ok(poll(q{SELECT state = 'backing_off' FROM event_store.worker_jobs WHERE job = 'scrub'}), 'looking for it fails');
+like(job('scrub'), qr/lock timeout/, 'and says why');
+append_ten('T', 'unscrubbed', 'staged');
+ok(flush_all($node, 'shop'), 'the drain goes on');
+$locker->query_safe('COMMIT');
+$locker->quit;
+sql("SELECT pg_terminate_backend($worker)");
+$worker = wait_for_worker($node, 'shop', $worker);
+ok(poll(q{SELECT failures = 0 AND state = 'idle' FROM event_store.worker_jobs WHERE job = 'scrub'}), 'when the cause is gone it is looked');
+$scrubbing->quit;
 
 # ---------- the history of dead letters cannot be pruned: nothing else fails
 

@@ -1,0 +1,113 @@
+# After an erasure and its scrub no file of the database has the text any more, nor has a standby's,
+# nor has one after a crash at once; while somebody can still see it, scrubbed_at says not yet.
+
+use strict;
+use warnings;
+
+use EventStoreTest;
+use File::Find;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $primary = new_server('primary', init => { allows_streaming => 1 },
+	conf => "event_store.write_delay = '10ms'\nautovacuum = off\nwal_level = replica\nmax_prepared_transactions = 2\n");
+$primary->start;
+create_store_in($primary, 'shop');
+
+sub sql
+{
+	return $primary->safe_psql('shop', join("\n", @_));
+}
+
+# The files below base/ and global/ that have a text.
+sub files_with
+{
+	my ($node, $text) = @_;
+	my @found;
+	find({ no_chdir => 1, wanted => sub {
+		return unless -f $File::Find::name;
+		open(my $file, '<:raw', $File::Find::name) or return;
+		local $/;
+		my $content = <$file>;
+		push @found, $File::Find::name if defined $content && index($content, $text) >= 0;
+	} }, map { $node->data_dir . "/$_" } qw(base global));
+	return @found;
+}
+
+# A text that is stored as it is: PostgreSQL compresses only what is longer and has repetitions.
+my $mark = 'AnnaVonEhrenfels';
+my $random = join('', map { chr(65 + (($_ * 7919 + ($_ * $_) % 4241) % 26)) } 1 .. 9000);
+
+# In the log, in a batch that fills pages, in TOAST, last on a page, staged and drained; in a view, a snapshot, a result, a
+# letter's place, an index of the owner's, and in statistics.
+sql(qq{
+	CREATE INDEX owners_idx ON event_store.domain_events ((payload ->> 'name'));
+	SELECT count(*) FROM event_store.append_batch(
+		array_fill('Customer'::text, '{300}'), array(SELECT 'c-' || i % 3 FROM generate_series(1, 300) i),
+		array_fill('Named'::text, '{300}'),
+		array(SELECT jsonb_build_object('name', '$mark' || i, 'n', i) FROM generate_series(1, 300) i));
+	SELECT count(*) FROM event_store.append_event('Customer', 'c-1', NULL, 'Wrote', jsonb_build_object('letter', '$mark' || '$random'));
+	SELECT count(*) FROM event_store.append_event('Customer', 'c-2', NULL, 'Wrote', jsonb_build_object('letter', '$mark'), durability => 'staged');
+	SELECT count(*) FROM event_store.append_batch(
+		array_fill('Order'::text, '{300}'), array(SELECT 'o-' || i FROM generate_series(1, 300) i),
+		array_fill('Placed'::text, '{300}'), array(SELECT jsonb_build_object('n', i) FROM generate_series(1, 300) i));
+	SELECT event_store.put_view('customers', 'c-' || i, jsonb_build_object('name', '$mark')) FROM generate_series(0, 2) i;
+	SELECT event_store.save_snapshot('Customer', 'c-1', 2, jsonb_build_object('name', '$mark'));
+	SELECT event_store.process_once('http', 'r-1');
+	SELECT event_store.record_result('http', 'r-1', jsonb_build_object('id', 'c-1', 'name', '$mark'));
+});
+flush_all($primary, 'shop');
+sql(q{ALTER TABLE event_store.domain_events ALTER payload SET STATISTICS 100; ANALYZE event_store.domain_events; CHECKPOINT;});
+cmp_ok(scalar(files_with($primary, $mark)), '>=', 4, 'the text is in several files');
+
+$primary->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->start;
+
+# ---------- somebody can still see it
+
+my $old = $primary->background_psql('shop');
+$old->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_store.domain_events;');
+is(sql(q{SELECT event_store.erase_events('{"aggregate_type": "Customer"}', 'request 1')}), '302', 'erased');
+my (undef, undef, $notice) = $primary->psql('shop', 'CALL event_store.scrub_erased()');
+my ($code, $out, $err) = $primary->psql('shop', 'CALL event_store.scrub_erased()');
+is($code, 0, 'scrub_erased returns');
+like($err, qr/still on the disk/, 'and says that something is left');
+is(sql(q{SELECT scrubbed_at IS NULL, blocked_by ~ '^session \d+ of ' FROM event_store.erasures}), 't|t', 'the register says what it waits for');
+$old->query('COMMIT;');
+$old->quit;
+
+# ---------- nobody can
+
+$primary->poll_query_until('shop', q{SELECT scrubbed_at IS NOT NULL AND blocked_by IS NULL FROM event_store.erasures})
+  or die 'it was not scrubbed';
+is_deeply([ files_with($primary, $mark) ], [], 'no file has it any more');
+$primary->stop('immediate');
+is_deeply([ files_with($primary, $mark) ], [], 'nor has one after a crash');
+$primary->start;
+is_deeply([ files_with($primary, $mark) ], [], 'nor after recovery');
+is(sql(q{SELECT count(*) FROM event_store.read_events(aggregate_types => '{Order}', max_count => NULL)}), '300', 'the others are there');
+is(sql(q{SELECT count(*) FROM pg_stats WHERE schemaname = 'event_store' AND attname = 'payload'}), '0', 'there are no statistics of payloads');
+
+$primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
+$standby->stop;
+is_deeply([ files_with($standby, $mark) ], [], 'nor has a standby');
+
+# ---------- an id that says who it is
+
+sql(qq{SELECT count(*) FROM event_store.append_event('Customer', '$mark', 0, 'Named', '{"name": "x"}');
+	SELECT event_store.put_view('customers', '$mark', '{}');});
+is(sql(qq{SELECT event_store.erase_aggregate('Customer', '$mark', 'request 2', pseudonym => 'gone')}), '1', 'it gets a pseudonym');
+is($primary->psql('shop', 'CALL event_store.scrub_erased()'), 0, 'scrubbed');
+$primary->poll_query_until('shop', q{SELECT count(*) = 0 FROM event_store.erasures WHERE scrubbed_at IS NULL}) or die 'it was not scrubbed';
+is_deeply([ files_with($primary, $mark) ], [], 'no file has the id');
+
+# ---------- what a scrub is refused for, and what makes room for a command
+
+like(error_of($primary, 'shop', 'BEGIN; CALL event_store.scrub_erased()'), qr/25001/, 'not in a transaction block');
+sql(q{SELECT event_store.erase_events('{"aggregate_type": "Order"}', 'request 3', max_count => 10)});
+is($primary->psql('postgres', 'DROP DATABASE shop'), 0, 'the database can be dropped, whatever is scrubbed');
+
+done_testing();
