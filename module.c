@@ -52,14 +52,14 @@ void _PG_init(void);
 
 /* Everybody who has a part of shared memory. */
 static void (*const share_parts[])(void) =
-	{es_share_worker_slots,	 es_share_metrics,	   es_share_heads,
-	 es_share_locks,		 es_share_positions,   es_share_fencing,
-	 es_share_due_snapshots, es_share_staging,	   es_share_drain_progress,
-	 es_share_rebuilds,		 es_share_processed,   es_share_progress,
-	 es_share_deaths,		 es_share_pruning,	   es_share_waiters,
-	 es_share_pace,			 es_share_projectors,  es_share_committers,
-	 es_share_grouped_calls, es_share_timers,	   es_share_saga_work,
-	 es_share_circuits, es_share_scrubbers,		 es_share_archive_mark};
+	{es_share_worker_slots,	 es_share_metrics,	  es_share_heads,
+	 es_share_locks,		 es_share_positions,  es_share_fencing,
+	 es_share_due_snapshots, es_share_staging,	  es_share_drain_progress,
+	 es_share_rebuilds,		 es_share_processed,  es_share_progress,
+	 es_share_deaths,		 es_share_pruning,	  es_share_waiters,
+	 es_share_pace,			 es_share_projectors, es_share_committers,
+	 es_share_grouped_calls, es_share_timers,	  es_share_saga_work,
+	 es_share_circuits,		 es_share_scrubbers,  es_share_archive_mark};
 
 void
 _PG_init(void)

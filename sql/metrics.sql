@@ -99,7 +99,7 @@ SELECT * FROM moved();
 -- the feed waits for an open transaction that has appended, and for what it took
 CREATE FUNCTION feed() RETURNS text
     LANGUAGE sql
-AS $$ SELECT string_agg(value::text, ' ' ORDER BY metric COLLATE "C") FROM event_store.metrics WHERE metric LIKE 'feed.%' AND metric NOT LIKE '%position' $$;
+AS $$ SELECT string_agg(value::text, ' ' ORDER BY metric COLLATE "C") FROM event_store.metrics WHERE metric IN ('feed.in_flight', 'feed.lag', 'feed.waiters') $$;
 SELECT feed();
 BEGIN;
 SELECT last_sequence FROM event_store.append_events('Metrics', 'm-8', 0, '[{"event_type": "Added"}, {"event_type": "Added"}]');

@@ -758,11 +758,12 @@ Datum
 es_return_rows(FunctionCallInfo fcinfo, KeptPlan *kept)
 {
 	OwnerScope scope;
+	Datum none[1] = {0};
 
 	(void) es_store();
 	es_begin_result(fcinfo);
 	es_begin_read(&scope);
-	(void) es_execute_into(kept, NULL, NULL,
+	(void) es_execute_into(kept, none, NULL,
 						   ((ReturnSetInfo *) fcinfo->resultinfo)->setResult);
 	es_end(&scope);
 	return (Datum) 0;

@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/shmem.h"
 #include "saga/definition.h"
 #include "saga/kept_definition.h"

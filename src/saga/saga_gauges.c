@@ -12,6 +12,7 @@
 
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
@@ -53,6 +54,7 @@ es_saga_gauges(SagaGauges *gauges)
 		*values[i] = NAN;
 	if (!lock_table())
 		return;
+	PreventCommandIfParallelMode("metrics_state()");
 	es_begin_read(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
 	(void) es_execute(&plan, NULL, NULL, true, SPI_OK_SELECT);

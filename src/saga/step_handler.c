@@ -216,9 +216,7 @@ describe_call(void *arg)
 Jsonb *
 es_call_step_handler(StepWork *work)
 {
-	ErrorContextCallback callback = {.previous = error_context_stack,
-									 .callback = describe_call,
-									 .arg = work};
+	ErrorContextCallback callback;
 	long left =
 		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), work->deadline);
 	HandlerCall call = {.timeout = Min(Max(left, 1), LONGEST_MS),
@@ -238,6 +236,9 @@ es_call_step_handler(StepWork *work)
 	work->broken = false;
 	call.cause = &cause;
 	es_make_constraints_immediate();
+	callback.callback = describe_call;
+	callback.arg = work;
+	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	result = es_call_in_time(&call);
 	error_context_stack = callback.previous;
