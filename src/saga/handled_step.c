@@ -60,8 +60,9 @@ PG_FUNCTION_INFO_V1(es_run_saga_handlers);
 #define CANDIDATES 8
 #define MORE_CANDIDATES 8
 #define MAX_CANDIDATES 4096
-/* One whose claim failed is looked at again after this ... */
+/* One whose claim failed is looked at again after this; if it met a lock, after that ... */
 #define FAILED_PAUSE_MS 10000
+#define BLOCKED_PAUSE_MS 1000
 /* ... and this, if its circuit lets another one be tried. */
 #define TRIAL_PAUSE_MS 1000
 /* The first pause before an attempt runs again, and the longest. */
@@ -130,6 +131,7 @@ typedef struct Candidate
 	StepWork *work;
 	bool taken;
 	bool settled; /* it is not due any more */
+	int pause;	  /* after a failure, in ms */
 } Candidate;
 
 static Candidate *
@@ -323,10 +325,10 @@ put_off(void *arg)
 	Saga saga;
 
 	es_name_saga(&saga, candidate->name, candidate->id);
-	if (!es_try_saga(&saga, FUNCTION))
+	if (!es_try_lock_saga(&saga))
 		return false;
 	set_run_at(candidate, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  FAILED_PAUSE_MS));
+													  candidate->pause));
 	candidate->settled = true;
 	return true;
 }
@@ -342,6 +344,9 @@ try_candidate(Candidate *candidate)
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	candidate->taken = candidate->settled = false;
+	candidate->pause = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE
+						   ? BLOCKED_PAUSE_MS
+						   : FAILED_PAUSE_MS;
 	ereport(LOG, errmsg("a step of saga %s/%s could not be claimed: %s",
 						TextDatumGetCString(candidate->name),
 						TextDatumGetCString(candidate->id), error->message));
@@ -435,10 +440,10 @@ end_overdue(const StepWork *work)
 
 	open_saga(work, &saga);
 	step = es_saga_step(saga.machine.state, work->step);
-	if (step == NULL || step->lease != work->lease)
-		return;
-	es_time_out_lease(&saga.machine, work->step, true);
+	if (step != NULL && step->lease == work->lease)
+		es_time_out_lease(&saga.machine, work->step, true);
 	es_save_saga(&saga, FUNCTION);
+	es_bound_lock_waits(false);
 }
 
 /* An attempt that has not succeeded: how, and what was raised. */
@@ -478,15 +483,23 @@ is_failure(const StepWork *work, const ErrorData *error)
 	return work->overdue || work->broken || es_is_failure(error->sqlerrcode);
 }
 
+/* Where somebody is changing the row, the attempt is ended by him, or by its timer. */
 void
 es_put_back_step(StepWork *work)
 {
-	static KeptPlan plan = {"UPDATE event_store.saga_steps s SET run_at = $5,"
+	static KeptPlan plan = {"WITH mine AS MATERIALIZED (SELECT m.saga_name, m.saga_id, m.step"
+							" FROM event_store.saga_steps m"
+							" WHERE m.saga_name OPERATOR(pg_catalog.=) $1"
+							" AND m.saga_id OPERATOR(pg_catalog.=) $2"
+							" AND m.step OPERATOR(pg_catalog.=) $3"
+							" AND m.lease OPERATOR(pg_catalog.=) $4"
+							" FOR UPDATE SKIP LOCKED)"
+							" UPDATE event_store.saga_steps s SET run_at = $5,"
 							" written_at = pg_catalog.clock_timestamp()"
-							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
-							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
-							" AND s.step OPERATOR(pg_catalog.=) $3"
-							" AND s.lease OPERATOR(pg_catalog.=) $4",
+							" FROM mine m"
+							" WHERE s.saga_name OPERATOR(pg_catalog.=) m.saga_name"
+							" AND s.saga_id OPERATOR(pg_catalog.=) m.saga_id"
+							" AND s.step OPERATOR(pg_catalog.=) m.step",
 							5,
 							{TEXTOID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID}};
 	TimestampTz now = GetCurrentTimestamp();

@@ -156,9 +156,15 @@ es_open_known_saga(FunctionCallInfo fcinfo, Saga *saga, const char *function)
 }
 
 bool
+es_try_lock_saga(const Saga *saga)
+{
+	return es_try_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(saga->type, saga->id));
+}
+
+bool
 es_try_saga(Saga *saga, const char *function)
 {
-	if (!es_try_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(saga->type, saga->id)))
+	if (!es_try_lock_saga(saga))
 		return false;
 	saga->sequence = es_hold_aggregate(function, saga->type, saga->id, false, 0);
 	load_saga(saga);

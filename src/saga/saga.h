@@ -35,6 +35,8 @@ extern void es_open_known_saga(FunctionCallInfo fcinfo, Saga *saga,
 extern void es_open_named_saga(Saga *saga, const char *function);
 /* The same without waiting: false if somebody has it. */
 extern bool es_try_saga(Saga *saga, const char *function);
+/* The lock alone, to the end of the transaction: also of one whose state cannot be had. */
+extern bool es_try_lock_saga(const Saga *saga);
 /* Lets go of one that was tried, where nothing has happened to it. */
 extern void es_leave_saga(const Saga *saga);
 /* A state as the active snapshot has it, without a lock; NULL = there is none. */
