@@ -330,10 +330,15 @@ es_run_saga_timers(TimestampTz noted)
 {
 	TimestampTz again;
 	TimestampTz first;
+	bool behind = es_is_saga_clock_behind();
 
 	(void) es_heed_saga_clock();
 	(void) fire_due(TIMERS_PER_STEP, &again);
 	first = es_find_saga_timer();
+	/* rows that somebody is writing are moved the next time */
+	if (behind)
+		again = Max(again, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   HELD_PAUSE_MS));
 	/* what is due and was not done waits for its pause */
 	return first == DT_NOEND ? DT_NOEND : Max(first, again);
 }

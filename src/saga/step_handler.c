@@ -217,8 +217,9 @@ Jsonb *
 es_call_step_handler(StepWork *work)
 {
 	ErrorContextCallback callback;
-	long left =
-		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), work->deadline);
+	/* a clock that was set back since the claim gives no more time */
+	TimestampTz from = Max(GetCurrentTimestamp(), work->claimed_at);
+	long left = TimestampDifferenceMilliseconds(from, work->deadline);
 	HandlerCall call = {.timeout = Min(Max(left, 1), LONGEST_MS),
 						.count = ARGUMENTS,
 						.arguments = {work->id, CStringGetTextDatum(work->step),

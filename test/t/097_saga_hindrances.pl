@@ -142,4 +142,18 @@ others_go_on('while its row is held');
 $holder->query_safe('ROLLBACK');
 $holder->quit;
 
+# ---------- a clock that was set back, and somebody holds a row whose times are of before
+
+sql(q{SELECT event_store.define_saga('of executors', '{"steps": [{"name": "a", "queue_timeout": "1d"}]}')});
+start('of executors', 'e-1');
+sql(q{UPDATE event_store.saga_steps SET written_at = now() + interval '1h' WHERE saga_id = 'e-1'});
+sql(q{BEGIN; SELECT FROM event_store.saga_steps WHERE saga_id = 'e-1' FOR UPDATE; PREPARE TRANSACTION 'holder'});
+$node->restart;
+others_go_on('while it is held');
+my $transactions = q{SELECT xact_commit FROM pg_stat_database WHERE datname = 'shop'};
+my $before = sql($transactions);
+sql('SELECT pg_sleep(2)');
+cmp_ok(sql($transactions) - $before, '<', 200, 'nobody looks at it all the time');
+sql(q{COMMIT PREPARED 'holder'});
+ok(poll(q{SELECT written_at <= clock_timestamp() FROM event_store.saga_steps WHERE saga_id = 'e-1'}), 'its times are moved when it is free');
 done_testing();

@@ -98,7 +98,24 @@ sql(q{SELECT event_store.define_saga('timed', '{"steps": [{"name": "a", "retry_i
       CREATE TABLE claimed AS SELECT * FROM event_store.claim_steps('timed', 'e', max_count => 2, lease_time => '9s');
       SELECT event_store.report_step('timed', saga_id, step, 'retry', lease) FROM claimed WHERE saga_id = 'backs off';
       SELECT event_store.start_saga('asked', 'queued')});
+sql(q{
+	CREATE TABLE gate ();
+	CREATE FUNCTION unlucky(saga_id text, step text, attempt int, context jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+	BEGIN
+	    IF NOT EXISTS (SELECT FROM public.gate) THEN RAISE 'no luck' USING ERRCODE = 'disk_full'; END IF;
+	    PERFORM pg_sleep(86400);
+	END
+	$$;
+	CREATE FUNCTION plain(saga_id text, step text, attempt int, context jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT '1'::jsonb $$;
+	SELECT event_store.define_saga('unlucky', '{"steps": [{"name": "a", "timeout": "10s", "max_attempts": 1, "handler": "public.unlucky"}]}');
+	SELECT event_store.define_saga('plain', '{"steps": [{"name": "a", "handler": "public.plain"}]}');
+	SELECT event_store.start_saga('unlucky', 'runs again')});
+ok(poll(q{SELECT lease IS NOT NULL AND run_at IS NOT NULL FROM event_store.saga_steps WHERE saga_id = 'runs again'}), 'a handler that is to run again');
 set_clock(-2 * 86400);
+sql('INSERT INTO gate DEFAULT VALUES');
+ok(poll(q{SELECT lease IS NOT NULL AND run_at IS NULL FROM event_store.saga_steps WHERE saga_id = 'runs again'}), 'it does so after the clock was set back');
+sql(q{SELECT event_store.start_saga('plain', 'behind it')});
+ok(poll(q{SELECT state = 'completed' FROM event_store.sagas WHERE saga_id = 'behind it'}), 'and has no more time than before');
 is(sql(qq{SELECT count(*) FROM event_store.next_events('$_')}), '1', "$_: set back, it comes") for qw(stops parks);
 ok(poll(q{SELECT count(*) = 1 FROM event_store.claim_steps('broken', 'e')}), 'a circuit opens again');
 ok(poll(q{SELECT count(*) = 1 FROM event_store.load_events('saga:timed', 'leased') WHERE event_type = 'StepTimedOut' AND payload ->> 'reason' = 'lease'}), 'a lease is over');
