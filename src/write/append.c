@@ -72,6 +72,9 @@
 #include "write/inline_view.h"
 #include "write/trace.h"
 
+/* If none of so many heads is remembered the others are mostly not, either. */
+#define FEW_HEADS 16
+
 const char *const es_outcome_names[] = {"appended", "duplicate", "conflict"};
 
 StaticAssertDecl(lengthof(es_outcome_names) == OUTCOME_CONFLICT + 1,
@@ -435,12 +438,15 @@ read_heads(AppendCall *append, Snapshot snapshot, bool look_in_staging)
 		aggregate->repeated = 0;
 		aggregate->last_repeated = 0;
 		aggregate->outcome = OUTCOME_APPENDED;
-		if (!head_from_group(append, aggregate, &aggregate->head))
-			es_read_head(aggregate->type, aggregate->id, snapshot,
-						 look_in_staging, &aggregate->head);
+		if (!aggregate->known)
+		{
+			if (!head_from_group(append, aggregate, &aggregate->head))
+				es_read_head(aggregate->type, aggregate->id, snapshot,
+							 look_in_staging, &aggregate->head);
+			if (append->durability == ES_DURABLE && aggregate->head.staged)
+				return false;
+		}
 		aggregate->sequence = aggregate->head.sequence;
-		if (append->durability == ES_DURABLE && aggregate->head.staged)
-			return false;
 		if (IsolationIsSerializable())
 			check_serializable(aggregate);
 		if (es_has_dead_letters(aggregate->type, aggregate->id, snapshot))
@@ -519,32 +525,38 @@ any_staged_by_others(void *arg)
 
 /*
  * The same without looking, if shared memory remembers all the heads and they
- * are all that has to be known.
+ * are all that has to be known.  Of those that it remembers none is read, also where it
+ * does not remember all.
  */
 static bool
 heads_from_cache(AppendCall *append)
 {
 	SharedDatabase *db = es_my_database();
 	bool staged = es_may_have_staged();
+	int known = 0;
 
+	for (int i = 0; i < append->naggregates; i++)
+		append->aggregates[i].known = false;
 	if (append->any_given_ids || IsolationIsSerializable() ||
 		es_dead_letters_possible())
 		return false;
-	for (int i = 0; i < append->naggregates; i++)
+	for (int i = 0; i < append->naggregates && !(i == FEW_HEADS && known == 0);
+		 i++)
 	{
 		Aggregate *aggregate = &append->aggregates[i];
 		Head *head = &aggregate->head;
 
-		if (!head_from_group(append, aggregate, head) &&
-			!es_cached_head(db, aggregate->type, aggregate->id, &head->sequence,
-							&head->recorded_at, &head->staged))
-			return false;
+		aggregate->known =
+			head_from_group(append, aggregate, head) ||
+			es_cached_head(db, aggregate->type, aggregate->id, &head->sequence,
+						   &head->recorded_at, &head->staged);
 		/* what was staged last may be durable by now */
 		if (append->durability == ES_DURABLE && head->staged && staged)
-			return false;
+			aggregate->known = false;
 		aggregate->sequence = head->sequence;
+		known += aggregate->known ? 1 : 0;
 	}
-	return true;
+	return known == append->naggregates;
 }
 
 /* Step 3 to 5: everything that is read and decided under one snapshot. */

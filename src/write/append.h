@@ -38,6 +38,7 @@ typedef struct Aggregate
 	int repeated;		 /* of these, how many are in the store ... */
 	int64 last_repeated; /* ... and the sequence of the last one looked at */
 	Head head;
+	bool known;				 /* its head, without a look */
 	int64 sequence;			 /* of the last event seen or assigned */
 	TimestampTz recorded_at; /* of the events assigned */
 	Outcome outcome;
