@@ -144,6 +144,7 @@ OBJS = \
 	src/consume/scheduled_event.o \
 	src/consume/schedule.o \
 	src/consume/deadline.o \
+	src/consume/deadline_gauges.o \
 	src/consume/inline_switch.o \
 	src/consume/subscription_admin.o \
 	src/consume/resize.o \

@@ -8,6 +8,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "consume/deadline_gauges.h"
 #include "consume/deaths.h"
 #include "consume/pace.h"
 #include "consume/processed.h"
@@ -77,6 +78,7 @@ _PG_init(void)
 		es_watch_log();
 		es_register_subscriptions(es_subscription_gauges);
 		es_register_sagas(es_saga_gauges);
+		es_register_deadlines(es_deadline_gauges);
 	}
 }
 

@@ -171,6 +171,25 @@ read_saga_gauges(double *gauges)
 	gauges[ES_GAUGE_SAGAS_STUCK] = sagas.stuck;
 }
 
+static DeadlineReader read_deadlines = NULL;
+
+void
+es_register_deadlines(DeadlineReader reader)
+{
+	read_deadlines = reader;
+}
+
+static void
+read_deadline_gauges(double *gauges)
+{
+	DeadlineGauges deadlines = {NAN, NAN};
+
+	if (read_deadlines != NULL)
+		read_deadlines(&deadlines);
+	gauges[ES_GAUGE_DEADLINES_DUE] = deadlines.due;
+	gauges[ES_GAUGE_DEADLINES_AGE] = deadlines.age;
+}
+
 void
 es_read_gauges(const MetricsReading *metrics, double *gauges)
 {
@@ -191,6 +210,7 @@ es_read_gauges(const MetricsReading *metrics, double *gauges)
 	gauges[ES_GAUGE_PRIMARY] = RecoveryInProgress() ? 0 : 1;
 	read_tables(metrics->dead_letters, gauges);
 	read_saga_gauges(gauges);
+	read_deadline_gauges(gauges);
 	if (db != NULL)
 		es_read_in_flight(db, &feed);
 	read_positions(&feed, gauges);

@@ -34,6 +34,8 @@ typedef enum Gauge
 	ES_GAUGE_SAGAS_RUNNING,
 	ES_GAUGE_SAGAS_COMPENSATING,
 	ES_GAUGE_SAGAS_STUCK,
+	ES_GAUGE_DEADLINES_DUE,
+	ES_GAUGE_DEADLINES_AGE,
 	ES_GAUGE_PRIMARY,
 	ES_GAUGES
 } Gauge;
@@ -74,5 +76,16 @@ typedef struct SagaGauges
 typedef void (*SagaReader)(SagaGauges *gauges);
 
 extern void es_register_sagas(SagaReader reader);
+
+/* Scheduled events that are due; the same for who counts them. */
+typedef struct DeadlineGauges
+{
+	double due;
+	double age; /* of the first */
+} DeadlineGauges;
+
+typedef void (*DeadlineReader)(DeadlineGauges *gauges);
+
+extern void es_register_deadlines(DeadlineReader reader);
 
 #endif /* ES_GAUGES_H */

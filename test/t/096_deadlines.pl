@@ -74,9 +74,16 @@ sql(q{SELECT event_store.schedule_event('2020-01-03Z', 'Held', 'h-17', 'Second')
 sql(q{SELECT event_store.schedule_event('2020-01-04Z', 'Free', 'f-1', 'After')});
 ok(poll(q{SELECT event_store.aggregate_sequence('Free', 'f-1') = 2}), 'nor those that come later');
 is(sql(q{SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Held'}), '0', 'it is passed over');
+my $gauges = q{SELECT string_agg(CASE metric WHEN 'deadlines.due' THEN value::text ELSE (value > 0)::text END, ' ' ORDER BY metric) FROM event_store.metrics
+	WHERE metric IN ('deadlines.age', 'deadlines.due')};
+is(sql($gauges), 'true 301', 'and counted as due, since a time that is past');
 $holder->query_safe('COMMIT');
 ok(poll(q{SELECT count(*) = 301 FROM event_store.domain_events WHERE aggregate_type = 'Held'}), 'until it is free');
 is(sql(q{SELECT string_agg(event_type, ' ' ORDER BY sequence) FROM event_store.load_events('Held', 'h-17')}), 'First Second', 'in order');
+is(sql($gauges), 'false 0', 'nothing is due any more');
+$holder->query_safe('BEGIN; LOCK TABLE event_store.scheduled_events');
+is(sql($gauges), '', 'who watches waits for nobody who has locked the table');
+$holder->query_safe('COMMIT');
 
 # ---------- one that is cancelled, or moved, while it is due
 
