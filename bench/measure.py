@@ -170,15 +170,16 @@ class Bench:
         return {'calls': done, 'calls_per_second': done / seconds, 'events_per_second': done / seconds}
 
     def measure_sagas(self, series, database, given):
-        """So many sagas to their end; of latency the time from a request to its claim."""
+        """So many sagas to their end; of latency and reactions the time from a request, or an event, to who takes it up."""
         way = series.variables['way']
         sagas = round(200 * given['seconds'])
         words = command('node', Path(__file__).with_name('saga_client.mjs'), os.environ['PEERS'], database, way, sagas,
                         env=self.server.env).split()
         done, seconds = int(words[0]), float(words[1])
-        rate = sagas / given['seconds'] if way == 'latency' else done / seconds
+        steady = way in ('latency', 'reactions')
+        rate = done / (given['seconds'] if steady else seconds)
         result = {'calls': done, 'calls_per_second': rate, 'events_per_second': rate}
-        if way == 'latency':
+        if steady:
             result.update({f"{name}_us": 1000 * float(word) for name, word in zip(('p50', 'p95', 'p99', 'p999'), words[2:])})
         return result
 

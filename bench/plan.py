@@ -233,6 +233,7 @@ GROUPS = [
         sagas('event_store', 'claim_steps of up to 24, reported in one statement'),
         sagas('graphile', 'graphile-worker, batched, 24 jobs at once, and a table of states', GRAPHILE),
         sagas('latency', '200 sagas a second: from the request of a step to its claim'),
+        sagas('reactions', '50 orders a second by reactions: from an event to what reacts to it'),
     ], note='All in one process; the work itself is nothing. By hand a step updates the row of its saga and adds the job of the next'
             ' in one transaction.'),
     Group('process', 'Messages that come once, 4 clients', [

@@ -5,9 +5,11 @@
 // WAY is event_store (each executor claims up to 24 steps, which it runs at once, and reports them in one statement), graphile
 // (graphile-worker with its local queue and batched completion, 24 jobs at once in each executor; a table by hand holds the
 // state of a saga, and a step updates it and adds the job of the next one in one transaction), or latency (200 sagas
-// a second; how long a request of a step waits for its claim).  The work of a step is nothing.  Prints how many
-// sagas were completed and in how many seconds, once all are; for latency the median and the 99th percentile in milliseconds.
+// a second; how long a request of a step waits for its claim), or reactions (a quarter as many orders, 50 a second, of
+// examples/orders/choreographed.sql; how long an event waits for what reacts to it).  The work of a step is nothing.  Prints how many sagas were completed and
+// in how many seconds, once all are; for latency and reactions four percentiles in milliseconds.
 // libpq's variables say where the server is.
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
@@ -37,15 +39,15 @@ async function connected(use) {
 const sql = (text, values) => connected((client) => client.query(text, values));
 
 // Looks until all sagas are completed.
-async function completed(query, work) {
+async function completed(query, work, all = SAGAS) {
 	const begun = performance.now();
 	await connected(async (client) => {
-		while (Number((await client.query(query)).rows[0].count) < SAGAS) {
+		while (Number((await client.query(query)).rows[0].count) < all) {
 			await sleep(50);
 		}
 	});
 	work.over = true;
-	console.log(SAGAS, (performance.now() - begun) / 1000);
+	console.log(all, (performance.now() - begun) / 1000);
 }
 
 const CLAIM = `SELECT saga_id, step, kind, lease FROM event_store.claim_steps('order', $1, max_count => $2, timeout => '1s')`;
@@ -150,5 +152,29 @@ async function latency() {
 	console.log(...rows[0].ms);
 }
 
-await { event_store: eventStore, graphile, latency }[way]();
+// From the event to the one that a reaction appends, both before their commits.  Each article is in few orders.
+async function reactions() {
+	const orders = SAGAS / 4;
+	await sql(readFileSync(new URL('../examples/orders/choreographed.sql', import.meta.url), 'utf8'));
+	await sql("SELECT choreographed.open_doors(jsonb_object_agg('article-' || n, 1000000)) FROM generate_series(1, 200) n");
+	await connected(async (client) => {
+		const begun = performance.now();
+		for (let i = 0; i < orders; i++) {
+			await sleep(begun + 20 * i - performance.now());
+			await client.query({
+				name: 'place',
+				text: "SELECT choreographed.place($1, jsonb_build_object($2::text, 1), '19.99')",
+				values: [`order-${i}`, `article-${1 + (i % 200)}`],
+			});
+		}
+	});
+	await completed("SELECT count(*) FROM event_store.domain_events WHERE event_type = 'OrderConfirmed'", {}, orders);
+	const { rows } = await sql(
+		`SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99, 0.999]) WITHIN GROUP (ORDER BY extract(epoch FROM r.recorded_at - c.recorded_at) * 1000) AS ms
+		   FROM event_store.domain_events r JOIN event_store.domain_events c ON c.event_id = r.causation_id::uuid`,
+	);
+	console.log(...rows[0].ms);
+}
+
+await { event_store: eventStore, graphile, latency, reactions }[way]();
 process.exit(0);

@@ -6,6 +6,8 @@
 --     SELECT choreographed.place('o-1', '{"lamp": 2}', total => '59.98');
 --     SELECT * FROM event_store.saga_log('o-1');
 --
+-- or, in another one, CALL choreographed.play(200), and look at choreographed.ends and choreographed.books.
+--
 --     Order    OrderCreated             the stock reacts:
 --     Product  StockReserved            for every line, or for none of them StockReservationFailed
 --     Order    PaymentAwaited           with a deadline: PaymentOverdue
@@ -110,6 +112,7 @@ AS $$
 BEGIN
     CASE event.event_type
         WHEN 'OrderCreated' THEN PERFORM choreographed.reserve(event);
+        WHEN 'PaymentAwaited' THEN PERFORM choreographed.charge(event);
         WHEN 'StockReservationFailed' THEN PERFORM choreographed.cancel(event.payload ->> 'order_id', 'out of stock');
         WHEN 'PaymentFailed' THEN PERFORM choreographed.cancel(event.payload ->> 'order_id', 'payment declined');
         WHEN 'PaymentOverdue' THEN PERFORM choreographed.cancel(event.aggregate_id, 'not paid in time');
@@ -128,7 +131,7 @@ CREATE FUNCTION choreographed.charge(event event_store.event) RETURNS void
     LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF event.event_type = 'PaymentAwaited' AND event.payload ->> 'method' = 'card' THEN
+    IF event.payload ->> 'method' = 'card' THEN
         PERFORM choreographed.pay(event.aggregate_id, event.payload ->> 'total');
     END IF;
 END
@@ -161,7 +164,6 @@ AS $$
     SELECT event_store.append_event('Product', key, 0, 'ProductCreated', jsonb_build_object('stock', value::int))
       FROM jsonb_each_text(stock);
     SELECT event_store.create_projection('choreographed', 'choreographed.react(event_store.event)', '{Order,Product,Payment}');
-    SELECT event_store.create_projection('bank', 'choreographed.charge(event_store.event)', '{Order}');
 $$;
 
 -- Both sides of the books, which agree once every order has come to its end.
@@ -181,3 +183,46 @@ SELECT p.aggregate_id,
        (p.payload ->> 'stock')::int - choreographed.available(p.aggregate_id)
   FROM event_store.domain_events p
  WHERE p.aggregate_type = 'Product' AND p.event_type = 'ProductCreated';
+
+-- How orders have ended, and how long that took.
+CREATE VIEW choreographed.ends AS
+    WITH saga AS (
+        SELECT e.aggregate_id, COALESCE(min(e.payload ->> 'reason'), 'none') AS trouble,
+               CASE WHEN bool_or(e.event_type = 'OrderConfirmed') THEN 'confirmed'
+                    WHEN bool_or(e.event_type = 'OrderCancelled') THEN 'cancelled' ELSE 'open' END AS state,
+               extract(epoch FROM max(e.recorded_at) - min(e.recorded_at)) * 1000 AS ms
+          FROM event_store.domain_events e
+         WHERE e.aggregate_type = 'Order'
+         GROUP BY e.aggregate_id
+    )
+    SELECT trouble, state, count(*) AS sagas,
+           round(percentile_cont(0.5) WITHIN GROUP (ORDER BY ms)::numeric, 1) AS p50_ms,
+           round(percentile_cont(0.99) WITHIN GROUP (ORDER BY ms)::numeric, 1) AS p99_ms
+      FROM saga
+     GROUP BY 1, 2;
+
+-- ---------------------------------------------------------------------------
+-- a play: orders one after the other, some of which are declined, out of stock or never paid
+
+CREATE PROCEDURE choreographed.play(orders int)
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM choreographed.open_doors((SELECT jsonb_object_agg('article-' || n, CASE n WHEN 10 THEN 3 ELSE 100000 END)
+                                        FROM generate_series(1, 10) n));
+    COMMIT;
+    FOR n IN 1 .. orders LOOP
+        PERFORM choreographed.place('order-' || n,
+            jsonb_build_object('article-' || CASE n % 20 WHEN 3 THEN 10 ELSE 1 + n % 9 END, CASE n % 20 WHEN 3 THEN 4 ELSE 1 + n % 3 END),
+            total => CASE n % 20 WHEN 1 THEN '10000.01' ELSE ((1 + n % 3) * 19.99)::text END,
+            method => CASE n % 20 WHEN 9 THEN 'transfer' ELSE 'card' END, pay_within => '2 seconds');
+        COMMIT;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    WHILE EXISTS (SELECT FROM choreographed.ends e WHERE e.state = 'open')
+       OR (SELECT sum(s.lag_events) FROM event_store.subscription_status s) > 0 LOOP
+        COMMIT;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+END
+$$;

@@ -81,5 +81,14 @@ is(sql(q{SELECT count(*) FROM event_store.domain_events e WHERE e.saga_id IS NOT
 is(sql(q{SELECT array_to_string(ARRAY(SELECT event_type FROM event_store.saga_log('o-2')), ' ')}),
 	'OrderCreated StockReserved PaymentAwaited PaymentProcessed OrderConfirmed', 'saga_log tells the story of an order');
 
+# ---------- the play
+
+create_store_in($node, 'played');
+$node->safe_psql('played', slurp_file($example));
+$node->safe_psql('played', 'CALL choreographed.play(60)');
+is($node->safe_psql('played', q{SELECT string_agg(concat_ws(' ', trouble, state, sagas), ', ' ORDER BY trouble) FROM choreographed.ends}),
+	'none confirmed 51, not paid in time cancelled 3, out of stock cancelled 3, payment declined cancelled 3', 'played orders end as they should');
+is($node->safe_psql('played', q{SELECT bool_and(ordered = booked) FROM choreographed.books}), 't', 'and their books agree');
+
 $node->stop;
 done_testing();
