@@ -1,0 +1,308 @@
+#!/usr/bin/python3
+"""Aggregates that are moved to the archive and back while everybody works with them: archive_storm.py --dsn … [--turns 4000] [--crash-cmd …]
+
+Clients append in all ways at all isolation levels, send again what they have sent, use ids that others have used; movers archive
+aggregates, parts of them, and restore them; readers look. With --crash-cmd the server crashes several times.  Must hold:
+
+- who reads an aggregate sees 1..n of it, never none where there was one, never an event twice: in both tables together, by load_events
+  and by replay_aggregate; the feed gives each event once, in the order of positions;
+- what was acknowledged as durable is there once, under its id, in its aggregate; what was refused with VS005 is not there;
+- no event_id and no position is there twice, in both tables together;
+- what the archive has of an aggregate comes before what the log has; one without an event in the log is closed, and only one.
+"""
+import argparse
+import collections
+import multiprocessing
+import queue
+import random
+import subprocess
+import sys
+import time
+import uuid
+
+sys.dont_write_bytecode = True
+
+import psycopg2
+
+from storm_client import ENDINGS, StormClient
+
+NAME = 'archive storm'
+TYPE = 'Moved'
+LEVELS = ('READ COMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
+
+
+class Client(StormClient):
+    application, expected = NAME, {'40001', '40P01', '55000', '55P03'}
+
+    def __init__(self, number, given, end, faults, told):
+        super().__init__(f'{type(self).__name__} {number}', number, given, end, faults)
+        self.told = told
+
+    def aggregate(self):
+        # a few are in everybody's hands
+        return f'a-{min(self.rng.randrange(self.given.aggregates), self.rng.randrange(self.given.aggregates))}'
+
+    def begin(self):
+        self.rows(f'BEGIN ISOLATION LEVEL {self.rng.choice(LEVELS)}')
+
+
+class Writer(Client):
+    """Appends, repeats, and reuses ids."""
+
+    sent = []
+
+    def turn(self):
+        luck = self.rng.random()
+        durability = self.rng.choice(('durable', 'durable', 'grouped', 'staged'))
+        if luck < 0.15 and self.sent:
+            self.again(*self.rng.choice(self.sent), durability)
+        elif luck < 0.25 and self.sent:
+            self.reuse(*self.rng.choice(self.sent), durability)
+        else:
+            self.append(durability, alone=luck < 0.7 or durability == 'grouped')
+        self.told.put(('turn',))
+
+    def put(self, aggregate, event, durability):
+        return self.rows("SELECT last_sequence, durable, outcome FROM event_store.append_event(%s, %s, NULL, 'E', "
+                         "jsonb_build_object('n', %s::text), event_id => %s, durability => %s)", TYPE, aggregate, aggregate, event, durability)[0]
+
+    def append(self, durability, alone):
+        aggregate, event = self.aggregate(), str(uuid.UUID(int=self.rng.getrandbits(128)))
+        try:
+            if not alone:
+                self.begin()
+                if self.rng.random() < 0.3:
+                    self.rows('SELECT count(*) FROM event_store.all_events')  # an old snapshot
+            sequence, durable, _ = self.put(aggregate, event, durability)
+            if not alone:
+                time.sleep(self.rng.choice((0, 0, 0.005)))
+                self.rows('COMMIT')
+            if durable:
+                self.told.put(('there', event, aggregate, sequence))
+            self.sent = self.sent[-200:] + [(aggregate, event)]
+        except psycopg2.Error as error:
+            if error.pgcode != 'VS005':
+                raise
+            self.told.put(('refused', event))
+            self.roll_back()
+
+    def again(self, aggregate, event, durability):
+        """The same: a duplicate, unless it was staged and lost in a crash."""
+        try:
+            self.put(aggregate, event, durability)
+        except psycopg2.Error as error:
+            if error.pgcode != 'VS005' or not self.given.crash_cmd:
+                raise
+            self.roll_back()
+
+    def reuse(self, aggregate, event, durability):
+        """The id of another aggregate's event."""
+        other = self.aggregate()
+        if other == aggregate:
+            return
+        try:
+            outcome = self.put(other, event, durability)[2]
+            if not self.given.crash_cmd:
+                self.faults.put(f'{self.name}: the id {event} of {aggregate} was {outcome} for {other}')
+        except psycopg2.Error as error:
+            if error.pgcode not in ('VS002', 'VS005'):
+                raise
+            self.roll_back()
+
+
+class Mover(Client):
+    def turn(self):
+        aggregate, luck = self.aggregate(), self.rng.random()
+        inside = self.rng.random() < 0.3
+        if inside:
+            self.begin()
+        if luck < 0.4:
+            self.rows('SELECT event_store.archive_aggregate(%s, %s)', TYPE, aggregate)
+        elif luck < 0.6:
+            self.rows('SELECT event_store.archive_aggregate(%s, %s, %s)', TYPE, aggregate, self.rng.randrange(1, 60))
+        else:
+            self.rows('SELECT event_store.restore_aggregate(%s, %s)', TYPE, aggregate)
+        if inside:
+            time.sleep(self.rng.choice((0, 0.01)))
+            self.rows(self.rng.choice(('COMMIT', 'COMMIT', 'ROLLBACK')))
+        time.sleep(self.rng.choice((0, 0.01, 0.05)))
+
+
+class Reader(Client):
+    """Of an aggregate it sees 1..n, and no less than before at the same place."""
+
+    def turn(self):
+        aggregate = self.aggregate()
+        self.begin()
+        for _ in range(2):
+            look = self.rng.choice((self.by_view, self.by_load, self.by_replay, self.by_both) if self.given.api else (self.by_view,))
+            look(aggregate)
+        self.rows('COMMIT')
+
+    def must(self, holds, aggregate, how, found):
+        if not holds:
+            self.faults.put(f'{self.name}: {aggregate} {how}: {found}')
+
+    def by_view(self, aggregate):
+        found = self.rows('SELECT count(*), count(DISTINCT sequence), coalesce(max(sequence), 0), coalesce(min(sequence), 1) '
+                          'FROM event_store.all_events WHERE aggregate_type = %s AND aggregate_id = %s', TYPE, aggregate)[0]
+        self.must(found[0] == found[1] == found[2] and found[3] == 1, aggregate, 'all_events', found)
+
+    def by_load(self, aggregate):
+        backward = self.rng.random() < 0.3
+        found = [s for s, in self.rows('SELECT sequence FROM event_store.load_events(%s, %s, backward => %s)', TYPE, aggregate, backward)]
+        self.must(found[::-1 if backward else 1] == list(range(1, len(found) + 1)), aggregate, 'load_events', found)
+
+    def by_replay(self, aggregate):
+        found = self.rows('SELECT r.sequence, r.state FROM event_store.replay_aggregate(%s, %s) r', TYPE, aggregate)[0]
+        self.must(found[0] == 0 or found[1] == {'n': aggregate}, aggregate, 'replay_aggregate', found)
+
+    def by_both(self, aggregate):
+        """One statement, one snapshot: a staged event is in load_events alone."""
+        found = self.rows('SELECT (SELECT count(*) FROM event_store.load_events(%s, %s) e WHERE e.global_position IS NOT NULL), '
+                          '(SELECT count(*) FROM event_store.all_events a WHERE a.aggregate_type = %s AND a.aggregate_id = %s)',
+                          TYPE, aggregate, TYPE, aggregate)[0]
+        level = self.rows('SHOW transaction_isolation')[0][0]
+        self.must(level == 'read committed' or found[0] == found[1], aggregate, 'load_events and all_events', found)
+
+
+class Follower(Client):
+    """Reads the feed from its begin to where it was safe, again and again: each event once, in order."""
+
+    def turn(self):
+        after, seen, safe = 0, set(), self.rows('SELECT event_store.safe_position()')[0][0]
+        while True:
+            page = self.rows('SELECT global_position, event_id FROM event_store.read_events(%s, 500, up_to_position => %s)', after, safe)
+            positions = [position for position, _ in page]
+            if positions != sorted(set(positions)) or seen & {event for _, event in page}:
+                self.faults.put(f'{self.name}: not once and in order behind {after}')
+            seen |= {event for _, event in page}
+            if len(page) < 500:
+                break
+            after = positions[-1]
+        self.told.put(('followed', len(seen)))
+
+
+def retried(given, sql, *values):
+    """Runs a statement until it has gone through: the server may be down."""
+    while True:
+        try:
+            connection = psycopg2.connect(given.dsn, application_name=f'{NAME} main')
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql, values or None)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.Error as error:
+            if error.pgcode not in ENDINGS:
+                raise
+            time.sleep(0.1)
+
+
+# ---------- what must hold
+
+def verify(given, there, refused, faults):
+    def none(what, sql):
+        found = retried(given, sql)
+        if found:
+            faults.append(f'{what}: {found[:5]}')
+
+    none('an event_id twice', 'SELECT event_id, count(*) FROM event_store.all_events GROUP BY 1 HAVING count(*) > 1')
+    none('a position twice', 'SELECT global_position, count(*) FROM event_store.all_events GROUP BY 1 HAVING count(*) > 1')
+    none('not 1..n', 'SELECT aggregate_id, count(*), max(sequence) FROM event_store.all_events WHERE aggregate_type = \'Moved\' GROUP BY 1 '
+         'HAVING count(*) <> max(sequence) OR min(sequence) <> 1 OR count(DISTINCT sequence) <> count(*)')
+    none('positions against sequences', 'SELECT aggregate_id, sequence FROM (SELECT aggregate_id, sequence, global_position, '
+         'lag(global_position) OVER (PARTITION BY aggregate_type, aggregate_id ORDER BY sequence) AS previous FROM event_store.all_events) e '
+         'WHERE global_position < previous')
+    none('the log before the archive', 'SELECT aggregate_id FROM event_store.domain_events e JOIN event_store.domain_events_archive a '
+         'USING (aggregate_type, aggregate_id) WHERE e.sequence < a.sequence')
+    none('open without an event in the log', 'SELECT DISTINCT aggregate_id FROM event_store.domain_events_archive a WHERE NOT EXISTS (SELECT FROM '
+         'event_store.domain_events e WHERE (e.aggregate_type, e.aggregate_id) = (a.aggregate_type, a.aggregate_id)) AND NOT EXISTS (SELECT FROM '
+         'event_store.closed_aggregates c WHERE (c.aggregate_type, c.aggregate_id) = (a.aggregate_type, a.aggregate_id))')
+    none('closed, with an event in the log', 'SELECT aggregate_id FROM event_store.closed_aggregates c WHERE EXISTS (SELECT FROM '
+         'event_store.domain_events e WHERE (e.aggregate_type, e.aggregate_id) = (c.aggregate_type, c.aggregate_id))')
+    none('closed at another event', 'SELECT c.aggregate_id FROM event_store.closed_aggregates c LEFT JOIN event_store.domain_events_archive a ON '
+         '(a.aggregate_type, a.aggregate_id, a.sequence, a.global_position) = (c.aggregate_type, c.aggregate_id, c.last_sequence, c.last_position) '
+         'WHERE a.sequence IS NULL OR EXISTS (SELECT FROM event_store.domain_events_archive b WHERE '
+         '(b.aggregate_type, b.aggregate_id, b.sequence) = (c.aggregate_type, c.aggregate_id, c.last_sequence + 1))')
+    none('beyond the mark', 'SELECT max(global_position) FROM event_store.domain_events_archive HAVING max(global_position) > '
+         '(SELECT last_value FROM event_store.archived_position)')
+    found = {event: (aggregate, sequence) for event, aggregate, sequence in
+             retried(given, 'SELECT event_id::text, aggregate_id, sequence FROM event_store.all_events')}
+    for event, place in there.items():
+        if found.get(event) != place:
+            faults.append(f'{event} was acknowledged at {place}, and is at {found.get(event)}')
+    for event in refused & set(found):
+        faults.append(f'{event} was refused, and is at {found[event]}')
+    return len(found)
+
+
+# ---------- the storm
+
+def storm(given, end, faults, told):
+    """Lets the clients work until they have had their turns; returns what they were told."""
+    clients = [kind(number, given, end, faults, told) for number, kind in
+               enumerate([Writer] * given.writers + [Mover] * given.movers + [Reader] * given.readers + [Follower] * (2 if given.api else 0))]
+    there, refused, counts, crashes = {}, set(), collections.Counter(), 0
+    until = time.monotonic() + given.patience
+    for client in clients:
+        client.start()
+    while counts['turn'] < given.turns and time.monotonic() < until and any(client.is_alive() for client in clients):
+        note(told, there, refused, counts)
+        if given.crash_cmd and crashes < 3 and counts['turn'] > (crashes + 1) * given.turns / 4:
+            crashes += 1
+            subprocess.run([given.crash_cmd], check=False)
+    if counts['turn'] < given.turns:
+        faults.put(f'only {counts["turn"]} turns')
+    end.set()
+    for client in clients:
+        while client.is_alive():
+            note(told, there, refused, counts)
+            client.join(0.05)
+    while not told.empty():
+        note(told, there, refused, counts)
+    return there, refused, counts
+
+
+def note(told, there, refused, counts):
+    try:
+        for _ in range(1000):
+            what, *rest = told.get(timeout=0.1)
+            counts[what] += 1
+            if what == 'there':
+                there[rest[0]] = tuple(rest[1:])
+            elif what == 'refused':
+                refused.add(rest[0])
+    except queue.Empty:
+        pass
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--dsn', required=True)
+    parser.add_argument('--turns', type=int, default=4000)
+    parser.add_argument('--aggregates', type=int, default=30)
+    parser.add_argument('--writers', type=int, default=12)
+    parser.add_argument('--movers', type=int, default=4)
+    parser.add_argument('--readers', type=int, default=8)
+    parser.add_argument('--api', action='store_true', help='reads by the functions, too')
+    parser.add_argument('--crash-cmd')
+    parser.add_argument('--patience', type=int, default=150)
+    parser.add_argument('--seed', type=int, default=random.randrange(1 << 30))
+    given = parser.parse_args()
+    print(f'  seed {given.seed}')
+    end, faults, told = multiprocessing.Event(), multiprocessing.Queue(), multiprocessing.Queue()
+    there, refused, counts = storm(given, end, faults, told)
+    retried(given, "SELECT event_store.flush('2min')")
+    found = []
+    while not faults.empty():
+        found.append(faults.get())
+    events = verify(given, there, refused, found)
+    moved = dict(retried(given, "SELECT metric, value::bigint FROM event_store.metrics WHERE metric LIKE 'archive.%'"))
+    for words, count in [*sorted(counts.items()), ('events', events), *sorted(moved.items()), ('faults', len(found))]:
+        print(f'  {words} {count}')
+    print('\n'.join(found[:20]))
+    return 1 if found else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
