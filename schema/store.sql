@@ -672,10 +672,9 @@ BEGIN
     DECLARE
         ours boolean := false;
     BEGIN
+        -- of a row that is moved or erased it is asked, too; where it is not there nothing is ours
         BEGIN
-            IF pg_catalog.to_regprocedure('event_store.is_log_change(oid, text)') IS NOT NULL THEN
-                ours := event_store.is_log_change(TG_RELID, TG_OP);
-            END IF;
+            ours := event_store.is_log_change(TG_RELID, TG_OP);
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;

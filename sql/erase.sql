@@ -203,6 +203,9 @@ SELECT pg_temp.outcome($$SELECT event_store.erase_aggregate('Erase', 'v-1', 'r',
 SELECT pg_temp.outcome($$SELECT event_store.erase_aggregate('Erase', 'v-1', 'r', '')$$);
 SELECT pg_temp.outcome($$SELECT event_store.erase_aggregate('saga:x', 'v-1', 'r', 'v-9')$$);
 SELECT pg_temp.outcome($$SELECT event_store.erase_aggregate('Erase', NULL, 'r')$$);
+SELECT count(*) FROM event_store.append_event('Erase', 'deleted', 0, 'Named');
+SELECT event_store.delete_aggregate('Erase', 'deleted', 'r');
+SELECT pg_temp.outcome($$SELECT event_store.erase_aggregate('Erase', 'v-1', 'r', 'deleted')$$);
 -- one that nobody knows
 SELECT event_store.erase_aggregate('Erase', 'nobody', 'r');
 

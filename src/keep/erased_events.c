@@ -34,6 +34,7 @@
 #include "ground/pair_table.h"
 #include "keep/erased_events.h"
 #include "keep/erased_part.h"
+#include "log/closed_aggregate.h"
 #include "log/log_change.h"
 #include "replay/condition.h"
 #include "replay/fold.h"
@@ -734,6 +735,7 @@ es_change_erased_events(ErasedEvents *events, const ErasedParts *parts,
 		  TEXTOID }                                                     \
 	}
 
+/* One that was deleted is never there again, either. */
 static void
 check_pseudonym(Datum type, Datum pseudonym)
 {
@@ -741,17 +743,23 @@ check_pseudonym(Datum type, Datum pseudonym)
 									  [IN_ARCHIVE] =
 										  EXISTS_IN("domain_events_archive")};
 	Datum values[2] = {type, pseudonym};
+	bool taken = false;
+	int64 sequence;
+	TimestampTz recorded_at;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	for (int t = 0; t < TABLES; t++)
 	{
 		if (OidIsValid(table_of(t)) &&
 			es_execute(&exists[t], values, NULL, true, SPI_OK_SELECT) > 0)
-			ereport(ERROR, (errcode(ERRCODE_UNIQUE_VIOLATION),
-							errmsg("there is an aggregate %s/%s already",
-								   TextDatumGetCString(type),
-								   TextDatumGetCString(pseudonym))));
+			taken = true;
 	}
+	if (taken || es_read_closed(type, pseudonym, GetActiveSnapshot(), &sequence,
+								&recorded_at) != ES_AGGREGATE_OPEN)
+		ereport(ERROR, (errcode(ERRCODE_UNIQUE_VIOLATION),
+						errmsg("there is an aggregate %s/%s already",
+							   TextDatumGetCString(type),
+							   TextDatumGetCString(pseudonym))));
 	PopActiveSnapshot();
 }
 

@@ -440,6 +440,9 @@ es_erase_views(const ErasedEvents *events)
 	Datum *views = find_free_views(&view_count);
 	StringInfoData names;
 
+	/* of copies alone that were left somewhere no projection has folded anything */
+	if (events->changed == 0)
+		kept_count = 0;
 	initStringInfo(&names);
 	lock_rows(events, kept, kept_count, views, view_count);
 	for (int i = 0; i < kept_count; i++)

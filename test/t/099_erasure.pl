@@ -39,7 +39,7 @@ sub files_with
 my $mark = 'AnnaVonEhrenfels';
 my $random = join('', map { chr(65 + (($_ * 7919 + ($_ * $_) % 4241) % 26)) } 1 .. 9000);
 
-# In the log, in a batch that fills pages, in TOAST, last on a page, staged and drained; in a view, a snapshot, a result, a
+# In the log and its archive, in a batch that fills pages, in TOAST, last on a page, staged and drained; in a view, a snapshot, a result, a
 # letter's place, an index of the owner's, and in statistics.
 sql(qq{
 	CREATE INDEX owners_idx ON event_store.domain_events ((payload ->> 'name'));
@@ -58,6 +58,7 @@ sql(qq{
 	SELECT event_store.record_result('http', 'r-1', jsonb_build_object('id', 'c-1', 'name', '$mark'));
 });
 flush_all($primary, 'shop');
+is(sql(q{SELECT event_store.archive_aggregate('Customer', 'c-0', 50)}), '49', 'some are archived');
 sql(q{ALTER TABLE event_store.domain_events ALTER payload SET STATISTICS 100; ANALYZE event_store.domain_events; CHECKPOINT;});
 cmp_ok(scalar(files_with($primary, $mark)), '>=', 4, 'the text is in several files');
 
