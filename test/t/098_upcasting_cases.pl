@@ -117,7 +117,14 @@ heard('Old|{"by": "function"}', 'and of a function');
 sql(q{CREATE OR REPLACE FUNCTION public.to_new(event event_store.event) RETURNS event_store.event LANGUAGE plpgsql IMMUTABLE
 	AS $$ BEGIN event.payload := '{"by": "another"}'; RETURN event; END $$;});
 heard('Old|{"by": "another"}', 'and of its next body');
-sql(q{SELECT event_store.drop_upcaster('Old', 1); DROP FUNCTION public.to_new(event_store.event);});
+sql(q{DROP FUNCTION public.to_new(event_store.event);
+	CREATE FUNCTION public.to_new(event event_store.event) RETURNS event_store.event LANGUAGE plpgsql IMMUTABLE
+	AS $$ BEGIN event.payload := '{"by": "third"}'; RETURN event; END $$;});
+heard('Old|{"by": "third"}', 'and that it was made again');
+sql('DROP FUNCTION public.to_new(event_store.event);',
+	set_rules('Old', '[{"op": "set", "path": "$.m", "from": "$.payload.n"}, {"op": "set", "path": "$.n", "from": "$.payload.m", "default": 2}]'));
+heard('Old|{"m": 1, "n": 2}', 'and of rules, which take what was written');
+sql(q{SELECT event_store.drop_upcaster('Old', 1);});
 heard('Old|{"n": 1}', 'and that there is none');
 $_->quit foreach $here, $there;
 $standby->stop;
