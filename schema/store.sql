@@ -635,6 +635,8 @@ BEGIN
          ORDER BY s.segment, i.name);
     -- of an index that exists the name is looked at, shape.c looks at the rest
     FOREACH statement IN ARRAY statements || pg_catalog.array_remove(indexes, NULL) LOOP
+        -- to be told that it exists would wait for who makes it anew
+        CONTINUE WHEN pg_catalog.to_regclass('event_store.' || pg_catalog.substring(statement, 'IF NOT EXISTS (\w+)')) IS NOT NULL;
         BEGIN
             EXECUTE statement;
         EXCEPTION WHEN OTHERS THEN
@@ -656,6 +658,7 @@ BEGIN
            AND a.attnum > 0 AND NOT a.attisdropped AND a.attstattarget IS DISTINCT FROM 0
            AND a.attname IN ('payload', 'payload_bytes', 'metadata', 'view_data', 'state', 'state_bytes', 'result', 'progress', 'value',
                              'error_message', 'last_error', 'error')
+           AND NOT (a.attname = 'state' AND a.atttypid = 'pg_catalog.text'::pg_catalog.regtype)
            AND (pg_catalog.pg_has_role(c.relowner, 'USAGE'))
          ORDER BY a.attrelid, a.attnum
     LOOP

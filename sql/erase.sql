@@ -320,3 +320,5 @@ SELECT event_store.is_log_change('event_store.domain_events'::regclass, 'UPDATE'
 -- the catalog forgets the rule that was there
 VACUUM event_store.domain_events;
 DROP FUNCTION public.erase_attack, public.erase_attack_update, public.erase_trigger, public.erase_index;
+-- nothing is left to do in the background of other tests
+CALL event_store.scrub_erased();

@@ -57,9 +57,13 @@
 	"discarded_events,saga_steps,view_rebuild_rows,closed_aggregates,"       \
 	"staging_0,staging_1,staging_2,staging_3,staging_4,staging_5,staging_6," \
 	"staging_7}'"
-#define CONTENT                                                     \
-	"'{payload,payload_bytes,metadata,view_data,state,state_bytes," \
-	"result,context,progress,value,error_message,last_error,rest}'"
+/* A column with content; a state that is a word is none. */
+#define IS_CONTENT                                                               \
+	"(a.attname OPERATOR(pg_catalog.=) ANY ("                                    \
+	"'{payload,payload_bytes,metadata,view_data,state,state_bytes,"              \
+	"result,progress,value,error_message,last_error,error}'::pg_catalog.name[])" \
+	" AND NOT (a.attname OPERATOR(pg_catalog.=) 'state'"                         \
+	" AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.text'::pg_catalog.regtype))"
 
 #define OUR_RELATIONS                                            \
 	" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n" \
@@ -84,8 +88,7 @@ remove_statistics(void)
 		" ON a.attrelid OPERATOR(pg_catalog.=) s.starelid"
 		" AND a.attnum OPERATOR(pg_catalog.=) s.staattnum"
 		" WHERE (s.starelid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT c.oid" OUR_RELATIONS
-		")) AND a.attname OPERATOR(pg_catalog.=) ANY (" CONTENT
-		"::pg_catalog.name[]))"
+		")) AND " IS_CONTENT ")"
 		" OR s.starelid OPERATOR(pg_catalog.=) ANY (ARRAY("
 		"SELECT i.indexrelid FROM pg_catalog.pg_index i"
 		" WHERE i.indexprs IS NOT NULL"
@@ -234,6 +237,16 @@ add_commands(Scrub *scrub, MemoryContext context, const char *query)
 	}
 }
 
+/* What a REINDEX CONCURRENTLY that failed has left. */
+static const char leftover_query[] =
+	"SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %s',"
+	" i.indexrelid::pg_catalog.regclass) FROM pg_catalog.pg_index i"
+	" JOIN pg_catalog.pg_class x ON x.oid OPERATOR(pg_catalog.=) i.indexrelid"
+	" WHERE NOT i.indisvalid"
+	" AND (x.relname OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$')"
+	" AND i.indrelid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT c.oid" OUR_RELATIONS
+	"))";
+
 /*
  * Indexes that depend on a column with content, or whose rows have another id now.  Of
  * jsonb_path_ops there are hashes alone.
@@ -251,7 +264,7 @@ static const char reindex_query[] =
 	" WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
 	" AND d.objid OPERATOR(pg_catalog.=) i.indexrelid"
 	" AND d.refobjid OPERATOR(pg_catalog.=) i.indrelid"
-	" AND a.attname OPERATOR(pg_catalog.=) ANY (" CONTENT "::pg_catalog.name[]))"
+	" AND " IS_CONTENT ")"
 	" OR EXISTS (SELECT FROM event_store.erasures e WHERE e.scrubbed_at IS NULL"
 	" AND (e.renamed OR e.paths OPERATOR(pg_catalog.&&)"
 	" '{$.correlation_id,$.causation_id,$.saga_id}')"
@@ -313,6 +326,7 @@ es_plan_scrub(Scrub *scrub)
 	}
 	if (scrub->count > 0)
 	{
+		add_commands(scrub, context, leftover_query);
 		add_commands(scrub, context, vacuum_query);
 		add_commands(scrub, context, reindex_query);
 		add_relations(scrub, context);

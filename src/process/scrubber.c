@@ -24,6 +24,7 @@
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -36,6 +37,9 @@
 #include "ground/worker_slot.h"
 #include "keep/scrub.h"
 #include "process/process.h"
+
+/* Less than anybody else's. */
+#define DEADLOCK_TIMEOUT "10ms"
 
 PGDLLEXPORT void es_scrubber_main(Datum arg);
 
@@ -192,6 +196,9 @@ es_scrubber_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	es_pin_settings(0);
+	/* where it and somebody else wait for each other it is the one that gives up */
+	SetConfigOption("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET,
+					PGC_S_OVERRIDE);
 	pgstat_report_appname("event_store scrubber");
 	/* commands that commit keep what they know in a child of this */
 	PortalContext =

@@ -67,6 +67,10 @@ my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 
+# as a REINDEX CONCURRENTLY leaves one that fails
+sql(q{CREATE INDEX owners_idx_ccnew ON event_store.domain_events ((payload ->> 'n'));
+	UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'event_store.owners_idx_ccnew'::regclass;});
+
 # ---------- somebody can still see it
 
 my $old = $primary->background_psql('shop');
@@ -85,6 +89,7 @@ $old->quit;
 $primary->poll_query_until('shop', q{SELECT scrubbed_at IS NOT NULL AND blocked_by IS NULL FROM event_store.erasures})
   or die 'it was not scrubbed';
 is_deeply([ files_with($primary, $mark) ], [], 'no file has it any more');
+is(sql(q{SELECT to_regclass('event_store.owners_idx_ccnew') IS NULL, count(*) FROM pg_index WHERE NOT indisvalid}), 't|0', 'nor is an index left that is not valid');
 $primary->stop('immediate');
 is_deeply([ files_with($primary, $mark) ], [], 'nor has one after a crash');
 $primary->start;
