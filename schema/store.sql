@@ -666,7 +666,8 @@ BEGIN
     END LOOP;
 
     -- The guard outlives the extension, so it is PL/pgSQL and nobody's member; without the
-    -- extension, or its library, nobody may change anything.
+    -- extension, or its library, nobody may change anything: what stands in the place of
+    -- is_log_change() must be in C, which a superuser alone can make.
     -- The apply worker of logical replication replays what its publisher did.
     CREATE OR REPLACE FUNCTION event_store.refuse_change() RETURNS trigger
         LANGUAGE plpgsql
@@ -677,7 +678,12 @@ BEGIN
     BEGIN
         -- of a row that is moved or erased it is asked, too; where it is not there nothing is ours
         BEGIN
-            ours := event_store.is_log_change(TG_RELID, TG_OP);
+            IF EXISTS (SELECT FROM pg_catalog.pg_proc p
+                        WHERE p.oid = pg_catalog.to_regprocedure('event_store.is_log_change(oid, text)')
+                          AND p.prolang = (SELECT l.oid FROM pg_catalog.pg_language l WHERE l.lanname = 'c'))
+            THEN
+                ours := event_store.is_log_change(TG_RELID, TG_OP);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;

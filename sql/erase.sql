@@ -254,7 +254,8 @@ DROP OWNED BY regress_erase_writer, regress_erase_admin;
 DROP ROLE regress_erase_writer, regress_erase_admin;
 
 -- The guard lets our statement through and nothing that runs in its midst: triggers before and after, of rows and of
--- statements, in PL/pgSQL and SQL; functions of columns and indexes; nor what comes after an error.
+-- statements, in PL/pgSQL and SQL; functions of columns and indexes; nor what comes after an error.  A trigger before
+-- updates of rows is refused as such.
 SELECT pg_temp.append('g-1', 61, '{"name": "Ann"}'), pg_temp.append('g-2', 62, '{"name": "Bob"}');
 CREATE FUNCTION public.erase_attack() RETURNS void
     LANGUAGE plpgsql AS $$

@@ -257,14 +257,28 @@ es_same_content(const EventRow *a, const EventRow *standing)
 /* ---------- what was erased ---------- */
 
 bool
+es_has_member(Datum jsonb, const char *name)
+{
+	Jsonb *object = DatumGetJsonbP(jsonb);
+	JsonbValue value;
+
+	return JB_ROOT_IS_OBJECT(object) &&
+		   getKeyJsonValueFromContainer(&object->root, name, strlen(name),
+										&value) != NULL;
+}
+
+bool
 es_is_redacted(const Datum *values, const bool *nulls)
 {
-	JsonbValue mark;
+	return !nulls[EV_METADATA] && es_has_member(values[EV_METADATA], ES_ERASED);
+}
 
-	return !nulls[EV_METADATA] &&
-		   getKeyJsonValueFromContainer(&DatumGetJsonbP(values[EV_METADATA])->root,
-										ES_ERASED, strlen(ES_ERASED),
-										&mark) != NULL;
+/* Of an event whose payload is empty: whether that is so by an erasure. */
+static bool
+is_emptied(const Datum *values)
+{
+	return es_has_member(values[EV_METADATA], ES_ERASED) &&
+		   !es_has_member(values[EV_METADATA], ES_PARTLY);
 }
 
 /* An empty object is too short to be compressed, or to lie elsewhere. */
@@ -285,9 +299,8 @@ es_is_erased(const Datum *values, const bool *nulls)
 	if (nulls[EV_METADATA])
 		return false;
 	if (!nulls[EV_PAYLOAD])
-		return is_empty_object(values[EV_PAYLOAD]) &&
-			   es_is_redacted(values, nulls);
+		return is_empty_object(values[EV_PAYLOAD]) && is_emptied(values);
 	return !nulls[EV_PAYLOAD_BYTES] &&
 		   toast_raw_datum_size(values[EV_PAYLOAD_BYTES]) == VARHDRSZ &&
-		   es_is_redacted(values, nulls);
+		   is_emptied(values);
 }

@@ -73,8 +73,14 @@ extern Size es_event_size(const EventRow *row);
  * was erased of that one nobody can compare.
  */
 extern bool es_same_content(const EventRow *a, const EventRow *standing);
-/* The member of the metadata of an event of which something was erased. */
+/*
+ * The members of the metadata of an event of which something was erased; the second where its
+ * payload is empty, but not because it was erased as a whole.
+ */
 #define ES_ERASED "$erased"
+#define ES_PARTLY "$partly"
+/* Whether a document is an object that has a member. */
+extern bool es_has_member(Datum jsonb, const char *name);
 /* Whether something of an event was erased; whether nothing of its payload is left. */
 extern bool es_is_redacted(const Datum *values, const bool *nulls);
 extern bool es_is_erased(const Datum *values, const bool *nulls);

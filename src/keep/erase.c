@@ -7,7 +7,8 @@
  *
  *	1. Have what is staged written: staged rows are changed by nobody.
  *	2. Find the events, and so the aggregates, without locks.
- *	3. Keep out who makes copies: snapshots, rebuilds, projections that keep views.
+ *	3. Keep out who makes copies: snapshots, rebuilds, projections that keep views; and
+ *	   who moves events between the log and its archive.
  *	4. Lock the aggregates, in the order of lock.c: nobody appends to them, and inline
  *	   views of theirs stand still.  What was staged meanwhile is written now.
  *	5. Change the events, by the guard's leave, and then the copies.
@@ -41,6 +42,7 @@
 #include "staging/flush.h"
 #include "staging/own_rows.h"
 #include "staging/staged_scan.h"
+#include "write/append.h"
 
 PG_FUNCTION_INFO_V1(es_redact_events);
 PG_FUNCTION_INFO_V1(es_erase_aggregate);
@@ -100,18 +102,22 @@ find(Erase *erase)
 static void
 hold(Erase *erase)
 {
+	ErasedEvents *events = erase->events;
 	int known;
 
-	es_hold_copies(erase->events);
 	do
 	{
-		known = erase->events->aggregate_count;
+		known = events->aggregate_count;
+		es_hold_copies(events);
 		lock_aggregates(erase);
 		settle();
+		/* a saga may have come to its end, with events that were not there before */
 		if (erase->whole)
 			find(erase);
-	} while (known < erase->events->aggregate_count);
-	es_refuse_running_sagas(erase->events);
+		else
+			es_find_erased_sagas(events);
+	} while (known < events->aggregate_count);
+	es_refuse_running_sagas(events);
 }
 
 static void
@@ -215,6 +221,9 @@ es_erase_aggregate(PG_FUNCTION_ARGS)
 		PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	erase.erasure.reason = PointerGetDatum(es_required_text(fcinfo, 2, "reason"));
 	erase.whole = true;
+	if (es_is_erasure_type(erase.query.aggregate_type))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("what was announced as erased stays")));
 	if (!PG_ARGISNULL(3))
 	{
 		erase.pseudonym =

@@ -7,9 +7,12 @@
  * keys, results.  Each has a statement here, and all take the same arguments.  What is
  * only true of the aggregate's past is removed; where order depends on a row (a
  * partition that is set aside, a message processed once) the row stays without its text.
+ * An error of a batch is noted with its first event, and may tell of any behind that one.
  *
  * Snapshots and rebuilds that are being made hold the table of upcasters, and so are waited
- * for; what is made later sees events as they are then.
+ * for; what is made later sees events as they are then.  Who moves events out of the log or back
+ * writes to its archive, and could carry one past us that is looked for in one table and
+ * then in the other.
  */
 #include "postgres.h"
 
@@ -42,6 +45,16 @@
 		.kind = ES_PLAN_FOR_VALUES                                            \
 	}
 
+/* The aggregates as partitions. */
+#define PARTITIONS                                                            \
+	"(SELECT a.type OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) a.id" \
+	" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) a (type, id))"
+
+/* Letters that hold a view's row under an aggregate's id are found by that. */
+#define OF_LETTER                                                     \
+	"(" OF_AGGREGATE("d") " OR (d.kind OPERATOR(pg_catalog.=) 'view'" \
+						  " AND d.view_key OPERATOR(pg_catalog.=) ANY ($2)))"
+
 /* An id in a result is found as it is written there. */
 #define IDS                                                             \
 	"(SELECT i::pg_catalog.text FROM pg_catalog.unnest($4) i UNION ALL" \
@@ -49,18 +62,20 @@
 
 static KeptPlan copies[] =
 	{COPY("DELETE FROM event_store.snapshots s WHERE " OF_AGGREGATE("s")),
-	 COPY("DELETE FROM event_store.dead_letter_history h WHERE " OF_AGGREGATE("h")),
+	 COPY("DELETE FROM event_store.dead_letter_history d WHERE " OF_LETTER),
 	 COPY("DELETE FROM event_store.scheduled_events s WHERE " OF_AGGREGATE("s")),
 	 COPY("DELETE FROM event_store.sticky_keys k WHERE " OF_AGGREGATE("k")),
 	 COPY("DELETE FROM event_store.discarded_events d"
-		  " WHERE d.partition_key OPERATOR(pg_catalog.=) ANY ("
-		  "SELECT a.type OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) a.id"
-		  " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) a (type, id))"),
+		  " WHERE d.partition_key OPERATOR(pg_catalog.=) ANY " PARTITIONS
+		  " OR d.first_position OPERATOR(pg_catalog.=) ANY ($3)"
+		  " OR d.last_position OPERATOR(pg_catalog.=) ANY ($3)"),
 	 COPY("UPDATE event_store.parked_events SET error_message = NULL"
-		  " WHERE global_position OPERATOR(pg_catalog.=) ANY ($3)"
+		  " WHERE (global_position OPERATOR(pg_catalog.=) ANY ($3)"
+		  " OR partition_key OPERATOR(pg_catalog.=) ANY " PARTITIONS ")"
 		  " AND error_message IS NOT NULL"),
 	 COPY("UPDATE event_store.subscription_positions SET last_error = NULL"
-		  " WHERE attempt_position OPERATOR(pg_catalog.=) ANY ($3)"
+		  " WHERE attempt_position OPERATOR(pg_catalog.<=)"
+		  " (SELECT pg_catalog.max(p) FROM pg_catalog.unnest($3) p)"
 		  " AND last_error IS NOT NULL"),
 	 COPY("UPDATE event_store.saga_steps s SET progress = NULL"
 		  " WHERE s.progress IS NOT NULL"
@@ -74,9 +89,7 @@ static KeptPlan copies[] =
 		  "))")};
 
 static KeptPlan letters =
-	COPY("DELETE FROM event_store.dead_letters d WHERE " OF_AGGREGATE(
-		"d") " OR (d.kind OPERATOR(pg_catalog.=) 'view'"
-			 " AND d.view_key OPERATOR(pg_catalog.=) ANY ($2))");
+	COPY("DELETE FROM event_store.dead_letters d WHERE " OF_LETTER);
 
 /* The two columns of the aggregates as arrays. */
 static void
@@ -102,10 +115,15 @@ es_hold_copies(const ErasedEvents *events)
 {
 	static KeptPlan lock_upcasters = {
 		.sql = "LOCK TABLE event_store.upcasters IN EXCLUSIVE MODE"};
+	static KeptPlan lock_archive = {
+		.sql =
+			"LOCK TABLE event_store.domain_events_archive IN SHARE ROW EXCLUSIVE MODE"};
 	OwnerScope scope;
 
 	es_begin(&scope);
 	es_execute(&lock_upcasters, NULL, NULL, false, SPI_OK_UTILITY);
+	if (OidIsValid(get_relname_relid("domain_events_archive", es_store()->schema)))
+		es_execute(&lock_archive, NULL, NULL, false, SPI_OK_UTILITY);
 	es_end(&scope);
 	es_hold_views(events);
 }

@@ -468,12 +468,13 @@ add_sagas(ErasedEvents *events, int table)
 	}
 }
 
-/* What they know is found along with the events, each time that these are. */
-static void
-find_sagas(ErasedEvents *events)
+/* Their events stand behind those that were asked for, so that they can be found again. */
+void
+es_find_erased_sagas(ErasedEvents *events)
 {
 	int known = events->aggregate_count;
 
+	events->count = events->asked;
 	for (int t = 0; t < TABLES; t++)
 	{
 		if (OidIsValid(table_of(t)))
@@ -497,7 +498,8 @@ es_find_erased_events(ErasedEvents *events, const ErasureQuery *query,
 {
 	events->count = 0;
 	find_events(events, query, parts, max_count);
-	find_sagas(events);
+	events->asked = events->count;
+	es_find_erased_sagas(events);
 }
 
 /* ---------- changing ---------- */

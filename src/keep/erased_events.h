@@ -37,6 +37,7 @@ typedef struct ErasedEvents
 {
 	MemoryContext context;
 	int64 count;
+	int64 asked; /* so many of them the query asked for; others are of sagas */
 	int64 room;
 	Datum *positions;
 	Datum *event_ids; /* of those that were changed, once they are */
@@ -54,6 +55,8 @@ extern void es_add_erased_aggregate(ErasedEvents *events, Datum type, Datum id);
 /* Finds at most so many events that have something to be erased; 0 = all. */
 extern void es_find_erased_events(ErasedEvents *events, const ErasureQuery *query,
 								  const ErasedParts *parts, int max_count);
+/* Finds the events of sagas once more, to which those belong that the query asked for. */
+extern void es_find_erased_sagas(ErasedEvents *events);
 /* Takes the parts out of what was found; the aggregates are locked. */
 extern void es_change_erased_events(ErasedEvents *events,
 									const ErasedParts *parts, Datum erasure);

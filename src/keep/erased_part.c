@@ -8,7 +8,8 @@
  *
  * The mark in the metadata says that something is missing, and by which erasure; a
  * retry of such an event can be compared no more (event.c), and reducers pass over an
- * event of which nothing is left.
+ * event of which nothing is left.  One whose payload is empty otherwise, since it always
+ * was or since its only members are gone, is not one of these, and is marked so.
  */
 #include "postgres.h"
 
@@ -19,6 +20,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 
+#include "ground/arguments.h"
 #include "ground/compat.h"
 #include "ground/event.h"
 #include "keep/erased_part.h"
@@ -45,6 +47,8 @@ struct ErasedParts
 static const EventColumn erasable_columns[] = {EV_PAYLOAD, EV_METADATA,
 											   EV_CORRELATION_ID,
 											   EV_CAUSATION_ID, EV_SAGA_ID};
+
+static const char *const marks[] = {ES_ERASED, ES_PARTLY};
 
 /* ---------- reading paths ---------- */
 
@@ -79,6 +83,21 @@ steps_below(const RulePath *path)
 										   TEXTOID, -1, false, TYPALIGN_INT));
 }
 
+static bool
+is_mark(const EventPath *path)
+{
+	const RuleStep *step = path->path.count > 1 ? &path->path.steps[1] : NULL;
+
+	for (int i = 0; path->column == EV_METADATA && i < (int) lengthof(marks); i++)
+	{
+		if (step != NULL && !step->is_index &&
+			step->name.size == (int) strlen(marks[i]) &&
+			memcmp(step->name.data, marks[i], step->name.size) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 read_part(const char *text, ErasedPart *part)
 {
@@ -91,6 +110,8 @@ read_part(const char *text, ErasedPart *part)
 	problem = es_event_path_read(&string, false, &part->path, &hint);
 	if (problem == NULL && !is_erasable(part->path.column))
 		problem = "that column stays";
+	if (problem == NULL && is_mark(&part->path))
+		problem = "that is the mark of what was erased";
 	if (problem != NULL)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid path \"%s\": %s", text, problem),
@@ -108,11 +129,19 @@ check_replacement(const ErasedPart *part, const JsonbValue *replacement)
 	if (whole && part->path.column == EV_METADATA && !es_is_object(replacement))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("metadata is replaced by a JSON object only")));
-	if (whole && part->path.column != EV_PAYLOAD &&
-		part->path.column != EV_METADATA && replacement->type != jbvString)
+	if (!whole || part->path.column == EV_PAYLOAD ||
+		part->path.column == EV_METADATA)
+		return;
+	if (replacement->type != jbvString)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("%s is replaced by a JSON string only",
 							   es_event_columns[part->path.column].name)));
+	es_check_name(PointerGetDatum(cstring_to_text_with_len(replacement->val
+															   .string.val,
+														   replacement->val
+															   .string.len)),
+				  false, es_event_columns[part->path.column].name,
+				  " in its replacement", false);
 }
 
 ErasedParts *
@@ -183,19 +212,47 @@ json(const char *text)
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
 }
 
+/* The metadata of an event without the marks of erasures, an object. */
+static Datum
+unmarked(const Datum *values, const bool *nulls)
+{
+	Datum metadata = nulls[EV_METADATA] ? json("{}") : values[EV_METADATA];
+
+	/* nothing can be added to a list or a string */
+	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(metadata)))
+	{
+		Datum key = CStringGetTextDatum("metadata");
+
+		return DirectFunctionCall4(jsonb_set, json("{}"),
+								   PointerGetDatum(construct_array(&key, 1, TEXTOID,
+																   -1, false,
+																   TYPALIGN_INT)),
+								   metadata, BoolGetDatum(true));
+	}
+	for (int i = 0; i < (int) lengthof(marks); i++)
+		metadata = DirectFunctionCall2(jsonb_delete, metadata,
+									   CStringGetTextDatum(marks[i]));
+	return metadata;
+}
+
+static void
+add_mark(const char *mark, Datum *values)
+{
+	values[EV_METADATA] =
+		DirectFunctionCall2(jsonb_concat, values[EV_METADATA], json(mark));
+}
+
 /* {"$erased": "id"}, after what the metadata has else. */
 static void
-mark(Datum erasure, Datum *values, bool *nulls)
+mark(Datum erasure, bool partly, Datum *values, bool *nulls)
 {
-	Datum mark =
-		json(psprintf("{\"" ES_ERASED "\": \"%s\"}",
-					  DatumGetCString(DirectFunctionCall1(uuid_out, erasure))));
-
-	values[EV_METADATA] =
-		nulls[EV_METADATA]
-			? mark
-			: DirectFunctionCall2(jsonb_concat, values[EV_METADATA], mark);
+	values[EV_METADATA] = unmarked(values, nulls);
 	nulls[EV_METADATA] = false;
+	add_mark(psprintf("{\"" ES_ERASED "\": \"%s\"}",
+					  DatumGetCString(DirectFunctionCall1(uuid_out, erasure))),
+			 values);
+	if (partly && es_is_erased(values, nulls))
+		add_mark("{\"" ES_PARTLY "\": true}", values);
 }
 
 static void
@@ -301,23 +358,43 @@ take_part(const ErasedPart *part, Jsonb *replacement, Datum *values, bool *nulls
 	return true;
 }
 
-/* The mark alone is no metadata that could be taken. */
+/* The marks alone are no metadata that could be taken. */
 static bool
 has_metadata(const Datum *values, const bool *nulls)
 {
-	return !nulls[EV_METADATA] &&
-		   JB_ROOT_COUNT(DatumGetJsonbP(values[EV_METADATA])) >
-			   (es_is_redacted(values, nulls) ? 1 : 0);
+	int own = 0;
+
+	if (nulls[EV_METADATA])
+		return false;
+	for (int i = 0; i < (int) lengthof(marks) && es_is_redacted(values, nulls);
+		 i++)
+		own += es_has_member(values[EV_METADATA], marks[i]) ? 1 : 0;
+	return (int) JB_ROOT_COUNT(DatumGetJsonbP(values[EV_METADATA])) > own;
+}
+
+/* Whether all of the payload is to go. */
+static bool
+has_payload(const ErasedParts *parts)
+{
+	for (int i = 0; i < parts->count; i++)
+	{
+		const EventPath *path = &parts->parts[i].path;
+
+		if (path->column == EV_PAYLOAD && path->path.count == 1)
+			return true;
+	}
+	return false;
 }
 
 bool
 es_take_parts(const ErasedParts *parts, Datum erasure, Datum *values, bool *nulls)
 {
+	bool erased = es_is_erased(values, nulls);
 	bool taken = false;
 
 	if (parts == NULL)
 	{
-		if (es_is_erased(values, nulls) && !has_metadata(values, nulls))
+		if (erased && !has_metadata(values, nulls))
 			return false;
 		take_content(values, nulls);
 		taken = true;
@@ -332,6 +409,7 @@ es_take_parts(const ErasedParts *parts, Datum erasure, Datum *values, bool *null
 		taken = take_part(part, parts->replacement, values, nulls) || taken;
 	}
 	if (taken)
-		mark(erasure, values, nulls);
+		mark(erasure, parts != NULL && !erased && !has_payload(parts), values,
+			 nulls);
 	return taken;
 }

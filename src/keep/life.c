@@ -23,6 +23,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -91,6 +92,8 @@ es_begin_life(Life *life, const char *function, Datum type, Datum id)
 	es_note_write();
 	es_note_durable_write();
 	es_lock_hash(ES_LOCK_LIFE, life->hash, ExclusiveLock);
+	/* before the aggregate's lock: who erases holds the archive, and waits for aggregates */
+	LockRelationOid(es_store()->archive, RowExclusiveLock);
 	if (is_running_saga(life))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("saga %s/%s has not ended",
@@ -140,6 +143,7 @@ es_try_life(Life *life, Datum type, Datum id, int64 last, bool archived)
 
 	*life = (Life){.type = type, .id = id, .hash = es_pair_hash(type, id)};
 	if (!es_try_lock_hash(ES_LOCK_LIFE, life->hash, ExclusiveLock) ||
+		!ConditionalLockRelationOid(es_store()->archive, RowExclusiveLock) ||
 		!es_try_lock_pair(ES_LOCK_AGGREGATE, life->hash))
 		return ES_LIFE_HELD;
 	es_note_write();

@@ -17,16 +17,25 @@
  *
  * and there is nothing between these.  A statement that code of a user's runs, be it
  * in a trigger, in a column that is generated or in an index, has at least one more.
- * Rules are all that becomes a part of the statement itself, so there may be none.
+ * A cursor that is fetched from has none, and functions of the server's own can fetch
+ * from it in a CHECK; but it is a portal, which is the active one meanwhile.
+ *
+ * Rules become a part of the statement itself, and what a trigger before an update makes of
+ * a row is what the statement writes, so there may be neither.
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/pg_trigger.h"
 #include "fmgr.h"
 #include "rewrite/prs2lock.h"
 #include "storage/lockdefs.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/portal.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 
 #include "ground/catalog.h"
 #include "log/log_change.h"
@@ -40,6 +49,7 @@ typedef struct Permission
 {
 	Oid table;
 	const char *command; /* as in TG_OP */
+	Portal portal; /* in which it is carried out; it has none of its own */
 } Permission;
 
 static const char *const commands[] =
@@ -68,36 +78,77 @@ es_is_log_change(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	permission = context->arg;
 	PG_RETURN_BOOL(permission->table == table &&
-				   strcmp(permission->command, command) == 0);
+				   strcmp(permission->command, command) == 0 &&
+				   permission->portal == ActivePortal);
 }
 
 /* Where a rule was dropped the catalog may still say that there are some. */
 static void
-refuse_rules(Oid table)
+refuse_rules(Relation relation)
 {
-	Relation relation = table_open(table, AccessShareLock);
-
 	if (relation->rd_rules != NULL && relation->rd_rules->numLocks > 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("%s has rules, so nothing is changed in it",
 							   RelationGetRelationName(relation)),
 						errhint("Drop them; a trigger does what they do.")));
-	table_close(relation, AccessShareLock);
+}
+
+static bool
+is_guard(Oid function)
+{
+	char *name = get_func_name(function);
+
+	return name != NULL && strcmp(name, "refuse_change") == 0 &&
+		   get_func_namespace(function) == es_store()->schema;
+}
+
+/* Such a trigger could write the row as it was, or another one. */
+static void
+refuse_triggers(Relation relation)
+{
+	TriggerDesc *triggers = relation->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger *trigger = &triggers->triggers[i];
+
+		if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW,
+								 TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_UPDATE) &&
+			trigger->tgenabled != TRIGGER_DISABLED && !is_guard(trigger->tgfoid))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("%s has a trigger before updates of rows, \"%s\", so nothing is changed in it",
+							RelationGetRelationName(relation), trigger->tgname),
+					 errhint("Make it one before INSERT only; nobody but the store updates these rows.")));
+	}
+}
+
+/* Holds the table as it is to the end of the transaction. */
+static void
+check_table(Oid table, LogChange change)
+{
+	Relation relation = table_open(table, RowExclusiveLock);
+
+	refuse_rules(relation);
+	if (change == ES_CHANGE_UPDATE)
+		refuse_triggers(relation);
+	table_close(relation, NoLock);
 }
 
 uint64
 es_change_log(KeptPlan *plan, Datum *values, const char *nulls, Oid table,
 			  LogChange change)
 {
-	Permission permission = {.table = table, .command = commands[change]};
+	Permission permission = {.table = table,
+							 .command = commands[change],
+							 .portal = ActivePortal};
 	ErrorContextCallback context = {.previous = error_context_stack,
 									.callback = say_nothing,
 									.arg = &permission};
 	uint64 count;
 
-	/* plans are made, and so locks are taken, before we look */
 	(void) es_plan(plan);
-	refuse_rules(table);
+	check_table(table, change);
 	error_context_stack = &context;
 	count = es_write_ours(plan, values, nulls);
 	error_context_stack = context.previous;

@@ -825,8 +825,8 @@ find_inline_views(AppendCall *append)
 	es_move_own_rows();
 }
 
-static bool
-is_erasure_type(Datum type)
+bool
+es_is_erasure_type(Datum type)
 {
 	const text *name = (const text *) DatumGetPointer(type);
 	const int size = (int) strlen(ES_ERASURE_TYPE);
@@ -844,7 +844,7 @@ es_refuse_reserved(Datum type, Datum id)
 				 errmsg("nobody appends to %s/%s, which is a saga",
 						TextDatumGetCString(type), TextDatumGetCString(id)),
 				 errhint("A saga goes on by report_step(), signal_saga() and their like.")));
-	if (is_erasure_type(type))
+	if (es_is_erasure_type(type))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("nobody appends to %s/%s, where the store announces what it has erased",

@@ -105,6 +105,7 @@ extern void es_refuse_event(const AppendCall *append, int event, int64 actual);
 
 /* What was erased or deleted is announced in an aggregate each of this type. */
 #define ES_ERASURE_TYPE "store:erasure"
+extern bool es_is_erasure_type(Datum type);
 /*
  * 42501 for an aggregate that the store alone appends to: a saga, whose functions write what
  * drives executors, or the announcement of an erasure.

@@ -203,13 +203,19 @@ complete_payload(EventRow *row, const char *where, int ordinal)
 
 /*
  * Refuses metadata that is an object in a string.  Nobody means that, and rules and
- * queries would find no member in it.  In a payload it may be meant.
+ * queries would find no member in it.  In a payload it may be meant.  The mark of what was
+ * erased is ours: reducers pass over such events, and retries of them are not compared.
  */
 static void
 check_metadata(Jsonb *metadata, const char *where, int ordinal)
 {
 	JsonbValue value;
 
+	if (es_has_member(JsonbPGetDatum(metadata), ES_ERASED))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata%s has the key \"%s\", which the store gives to what was erased",
+						place(where, ordinal), ES_ERASED)));
 	if (!JB_ROOT_IS_SCALAR(metadata))
 		return;
 	if (JsonbExtractScalar(&metadata->root, &value) && value.type == jbvString &&
