@@ -42,6 +42,20 @@ $publisher->safe_psql('shop',
 $subscriber->safe_psql('shop',
 	q{CREATE SUBSCRIPTION shop CONNECTION '} . $publisher->connstr . q{ dbname=shop' PUBLICATION shop});
 $subscriber->wait_for_subscription_sync($publisher, 'shop', 'shop');
+# what a trigger does there is nothing that the publisher did
+$subscriber->safe_psql('shop', q{
+	CREATE TABLE public.tried (outcome text);
+	CREATE FUNCTION public.try() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		DELETE FROM event_store.domain_events;
+		INSERT INTO public.tried VALUES ('deleted');
+		RETURN NEW;
+	EXCEPTION WHEN OTHERS THEN
+		INSERT INTO public.tried VALUES (sqlstate);
+		RETURN NEW;
+	END $$;
+	CREATE TRIGGER try AFTER INSERT ON event_store.domain_views FOR EACH ROW EXECUTE FUNCTION public.try();
+	ALTER TABLE event_store.domain_views ENABLE ALWAYS TRIGGER try});
 my $last = append($publisher, 'after');
 $publisher->safe_psql('shop', q{SELECT event_store.put_view('Orders', 'after', '{"open": true}')});
 $publisher->wait_for_catchup('shop');
@@ -49,6 +63,9 @@ $publisher->wait_for_catchup('shop');
 is($subscriber->safe_psql('shop', q{SELECT (SELECT count(*) FROM event_store.load_events('Order', 'before')),
 		(SELECT count(*) FROM event_store.load_events('Order', 'after')), event_store.load_view('Orders', 'after')}),
 	'1|1|{"open": true}', 'what is replicated can be loaded');
+is($subscriber->safe_psql('shop', q{SELECT string_agg(outcome, ' ') FROM public.tried}), 'VS003',
+	'a trigger deletes no events in the apply worker');
+$subscriber->safe_psql('shop', 'DROP TRIGGER try ON event_store.domain_views');
 foreach my $call (@refused)
 {
 	like(error_of($subscriber, 'shop', "SELECT event_store.$call"),
@@ -60,6 +77,10 @@ ok($failed, 'also in a session that knew the store before');
 $session->quit;
 is($subscriber->safe_psql('shop', 'SELECT event_store.is_available()'), 't', 'the store is available');
 is(append($publisher, 'after'), $last + 1, 'the publisher appends');
+$publisher->safe_psql('shop', q{SELECT event_store.erase_aggregate('Order', 'before', 'request')});
+$publisher->wait_for_catchup('shop');
+is($subscriber->safe_psql('shop', q{SELECT metadata ? '$erased' FROM event_store.load_events('Order', 'before')}), 't',
+	'what is erased there is erased here');
 
 # ---------- cut over
 
@@ -68,9 +89,9 @@ $session = $subscriber->background_psql('shop', on_error_stop => 0);
 $session->query('SELECT event_store.safe_position()');
 $subscriber->safe_psql('shop', 'DROP SUBSCRIPTION shop');
 $subscriber->safe_psql('shop', 'SELECT event_store.create_store()');
-is(scalar $session->query('SELECT event_store.safe_position()'), $last + 1, 'after the cut-over the feed goes on');
+is(scalar $session->query('SELECT event_store.safe_position()'), $last + 2, 'after the cut-over the feed goes on');
 $session->quit;
-is($subscriber->safe_psql('shop', 'SELECT count(*) FROM event_store.read_events()'), '3', 'over all events');
+is($subscriber->safe_psql('shop', 'SELECT count(*) FROM event_store.read_events()'), '4', 'over all events');
 cmp_ok(append($subscriber, 'after'), '>=', $last + 2**32, 'positions jump');
 is($subscriber->safe_psql('shop', q{SELECT event_store.aggregate_sequence('Order', 'after')}),
 	'3', 'and sequences go on');
