@@ -146,5 +146,14 @@ is(sql('SELECT count(*) FROM event_store.staging'), '0', 'staging is empty');
 is(sql(q{SELECT string_agg(aggregate_id || ' ' || error_code || ' ' || attempts, ', ' ORDER BY id) FROM event_store.dead_letters}),
 	'poison-1 23514 1, poison-2 23514 1', 'with their error');
 
+# ---------- the archive, which no shared memory knows of
+
+my $id = q{event_id => '00000000-0000-7000-8000-0000000000a1'};
+is(sql(qq{SELECT outcome FROM event_store.append_event('Order', 'old', 0, 'Placed', $id); SELECT event_store.archive_aggregate('Order', 'old')}), "appended\n1", 'an aggregate is archived');
+like(error_of($node, 'shop', q{SELECT event_store.append_event('Order', 'old', NULL, 'Placed')}), qr/VS005/, 'and closed');
+is(sql(qq{SELECT outcome FROM event_store.append_event('Order', 'old', 0, 'Placed', $id)}), 'duplicate', 'a retry is a duplicate');
+like(error_of($node, 'shop', qq{SELECT event_store.append_event('Order', 'other', 0, 'Placed', $id)}), qr/VS002/, 'and the id taken');
+is(sql(q{SELECT event_store.restore_aggregate('Order', 'old'); SELECT last_sequence FROM event_store.append_event('Order', 'old', 1, 'Paid')}), "1\n2", 'restored, it goes on');
+
 $node->stop;
 done_testing();
