@@ -22,7 +22,8 @@ typedef struct CommitterSlot
 	Latch *latch;
 	bool asleep; /* a call sets the latch */
 	int first;	 /* the queue, from here, 1 + number, 0 = none ... */
-	int last;	 /* ... to here */
+	int last;	 /* ... to here ... */
+	int length;	 /* ... so many; may be read without the lock */
 } CommitterSlot;
 
 extern void es_share_committers(void);

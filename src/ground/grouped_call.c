@@ -186,6 +186,7 @@ append_call(CommitterSlot *slot, int number)
 	else
 		slot->first = number + 1;
 	slot->last = number + 1;
+	slot->length++;
 }
 
 static void
@@ -201,6 +202,7 @@ remove_call(CommitterSlot *slot, int number)
 		call_numbered(call->next - 1)->previous = call->previous;
 	else
 		slot->last = call->previous;
+	slot->length--;
 }
 
 /* Whether a call is still the one that the committer was given. */

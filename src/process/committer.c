@@ -11,7 +11,13 @@
  * A transaction that fails is halved until it is known whose call is to blame; that one
  * gets the error, and the others cost it nothing but time.
  *
- * It waits for nobody: a call that needs what somebody has locked is left to its
+ * Callers who have just been answered come again while those who came meanwhile already
+ * wait, and with flushes that take long each half would have a flush of its own, in turns.  So
+ * after a long round it gathers: it waits a moment for as many as there were.  Where they
+ * do not come, because they are not of that kind or the processors are what they
+ * wait for, it lets ever more rounds pass until it tries again.
+ *
+ * It waits for nobody's lock: a call that needs what somebody has locked is left to its
  * caller, who waits for it himself, and those that need the same are set aside until his
  * transaction has ended; then they go on together.  So there is never more than one in the
  * way of others who wait for the lock, and it is as soon as it is free that the rest
@@ -29,6 +35,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "replication/syncrep.h"
@@ -63,6 +70,15 @@
 #define LOCK_TIMEOUT_MS 20
 /* ... and when it has waited so long in a round, the rest is left to its callers. */
 #define ROUND_PATIENCE_MS 100
+/* For those who come again it waits for a part of the time that the round has taken, if that
+ * is worth it; and after it has waited in vain not for so many rounds.  Of more
+ * callers than these some are at work while others wait for the flush, anyway. */
+#define GATHER_PART 2
+#define GATHER_LEAST_US 300
+#define GATHER_MOST_US 5000
+#define GATHER_LOOK_US 50
+#define GATHER_PAUSE_ROUNDS 63
+#define GATHER_CALLS 32
 /* A transaction may take so long. */
 #define ROUND_LIMIT_MS 5000
 /* So much is taken at once. */
@@ -100,6 +116,8 @@ typedef struct Committer
 	List *delegates;
 	TimestampTz worked_at;
 	TimestampTz started_at; /* the round */
+	int gather_pause; /* rounds without gathering, after the last vain one ... */
+	int gather_after; /* ... and those of them that are left */
 	bool store_gone;
 	bool unconfirmed; /* the transaction is, by its standbys */
 
@@ -518,6 +536,47 @@ rest(Committer *c, uint32 wait_event)
 	es_sleep_on_latch(Max(left, 1), wait_event);
 }
 
+/* Waits until so many have come; false if they do not come in time. */
+static bool
+wait_for_calls(const CommitterSlot *slot, int count, int64 patience)
+{
+	instr_time began;
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(began);
+	while (*(volatile const int *) &slot->length < count)
+	{
+		INSTR_TIME_SET_CURRENT(now);
+		INSTR_TIME_SUBTRACT(now, began);
+		if ((int64) INSTR_TIME_GET_MICROSEC(now) > patience)
+			return false;
+		pg_usleep(GATHER_LOOK_US);
+	}
+	return true;
+}
+
+/* After a round with so many calls: see the top of this file. */
+static void
+gather(Committer *c, int answered)
+{
+	const CommitterSlot *slot = es_committer_slot(c->db);
+	int64 patience =
+		Min((c->worked_at - c->started_at) / GATHER_PART, GATHER_MOST_US);
+	int expected = *(volatile const int *) &slot->length + answered;
+
+	if (patience < GATHER_LEAST_US || expected > GATHER_CALLS)
+		return;
+	if (c->gather_after > 0)
+		c->gather_after--;
+	else if (wait_for_calls(slot, expected, patience))
+		c->gather_pause = 0;
+	else
+	{
+		c->gather_pause = Min(2 * c->gather_pause + 1, GATHER_PAUSE_ROUNDS);
+		c->gather_after = c->gather_pause;
+	}
+}
+
 static void
 take_turn(Committer *c, uint32 wait_event)
 {
@@ -544,6 +603,7 @@ take_turn(Committer *c, uint32 wait_event)
 	c->started_at = GetCurrentTimestamp();
 	serve(c, calls, count);
 	c->worked_at = GetCurrentTimestamp();
+	gather(c, count);
 	debug_query_string = NULL;
 	pgstat_report_stat(false);
 }

@@ -150,6 +150,8 @@ my @calls = (
 	[ saga_states => 'saga_states()' ],
 	[ circuit_states => 'circuit_states()', 60 ],
 	[ saga_detail => q{saga_detail('plan', 'p-1')}, 80 ],
+	[ all_event_rows => 'all_event_rows()' ],
+	[ set_retention => q{set_retention('Rare', '1 year')}, 30 ],
 	[ flush => 'flush()', 10 ],
 	[ save_snapshot => "save_snapshot($order, 100, '{}')", 80 ],
 	[ delete_snapshot => "delete_snapshot($order)", 60 ],
@@ -176,7 +178,17 @@ my @calls = (
 	[ prune_dead_letter_history => q{prune_dead_letter_history('1 day')}, 60 ],
 	[ feed_state => 'feed_state()', 30 ]);
 
-my %called = map { $_->[0] => 1 } @calls;
+# They look for what they change, and are called last: that something was moved is known
+# from the first try on, undone or not.
+my @changes = (
+	[ archive_aggregate => q{archive_aggregate('Order', 'a-18')}, 3500 ],
+	[ restore_aggregate => q{(SELECT event_store.restore_aggregate('Order', 'a-18') FROM event_store.archive_aggregate('Order', 'a-18'))}, 8000 ],
+	[ delete_aggregate => q{delete_aggregate('Order', 'a-18', 'test')}, 2500 ],
+	[ redact_events => q{redact_events('{00000000-0000-7000-8000-000000000018}', 'test')}, 1300 ],
+	[ erase_aggregate => q{erase_aggregate('Order', 'a-18', 'test')}, 8000 ],
+	[ erase_events => q{erase_events('{"aggregate_type": "Order", "aggregate_id": "a-18", "event_types": ["Moved"]}', 'test')}, 400 ]);
+
+my %called = map { $_->[0] => 1 } @calls, @changes;
 my @missing = grep { !$called{$_} } split /\n/, sql(q{
 	SELECT DISTINCT p.proname
 	  FROM event_store.access_levels() a, unnest(a.routines) r (name)
@@ -317,6 +329,15 @@ compare('analysed, fresh session', \@of_later, \@of_later);
 $later->query('SET enable_indexscan = off; SET enable_nestloop = off; SET random_page_cost = 10000;
 	SET search_path = public');
 compare('settings of the session', [ counted($later) ], \@of_later);
+foreach my $change (@changes)
+{
+	my ($name, $call, $limit) = @$change;
+
+	blocks($fresh, $call);
+	my $touched = blocks($fresh, $call);
+	cmp_ok($touched, '<=', $limit, $call);
+	cmp_ok($touched, '>=', 0, "$call is not refused");
+}
 
 # ---------- what was read is right
 
