@@ -8,6 +8,10 @@
  * own; then a walk over each relation.  What fails, or is left, is done by the next one after a
  * pause.
  *
+ * REINDEX CONCURRENTLY waits for transactions that may want a lock that it holds.  PostgreSQL looks
+ * once a wait whether all wait for each other, so it is who comes last that fails; this one
+ * looks again and again, and gives up before anybody else looks.
+ *
  * SIGTERM ends it at any time: all that it does can be done again.
  */
 #include "postgres.h"
@@ -21,13 +25,14 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "storage/proc.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
@@ -38,8 +43,8 @@
 #include "keep/scrub.h"
 #include "process/process.h"
 
-/* Less than anybody else's. */
-#define DEADLOCK_TIMEOUT "10ms"
+/* It looks for a deadlock so many times while others wait to look once. */
+#define LOOKS_OF_OTHERS 4
 
 PGDLLEXPORT void es_scrubber_main(Datum arg);
 
@@ -197,8 +202,9 @@ es_scrubber_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	es_pin_settings(0);
 	/* where it and somebody else wait for each other it is the one that gives up */
-	SetConfigOption("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET,
-					PGC_S_OVERRIDE);
+	enable_timeout_every(RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert),
+						 GetCurrentTimestamp(),
+						 Max(DeadlockTimeout / LOOKS_OF_OTHERS, 1));
 	pgstat_report_appname("event_store scrubber");
 	/* commands that commit keep what they know in a child of this */
 	PortalContext =

@@ -110,6 +110,24 @@ is($primary->psql('shop', 'CALL event_store.scrub_erased()'), 0, 'scrubbed');
 $primary->poll_query_until('shop', q{SELECT count(*) = 0 FROM event_store.erasures WHERE scrubbed_at IS NULL}) or die 'it was not scrubbed';
 is_deeply([ files_with($primary, $mark) ], [], 'no file has the id');
 
+# ---------- who waits for it while it waits for him goes on
+
+sql(q{SELECT count(*) FROM event_store.append_event('Customer', 'held', 0, 'Named', '{}');
+	SELECT event_store.erase_aggregate('Customer', 'held', 'request 4', pseudonym => 'gone-2');});
+my $changing = $primary->background_psql('shop');
+$changing->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1;');
+my $scrubbing = $primary->background_psql('shop', on_error_stop => 0);
+$scrubbing->query_until(qr/asked/, "\\echo asked\nCALL event_store.scrub_erased();\n");
+my $its_locks = q{FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'event_store scrubber'};
+$primary->poll_query_until('shop', "SELECT count(*) > 0 $its_locks AND l.locktype = 'virtualxid' AND NOT l.granted")
+  or die 'it waits for nobody';
+my $table = sql("SELECT min(l.relation)::regclass $its_locks AND l.mode = 'ShareUpdateExclusiveLock' AND l.relation IN (SELECT oid FROM pg_class WHERE relkind = 'r')");
+is($changing->query("COMMENT ON TABLE $table IS 'changed'; SELECT 'commented';"), 'commented', 'a command that waits for the scrubber is no deadlock of its own');
+$changing->query('ROLLBACK;');
+$changing->quit;
+$scrubbing->quit;
+$primary->poll_query_until('shop', q{SELECT count(*) = 0 FROM event_store.erasures WHERE scrubbed_at IS NULL}) or die 'it was not scrubbed';
+
 # ---------- what a scrub is refused for, and what makes room for a command
 
 like(error_of($primary, 'shop', 'BEGIN; CALL event_store.scrub_erased()'), qr/25001/, 'not in a transaction block');
