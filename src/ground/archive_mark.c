@@ -41,6 +41,7 @@
 #include "port/atomics.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
+#include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
@@ -154,17 +155,31 @@ raise_shared(SharedDatabase *db, int64 position)
 		;
 }
 
-/* Returns whether the archive itself could be looked at. */
+/*
+ * Returns whether the archive itself could be looked at.  No lock is kept: who waits asks
+ * here, too.
+ */
 static bool
 look(SharedDatabase *db)
 {
+	Oid table = es_store()->archive;
+	Oid index = es_store()->archive_by_position;
 	bool is_free;
+	bool looks;
 
 	raise_shared(db, noted_position(es_store()->archived_position));
-	is_free = es_try_lock_table(es_store()->archive);
-	if (is_free)
+	if (!ConditionalLockRelationOid(table, AccessShareLock))
+		return false;
+	is_free = ConditionalLockRelationOid(index, AccessShareLock);
+	/* with the locks in hand they may be others */
+	looks = is_free && es_store()->archive == table &&
+			es_store()->archive_by_position == index;
+	if (looks)
 		raise_shared(db, last_in_archive(es_store()));
-	return is_free;
+	if (is_free)
+		UnlockRelationOid(index, AccessShareLock);
+	UnlockRelationOid(table, AccessShareLock);
+	return looks;
 }
 
 int64
