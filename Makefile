@@ -37,6 +37,7 @@ OBJS = \
 	src/ground/lock.o \
 	src/ground/transaction.o \
 	src/ground/timer_slot.o \
+	src/ground/database_process.o \
 	src/ground/due_snapshot.o \
 	src/ground/log_identity.o \
 	src/ground/archive_mark.o \

@@ -141,6 +141,8 @@ $$;
 -- whomever, so nothing of it may be noted as the extension's.
 CREATE FUNCTION event_store.outside_script(statement text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_outside_script';
+COMMENT ON FUNCTION event_store.outside_script(text) IS
+'Runs a statement as if it did not stand in the script of the extension that calls it, so that pg_dump carries what it grants. Elsewhere it is EXECUTE.';
 SELECT event_store.outside_script('GRANT USAGE ON SCHEMA event_store TO pg_monitor');
 DROP FUNCTION event_store.outside_script(text);
 

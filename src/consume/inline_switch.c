@@ -32,6 +32,7 @@
 #include "ground/log_plan.h"
 #include "ground/position.h"
 #include "ground/projector_slot.h"
+#include "ground/wait.h"
 #include "log/view_owner.h"
 #include "read/feed.h"
 #include "staging/flush.h"
@@ -76,6 +77,7 @@ settle_staged(void)
 static void
 close_gate_politely(void)
 {
+	static uint32 wait_event;
 	TimestampTz end =
 		LockTimeout == 0
 			? DT_NOEND
@@ -86,8 +88,7 @@ close_gate_politely(void)
 		if (GetCurrentTimestamp() >= end)
 			ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 							errmsg("canceling statement due to lock timeout")));
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(TRY_MS * 1000L);
+		es_wait_on(NULL, TRY_MS, es_wait_event(&wait_event, "EventStoreGate"));
 	}
 }
 

@@ -21,7 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/committer_slot.h"
-#include "ground/common.h"
+#include "ground/database_process.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 
@@ -46,7 +46,7 @@ clear_slot(SharedDatabase *db)
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->asleep = false;
-	slot->first = slot->last = 0;
+	slot->first = slot->last = slot->length = 0;
 }
 
 DatabasePart es_committer_part = {sizeof(CommitterSlot), initialise_slot,
@@ -64,21 +64,8 @@ static bool
 start_process(SharedDatabase *db)
 {
 	BackgroundWorker worker;
-	Oid database = db->database;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags =
-		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "es_committer_main",
-			sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN,
-			 "event_store committer of database %u", database);
-	strlcpy(worker.bgw_type, "event_store committer", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
-	memcpy(worker.bgw_extra, &database, sizeof(database));
+	es_describe_process(&worker, db, db->database, "committer");
 	return RegisterDynamicBackgroundWorker(&worker, NULL);
 }
 

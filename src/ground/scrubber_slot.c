@@ -22,7 +22,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
-#include "ground/common.h"
+#include "ground/database_process.h"
 #include "ground/scrubber_slot.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
@@ -183,21 +183,8 @@ static bool
 start_process(SharedDatabase *db)
 {
 	BackgroundWorker worker;
-	Oid database = db->database;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags =
-		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "es_scrubber_main",
-			sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store scrubber of database %u",
-			 database);
-	strlcpy(worker.bgw_type, "event_store scrubber", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
-	memcpy(worker.bgw_extra, &database, sizeof(database));
+	es_describe_process(&worker, db, db->database, "scrubber");
 	return RegisterDynamicBackgroundWorker(&worker, NULL);
 }
 

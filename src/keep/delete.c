@@ -166,12 +166,8 @@ delete_snapshots(const Life *life)
 							" AND s.aggregate_id OPERATOR(pg_catalog.=) $2",
 							2,
 							{TEXTOID, TEXTOID}};
-	Datum values[2] = {life->type, life->id};
-	OwnerScope scope;
 
-	es_begin(&scope);
-	(void) es_execute_latest(&plan, values, NULL);
-	es_end(&scope);
+	es_change_life(life, &plan);
 }
 
 int64

@@ -217,6 +217,17 @@ es_move_all_events(const Life *life, Move move, int64 before)
 }
 
 void
+es_change_life(const Life *life, KeptPlan *plan)
+{
+	Datum values[2] = {life->type, life->id};
+	OwnerScope scope;
+
+	es_begin(&scope);
+	(void) es_execute_latest(plan, values, NULL);
+	es_end(&scope);
+}
+
+void
 es_close_archived(const Life *life)
 {
 	static KeptPlan plan = {"INSERT INTO event_store.closed_aggregates"
@@ -230,12 +241,8 @@ es_close_archived(const Life *life)
 							" ORDER BY e.sequence DESC LIMIT 1",
 							2,
 							{TEXTOID, TEXTOID}};
-	Datum values[2] = {life->type, life->id};
-	OwnerScope scope;
 
-	es_begin(&scope);
-	(void) es_execute_latest(&plan, values, NULL);
-	es_end(&scope);
+	es_change_life(life, &plan);
 	es_forget_head(es_my_database(), life->type, life->id);
 }
 
@@ -247,11 +254,7 @@ es_open_again(const Life *life)
 							" AND c.aggregate_id OPERATOR(pg_catalog.=) $2",
 							2,
 							{TEXTOID, TEXTOID}};
-	Datum values[2] = {life->type, life->id};
-	OwnerScope scope;
 
-	es_begin(&scope);
-	(void) es_execute_latest(&plan, values, NULL);
-	es_end(&scope);
+	es_change_life(life, &plan);
 	es_forget_head(es_my_database(), life->type, life->id);
 }

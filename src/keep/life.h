@@ -5,6 +5,7 @@
 #ifndef ES_LIFE_H
 #define ES_LIFE_H
 
+#include "ground/catalog.h"
 #include "log/closed_aggregate.h"
 
 typedef struct Life
@@ -57,6 +58,8 @@ typedef enum Move
 extern int64 es_move_events(const Life *life, Move move, int64 before, int limit);
 /* The same until there are none. */
 extern int64 es_move_all_events(const Life *life, Move move, int64 before);
+/* Runs a statement that changes what there is of an aggregate: $1 and $2 are its type and id. */
+extern void es_change_life(const Life *life, KeptPlan *plan);
 /* Appends are stopped.  Closes an aggregate whose events are all in the archive, if any. */
 extern void es_close_archived(const Life *life);
 /* Appends are stopped.  Opens an aggregate whose events are back. */

@@ -45,6 +45,7 @@
 
 #include "ground/common.h"
 #include "ground/compat.h"
+#include "ground/database_process.h"
 #include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
@@ -293,19 +294,7 @@ start_worker(SharedDatabase *db, Start *start)
 	BackgroundWorker worker;
 	Oid database = start->database;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags =
-		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "es_worker_main",
-			sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker of database %u",
-			 database);
-	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
-	memcpy(worker.bgw_extra, &database, sizeof(database));
+	es_describe_process(&worker, db, database, "worker");
 	worker.bgw_notify_pid = MyProcPid;
 
 	start->started_at = GetCurrentTimestamp();

@@ -53,8 +53,8 @@
 #include "consume/project.h"
 #include "consume/projection.h"
 #include "ground/catalog.h"
-#include "ground/common.h"
 #include "ground/compat.h"
+#include "ground/database_process.h"
 #include "ground/projector_slot.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
@@ -95,18 +95,9 @@ start_process(SharedDatabase *db, Oid role, int place)
 	BackgroundWorker worker;
 	Order order = {.database = db->database, .role = role, .place = place};
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags =
-		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, ES_SCHEMA, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "es_projector_main",
-			sizeof(worker.bgw_function_name));
+	es_describe_process(&worker, db, db->database, "projector");
 	snprintf(worker.bgw_name, BGW_MAXLEN,
 			 "event_store projector of database %u, role %u", db->database, role);
-	strlcpy(worker.bgw_type, "event_store projector", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(es_number_of_database(db));
 	memcpy(worker.bgw_extra, &order, sizeof(order));
 	if (RegisterDynamicBackgroundWorker(&worker, NULL))
 		return;
