@@ -239,7 +239,7 @@ SELECT last_sequence FROM event_store.append_event('Heap', 'own', 1, 'Kept');
 COMMIT;
 SELECT sequence, event_type FROM event_store.load_events('Heap', 'own');
 
--- an owner who is no superuser: policies that hold for him, a right that he took from himself
+-- an owner who is no superuser: policies that hold for him, rights that are taken from him
 BEGIN;
 CREATE ROLE regress_heap_owner;
 GRANT USAGE ON SCHEMA event_store, public TO regress_heap_owner;
@@ -260,8 +260,14 @@ ALTER TABLE event_store.domain_events ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL
 SELECT pg_temp.append('owner'), pg_temp.append('owner', 'Secret'), pg_temp.way();
 ALTER TABLE event_store.domain_events DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 SELECT pg_temp.append('owner', 'Secret'), pg_temp.way();
+SAVEPOINT s;
 REVOKE INSERT ON event_store.domain_events FROM regress_heap_owner;
 SELECT pg_temp.append('owner');
+ROLLBACK TO s;
+REVOKE USAGE ON SCHEMA event_store FROM regress_heap_owner;
+SELECT pg_temp.append('owner');
+ROLLBACK TO s;
+SELECT pg_temp.append('owner'), pg_temp.way();
 ROLLBACK;
 SELECT pg_temp.append('owner'), pg_temp.way();
 

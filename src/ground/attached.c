@@ -22,6 +22,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_trigger.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
@@ -42,6 +43,7 @@
 #include "ground/attached.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 
 bool
@@ -210,7 +212,7 @@ es_is_plain(Oid relation, int columns, uint32 defaults)
 }
 
 bool
-es_takes_rows_directly(Oid relation, Oid owner)
+es_takes_rows_directly(Oid relation, Oid schema, Oid owner)
 {
 	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
 	Form_pg_class class;
@@ -222,7 +224,10 @@ es_takes_rows_directly(Oid relation, Oid owner)
 	direct = class->relkind == RELKIND_RELATION && !class->relispartition &&
 			 class->relam == HEAP_TABLE_AM_OID;
 	ReleaseSysCache(tuple);
-	return direct && pg_class_aclcheck(relation, owner, ACL_INSERT) == ACLCHECK_OK;
+	return direct &&
+		   pg_class_aclcheck(relation, owner, ACL_INSERT) == ACLCHECK_OK &&
+		   object_aclcheck(NamespaceRelationId, schema, owner, ACL_USAGE) ==
+			   ACLCHECK_OK;
 }
 
 /*

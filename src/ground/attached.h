@@ -19,10 +19,10 @@
 extern bool es_is_plain(Oid relation, int columns, uint32 defaults);
 /*
  * Whether a plain table gets by a mere insertion into heap and indexes all that an
- * INSERT of its owner would do to it: it is an ordinary heap and no partition, and he
- * has not taken the right from himself.
+ * INSERT of its owner would do to it: it is an ordinary heap and no partition, and the
+ * owner may INSERT into it and use its schema.
  */
-extern bool es_takes_rows_directly(Oid relation, Oid owner);
+extern bool es_takes_rows_directly(Oid relation, Oid schema, Oid owner);
 /* Adds the constraints that an INSERT may leave to the end of the transaction. */
 extern void es_list_deferrable(Oid relation, StringInfo list);
 /* Whether policies of row security hold for the owner of a table, too. */

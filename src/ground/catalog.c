@@ -104,9 +104,12 @@ store_changed(Datum arg, Oid relid)
 	}
 }
 
-/* Forgets the store when a table has been subscribed, or is no longer. */
+/*
+ * Forgets the store when what is known of it and is not in its tables may have
+ * changed: whether a table is subscribed, and the rights on the schema.
+ */
 static void
-subscription_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
+surroundings_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
 {
 	changes++;
 	store_valid = false;
@@ -297,7 +300,8 @@ find_store(Store *s, char **version, Shape *shape)
 	s->owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	s->plain = es_is_plain(s->events, EV_COLUMNS, 1 << EV_SCHEMA_VERSION);
-	s->direct = s->plain && es_takes_rows_directly(s->events, s->owner);
+	s->direct =
+		s->plain && es_takes_rows_directly(s->events, s->schema, s->owner);
 	s->plain = s->plain && es_is_plain(s->views, VIEW_COLUMNS, VIEW_DEFAULTS);
 	s->plain_processed = es_is_plain(s->processed_messages, PROCESSED_COLUMNS,
 									 PROCESSED_DEFAULTS);
@@ -393,7 +397,9 @@ get_store(bool missing_ok)
 	if (!callback_registered)
 	{
 		CacheRegisterRelcacheCallback(store_changed, (Datum) 0);
-		CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, subscription_changed,
+		CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, surroundings_changed,
+									  (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, surroundings_changed,
 									  (Datum) 0);
 		callback_registered = true;
 	}

@@ -107,6 +107,8 @@
 #define object_aclcheck(classid, objectid, roleid, mode) \
 	((classid) == DatabaseRelationId                     \
 		 ? pg_database_aclcheck(objectid, roleid, mode)  \
+	 : (classid) == NamespaceRelationId                  \
+		 ? pg_namespace_aclcheck(objectid, roleid, mode) \
 		 : pg_proc_aclcheck(objectid, roleid, mode))
 #endif
 
