@@ -42,6 +42,7 @@
 #include "ground/grouped_call.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
+#include "ground/transaction.h"
 #include "ground/wait.h"
 
 /* A place has room for so much at least. */
@@ -262,19 +263,41 @@ wait_for_room(Size size)
 
 /* ---------- callers ---------- */
 
+/* What a call gets of the dynamic area. */
+typedef struct Piece
+{
+	Size size;
+	dsa_pointer at;
+} Piece;
+
+static bool
+allocate_piece(void *arg)
+{
+	Piece *piece = arg;
+
+	piece->at = dsa_allocate_extended(dynamic(), piece->size,
+									  DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
+	return true;
+}
+
 /* Where the content of this backend's next call goes; NULL if there is no memory. */
 static char *
 make_place(GroupedCall *call, Size size)
 {
+	Piece piece = {size, InvalidDsaPointer};
+
 	call->size = size;
 	call->large = InvalidDsaPointer;
 	if (size <= place_bytes())
 		return call->content;
 	wait_for_room(size);
-	call->large = dsa_allocate_extended(dynamic(), size,
-										DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
-	if (call->large != InvalidDsaPointer)
+	/* what the system refuses is an error, and there must be no trace of it */
+	if (es_in_subtransaction(allocate_piece, &piece) == NULL &&
+		piece.at != InvalidDsaPointer)
+	{
+		call->large = piece.at;
 		return dsa_get_address(dynamic(), call->large);
+	}
 	give_room(size);
 	return NULL;
 }
@@ -421,14 +444,17 @@ withdraw(int code, Datum db)
 	es_withdraw_call((SharedDatabase *) DatumGetPointer(db));
 }
 
-/* When this transaction has let go of its locks, those go on who wait for them. */
+/*
+ * When this transaction has let go of its locks, those go on who wait for them.  A call whose
+ * answer could not be fetched is over as well.
+ */
 static void
-end_alone(ResourceReleasePhase phase, bool committed, bool top, void *arg)
+end_call(ResourceReleasePhase phase, bool committed, bool top, void *arg)
 {
 	SharedDatabase *db;
 
 	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !top ||
-		mine()->state != ES_GROUPED_ALONE)
+		mine()->state == ES_GROUPED_NONE)
 		return;
 	db = es_my_database_if_any();
 	es_withdraw_call(db);
@@ -442,7 +468,7 @@ es_await_answer(SharedDatabase *db)
 	GroupedState state;
 
 	if (!registered)
-		RegisterResourceReleaseCallback(end_alone, NULL);
+		RegisterResourceReleaseCallback(end_call, NULL);
 	registered = true;
 	PG_ENSURE_ERROR_CLEANUP(withdraw, PointerGetDatum(db));
 	{

@@ -68,7 +68,7 @@
 #define ASIDE_PAUSE_MS 1000
 /* For locks other than of aggregates and view keys it waits this long ... */
 #define LOCK_TIMEOUT_MS 20
-/* ... and when it has waited so long in a round, the rest is left to its callers. */
+/* ... and what waits or fails after so long in a round is left to its callers. */
 #define ROUND_PATIENCE_MS 100
 /* For those who come again it waits for a part of the time that the round has taken, if that
  * is worth it; and after it has waited in vain not for so many rounds.  Of more
@@ -84,7 +84,7 @@
 /* So much is taken at once. */
 #define ROUND_CALLS 512
 #define ROUND_BYTES (4 * 1024 * 1024)
-/* An error that is no call's fault is tried again so often. */
+/* A round is tried so often where an error is no call's fault, and a call that met another. */
 #define ATTEMPTS 3
 #define ATTEMPT_PAUSE_MS 10
 
@@ -116,6 +116,7 @@ typedef struct Committer
 	List *delegates;
 	TimestampTz worked_at;
 	TimestampTz started_at; /* the round */
+	int retries;	  /* that the round has left, for errors of the world */
 	int gather_pause; /* rounds without gathering, after the last vain one ... */
 	int gather_after; /* ... and those of them that are left */
 	bool store_gone;
@@ -168,6 +169,8 @@ run_transaction(Committer *c, Held **calls, int count)
 	AtEOXact_GUC(false, level);
 	PopActiveSnapshot();
 	es_lift_limit();
+	/* who is to end is not to find that out while it waits for standbys */
+	CHECK_FOR_INTERRUPTS();
 	CommitTransactionCommand();
 	/* until all have their answers: nothing since the commit has looked for one */
 	HOLD_INTERRUPTS();
@@ -426,28 +429,26 @@ settle_failure(Committer *c, Held *held, const ErrorData *error)
 		answer_error(c, held, error);
 }
 
-/* The transaction of several has failed. */
+/*
+ * The transaction of several has failed.  That of one of them may be what looks like the
+ * world's: a trigger raises what it likes.
+ */
 static void
 settle_failures(Committer *c, Held **calls, int count, const ErrorData *error)
 {
 	bool impatient =
-		is_wait(error) &&
+		(is_wait(error) || is_of_world(error)) &&
 		TimestampDifferenceExceeds(c->started_at, GetCurrentTimestamp(),
 								   ROUND_PATIENCE_MS);
 
-	if (!impatient && !is_of_world(error))
+	if (!impatient)
 	{
 		serve(c, calls, count / 2);
 		serve(c, calls + count / 2, count - count / 2);
 		return;
 	}
 	for (int i = 0; i < count; i++)
-	{
-		if (impatient)
-			make_wait(c, calls[i]);
-		else
-			answer_error(c, calls[i], error);
-	}
+		make_wait(c, calls[i]);
 }
 
 /* Does calls, however many transactions it takes. */
@@ -456,9 +457,9 @@ serve(Committer *c, Held **calls, int count)
 {
 	ErrorData *error = attempt(c, calls, count);
 
-	for (int tries = 1; error != NULL && is_of_world(error) && tries < ATTEMPTS;
-		 tries++)
+	while (error != NULL && is_of_world(error) && c->retries > 0)
 	{
+		c->retries--;
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 ATTEMPT_PAUSE_MS, PG_WAIT_EXTENSION);
 		error = attempt(c, calls, count);
@@ -601,6 +602,7 @@ take_turn(Committer *c, uint32 wait_event)
 	debug_query_string = "commit grouped appends";
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 	c->started_at = GetCurrentTimestamp();
+	c->retries = ATTEMPTS - 1;
 	serve(c, calls, count);
 	c->worked_at = GetCurrentTimestamp();
 	gather(c, count);

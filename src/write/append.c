@@ -899,6 +899,16 @@ decide_for_group(void *append)
 	return true;
 }
 
+/* Whether an error is what was found out about a call: not that something was in the way. */
+static bool
+is_finding(const ErrorData *error)
+{
+	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_TO_CATEGORY(ES_ERRCODE_SEQUENCE_CONFLICT) ||
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED);
+}
+
 /*
  * Decides, as far as possible without a subtransaction: where nothing has to be read nothing
  * is raised.
@@ -910,8 +920,12 @@ decide_alone(AppendCall *append)
 		check_expectations(append);
 	else
 		append->error = es_in_subtransaction(decide_for_group, append);
-	if (append->error != NULL)
-		append->verdict = ES_VERDICT_FAILED;
+	if (append->error == NULL)
+		return;
+	/* a table is locked, or memory is short: that is settled like any error of the group */
+	if (!is_finding(append->error))
+		ReThrowError(append->error);
+	append->verdict = ES_VERDICT_FAILED;
 }
 
 void

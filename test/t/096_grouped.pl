@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $node = new_server('grouped', conf => "max_connections = 60\nmax_logical_replication_workers = 0\nevent_store.grouped_queue = '64kB'\n");
+my $node = new_server('grouped', conf => "max_connections = 60\ndynamic_shared_memory_type = mmap\nmax_logical_replication_workers = 0\nevent_store.grouped_queue = '64kB'\n");
 $node->start;
 create_store_in($node, 'shop');
 
@@ -104,15 +104,33 @@ foreach my $turn (1 .. 10)
 }
 cmp_ok($waited, '<', 4, 'those who share a commit hear of it at once');
 
+# ---------- where the system has no memory for what is large, the session does without
+
+my $large = q{SELECT last_sequence FROM event_store.append_event('T', 'large', NULL, 'x', to_jsonb(repeat('x', %s)), durability => 'grouped')};
+my $area = $node->data_dir . '/pg_dynshmem';
+chmod 0500, $area or die $!;
+is(join(' ', map { sql(sprintf($large =~ s/'large', NULL/'refused', NULL/r, 30000)) } 1 .. 4), '1 2 3 4', 'refused shared memory');
+chmod 0700, $area or die $!;
+is(sql("SET lock_timeout = '10s'; " . sprintf($large =~ s/'large', NULL/'refused', NULL/r, 60000)), '5', 'and keeps no room');
+
 # ---------- what has no room waits for some, and what is larger than all of it does not
 
 $holder->query_safe(q{BEGIN; SELECT event_store.lock_aggregate('T', 'large')});
-my $large = q{SELECT last_sequence FROM event_store.append_event('T', 'large', NULL, 'x', to_jsonb(repeat('x', %s)), durability => 'grouped')};
 @waiting = map { begin_session('/* large */ ' . sprintf($large, $_ * 15000)) } 1 .. 5;
 until_waiting(5, '/* large */%');
 is(sql(sprintf($large =~ s/'large', NULL/'free', NULL/r, 40000)), '1', 'what waits for a lock takes no room');
 $holder->query_safe('COMMIT');
 is(join(' ', sort map { end_session($_) } @waiting), '1 2 3 4 5', 'large calls, at once');
+
+# ---------- a table that somebody has locked is waited for by the session
+
+$holder->query_safe(q{BEGIN; LOCK TABLE event_store.domain_events IN ACCESS EXCLUSIVE MODE});
+my $looks = begin_session(q{/* looks */ SELECT last_sequence FROM event_store.append_event('T', 'looks', NULL, 'x',
+	event_id => '0190a6e8-3c5e-7000-8000-00000000bbbb', durability => 'grouped')});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '/* looks */%' AND wait_event_type = 'Lock'}),
+	'the process leaves it to its session');
+$holder->query_safe('COMMIT');
+is(end_session($looks), '1', 'a call that looks for its id waits as long as it takes');
 
 # ---------- a hot row is written once for all that share a commit
 
@@ -146,12 +164,27 @@ sql(q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 	    IF NEW.event_type = 'bad' THEN
 	        RAISE EXCEPTION 'bad: %', NEW.payload USING ERRCODE = 'P0077', DETAIL = NEW.aggregate_id;
 	    END IF;
+	    IF NEW.event_type = 'world' THEN
+	        RAISE EXCEPTION 'no more' USING ERRCODE = 'insufficient_resources';
+	    END IF;
 	    IF NEW.event_type = 'slow' THEN
 	        PERFORM pg_advisory_xact_lock(8);
 	    END IF;
 	    RETURN NULL;
 	END $$;
 	CREATE TRIGGER refuse AFTER INSERT ON event_store.domain_events FOR EACH ROW EXECUTE FUNCTION refuse()});
+
+# also one that looks as if nobody could help it; the first to come waits for the lock himself
+my $to_world = q{SELECT last_sequence FROM event_store.append_event('T', 'world', NULL, '%s', durability => 'grouped')};
+$holder->query_safe(q{BEGIN; SELECT event_store.lock_aggregate('T', 'world')});
+@waiting = (begin_session('/* world */ ' . sprintf($to_world, 'x')));
+until_waiting(1, '/* world */%');
+push @waiting, map { begin_session('/* world */ ' . sprintf($to_world, $_ == 4 ? 'world' : 'x')) } 1 .. 8;
+until_waiting(9, '/* world */%');
+$holder->query_safe('COMMIT');
+@answers = map { end_session($_) } @waiting;
+is(join(' ', sort grep { /^\d+$/ } @answers), '1 2 3 4 5 6 7 8', 'a trigger that raises an error of the system');
+like($answers[4], qr/ERROR:  53000: no more/, 'its caller hears of it');
 
 # through pgbench-like loops of psql: each line a call of its own, with what it says
 sub script
