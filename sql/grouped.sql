@@ -109,6 +109,24 @@ SELECT event_store.aggregate_sequence('Grouped', 'set');
 RESET event_store.durability;
 SELECT last_sequence FROM event_store.append_event('Grouped', 'set', 1, 'Added', durability => 'group');
 
+-- a trigger's belongs to what has fired it
+CREATE TABLE grouped_rows (n int, durability text);
+CREATE FUNCTION grouped_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM event_store.append_event('Grouped', 'trigger', NULL, 'Added', durability => NEW.durability);
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER grouped_note BEFORE INSERT ON grouped_rows FOR EACH ROW EXECUTE FUNCTION grouped_note();
+SET event_store.durability = 'grouped';
+INSERT INTO grouped_rows SELECT 1 / (2 - n) FROM generate_series(1, 2) n;
+INSERT INTO grouped_rows VALUES (1);
+SELECT event_store.aggregate_sequence('Grouped', 'trigger');
+INSERT INTO grouped_rows VALUES (1, 'grouped');
+RESET event_store.durability;
+DROP TABLE grouped_rows;
+DROP FUNCTION grouped_note;
+
 -- a read-only transaction writes nothing
 SET default_transaction_read_only = on;
 SELECT last_sequence FROM event_store.append_event('Grouped', 'set', 1, 'Added', durability => 'grouped');

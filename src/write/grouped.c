@@ -19,7 +19,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/fmgrprotos.h"
 
 #include "ground/catalog.h"
 #include "ground/grouped_call.h"
@@ -61,12 +63,16 @@ note_alone(void)
 	alone = true;
 }
 
-/* Whether the call would be a part of what this transaction does. */
+/*
+ * Whether the call would be a part of what this transaction does: a trigger's belongs to the
+ * statement that has fired it.
+ */
 static bool
 is_in_transaction(void)
 {
 	return never || IsTransactionBlock() || IsSubTransaction() ||
-		   (MyXactFlags & XACT_FLAGS_PIPELINING) != 0 || es_has_written();
+		   (MyXactFlags & XACT_FLAGS_PIPELINING) != 0 || es_has_written() ||
+		   DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 0;
 }
 
 /*
