@@ -132,6 +132,16 @@ CREATE TRIGGER heap_suppress BEFORE INSERT ON event_store.domain_events
 SELECT pg_temp.append('noise'), pg_temp.append('noise', 'Noise');
 DROP TRIGGER heap_suppress ON event_store.domain_events;
 SELECT pg_temp.append('noise', 'Noise');
+-- a name makes no guard of the log of it
+DROP TRIGGER domain_events_append_only ON event_store.domain_events;
+CREATE TRIGGER domain_events_append_only BEFORE INSERT ON event_store.domain_events
+    FOR EACH ROW WHEN (NEW.event_type = 'Noise') EXECUTE FUNCTION heap_suppress();
+SELECT pg_temp.append('noise'), pg_temp.append('noise', 'Noise'), pg_temp.way();
+DROP TRIGGER domain_events_append_only ON event_store.domain_events;
+SET client_min_messages = warning;
+SELECT event_store.create_store();
+RESET client_min_messages;
+SELECT pg_temp.append('noise', 'Noise'), pg_temp.way();
 
 -- a rule
 CREATE RULE heap_also AS ON INSERT TO event_store.domain_events DO ALSO INSERT INTO public.heap_seen VALUES (0, NEW.event_type);

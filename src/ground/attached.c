@@ -130,14 +130,21 @@ is_plain_index(HeapTuple tuple, TupleDesc desc, void *arg)
 	return true;
 }
 
-/* Whether a trigger is one of those that keep the log append-only. */
+/*
+ * Whether a trigger is one of those that keep the log append-only.  Their owner can give
+ * another one that name: on another table, or for what we do ourselves, it is his code.
+ */
 static bool
 is_guard(HeapTuple tuple, TupleDesc desc, void *arg)
 {
-	const char *name = NameStr(((Form_pg_trigger) GETSTRUCT(tuple))->tgname);
+	Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+	const char *name = NameStr(trigger->tgname);
+	const char *table = get_rel_name(trigger->tgrelid);
 
-	return strcmp(name, "domain_events_append_only") == 0 ||
-		   strcmp(name, "domain_events_append_only_row") == 0;
+	return table != NULL && strcmp(table, "domain_events") == 0 &&
+		   !TRIGGER_FOR_INSERT(trigger->tgtype) &&
+		   (strcmp(name, "domain_events_append_only") == 0 ||
+			strcmp(name, "domain_events_append_only_row") == 0);
 }
 
 /* Whether an expression has anything that our CHECK constraints do not need. */
@@ -182,7 +189,10 @@ is_plain_check(HeapTuple tuple, TupleDesc desc, void *arg)
 								 NULL);
 }
 
-/* Whether a table has neither rules nor row security. */
+/*
+ * Whether a table has neither rules nor row security, nor children, which have triggers of
+ * their own.
+ */
 static bool
 is_plain_table(Oid relation)
 {
@@ -192,7 +202,8 @@ is_plain_table(Oid relation)
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	plain = !((Form_pg_class) GETSTRUCT(tuple))->relhasrules &&
-			!((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
+			!((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity &&
+			!((Form_pg_class) GETSTRUCT(tuple))->relhassubclass;
 	ReleaseSysCache(tuple);
 	return plain;
 }

@@ -10,8 +10,8 @@
 #include "ground/catalog.h"
 
 /*
- * Whether writing to a table runs nothing but what create_store() put there:
- * no triggers but the guard, which only fires for what we never do, no rules,
+ * Whether writing to a table, and to domain_events inserting alone, runs nothing but what
+ * create_store() put there: no triggers but the guard of the log, no rules, no children,
  * no columns or defaults beyond our own, no CHECK constraints that are of
  * another kind, no indexes that compute something.  "defaults" has a bit for
  * each column that has one.

@@ -154,8 +154,9 @@ typedef struct OwnerScope
  * Code that the owner attached to a table (a trigger, say) must not find the
  * caller's search_path, nor leave anything behind that runs with his rights:
  * es_begin pins the one, and runs the other as a security-restricted operation.
- * es_begin_write does so where something is attached to domain_events or
- * domain_views, which only such a scope may write; es_begin_processed likewise with
+ * es_begin_write does so where something is attached to domain_events that an INSERT
+ * meets, or to domain_views: only such a scope may do the one, and write the other;
+ * es_begin_processed likewise with
  * processed_messages; es_begin_read, for reading alone, where there are policies that
  * hold for the owner.  In the scope of one
  * that writes, deferrable constraints of the store's tables are not deferred.

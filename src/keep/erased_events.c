@@ -593,7 +593,7 @@ write_changes(Change *c)
 
 	if (c->count == 0)
 		return;
-	es_begin_write(&scope);
+	es_begin(&scope);
 	for (int i = 0; i < CHANGED_COLUMNS; i++)
 		arrays[i] = column_array(c, i);
 	changed = es_change_log(&change[c->table], arrays, NULL, table_of(c->table),
@@ -773,7 +773,7 @@ es_rename_aggregate(Datum type, Datum id, Datum pseudonym)
 	Datum values[3] = {type, id, pseudonym};
 	OwnerScope scope;
 
-	es_begin_write(&scope);
+	es_begin(&scope);
 	check_pseudonym(type, pseudonym);
 	for (int t = 0; t < TABLES; t++)
 	{

@@ -6,7 +6,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS event_store;
-SELECT plan(9);
+SELECT plan(14);
 
 DROP ROLE IF EXISTS event_store_test_owner;
 CREATE ROLE event_store_test_owner;
@@ -80,6 +80,43 @@ SELECT throws_ok($$SELECT * FROM event_store.read_events()$$, '42501', NULL, 'an
 DROP POLICY attached ON event_store.domain_events;
 ALTER TABLE event_store.domain_events DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 
+-- what he attaches is known by what it is: not by the name of the guard of the log, nor by
+-- the table that is written to, and the guard itself is his
+CREATE TABLE found (by text, path text);
+GRANT INSERT ON found TO PUBLIC;
+CREATE FUNCTION note_path() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.found VALUES (TG_TABLE_NAME, current_setting('search_path'));
+    RETURN COALESCE(NEW, OLD);
+END
+$$;
+DROP TRIGGER at_once ON event_store.domain_events;
+DROP TRIGGER deferred ON event_store.domain_events;
+CREATE TRIGGER domain_events_append_only BEFORE INSERT ON event_store.domain_views
+    FOR EACH ROW EXECUTE FUNCTION note_path();
+SELECT ok(event_store.put_view('owner', 'o-1', '{}'), 'a view is written');
+SELECT is((SELECT array_agg(f::text) FROM found f), '{"(domain_views,\"pg_catalog, pg_temp\")"}', 'a trigger with that name');
+DROP TRIGGER domain_events_append_only ON event_store.domain_views;
+TRUNCATE found;
+CREATE TABLE child () INHERITS (event_store.domain_views);
+ALTER TABLE child OWNER TO event_store_test_owner;
+INSERT INTO child (view_name, view_key, view_data) VALUES ('owner', 'o-1', '{}');
+CREATE TRIGGER note_path BEFORE DELETE ON child FOR EACH ROW EXECUTE FUNCTION note_path();
+SELECT ok(event_store.delete_view('owner', 'o-1'), 'it is deleted');
+SELECT is((SELECT array_agg(f::text) FROM found f), '{"(child,\"pg_catalog, pg_temp\")"}', 'a trigger of a child table');
+DROP TABLE child;
+TRUNCATE found;
+BEGIN;
+SELECT event_store.append_event('Owner', 'erased', 0, 'Made', '{"a": 1}') \g /dev/null
+DROP TRIGGER domain_events_append_only_row ON event_store.domain_events;
+CREATE TRIGGER domain_events_append_only_row AFTER UPDATE ON event_store.domain_events
+    FOR EACH ROW EXECUTE FUNCTION note_path();
+GRANT EXECUTE ON FUNCTION event_store.is_log_change(oid, text) TO event_store_test_owner;
+SELECT event_store.erase_aggregate('Owner', 'erased', 'test') \g /dev/null
+SELECT string_agg(DISTINCT f::text, ' ') AS found FROM found f \gset
+ROLLBACK;
+SELECT is(:'found'::text, '(domain_events,"pg_catalog, pg_temp")', 'one that meets what is erased');
+
 -- nor does a trigger run as who repairs the store
 TRUNCATE seen;
 CREATE TRIGGER at_once AFTER INSERT ON event_store.store_state
@@ -89,8 +126,6 @@ SELECT is((SELECT array_agg(DISTINCT at_once) FROM seen), '{event_store_test_own
 DROP TRIGGER at_once ON event_store.store_state;
 SELECT * FROM finish();
 DROP FUNCTION look(), leave();
-DROP TRIGGER at_once ON event_store.domain_events;
-DROP TRIGGER deferred ON event_store.domain_events;
 REASSIGN OWNED BY event_store_test_owner TO CURRENT_USER;
 DROP OWNED BY event_store_test_owner;
 DROP ROLE event_store_test_owner;
