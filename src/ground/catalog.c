@@ -106,7 +106,8 @@ store_changed(Datum arg, Oid relid)
 
 /*
  * Forgets the store when what is known of it and is not in its tables may have
- * changed: whether a table is subscribed, and the rights on the schema.
+ * changed: whether a table is subscribed, the rights on the schema, and those that its
+ * owner has as a superuser or by a role whose member he is.
  */
 static void
 surroundings_changed(Datum arg, SysCacheIdentifier cache, uint32 hash)
@@ -400,6 +401,9 @@ get_store(bool missing_ok)
 		CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, surroundings_changed,
 									  (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, surroundings_changed,
+									  (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHOID, surroundings_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, surroundings_changed,
 									  (Datum) 0);
 		callback_registered = true;
 	}
