@@ -168,6 +168,7 @@ SELECT a.last_sequence FROM event_store.append_event('Json', 'star', 6, 'T') a;
 
 SELECT event_store.drop_projection('json p');
 SELECT event_store.cancel_scheduled_events('Json', 'j');
+SELECT event_store.drop_upcaster('Ruled', 1);
 DELETE FROM event_store.processed_messages WHERE consumer = 'json';
 DELETE FROM event_store.sagas;
 DELETE FROM event_store.saga_steps;

@@ -36,19 +36,16 @@ CREATE FUNCTION pg_temp.log(name text, id text) RETURNS TABLE (event text, paylo
            || CASE WHEN payload ? 'retry_at' THEN '{"retry_at": true}' ELSE '{}' END::jsonb
       FROM event_store.load_events('saga:' || name, id)
 $$;
--- A time of a saga is over; who does it in the background may be faster.
+-- A time of a saga is over.  In one transaction, so that nobody in the background sees it, and holds the saga when it is claimed next.
 CREATE PROCEDURE pg_temp.let_pass(id text, what text)
     LANGUAGE plpgsql AS $$
-DECLARE
-    met boolean := false;
 BEGIN
-    UPDATE event_store.saga_steps SET due_at = now() WHERE saga_id = id AND step = what;
-    COMMIT;
-    WHILE NOT met LOOP
+    LOOP
+        UPDATE event_store.saga_steps SET due_at = now() WHERE saga_id = id AND step = what;
         PERFORM event_store.fire_saga_timers();
-        COMMIT;
-        met := NOT EXISTS (SELECT FROM event_store.saga_steps WHERE saga_id = id AND step = what AND due_at <= now())
-           AND (what <> 'saga' OR NOT EXISTS (SELECT FROM event_store.sagas WHERE saga_id = id AND state = 'running'));
+        EXIT WHEN NOT EXISTS (SELECT FROM event_store.saga_steps WHERE saga_id = id AND step = what AND due_at <= now())
+              AND (what <> 'saga' OR NOT EXISTS (SELECT FROM event_store.sagas WHERE saga_id = id AND state = 'running'));
+        ROLLBACK;
     END LOOP;
 END
 $$;

@@ -103,7 +103,7 @@ COMMIT;
 SELECT FROM event_store.append_event('Scheduled', 'i', 0, 'Placed', durability => 'staged');
 SELECT count(event_store.schedule_event('2020-01-01Z', 'Scheduled', 'i', 'Due'));
 CALL pg_temp.delivered();
-SELECT aggregate_id, event_type FROM event_store.domain_events WHERE aggregate_type = 'Scheduled' AND aggregate_id >= 'g' ORDER BY global_position;
+SELECT aggregate_id, event_type FROM event_store.domain_events WHERE aggregate_type = 'Scheduled' AND aggregate_id >= 'g' ORDER BY aggregate_id, sequence;
 
 -- what the aggregate refuses has failed, says why, and can be tried again
 CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = '23514'; END $$;

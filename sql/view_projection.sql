@@ -119,9 +119,8 @@ SELECT v.view_key, e.aggregate_id, e.event_type FROM event_store.domain_views v
   JOIN event_store.domain_events e ON e.global_position = v.version WHERE v.view_name = 'vp-ends' ORDER BY 1;
 
 -- a lookup finds what another view has
-SELECT pg_temp.outcome($$SELECT event_store.create_view_projection('vp-sellers', '{VpOrder}', '{"lookup": {"view": "vp-moves", "key": {"concat": ["$.payload.customer", {"value": "/"}, "$.payload.order"]}, "path": "$.seller"}}',
-    '{"events": {"Praised": [{"op": "increment", "path": "$.praise", "value": 1}]}}')$$);
-SELECT event_store.pause_subscription('vp-sellers');
+SELECT pg_temp.make('vp-sellers', '{"lookup": {"view": "vp-moves", "key": {"concat": ["$.payload.customer", {"value": "/"}, "$.payload.order"]}, "path": "$.seller"}}',
+    '{"events": {"Praised": [{"op": "increment", "path": "$.praise", "value": 1}]}}');
 SELECT pg_temp.append('p-1', 'Praised', '{"customer": "ann", "order": "o-1"}');
 SELECT pg_temp.append('p-1', 'Praised', '{"customer": "ann", "order": "o-3"}');
 SELECT pg_temp.append('p-1', 'Praised', '{"customer": "ann", "order": "o-9"}');

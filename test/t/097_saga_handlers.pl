@@ -139,7 +139,7 @@ start('loses', 'l-1');
 ok(poll(q{SELECT count(*) = 1 FROM event_store.saga_steps WHERE saga_id = 'l-1' AND lease IS NOT NULL AND run_at IS NULL}), 'a handler that runs');
 sql(q{UPDATE event_store.saga_steps SET due_at = now() WHERE saga_id = 'l-1'});
 ok(state_is('l-1', 'compensating'), 'its lease ends under it');
-my $lease = sql(q{SELECT lease FROM event_store.claim_steps('loses', 'executor')});
+my $lease = sql(q{SELECT lease FROM event_store.claim_steps('loses', 'executor', timeout => '5s')});
 sql('INSERT INTO app.gate VALUES (2)');
 start('plain', 'behind');
 ok(state_is('behind', 'completed'), 'it ends');
