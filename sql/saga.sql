@@ -174,10 +174,12 @@ SELECT pg_temp.report('thrice', 'r-1', 'a', 'retry');
 SELECT pg_temp.claim('thrice', lease_time => '1min');
 SELECT pg_temp.report('thrice', 'r-1', 'a', 'retry');
 SELECT pg_temp.claim('thrice');
+-- its row tells when it is time, which moves with a clock that is set back
 CALL pg_temp.let_back_off_end('r-1');
--- the state says that it is not yet time
 SELECT pg_temp.claim('thrice');
 SELECT pg_temp.report('thrice', 'r-1', 'a', 'succeeded', nth => 1);
+SELECT pg_temp.report('thrice', 'r-1', 'a', 'retry', nth => 3);
+SELECT pg_temp.claim('thrice');
 SELECT event_store.cancel_saga('thrice', 'r-1', 'enough');
 SELECT state, attempt, last_error FROM event_store.saga_status WHERE saga_id = 'r-1';
 SELECT * FROM pg_temp.log('thrice', 'r-1');

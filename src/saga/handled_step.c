@@ -260,15 +260,6 @@ wait_for_circuit(const Candidate *candidate, TimestampTz now)
 	set_run_at(candidate, opens_at);
 }
 
-/* As of claim_steps(): where the clock was set back the row alone tells the time. */
-static bool
-can_be_claimed(const Machine *machine, const Candidate *candidate)
-{
-	if (machine->state->updated_at <= machine->now)
-		return es_can_be_claimed(machine, candidate->step, candidate->kind);
-	return es_is_requested(machine, candidate->step, candidate->kind);
-}
-
 static bool
 take_anew(Candidate *candidate, Saga *saga)
 {
@@ -276,7 +267,7 @@ take_anew(Candidate *candidate, Saga *saga)
 	const StepPace *pace;
 	const SagaStep *step;
 
-	if (!can_be_claimed(&saga->machine, candidate))
+	if (!es_is_claimable(saga, candidate->step, candidate->kind))
 		return false;
 	if (!es_circuit_admits_step(saga, candidate->step, candidate->kind))
 	{

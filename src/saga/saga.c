@@ -40,6 +40,7 @@
 #include "saga/circuit.h"
 #include "saga/define.h"
 #include "saga/definition.h"
+#include "saga/machine.h"
 #include "saga/saga.h"
 #include "saga/saga_work.h"
 #include "staging/staged_scan.h"
@@ -230,6 +231,41 @@ step_row(const Saga *saga, const SagaStep *step, StepRow *row)
 	else if (phase != STEP_WAITING)
 		return false;
 	return true;
+}
+
+/* Whether the row of a step says that its time has come. */
+static bool
+is_row_due(const Saga *saga, const char *step)
+{
+	static KeptPlan plan = {"SELECT 1 FROM event_store.saga_steps s"
+							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
+							" AND s.step OPERATOR(pg_catalog.=) $3"
+							" AND COALESCE(s.claimable_at, s.run_at)"
+							" OPERATOR(pg_catalog.<=) $4",
+							4,
+							{TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+	Datum values[4] = {saga->name, saga->id, CStringGetTextDatum(step),
+					   TimestampTzGetDatum(GetCurrentTimestamp())};
+	OwnerScope scope;
+	bool due;
+
+	es_begin(&scope);
+	due = es_execute_latest(&plan, values, NULL) > 0;
+	es_end(&scope);
+	return due;
+}
+
+/*
+ * The row is never later than the state has it, so it is asked only where the state names
+ * a time to come: since the clock was set back, or since somebody else claimed the
+ * step meanwhile, and it is to be tried again.
+ */
+bool
+es_is_claimable(const Saga *saga, const char *step, StepKind kind)
+{
+	return es_can_be_claimed(&saga->machine, step, kind) ||
+		   (es_is_requested(&saga->machine, step, kind) && is_row_due(saga, step));
 }
 
 static void

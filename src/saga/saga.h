@@ -50,6 +50,8 @@ extern void es_save_saga(Saga *saga, const char *function);
  */
 extern bool es_circuit_admits_step(const Saga *saga, const char *step,
 								   StepKind kind);
+/* Whether a step, or its compensation, can be claimed now, as its state or its row has it. */
+extern bool es_is_claimable(const Saga *saga, const char *step, StepKind kind);
 /* The word of its phase, as text. */
 extern Datum es_saga_phase_text(const Saga *saga);
 

@@ -340,43 +340,6 @@ circuit_admits(Claim *claim, const Saga *saga, const Candidate *candidate)
 	return false;
 }
 
-/* Whether it is requested from a time on that has come, by the row as it is now. */
-static bool
-is_row_claimable(const Saga *saga, const Candidate *candidate)
-{
-	static KeptPlan plan = {"SELECT 1 FROM event_store.saga_steps s"
-							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
-							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
-							" AND s.step OPERATOR(pg_catalog.=) $3"
-							" AND s.claimable_at OPERATOR(pg_catalog.<=) $4",
-							4,
-							{TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
-	Datum values[4] = {saga->name, saga->id, CStringGetTextDatum(candidate->step),
-					   TimestampTzGetDatum(GetCurrentTimestamp())};
-	OwnerScope scope;
-	bool claimable;
-
-	es_begin(&scope);
-	claimable = es_execute_latest(&plan, values, NULL) > 0;
-	es_end(&scope);
-	return claimable;
-}
-
-/*
- * The state tells, but for a saga whose last event is of a time to come, since the clock was
- * set back: the times of its rows went back with it.
- */
-static bool
-can_be_claimed(const Saga *saga, const Candidate *candidate)
-{
-	const Machine *machine = &saga->machine;
-
-	if (machine->state->updated_at <= machine->now)
-		return es_can_be_claimed(machine, candidate->step, candidate->kind);
-	return es_is_requested(machine, candidate->step, candidate->kind) &&
-		   is_row_claimable(saga, candidate);
-}
-
 static void
 claim_candidate(Claim *claim, const Candidate *candidate)
 {
@@ -388,7 +351,7 @@ claim_candidate(Claim *claim, const Candidate *candidate)
 		note_again(claim, claim->looked_at + HELD_PAUSE);
 		return;
 	}
-	if (!can_be_claimed(saga, candidate))
+	if (!es_is_claimable(saga, candidate->step, candidate->kind))
 	{
 		note_again(claim, claim->looked_at + HELD_PAUSE);
 		return;

@@ -122,5 +122,29 @@ ok(poll(q{SELECT count(*) = 1 FROM event_store.load_events('saga:timed', 'leased
 ok(poll(q{SELECT count(*) = 1 FROM event_store.claim_steps('timed', 'e', max_count => 3) WHERE saga_id = 'backs off' AND attempt = 2}), 'a back-off');
 ok(poll(q{SELECT state = 'failed' FROM event_store.sagas WHERE saga_id = 'queued'}), 'what nobody claims in time');
 
+# ---------- back and forward again, during pauses that are by the state of before longer than by their rows
+
+sql(q{
+	CREATE FUNCTION fails(saga_id text, step text, attempt int, context jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+	BEGIN
+	    IF attempt = 1 THEN RAISE 'not the first time'; END IF;
+	    RETURN NULL;
+	END
+	$$;
+	SELECT event_store.define_saga('pauses', '{"steps": [{"name": "a", "retry_initial": "1h", "retry_max": "1h"}]}');
+	SELECT event_store.define_saga('handled', '{"steps": [{"name": "a", "retry_initial": "1h", "retry_max": "1h", "handler": "public.fails"}]}');
+	SELECT event_store.start_saga('pauses', 'of an executor'), event_store.start_saga('handled', 'of a handler');
+	SELECT event_store.report_step('pauses', saga_id, step, 'retry', lease) FROM event_store.claim_steps('pauses', 'e')});
+ok(poll(q{SELECT count(*) = 2 FROM event_store.saga_steps WHERE saga_id LIKE 'of a%' AND COALESCE(claimable_at, run_at) > clock_timestamp() + interval '50min'}), 'steps that pause');
+set_clock(-2 * 86400 - 2400);
+ok(poll(q{SELECT (SELECT count(*) FROM event_store.claim_steps('pauses', 'e')) = 0
+	AND (SELECT count(*) FROM event_store.saga_steps WHERE saga_id LIKE 'of a%' AND written_at > clock_timestamp()) = 0}), 'their times go back');
+is(sql(q{SELECT count(*) FROM event_store.saga_steps WHERE saga_id LIKE 'of a%' AND COALESCE(claimable_at, run_at) BETWEEN clock_timestamp() + interval '50min'
+	AND clock_timestamp() + interval '1h'}), '2', 'with the clock');
+set_clock(-2 * 86400 + 1800);
+ok(poll(q{SELECT count(*) = 1 FROM event_store.claim_steps('pauses', 'e')}), 'an executor has a step when its pause is over');
+sql(q{SELECT event_store.start_saga('plain', 'calls the process')});
+ok(poll(q{SELECT state = 'completed' FROM event_store.sagas WHERE saga_id = 'of a handler'}), 'so has a handler');
+
 $node->stop;
 done_testing();
