@@ -72,6 +72,10 @@
 #define BUSY_PAUSE_MS 50
 /* A turn of steps goes on until it has taken so long. */
 #define STEPS_TURN_MS 100
+/* Where somebody has locked a table, what it says is looked at again after this, ... */
+#define LOCKED_PAUSE_MS 1000
+/* ... and transactions that others wait behind give up after that. */
+#define LOCK_TIMEOUT "1s"
 /* One of which something set aside is due, but not yet to be had, after this. */
 #define ASIDE_PAUSE_MS 1000
 
@@ -138,9 +142,12 @@ start_one(SharedDatabase *db, const DueWork *projection)
 		start_process(db, projection->role, place);
 }
 
-/* Lists them, and has the next transaction with events say so if one waits for events. */
+/*
+ * Lists them, and has the next transaction with events say so if one waits for events.  Who
+ * has locked the table of steps holds up no projection: it is looked at "again" then.
+ */
 static DueWork *
-list_and_watch(SharedDatabase *db, int *count)
+list_and_watch(SharedDatabase *db, int *count, TimestampTz *again)
 {
 	DueWork *list;
 	bool waits = false;
@@ -148,12 +155,19 @@ list_and_watch(SharedDatabase *db, int *count)
 	DueWork *steps;
 	int more;
 
+	*again = DT_NOEND;
 	es_watch_events(db, true);
 	list = es_list_due_projections(count);
 	for (int i = 0; i < *count; i++)
 		waits = waits || list[i].waits;
 	if (!waits)
 		es_watch_events(db, false);
+	if (!es_try_lock_steps())
+	{
+		*again =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_PAUSE_MS);
+		return list;
+	}
 	steps = es_list_due_steps(&more);
 	if (more == 0)
 		return list;
@@ -172,7 +186,7 @@ start_for_timers(SharedDatabase *db, TimestampTz not_before, TimestampTz *next)
 {
 	int place;
 
-	if (es_find_timers(db) == DT_NOEND || es_projector_present(db, InvalidOid))
+	if (es_projector_present(db, InvalidOid) || es_find_timers(db) == DT_NOEND)
 		return;
 	if (not_before > GetCurrentTimestamp())
 	{
@@ -188,12 +202,10 @@ TimestampTz
 es_start_projectors(SharedDatabase *db)
 {
 	TimestampTz not_before = es_projector_start_at(db);
-	TimestampTz next = DT_NOEND;
+	TimestampTz next;
 	TimestampTz now;
 	int count;
-	DueWork *list = list_and_watch(db, &count);
-
-	start_for_timers(db, not_before, &next);
+	DueWork *list = list_and_watch(db, &count, &next);
 
 	qsort(list, count, sizeof(DueWork), compare_turns);
 	now = GetCurrentTimestamp();
@@ -209,6 +221,8 @@ es_start_projectors(SharedDatabase *db)
 		else
 			next = Min(next, due);
 	}
+	/* the last, since it raises where somebody has locked a table of theirs */
+	start_for_timers(db, not_before, &next);
 	return next;
 }
 
@@ -227,6 +241,7 @@ typedef struct Projector
 	MemoryContext found;
 	DueWork *list;
 	int count;
+	TimestampTz again; /* when what could not be looked at is */
 	bool store_gone;
 
 	bool to_look; /* something may have happened since, whoever calls */
@@ -274,6 +289,17 @@ note_failure(Projector *p, MemoryContext context)
 					  psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
 							   error->message));
 	RESUME_INTERRUPTS();
+}
+
+/*
+ * From here to the end of the transaction locks of rows and tables are not waited for longer: who
+ * holds one must not stop all that the process has to do.  Each of these is tried again.
+ */
+static void
+bound_waits(void)
+{
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
 /* Runs something in a transaction of its own; false if that failed. */
@@ -330,7 +356,7 @@ look(Projector *p)
 {
 	MemoryContext caller = MemoryContextSwitchTo(p->found);
 
-	p->list = list_and_watch(p->db, &p->count);
+	p->list = list_and_watch(p->db, &p->count, &p->again);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -351,6 +377,7 @@ take_turn(Projector *p)
 static void
 claim_step(Projector *p)
 {
+	bound_waits();
 	es_note_projection_turn(p->next->hash);
 	p->taken = es_take_handled_step(p->next->name, p->of_step, &p->work);
 }
@@ -358,9 +385,12 @@ claim_step(Projector *p)
 static void
 run_step(Projector *p)
 {
+	/* a call of the handler has a bound of its own */
+	bound_waits();
 	es_run_handled_step(&p->work);
 }
 
+/* Without a bound: what is not put back has lost its attempt. */
 static void
 put_back_step(Projector *p)
 {
@@ -409,6 +439,7 @@ take_turn_of_projection(Projector *p)
 static void
 step_timer(Projector *p)
 {
+	bound_waits();
 	es_run_timer(p->db, p->timer);
 }
 
@@ -475,7 +506,7 @@ see_to_others(const Projector *p)
 static TimestampTz
 next_due(const Projector *p)
 {
-	TimestampTz first = DT_NOEND;
+	TimestampTz first = p->again;
 
 	for (int i = 0; i < p->count; i++)
 	{

@@ -23,6 +23,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/elog.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -71,6 +72,12 @@ PG_FUNCTION_INFO_V1(es_run_saga_handlers);
 #define MAX_RUNS 1000
 
 /* ---------- which roles ---------- */
+
+bool
+es_try_lock_steps(void)
+{
+	return es_try_lock_table(get_relname_relid("saga_steps", es_store()->schema));
+}
 
 /* A step along the index for each role, however many steps it has. */
 DueWork *
@@ -297,7 +304,7 @@ take(void *arg)
 	Saga saga;
 
 	es_name_saga(&saga, candidate->name, candidate->id);
-	if (!es_try_saga(&saga, FUNCTION))
+	if (!es_try_saga(&saga, FUNCTION) || !es_try_saga_rows(&saga))
 		return false;
 	if (candidate->lease == 0)
 		candidate->taken = take_anew(candidate, &saga);
@@ -316,7 +323,7 @@ put_off(void *arg)
 	Saga saga;
 
 	es_name_saga(&saga, candidate->name, candidate->id);
-	if (!es_try_lock_saga(&saga))
+	if (!es_try_lock_saga(&saga) || !es_try_saga_rows(&saga))
 		return false;
 	set_run_at(candidate, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													  candidate->pause));

@@ -16,6 +16,8 @@ typedef enum StepTaken
 	STEP_TAKEN
 } StepTaken;
 
+/* Locks the table of steps to the end of the transaction; false if somebody keeps it from that. */
+extern bool es_try_lock_steps(void);
 /* The roles whose handlers have steps to do, now or later. */
 extern DueWork *es_list_due_steps(int *count);
 /*

@@ -162,6 +162,44 @@ es_try_lock_saga(const Saga *saga)
 	return es_try_lock_pair(ES_LOCK_AGGREGATE, es_pair_hash(saga->type, saga->id));
 }
 
+/* Who writes them through the API holds the saga's lock, so this is somebody around it. */
+bool
+es_try_saga_rows(const Saga *saga)
+{
+	static KeptPlan plan =
+		{"WITH steps AS MATERIALIZED (SELECT FROM event_store.saga_steps s"
+		 " WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+		 " AND s.saga_id OPERATOR(pg_catalog.=) $2"
+		 " FOR UPDATE SKIP LOCKED),"
+		 " whole AS MATERIALIZED (SELECT FROM event_store.sagas g"
+		 " WHERE g.saga_name OPERATOR(pg_catalog.=) $1"
+		 " AND g.saga_id OPERATOR(pg_catalog.=) $2"
+		 " FOR UPDATE SKIP LOCKED)"
+		 " SELECT (SELECT pg_catalog.count(*) FROM steps)"
+		 " OPERATOR(pg_catalog.=)"
+		 " (SELECT pg_catalog.count(*) FROM event_store.saga_steps s"
+		 " WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
+		 " AND s.saga_id OPERATOR(pg_catalog.=) $2)"
+		 " AND (SELECT pg_catalog.count(*) FROM whole)"
+		 " OPERATOR(pg_catalog.=)"
+		 " (SELECT pg_catalog.count(*) FROM event_store.sagas g"
+		 " WHERE g.saga_name OPERATOR(pg_catalog.=) $1"
+		 " AND g.saga_id OPERATOR(pg_catalog.=) $2)",
+		 2,
+		 {TEXTOID, TEXTOID}};
+	Datum values[2] = {saga->name, saga->id};
+	OwnerScope scope;
+	bool isnull;
+	bool had;
+
+	es_begin(&scope);
+	(void) es_execute_latest(&plan, values, NULL);
+	had = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+									 SPI_tuptable->tupdesc, 1, &isnull));
+	es_end(&scope);
+	return had;
+}
+
 bool
 es_try_saga(Saga *saga, const char *function)
 {

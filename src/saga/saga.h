@@ -37,6 +37,11 @@ extern void es_open_named_saga(Saga *saga, const char *function);
 extern bool es_try_saga(Saga *saga, const char *function);
 /* The lock alone, to the end of the transaction: also of one whose state cannot be had. */
 extern bool es_try_lock_saga(const Saga *saga);
+/*
+ * Its rows beside the log as well, to the end of the transaction: false if somebody else has
+ * locked one, who is not waited for.  The saga's own lock is held.
+ */
+extern bool es_try_saga_rows(const Saga *saga);
 /* Lets go of one that was tried, where nothing has happened to it. */
 extern void es_leave_saga(const Saga *saga);
 /* A state as the active snapshot has it, without a lock; NULL = there is none. */

@@ -217,7 +217,7 @@ fire_in_subtransaction(void *arg)
 	Saga saga;
 
 	es_name_saga(&saga, timer->name, timer->id);
-	if (!es_try_saga(&saga, "fire_saga_timers()"))
+	if (!es_try_saga(&saga, "fire_saga_timers()") || !es_try_saga_rows(&saga))
 		return false;
 	fire(&saga, timer);
 	timer->fired = saga.machine.events != NIL;
@@ -257,7 +257,7 @@ put_off(void *arg)
 	Saga saga;
 
 	es_name_saga(&saga, timer->name, timer->id);
-	if (!es_try_lock_saga(&saga))
+	if (!es_try_lock_saga(&saga) || !es_try_saga_rows(&saga))
 		return false;
 	es_begin(&scope);
 	(void) es_write_ours(of_whole ? &of_saga : &of_step, values, nulls);

@@ -142,6 +142,87 @@ others_go_on('while its row is held');
 $holder->query_safe('ROLLBACK');
 $holder->quit;
 
+# ---------- somebody holds rows of a saga around the API, and not the saga itself
+
+# Has somebody hold a row from before it is due on.
+sub hold_row
+{
+	my ($id, $due, $row) = @_;
+	my @holders = map { $node->background_psql('shop') } 1 .. 2;
+
+	$holders[0]->query_safe(qq{BEGIN; SELECT event_store.lock_aggregate('saga:' || saga_name, saga_id) FROM event_store.sagas WHERE saga_id = '$id'});
+	sql("UPDATE event_store.saga_steps SET $due = now() WHERE saga_id = '$id'");
+	$holders[1]->query_safe("BEGIN; $row FOR UPDATE");
+	$holders[0]->query_safe('COMMIT');
+	$holders[0]->quit;
+	return $holders[1];
+}
+
+sub let_go
+{
+	my ($one) = @_;
+
+	$one->query_safe('ROLLBACK');
+	return $one->quit;
+}
+
+sql(q{SELECT event_store.define_saga('waits', '{"steps": [{"name": "a", "queue_timeout": "1d"}]}');
+	SELECT event_store.define_saga('ends', '{"timeout": "100ms", "steps": [{"name": "a"}]}')});
+define('late', '"handler": "app.does", "delay": "1h"');
+$offset = -s $node->logfile;
+foreach my $table ('saga_steps', 'sagas')
+{
+	my $id = "row of $table";
+	my $row = "SELECT FROM event_store.$table WHERE saga_id = ";
+
+	start('late', "$id, handler");
+	$holder = hold_row("$id, handler", 'run_at', "$row'$id, handler'");
+	others_go_on("while a row of $table is held") for 1 .. 3;
+	is(sql("SELECT state FROM event_store.sagas WHERE saga_id = '$id, handler'"), 'running', 'it waits');
+	let_go($holder);
+	ok(state_is("$id, handler", 'completed'), 'and goes on then');
+
+	start('waits', "$id, timer");
+	$holder = hold_row("$id, timer", 'due_at', "$row'$id, timer'");
+	start('ends', "$id, beside");
+	ok(state_is("$id, beside", 'failed'), 'so do timers');
+	is(sql("SELECT state FROM event_store.sagas WHERE saga_id = '$id, timer'"), 'running', 'it waits');
+	let_go($holder);
+	ok(state_is("$id, timer", 'failed'), 'and goes on then');
+}
+
+unlike(slurp_file($node->logfile, $offset), qr/lock timeout/, 'nobody has waited for a row');
+
+handler('held', q{WHILE NOT EXISTS (SELECT FROM app.gate WHERE id = 3) LOOP PERFORM pg_sleep(0.01); END LOOP; INSERT INTO app.done VALUES ('held');});
+define('held', '"handler": "app.held", "max_attempts": 1, "timeout": "1h"');
+start('held', 'report');
+ok(poll(q{SELECT count(*) = 1 FROM event_store.saga_steps WHERE saga_id = 'report' AND lease IS NOT NULL}), 'a handler runs');
+$holder = $node->background_psql('shop');
+$holder->query_safe(q{BEGIN; SELECT FROM event_store.sagas WHERE saga_id = 'report' FOR UPDATE});
+sql('INSERT INTO app.gate VALUES (3)');
+others_go_on('beside a report that meets a row that is held') for 1 .. 3;
+let_go($holder);
+ok(state_is('report', 'completed'), 'it is reported then');
+is(sql(q{SELECT count(*) FROM app.done WHERE what = 'held'}), '1', 'with what it did, once');
+
+# ---------- or has locked a table
+
+sql(q{CREATE FUNCTION app.looks(e event_store.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO app.done VALUES ('looked') $$; ALTER FUNCTION app.looks OWNER TO ann});
+sql(q{SET ROLE ann; SELECT event_store.create_projection('looks', 'app.looks'::regproc, '{Look}')});
+foreach my $table ('saga_steps', 'sagas')
+{
+	start('waits', "table $table");
+	$holder = $node->background_psql('shop');
+	$holder->query_safe("BEGIN; UPDATE event_store.saga_steps SET due_at = now() WHERE saga_id = 'table $table'; LOCK TABLE event_store.$table");
+	sql(qq{SELECT event_store.schedule_event(now(), 'Hindered', '$table', 'E'), event_store.append_event('Look', '$table', NULL, 'E')});
+	ok(poll("SELECT event_store.aggregate_sequence('Hindered', '$table') = 1"), "deadlines go on while $table is locked");
+	ok(poll(q{SELECT lag_events = 0 FROM event_store.projection_status WHERE projection_name = 'looks'}), 'so do projections');
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	others_go_on('and sagas then');
+	ok(state_is("table $table", 'failed'), 'what fell due as well');
+}
+
 # ---------- a clock that was set back, and somebody holds a row whose times are of before
 
 sql(q{SELECT event_store.define_saga('of executors', '{"steps": [{"name": "a", "queue_timeout": "1d"}]}')});
