@@ -252,6 +252,7 @@ typedef struct Projector
 	MemoryContext of_step; /* a step outlives the transaction that claims it */
 	StepWork work;
 	StepTaken taken;
+	bool in_step; /* it is being run */
 
 	/* the timers, of the store's own */
 	int timer;		/* that had the last step */
@@ -288,6 +289,9 @@ note_failure(Projector *p, MemoryContext context)
 		es_note_pause(projection,
 					  psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
 							   error->message));
+	if (p->in_step)
+		es_note_step_error(&p->work, error);
+	FreeErrorData(error);
 	RESUME_INTERRUPTS();
 }
 
@@ -406,13 +410,18 @@ take_turn_of_steps(Projector *p)
 
 	do
 	{
+		bool done;
+
 		MemoryContextReset(p->of_step);
 		p->taken = STEP_NOT_FOUND;
 		if (!in_transaction(p, claim_step, "claim a step"))
 			return;
 		if (p->taken == STEP_HELD)
 			es_rest_projection(p->next->hash, BUSY_PAUSE_MS);
-		if (p->taken == STEP_TAKEN && !in_transaction(p, run_step, "run a step"))
+		p->in_step = p->taken == STEP_TAKEN;
+		done = !p->in_step || in_transaction(p, run_step, "run a step");
+		p->in_step = false;
+		if (!done)
 		{
 			(void) in_transaction(p, put_back_step, "put a step back");
 			return;

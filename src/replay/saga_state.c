@@ -487,9 +487,10 @@ note_failure(SagaState *saga, SagaStep *step, const SagaEvent *event)
 static void
 note_time_out(SagaState *saga, SagaStep *step, const SagaEvent *event)
 {
-	saga->last_error =
-		psprintf("step %s: %s", step->step,
-				 event->reason == NULL ? "timeout" : event->reason);
+	saga->last_error = psprintf("step %s: %s%s%s", step->step,
+								event->reason == NULL ? "timeout" : event->reason,
+								event->error == NULL ? "" : ": ",
+								event->error == NULL ? "" : event->error);
 	if (event->retry_at != 0)
 	{
 		step->phase = STEP_BACKING_OFF;

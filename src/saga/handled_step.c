@@ -439,7 +439,7 @@ end_overdue(const StepWork *work)
 	open_saga(work, &saga);
 	step = es_saga_step(saga.machine.state, work->step);
 	if (step != NULL && step->lease == work->lease)
-		es_time_out_lease(&saga.machine, work->step, true);
+		es_time_out_lease(&saga.machine, work->step, true, NULL);
 	es_save_saga(&saga, FUNCTION);
 	es_bound_lock_waits(false);
 }
@@ -481,37 +481,56 @@ is_failure(const StepWork *work, const ErrorData *error)
 	return work->overdue || work->broken || es_is_failure(error->sqlerrcode);
 }
 
+/* Keeps it where the rest of the work is. */
+void
+es_note_step_error(StepWork *work, const ErrorData *error)
+{
+	MemoryContext caller =
+		MemoryContextSwitchTo(GetMemoryChunkContext(work->step));
+
+	work->error = describe(error);
+	es_clip_error(work->error);
+	MemoryContextSwitchTo(caller);
+}
+
 /* Where somebody is changing the row, the attempt is ended by him, or by its timer. */
 void
 es_put_back_step(StepWork *work)
 {
-	static KeptPlan plan = {"WITH mine AS MATERIALIZED (SELECT m.saga_name, m.saga_id, m.step"
-							" FROM event_store.saga_steps m"
-							" WHERE m.saga_name OPERATOR(pg_catalog.=) $1"
-							" AND m.saga_id OPERATOR(pg_catalog.=) $2"
-							" AND m.step OPERATOR(pg_catalog.=) $3"
-							" AND m.lease OPERATOR(pg_catalog.=) $4"
-							" FOR UPDATE SKIP LOCKED)"
-							" UPDATE event_store.saga_steps s SET run_at = $5,"
-							" written_at = pg_catalog.clock_timestamp()"
-							" FROM mine m"
-							" WHERE s.saga_name OPERATOR(pg_catalog.=) m.saga_name"
-							" AND s.saga_id OPERATOR(pg_catalog.=) m.saga_id"
-							" AND s.step OPERATOR(pg_catalog.=) m.step",
-							5,
-							{TEXTOID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID}};
+	static KeptPlan plan =
+		{"WITH mine AS MATERIALIZED (SELECT m.saga_name, m.saga_id, m.step"
+		 " FROM event_store.saga_steps m"
+		 " WHERE m.saga_name OPERATOR(pg_catalog.=) $1"
+		 " AND m.saga_id OPERATOR(pg_catalog.=) $2"
+		 " AND m.step OPERATOR(pg_catalog.=) $3"
+		 " AND m.lease OPERATOR(pg_catalog.=) $4"
+		 " FOR UPDATE SKIP LOCKED)"
+		 " UPDATE event_store.saga_steps s SET run_at = $5,"
+		 " written_at = pg_catalog.clock_timestamp(),"
+		 " progress = CASE WHEN $6 IS NULL THEN s.progress"
+		 " ELSE pg_catalog.jsonb_build_object('error', $6) END"
+		 " FROM mine m"
+		 " WHERE s.saga_name OPERATOR(pg_catalog.=) m.saga_name"
+		 " AND s.saga_id OPERATOR(pg_catalog.=) m.saga_id"
+		 " AND s.step OPERATOR(pg_catalog.=) m.step",
+		 6,
+		 {TEXTOID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID}};
 	TimestampTz now = GetCurrentTimestamp();
 	/* each pause as long as all before it */
 	int64 pause = Min(Max((now - work->claimed_at) / 1000, FIRST_PAUSE_MS),
 					  LONGEST_PAUSE_MS);
-	Datum values[5] = {work->name, work->id, CStringGetTextDatum(work->step),
+	bool silent = work->error == NULL;
+	Datum values[6] = {work->name,
+					   work->id,
+					   CStringGetTextDatum(work->step),
 					   Int64GetDatum(work->lease),
-					   TimestampTzGetDatum(TimestampTzPlusMilliseconds(now,
-																	   pause))};
+					   TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, pause)),
+					   silent ? (Datum) 0 : CStringGetTextDatum(work->error)};
+	char nulls[6] = {' ', ' ', ' ', ' ', ' ', silent ? 'n' : ' '};
 	OwnerScope scope;
 
 	es_begin(&scope);
-	(void) es_write_ours(&plan, values, NULL);
+	(void) es_write_ours(&plan, values, nulls);
 	es_end(&scope);
 }
 
@@ -540,9 +559,10 @@ es_run_handled_step(StepWork *work)
 	error = run_once(work);
 	if (error == NULL)
 		return;
+	es_note_step_error(work, error);
 	ereport(LOG, errmsg("handler %s of step \"%s\" of saga %s/%s runs again: %s",
 						work->handler, work->step, TextDatumGetCString(work->name),
-						TextDatumGetCString(work->id), describe(error)));
+						TextDatumGetCString(work->id), work->error));
 	es_put_back_step(work);
 }
 

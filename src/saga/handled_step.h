@@ -5,6 +5,8 @@
 #ifndef ES_HANDLED_STEP_H
 #define ES_HANDLED_STEP_H
 
+#include "utils/elog.h"
+
 #include "consume/due_projection.h"
 #include "saga/step_handler.h"
 
@@ -31,7 +33,8 @@ extern StepTaken es_take_handled_step(Datum role, MemoryContext context,
  * another run in the time that the claim has left.
  */
 extern void es_run_handled_step(StepWork *work);
-/* That other run, where the transaction has failed. */
+/* That other run, where the transaction has failed, and why: told if the attempt's time ends first. */
+extern void es_note_step_error(StepWork *work, const ErrorData *error);
 extern void es_put_back_step(StepWork *work);
 
 #endif /* ES_HANDLED_STEP_H */

@@ -751,11 +751,13 @@ es_time_out_saga(Machine *machine)
 }
 
 void
-es_time_out_lease(Machine *machine, const char *name, bool by_deadline)
+es_time_out_lease(Machine *machine, const char *name, bool by_deadline, char *error)
 {
 	const StepDefinition *definition = definition_of(machine, name);
 	const SagaStep *step = es_saga_step(machine->state, name);
-	AttemptEnd end = {.reason = by_deadline ? "timeout" : "lease", .pause = -1};
+	AttemptEnd end = {.reason = by_deadline ? "timeout" : "lease",
+					  .error = error,
+					  .pause = -1};
 
 	if (step == NULL || es_saga_is_final(machine->state))
 		return;

@@ -67,9 +67,12 @@ extern void es_resolve_stuck(Machine *machine, const StepResolution *resolution)
 /* Both act on a running saga only. */
 extern void es_cancel_machine(Machine *machine, const char *reason);
 extern void es_time_out_saga(Machine *machine);
-/* The lease of a step is over, by its own time or that of the step. */
+/*
+ * The lease of a step is over, by its own time or that of the step; what went wrong last, if that
+ * is known.
+ */
 extern void es_time_out_lease(Machine *machine, const char *step,
-							  bool by_deadline);
+							  bool by_deadline, char *error);
 /* Nobody claimed it, or no signal came, until then. */
 extern void es_time_out_queue(Machine *machine, const char *step);
 /* The newest lease, which is not over; VS007 for another. */

@@ -6,9 +6,9 @@
  * events, has the machine decide, and appends what follows.  Two tables stand beside
  * the log and say nothing that the log does not: sagas, a row each with its state, and
  * saga_steps, a row for each step that can be claimed, is leased or waits, by which
- * executors and timers find them.  The end of a lease alone is nowhere else, since
- * extending it is no event; and times of saga_steps go back with a clock that is set back
- * (saga_clock.c).
+ * executors and timers find them.  The end of a lease and what goes on in its time are nowhere
+ * else, since extending it is no event; and times of saga_steps go back with a clock that is set
+ * back (saga_clock.c).
  */
 #include "postgres.h"
 

@@ -132,11 +132,16 @@ es_find_saga_timer(void)
 									 : DatumGetTimestampTz(at);
 }
 
-/* Whether it is still due: it may have been put off, or done, until the lock was had. */
+/*
+ * Whether it is still due: it may have been put off, or done, until the lock was had.  With what
+ * went wrong last in the hands of a handler.
+ */
 static bool
-is_still_due(const Timer *timer)
+is_still_due(const Timer *timer, char **error)
 {
-	static KeptPlan plan = {"SELECT 1 FROM event_store.saga_steps s"
+	static KeptPlan plan = {"SELECT CASE WHEN s.run_as IS NOT NULL"
+							" THEN s.progress OPERATOR(pg_catalog.->>) 'error' END"
+							" FROM event_store.saga_steps s"
 							" WHERE s.saga_name OPERATOR(pg_catalog.=) $1"
 							" AND s.saga_id OPERATOR(pg_catalog.=) $2"
 							" AND s.step OPERATOR(pg_catalog.=) $3"
@@ -147,11 +152,22 @@ is_still_due(const Timer *timer)
 	Datum values[5] = {timer->name, timer->id, CStringGetTextDatum(timer->step),
 					   TimestampTzGetDatum(GetCurrentTimestamp()),
 					   BoolGetDatum(timer->leased)};
+	MemoryContext caller = CurrentMemoryContext;
 	OwnerScope scope;
 	bool due;
 
+	*error = NULL;
 	es_begin(&scope);
 	due = es_execute_latest(&plan, values, NULL) > 0;
+	if (due)
+	{
+		bool isnull;
+		Datum met = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								  1, &isnull);
+
+		if (!isnull)
+			*error = MemoryContextStrdup(caller, TextDatumGetCString(met));
+	}
 	es_end(&scope);
 	return due;
 }
@@ -193,6 +209,7 @@ static void
 fire(Saga *saga, const Timer *timer)
 {
 	const SagaStep *step;
+	char *error;
 
 	if (timer->step == NULL)
 	{
@@ -200,12 +217,13 @@ fire(Saga *saga, const Timer *timer)
 			es_time_out_saga(&saga->machine);
 		return;
 	}
-	if (!is_still_due(timer))
+	if (!is_still_due(timer, &error))
 		return;
 	step = es_saga_step(saga->machine.state, timer->step);
 	if (timer->leased)
 		es_time_out_lease(&saga->machine, timer->step,
-						  step != NULL && step->deadline <= saga->machine.now);
+						  step != NULL && step->deadline <= saga->machine.now,
+						  error);
 	else if (!put_off_for_circuit(saga, timer))
 		es_time_out_queue(&saga->machine, timer->step);
 }

@@ -102,7 +102,7 @@ run(Machine *machine, const Input *input)
 	else if (strcmp(action, "report") == 0)
 		report(machine, input);
 	else if (strcmp(action, "lease_over") == 0)
-		es_time_out_lease(machine, input->step, input->by_deadline);
+		es_time_out_lease(machine, input->step, input->by_deadline, NULL);
 	else if (strcmp(action, "queue_over") == 0)
 		es_time_out_queue(machine, input->step);
 	else if (strcmp(action, "time_over") == 0)

@@ -31,6 +31,7 @@ typedef struct StepWork
 	/* what a call that raises sets: its time was over; it could not be made at all */
 	bool overdue;
 	bool broken;
+	char *error; /* of the moment, for which it runs again; NULL = none */
 } StepWork;
 
 /*

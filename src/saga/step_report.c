@@ -97,15 +97,20 @@ claimed_at(const Saga *saga, const StepReport *report)
 			   .timeout;
 }
 
+/* Any text will do; what is too long for an event to be worth it is cut. */
+void
+es_clip_error(char *error)
+{
+	error[pg_mbcliplen(error, (int) strlen(error), MAX_ERROR_BYTES)] = '\0';
+}
+
 void
 es_take_report(Saga *saga, StepReport *report, const char *function)
 {
 	TimestampTz claimed = claimed_at(saga, report);
 
-	/* any text will do; what is too long for an event to be worth it is cut */
 	if (report->error != NULL)
-		report->error[pg_mbcliplen(report->error, (int) strlen(report->error),
-								   MAX_ERROR_BYTES)] = '\0';
+		es_clip_error(report->error);
 	es_report_step(&saga->machine, report);
 	es_save_saga(saga, function);
 	if (claimed != 0)

@@ -10,8 +10,9 @@
 
 /*
  * Takes a report into a saga that is open, and saves it.  An error is cut to what an event
- * is to hold of it.
+ * is to hold of it, as by the second.
  */
 extern void es_take_report(Saga *saga, StepReport *report, const char *function);
+extern void es_clip_error(char *error);
 
 #endif /* ES_STEP_REPORT_H */

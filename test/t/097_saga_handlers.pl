@@ -129,6 +129,25 @@ sql('INSERT INTO app.gate VALUES (1)');
 ok(state_is('u-1', 'completed'), 'until it goes through');
 is(log_of('u-1'), 'StepClaimed 1, StepSucceeded 1', 'as one attempt');
 
+# what it met last is told when its time ends before that
+handler('ann', 'no_luck', q{RAISE 'no luck at all' USING ERRCODE = 'disk_full';});
+define('ann', 'never lucky', '"name": "a", "handler": "app.does", "compensate": true, "compensation": {"handler": "app.no_luck", "max_attempts": 1, "timeout": "1h"}',
+	'"name": "b", "handler": "app.no_luck", "max_attempts": 1, "timeout": "1h"');
+start('never lucky', 'u-2');
+foreach my $step ('b', 'a')
+{
+	my $row = "saga_id = 'u-2' AND step = '$step' AND lease IS NOT NULL";
+
+	ok(poll("SELECT count(*) = 1 FROM event_store.saga_steps WHERE $row AND progress IS NOT NULL"), "step $step runs again");
+	sql("UPDATE event_store.saga_steps SET due_at = now() WHERE $row");
+	ok(poll("SELECT count(*) = 0 FROM event_store.saga_steps WHERE $row"), 'until its time ends');
+}
+is(sql(q{SELECT string_agg(concat_ws(' ', event_type, payload ->> 'reason', payload ->> 'error'), ', ' ORDER BY sequence) FROM event_store.domain_events
+	WHERE aggregate_id = 'u-2' AND event_type IN ('StepTimedOut', 'CompensationFailed')}),
+	'StepTimedOut lease 53100: no luck at all, CompensationFailed lease 53100: no luck at all', 'its events tell what it met last');
+is(sql(q{SELECT state || ' ' || last_error FROM event_store.saga_status WHERE saga_id = 'u-2'}), 'stuck 53100: no luck at all', 'and so does its row');
+sql(q{SELECT event_store.resolve_step('never lucky', 'u-2', 'a', 'give_up', 'end of the test')});
+
 # ---------- a lease that is lost while the handler runs: its writes are undone
 
 handler('ann', 'loses', q{
