@@ -5,8 +5,9 @@
  * The handler of a projection is code of its owner.  So it runs in a process that has
  * connected as that role and has no other's rights to lose, and that nobody waits for:
  * whatever it does, the worker drains, and other roles' projections
- * go on in processes of their own.  One that goes from one projection to the
- * next discards what the session may have kept.
+ * go on in processes of their own.  A call of a handler leaves nothing to the session
+ * (handler_call.c) but what sequences gave last, which is forgotten before another projection has
+ * its turn.  DISCARD ALL would have all plans made anew at each turn.
  *
  * The worker starts a projector when a projection of a role without one has something to do
  * (es_start_projectors, one of its jobs).  The projector gives the projections of its
@@ -30,11 +31,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "commands/discard.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
@@ -343,18 +343,6 @@ in_transaction(Projector *p, void (*run)(Projector *p), const char *activity)
 	return succeeded;
 }
 
-/* What code of a projection may have left in the session goes before the next. */
-static void
-discard(Projector *p)
-{
-	DiscardStmt *all = makeNode(DiscardStmt);
-
-	all->target = DISCARD_ALL;
-	PopActiveSnapshot();
-	DiscardCommand(all, true);
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
 static void
 look(Projector *p)
 {
@@ -597,10 +585,8 @@ go_on(Projector *p, uint32 wait_event)
 		return;
 	}
 	p->worked_at = GetCurrentTimestamp();
-	/* those of the store's owner run no code that keeps anything */
-	if (OidIsValid(p->role) && p->last != 0 && p->last != p->next->hash &&
-		!in_transaction(p, discard, "discard"))
-		proc_exit(1);
+	if (p->last != p->next->hash)
+		ResetSequenceCaches();
 	p->last = p->next->hash;
 	if (p->next->steps)
 		take_turn_of_steps(p);

@@ -138,15 +138,42 @@ $standby->stop;
 $node->start;
 ok(caught_up('counts'), 'and so does the old primary, alone');
 
+# ---------- projections of one owner that have turns in one process keep their plans
+
+sql(q{
+	CREATE SEQUENCE app.plannings;
+	GRANT USAGE ON SEQUENCE app.plannings TO ann;
+	-- it is called whenever a statement that names it is planned
+	CREATE FUNCTION app.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN nextval('app.plannings') > 0; END $$;
+});
+foreach my $name ('one', 'other')
+{
+	sql(qq{
+		CREATE FUNCTION app.plans_$name(e event_store.event) RETURNS void LANGUAGE plpgsql AS \$\$ BEGIN INSERT INTO app.note SELECT 'plans', '$name' WHERE app.planned(); END \$\$;
+		ALTER FUNCTION app.plans_$name OWNER TO ann;
+		SET ROLE ann; SELECT event_store.create_projection('plans $name', 'app.plans_$name'::regproc, '{Plan}'); RESET ROLE;
+	});
+}
+for (1 .. 10)
+{
+	append('Plan', 1);
+	caught_up('plans one') && caught_up('plans other') or die 'they do not go on';
+}
+is(sql(q{SELECT string_agg(said || ' ' || n, ', ' ORDER BY said) FROM (SELECT said, count(*) AS n FROM app.note WHERE who = 'plans' GROUP BY said) x}), 'one 10, other 10', 'two projections in turns');
+cmp_ok(sql('SELECT last_value FROM app.plannings'), '<=', 4, 'plan each statement once');
+sql(q{DELETE FROM app.note; SELECT event_store.drop_projection('plans one'), event_store.drop_projection('plans other')});
+
 # ---------- a handler of one owner leaves nothing behind for the next
 
 sql(q{
+	CREATE SEQUENCE app.given;
+	GRANT USAGE ON SEQUENCE app.given TO ann;
 	CREATE TABLE app.parent (id int PRIMARY KEY);
 	CREATE TABLE app.child (id int REFERENCES app.parent DEFERRABLE INITIALLY DEFERRED);
 	GRANT ALL ON app.parent, app.child TO ann, bob;
 	CREATE FUNCTION app.litters(e event_store.event) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
-	    PERFORM set_config('work_mem', '77MB', false), set_config('app.left', 'behind', false), pg_advisory_lock(4711);
+	    PERFORM set_config('work_mem', '77MB', false), set_config('app.left', 'behind', false), pg_advisory_lock(4711), nextval('app.given');
 	    IF e.event_type <> 'E' THEN
 	        EXECUTE (e.payload ->> 'run');
 	    END IF;
@@ -154,6 +181,11 @@ sql(q{
 	$$;
 	CREATE FUNCTION app.looks(e event_store.event) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
+	    BEGIN
+	        INSERT INTO app.note VALUES ('looks', 'last value ' || lastval());
+	    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+	        NULL;
+	    END;
 	    INSERT INTO app.note SELECT 'looks', format('%s %s %s %s %s %s %s', current_user, session_user, current_setting('role'), current_setting('work_mem') = '77MB',
 	        coalesce(current_setting('app.left', true), '') = 'behind',
 	        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND pid = pg_backend_pid()),
@@ -171,7 +203,7 @@ foreach my $owner ('ann', 'bob')
 	append('Litter', 3);
 	ok(caught_up('litters') && caught_up('looks'), "a projection of $owner goes on beside one of ann's");
 	is(sql('SELECT string_agg(DISTINCT said, chr(10)) FROM app.note'), "$owner $owner none f f 0 0",
-		'and finds no role, setting, lock, temporary table, statement or cursor');
+		'and finds no role, setting, lock, temporary table, statement, cursor or value of a sequence');
 	sql(q{TRUNCATE app.note; SELECT event_store.drop_projection('litters'), event_store.drop_projection('looks')});
 }
 is(sql(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711}), '0', 'the lock of a session ends with the batch');
