@@ -72,6 +72,8 @@ DECLARE
 BEGIN
     IF role IS NULL THEN
         RAISE EXCEPTION 'role must not be null' USING ERRCODE = '22004';
+    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role) THEN
+        RAISE EXCEPTION 'role % does not exist', role USING ERRCODE = '42704';
     END IF;
     IF level IS NULL THEN
         RAISE EXCEPTION 'level must not be null' USING ERRCODE = '22004';
@@ -115,7 +117,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load and replay, SELECT on domain_events, domain_events_archive, all_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, start_saga, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, forget_processed, drain, dead letters, reducers, clear_view, rebuild_view, define_saga, resolve_step, cancel_saga, archive, retention). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load, read, replay, saga_log, SELECT on domain_events, domain_events_archive, all_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, start_saga, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, projections, forget_processed, drain, dead letters, reducers, upcasters, clear_view, rebuild_view, define_saga, resolve_step, cancel_saga, archive, retention, erasure). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

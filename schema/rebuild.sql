@@ -6,7 +6,7 @@ COMMENT ON FUNCTION event_store.rebuild_view(text, text) IS
 $$Makes a view anew from the events of all aggregates of a type: a row for each, with view_key = aggregate_id, view_data = its state and version = the sequence of its last event. Returns how many rows were written.
 All at once: readers see the old rows until the transaction commits and the new ones after it. Rows of aggregates that have no events or whose state is NULL are removed. A row that was put meanwhile stays if its version is that of an event which the rebuild has not seen. What is staged becomes durable first.
 It goes on from the steps of rebuild_view_step, if there are any, and from the start after set_reducer. Writers of the view wait only while its rows are exchanged, until the end of the transaction. rebuild_status shows how far it is.
-Errors: 22004, 22023, 22001 as usual; 25006; 40001 at REPEATABLE READ and above when another transaction has written the view since; 55000; whatever the reducer raises, with the event in the context.
+Errors: VS008 a projection keeps the view; 22004, 22023, 22001 as usual; 25006; 40001 at REPEATABLE READ and above when another transaction has written the view since; 55000; whatever the reducer raises, with the event in the context.
 Example: SELECT event_store.rebuild_view('OrderSummary', 'Order');$$;
 
 CREATE FUNCTION event_store.rebuild_view_step(view_name text, aggregate_type text, max_count int)

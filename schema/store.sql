@@ -544,6 +544,11 @@ BEGIN
             USING ERRCODE = '55000',
                   HINT = pg_catalog.format('Give it to a superuser, who runs SELECT event_store.create_store(owner => %L);', schema_owner);
     END IF;
+    IF owner IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = owner) THEN
+        RAISE EXCEPTION 'owner is no role: %', owner USING ERRCODE = '42704';
+    ELSIF archive_tablespace = '' THEN
+        RAISE EXCEPTION 'archive_tablespace must not be empty' USING ERRCODE = '22023';
+    END IF;
     IF owner IS NOT NULL AND store_owner <> pg_catalog.pg_get_userbyid(owner) THEN
         RAISE EXCEPTION 'the store belongs to role %', pg_catalog.quote_ident(store_owner)
             USING ERRCODE = '55000', HINT = 'Give its tables away with REASSIGN OWNED or ALTER TABLE ... OWNER TO.';
@@ -845,7 +850,7 @@ category_index, event_type_index, payload_index: also index (aggregate_type, glo
 archive_tablespace: where domain_events_archive is made, with its indexes; one that is there stays where it is.
 owner: whose the store is, by default the caller's; a superuser makes it for a role that need not even own the database, and gives that role USAGE on the schema and EXECUTE on its functions, with the right to grant them. The owner may call grant_access and create_store, which brings back nothing that takes a right to create objects.
 The tables belong to that role and not to the extension: pg_dump carries them, DROP EXTENSION leaves them.
-Errors: 55000 when the schema belongs to a role that is neither a superuser nor the extension's owner (a dump could not be restored), when others may create objects in it, or the store belongs to another role than owner; 42501.
+Errors: 55000 when the schema belongs to a role that is neither a superuser nor the extension's owner (a dump could not be restored), when others may create objects in it, or the store belongs to another role than owner; 22023 archive_tablespace is empty; 42501; 42704 for an unknown role.
 Example: SELECT event_store.create_store();$$;
 
 CREATE FUNCTION event_store.provider_name() RETURNS text

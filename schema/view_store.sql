@@ -8,7 +8,7 @@ CREATE FUNCTION event_store.put_view(
 COMMENT ON FUNCTION event_store.put_view(text, text, jsonb, bigint, text, bigint) IS
 $$Sets the value of one key of a view. Returns false, and changes nothing, if the version is not newer than the known one.
 view_name, view_key: 1 to 255 characters. view_data: any JSON value, up to 256 MB. version: any number that grows with the value, such as the sequence of the last event in it; NULL = none: the value always wins, and so does the next one. durability: durable, grouped (a transaction of its own, committed together with what others write), staged or NULL = event_store.durability. expected_version: the row, staged or durable, must have this version, 0 = there must be no row; else VS001 and nothing is written. A row without a version is never the expected one, and 0 is never that of a row: give versions from 1 on. NULL = no check. The key stays locked until the transaction ends.
-Errors: VS001 version conflict, its detail a JSON object with view_name, view_key, expected and actual (0 = no row, null = a row without version), VS004 staging full, 22004 NULL, 22023 empty or unknown durability, 22001 too long, 25001 grouped by the argument in a transaction block, 40001 at REPEATABLE READ and above when another transaction has written the key since, 25006, 55000.
+Errors: VS001 version conflict, its detail a JSON object with view_name, view_key, expected and actual (0 = no row, null = a row without version), VS004 staging full, VS008 a projection keeps the view, 22004 NULL, 22023 empty or unknown durability, 22001 too long, 25001 grouped by the argument in a transaction block, 40001 at REPEATABLE READ and above when another transaction has written the key since, 54000 larger than 256 MB, 25006, 55000.
 Example: SELECT event_store.put_view('OrderSummary', 'o-1', '{"total": "19.99"}', 1);$$;
 
 CREATE FUNCTION event_store.put_views(
@@ -66,5 +66,5 @@ CREATE FUNCTION event_store.clear_view(view_name text) RETURNS bigint
 COMMENT ON FUNCTION event_store.clear_view(text) IS
 $$Deletes all rows of a view, durably, and returns how many there were. Staged rows become durable first and are counted; what others put while it runs may stay.
 view_name: 1 to 255 characters.
-Errors: 22004 NULL, 22023 empty, 22001 too long, 40001 at REPEATABLE READ and above when another transaction has written the view since, 25006, 55000.
+Errors: VS008 a projection keeps the view, 22004 NULL, 22023 empty, 22001 too long, 40001 at REPEATABLE READ and above when another transaction has written the view since, 25006, 55000.
 Example: SELECT event_store.clear_view('OrderSummary');$$;

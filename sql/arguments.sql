@@ -501,3 +501,14 @@ SELECT last_sequence FROM event_store.append_event('Undone', 'error', 0, 'Added'
 SELECT last_sequence FROM event_store.append_event('Undone', 'error', 1, '');
 COMMIT;
 SELECT count(*), event_store.aggregate_sequence('Undone', 'error') FROM event_store.load_events('Undone', 'error');
+
+-- what makes projections, retention and rights names the argument as well
+SELECT pg_temp.refused($$SELECT event_store.project('nothing', max_events => -1)$$);
+SELECT pg_temp.refused($$SELECT event_store.replace_projection('nothing', '{Order,""}', NULL, NULL)$$);
+SELECT pg_temp.refused($$SELECT event_store.replace_projection('nothing', ARRAY[repeat('x', 256)], NULL, NULL)$$);
+SELECT pg_temp.refused($$SELECT event_store.set_retention('Refused', closed_by => '{}')$$);
+SELECT pg_temp.refused($$SELECT event_store.set_retention('Refused', closed_by => '{Closed,""}')$$);
+SELECT pg_temp.refused($$SELECT event_store.grant_access(0::regrole, 'reader')$$);
+SELECT pg_temp.refused($$SELECT event_store.grant_access(4294967295::regrole, 'reader')$$);
+SELECT pg_temp.refused($$SELECT event_store.create_store(owner => 0::regrole)$$);
+SELECT pg_temp.refused($$SELECT event_store.create_store(archive_tablespace => '')$$);

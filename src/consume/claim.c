@@ -233,7 +233,7 @@ es_claim_events(PG_FUNCTION_ARGS)
 	call.name = PointerGetDatum(es_required_text(fcinfo, 0, "subscription_name"));
 	call.hash = es_subscription_hash(call.name);
 	claim.consumer = PointerGetDatum(es_required_text(fcinfo, 1, "consumer"));
-	call.max_count = es_max_count_argument(fcinfo, 2);
+	call.max_count = es_limit_argument(fcinfo, 2, "max_count");
 	claim.time = es_lease_time(fcinfo, 3);
 	timeout = es_serve_timeout(fcinfo, 4, claiming.function);
 	es_begin_consuming("claim_events()");

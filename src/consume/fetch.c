@@ -175,7 +175,7 @@ es_next_events(PG_FUNCTION_ARGS)
 	es_check_in_from(fcinfo, fetching.function);
 	call.name = PointerGetDatum(es_required_text(fcinfo, 0, "subscription_name"));
 	call.hash = es_subscription_hash(call.name);
-	call.max_count = es_max_count_argument(fcinfo, 1);
+	call.max_count = es_limit_argument(fcinfo, 1, "max_count");
 	timeout = es_serve_timeout(fcinfo, 2, fetching.function);
 	es_begin_consuming("next_events()");
 	if (timeout > 0)

@@ -426,7 +426,7 @@ Datum
 es_project_events(PG_FUNCTION_ARGS)
 {
 	Datum name = PointerGetDatum(es_required_text(fcinfo, 0, "projection_name"));
-	int64 max_events = es_max_count_argument(fcinfo, 1);
+	int64 max_events = es_limit_argument(fcinfo, 1, "max_events");
 	MemoryContext per_batch =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store projected batch",
 							  ALLOCSET_DEFAULT_SIZES);

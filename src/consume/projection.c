@@ -118,10 +118,11 @@ void
 es_read_projection(Datum name, Projection *projection)
 {
 	if (!es_find_projection(name, projection))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("projection \"%s\" does not exist",
-							   TextDatumGetCString(name)),
-						errhint("Make it with create_projection().")));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist",
+						TextDatumGetCString(name)),
+				 errhint("Make it with create_projection() or create_view_projection().")));
 }
 
 static bool

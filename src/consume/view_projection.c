@@ -110,6 +110,9 @@ es_view_types_argument(FunctionCallInfo fcinfo, Datum **types)
 	es_array_argument(fcinfo, 1, "aggregate_types", false, &count, types, NULL);
 	if (count == 0)
 		refuse("aggregate_types must not be empty", NULL);
+	for (int i = 0; i < count; i++)
+		es_check_name((*types)[i], false,
+					  psprintf("aggregate_types[%d]", i + 1), NULL, true);
 	return count;
 }
 

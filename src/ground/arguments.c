@@ -171,15 +171,15 @@ es_bounded_argument(FunctionCallInfo fcinfo, int argno, const char *name,
 	return PG_GETARG_INT32(argno);
 }
 
-/* The max_count of a load; NULL = no limit. */
+/* The most that a call gives or takes in; NULL = no limit. */
 int64
-es_max_count_argument(FunctionCallInfo fcinfo, int argno)
+es_limit_argument(FunctionCallInfo fcinfo, int argno, const char *name)
 {
 	if (PG_ARGISNULL(argno))
 		return PG_INT64_MAX;
 	if (PG_GETARG_INT32(argno) < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("max_count must not be negative")));
+						errmsg("%s must not be negative", name)));
 	return PG_GETARG_INT32(argno);
 }
 

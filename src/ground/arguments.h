@@ -22,7 +22,8 @@ extern int64 es_number_argument(FunctionCallInfo fcinfo, int argno,
 /* One from "least" to "most", which must be there. */
 extern int es_bounded_argument(FunctionCallInfo fcinfo, int argno,
 							   const char *name, int least, int most);
-extern int64 es_max_count_argument(FunctionCallInfo fcinfo, int argno);
+extern int64 es_limit_argument(FunctionCallInfo fcinfo, int argno,
+							   const char *name);
 extern void es_check_timeout(const Interval *timeout, const char *name,
 							 int64 *milliseconds);
 /*

@@ -393,7 +393,7 @@ define_upkeep(void)
 							GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.max_databases",
 							"Number of databases that have their store in shared memory.",
-							"Each takes some 120 kB. In others a store works as without preload.",
+							"Each takes some 150 kB. In others a store works as without preload.",
 							&es_max_databases, DEFAULT_MAX_DATABASES,
 							MIN_MAX_DATABASES, MAX_MAX_DATABASES,
 							process_shared_preload_libraries_in_progress

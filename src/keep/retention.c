@@ -80,8 +80,15 @@ check_types(FunctionCallInfo fcinfo, int argno)
 	if (PG_ARGISNULL(argno))
 		return;
 	es_array_argument(fcinfo, argno, "closed_by", false, &count, &types, NULL);
+	/* no event is of a type of an empty list: nothing would ever be moved */
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("closed_by must not be empty"),
+				 errhint("NULL means that an aggregate may end with any type of event.")));
 	for (int i = 0; i < count; i++)
-		es_check_name(types[i], false, "closed_by", NULL, true);
+		es_check_name(types[i], false, psprintf("closed_by[%d]", i + 1), NULL,
+					  true);
 }
 
 Datum

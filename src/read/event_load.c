@@ -322,7 +322,7 @@ es_load_events(PG_FUNCTION_ARGS)
 	range.id = PointerGetDatum(es_required_text(fcinfo, 1, "aggregate_id"));
 	range.after = es_number_argument(fcinfo, 2, "after_sequence", 0);
 	range.up_to = es_number_argument(fcinfo, 3, "up_to_sequence", PG_INT64_MAX);
-	range.max_count = es_max_count_argument(fcinfo, 4);
+	range.max_count = es_limit_argument(fcinfo, 4, "max_count");
 	range.backward = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	(void) es_store();
 	begin_upcasting(&range, (PG_ARGISNULL(6) || PG_GETARG_BOOL(6)) &&
@@ -606,7 +606,7 @@ es_load_aggregate_ids(PG_FUNCTION_ARGS)
 	es_begin_call(ES_CALL_LOAD_AGGREGATE_IDS);
 	type = PointerGetDatum(es_required_text(fcinfo, 0, "aggregate_type"));
 	after = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
-	max_count = es_max_count_argument(fcinfo, 2);
+	max_count = es_limit_argument(fcinfo, 2, "max_count");
 	values[0] = type;
 	values[1] = after;
 	values[2] = Int64GetDatum(max_count);

@@ -390,7 +390,7 @@ es_read_events(PG_FUNCTION_ARGS)
 	PreventCommandIfParallelMode("read_events()");
 	range.after = es_number_argument(fcinfo, 0, "after_position", 0);
 	range.up_to = es_number_argument(fcinfo, 6, "up_to_position", PG_INT64_MAX);
-	range.max_count = es_max_count_argument(fcinfo, 1);
+	range.max_count = es_limit_argument(fcinfo, 1, "max_count");
 	check_members(fcinfo);
 	range.aggregate_types = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
 	range.event_types = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
