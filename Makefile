@@ -182,6 +182,7 @@ OBJS = \
 	src/saga/saga_transition.o \
 	src/keep/erasure.o \
 	src/keep/erased_part.o \
+	src/keep/moved_partitions.o \
 	src/keep/erased_events.o \
 	src/keep/erased_views.o \
 	src/keep/erased_copies.o \

@@ -113,14 +113,14 @@ es_move_parked(const Subscription *subscription, int64 position)
 
 #define RETRY                                                                  \
 	"UPDATE event_store.parked_events p SET attempts = 0, batch_limit = NULL," \
-	" retry_at = pg_catalog.clock_timestamp(),"                                \
+	" retry_at = pg_catalog.statement_timestamp(),"                            \
 	" state = CASE WHEN p.state OPERATOR(pg_catalog.=) 'event' THEN p.state"   \
 	" ELSE 'retrying' END WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
 	" AND ($3 IS NULL OR p.global_position OPERATOR(pg_catalog.=) ANY ($3))"
 
 /*
- * What is parked is due at once, with all its attempts.  Whoever retries it just now
- * is waited for.
+ * What is parked is due at once, with all its attempts, and in the order of positions where it was
+ * parked alone.  Whoever retries it just now is waited for.
  */
 Datum
 es_retry_parked_events(PG_FUNCTION_ARGS)

@@ -7,11 +7,13 @@
  *
  *	1. Have what is staged written: staged rows are changed by nobody.
  *	2. Find the events, and so the aggregates, without locks.
- *	3. Keep out who makes copies: snapshots, rebuilds, projections that keep views; and
- *	   who moves events between the log and its archive.
+ *	3. Keep out who makes copies: snapshots, rebuilds, projections that keep views;
+ *	   who is given events in partitions that depend on what is erased; and who moves events between
+ *	   the log and its archive.
  *	4. Lock the aggregates, in the order of lock.c: nobody appends to them, and inline
  *	   views of theirs stand still.  What was staged meanwhile is written now.
- *	5. Change the events, by the guard's leave, and then the copies.
+ *	5. Change the events, by the guard's leave, then the copies, and the partitions of
+ *	   subscriptions.
  *	6. Register and announce it.
  *
  * Positions, sequences, types and ids stay, so what was told of events stays true; heads that
@@ -38,6 +40,7 @@
 #include "keep/erased_events.h"
 #include "keep/erased_part.h"
 #include "keep/erasure.h"
+#include "keep/moved_partitions.h"
 #include "replay/saga_event.h"
 #include "staging/flush.h"
 #include "staging/own_rows.h"
@@ -59,6 +62,7 @@ typedef struct Erase
 	bool whole; /* an aggregate as a whole: also what is appended meanwhile */
 	Erasure erasure;
 	ErasedEvents *events;
+	PartitionMoves *moves;
 } Erase;
 
 /* What was staged is in the log from here on, and what this transaction writes is durable. */
@@ -98,6 +102,12 @@ find(Erase *erase)
 						  erase->max_count);
 }
 
+static bool
+is_renamed(const Erase *erase)
+{
+	return erase->pseudonym != (Datum) 0;
+}
+
 /* Steps 3 and 4. */
 static void
 hold(Erase *erase)
@@ -108,7 +118,7 @@ hold(Erase *erase)
 	do
 	{
 		known = events->aggregate_count;
-		es_hold_copies(events);
+		es_hold_copies(events, is_renamed(erase));
 		lock_aggregates(erase);
 		settle();
 		/* a saga may have come to its end, with events that were not there before */
@@ -125,11 +135,10 @@ rename_all(const Erase *erase)
 {
 	const ErasureQuery *query = &erase->query;
 
-	if (erase->pseudonym == (Datum) 0)
-		return;
 	es_rename_aggregate(query->aggregate_type, query->aggregate_id,
-						erase->pseudonym);
+						erase->pseudonym, erase->moves);
 	es_rename_copies(query->aggregate_type, query->aggregate_id, erase->pseudonym);
+	es_carry_out_partition_moves(erase->moves);
 }
 
 /* Returns how many events were changed. */
@@ -150,12 +159,16 @@ erase_all(Erase *erase)
 	es_forget_heads();
 	erase->erasure.id = es_new_erasure();
 	erase->erasure.kind = ES_ERASED_EVENT;
-	es_change_erased_events(events, erase->parts, erase->erasure.id);
+	erase->moves =
+		es_begin_partition_moves(es_erased_types(events), is_renamed(erase));
+	es_change_erased_events(events, erase->parts, erase->erasure.id, erase->moves);
 	es_erase_copies(events);
-	rename_all(erase);
+	es_carry_out_partition_moves(erase->moves);
+	if (is_renamed(erase))
+		rename_all(erase);
 	erase->erasure.positions = es_erased_positions(events);
 	erase->erasure.event_ids = es_erased_event_ids(events);
-	erase->erasure.renamed = erase->pseudonym != (Datum) 0;
+	erase->erasure.renamed = is_renamed(erase);
 	es_announce_erasure(&erase->erasure, erase->function);
 	return events->changed;
 }

@@ -8,6 +8,8 @@
  * only true of the aggregate's past is removed; where order depends on a row (a
  * partition that is set aside, a message processed once) the row stays without its text.
  * An error of a batch is noted with its first event, and may tell of any behind that one.
+ * They are planned for the tables as they are, and as the session is set: that decides how long they take,
+ * and never what they find.
  *
  * Snapshots and rebuilds that are being made hold the table of upcasters, and so are waited
  * for; what is made later sees events as they are then.  Who moves events out of the log or back
@@ -31,6 +33,7 @@
 #include "keep/erased_copies.h"
 #include "keep/erased_events.h"
 #include "keep/erased_views.h"
+#include "keep/moved_partitions.h"
 
 /* $1 and $2 are the aggregates, $3 the positions of events and $4 their ids. */
 #define OF_AGGREGATE(alias)                                                 \
@@ -111,7 +114,7 @@ aggregate_arrays(const ErasedEvents *events, Datum *types, Datum *ids)
 }
 
 void
-es_hold_copies(const ErasedEvents *events)
+es_hold_copies(const ErasedEvents *events, bool renamed)
 {
 	static KeptPlan lock_upcasters = {
 		.sql = "LOCK TABLE event_store.upcasters IN EXCLUSIVE MODE"};
@@ -126,6 +129,7 @@ es_hold_copies(const ErasedEvents *events)
 		es_execute(&lock_archive, NULL, NULL, false, SPI_OK_UTILITY);
 	es_end(&scope);
 	es_hold_views(events);
+	es_hold_divided(es_erased_types(events), renamed);
 }
 
 void
@@ -181,14 +185,13 @@ es_erase_copies(const ErasedEvents *events)
 
 /* ---------- another id ---------- */
 
-#define RENAME(table, column, key)                                             \
-	{                                                                          \
-		.sql = "UPDATE event_store." table " SET " column                      \
-			   " = $1 OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) $3"  \
-			   " WHERE " key " OPERATOR(pg_catalog.=)"                         \
-			   " ($1 OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) $2)", \
-		.nargs = 3, .argtypes = {TEXTOID, TEXTOID, TEXTOID},                   \
-		.kind = ES_PLAN_FOR_VALUES                                             \
+#define PARTITION(id) \
+	"$1 OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) " id
+
+#define RENAME(sql_text)                                                      \
+	{                                                                         \
+		.sql = sql_text, .nargs = 3, .argtypes = {TEXTOID, TEXTOID, TEXTOID}, \
+		.kind = ES_PLAN_FOR_VALUES                                            \
 	}
 
 static KeptPlan rename_closed = {"UPDATE event_store.closed_aggregates SET aggregate_id = $3"
@@ -197,10 +200,17 @@ static KeptPlan rename_closed = {"UPDATE event_store.closed_aggregates SET aggre
 								 3,
 								 {TEXTOID, TEXTOID, TEXTOID}};
 
-static KeptPlan renames[] = {RENAME("parked_events", "partition_key",
-									"partition_key"),
-							 RENAME("subscription_positions", "lease_partition",
-									"lease_partition")};
+/* A partition may be another member's by its other name. */
+static KeptPlan renames[] =
+	{RENAME("UPDATE event_store.parked_events p SET partition_key = " PARTITION(
+		 "$3") ","
+			   " member = event_store.partition_member(" PARTITION(
+				   "$3") ", s.members)"
+						 " FROM event_store.subscriptions s"
+						 " WHERE s.subscription_name OPERATOR(pg_catalog.=) p.subscription_name"
+						 " AND p.partition_key OPERATOR(pg_catalog.=) (" PARTITION("$2") ")"),
+	 RENAME("UPDATE event_store.subscription_positions SET lease_partition = " PARTITION(
+		 "$3") " WHERE lease_partition OPERATOR(pg_catalog.=) (" PARTITION("$2") ")")};
 
 void
 es_rename_copies(Datum type, Datum id, Datum pseudonym)

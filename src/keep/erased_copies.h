@@ -8,10 +8,10 @@
 #include "keep/erased_events.h"
 
 /*
- * Keeps out who makes copies of these aggregates' events, to the end of the transaction: before the
- * aggregates are locked.
+ * Keeps out who makes copies of these aggregates' events, or is given them in partitions that may
+ * change, to the end of the transaction: before the aggregates are locked.
  */
-extern void es_hold_copies(const ErasedEvents *events);
+extern void es_hold_copies(const ErasedEvents *events, bool renamed);
 /* 55000 where one of them is a saga that has not ended; they are locked. */
 extern void es_refuse_running_sagas(const ErasedEvents *events);
 /*

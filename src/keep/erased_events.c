@@ -34,6 +34,7 @@
 #include "ground/pair_table.h"
 #include "keep/erased_events.h"
 #include "keep/erased_part.h"
+#include "keep/moved_partitions.h"
 #include "log/closed_aggregate.h"
 #include "log/log_change.h"
 #include "replay/condition.h"
@@ -255,6 +256,17 @@ int8_array(Datum *values, int64 count)
 	return PointerGetDatum(construct_array(values, (int) count, INT8OID,
 										   sizeof(int64), FLOAT8PASSBYVAL,
 										   TYPALIGN_DOUBLE));
+}
+
+Datum
+es_erased_types(const ErasedEvents *events)
+{
+	Datum *types = palloc(Max(events->aggregate_count, 1) * sizeof(Datum));
+
+	for (int i = 0; i < events->aggregate_count; i++)
+		types[i] = events->aggregates[i].type;
+	return PointerGetDatum(construct_array(types, events->aggregate_count,
+										   TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 Datum
@@ -558,6 +570,7 @@ typedef struct Change
 	const ErasedParts *parts;
 	const ErasedParts *saga_parts;
 	Datum erasure;
+	PartitionMoves *moves;
 	int table;
 	MemoryContext context;	 /* of the rows */
 	MemoryContext per_event; /* of the one at hand */
@@ -648,6 +661,8 @@ change_event(TupleTableSlot *slot, void *arg)
 	if (es_take_parts(parts_for(c->parts, c->saga_parts, values), c->erasure,
 					  values, nulls))
 	{
+		es_note_partition_move(c->moves, slot->tts_values, slot->tts_isnull,
+							   values, nulls);
 		keep_row(c, values, nulls);
 		events->positions[events->changed] =
 			Int64GetDatum(DatumGetInt64(values[EV_GLOBAL_POSITION]));
@@ -681,7 +696,7 @@ change_positions(Change *c, Datum positions)
  */
 void
 es_change_erased_events(ErasedEvents *events, const ErasedParts *parts,
-						Datum erasure)
+						Datum erasure, PartitionMoves *moves)
 {
 	Change *c = palloc0(sizeof(Change));
 
@@ -689,6 +704,7 @@ es_change_erased_events(ErasedEvents *events, const ErasedParts *parts,
 	c->parts = parts;
 	c->saga_parts = es_saga_parts();
 	c->erasure = erasure;
+	c->moves = moves;
 	c->context =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store erased rows",
 							  ALLOCSET_DEFAULT_SIZES);
@@ -765,9 +781,50 @@ check_pseudonym(Datum type, Datum pseudonym)
 	PopActiveSnapshot();
 }
 
-void
-es_rename_aggregate(Datum type, Datum id, Datum pseudonym)
+/* An event of it, as it was and as it is. */
+typedef struct Renaming
 {
+	Datum id;
+	PartitionMoves *moves;
+} Renaming;
+
+static bool
+note_renamed(TupleTableSlot *slot, void *arg)
+{
+	const Renaming *renaming = arg;
+	Datum before[EV_COLUMNS];
+
+	CHECK_FOR_INTERRUPTS();
+	slot_getallattrs(slot);
+	memcpy(before, slot->tts_values, sizeof(before));
+	before[EV_AGGREGATE_ID] = renaming->id;
+	es_note_partition_move(renaming->moves, before, slot->tts_isnull,
+						   slot->tts_values, slot->tts_isnull);
+	return true;
+}
+
+static void
+note_all_renamed(Datum type, Datum pseudonym, Renaming *renaming)
+{
+	Datum values[6] = {type, pseudonym};
+	OwnerScope scope;
+
+	es_begin(&scope);
+	PushActiveSnapshot(GetLatestSnapshot());
+	for (int t = 0; t < TABLES; t++)
+	{
+		if (OidIsValid(table_of(t)))
+			es_for_each_row(&candidates[t], values, "  nnnn", note_renamed,
+							renaming);
+	}
+	PopActiveSnapshot();
+	es_end(&scope);
+}
+
+void
+es_rename_aggregate(Datum type, Datum id, Datum pseudonym, PartitionMoves *moves)
+{
+	Renaming renaming = {.id = id, .moves = moves};
 	static KeptPlan rename_in[TABLES] =
 		{[IN_LOG] = RENAME("domain_events"), [IN_ARCHIVE] = RENAME("domain_events_archive")};
 	Datum values[3] = {type, id, pseudonym};
@@ -782,4 +839,5 @@ es_rename_aggregate(Datum type, Datum id, Datum pseudonym)
 								 ES_CHANGE_UPDATE);
 	}
 	es_end(&scope);
+	note_all_renamed(type, pseudonym, &renaming);
 }

@@ -9,6 +9,7 @@
 #include "utils/jsonb.h"
 
 #include "keep/erased_part.h"
+#include "keep/moved_partitions.h"
 #include "replay/condition.h"
 
 /* What all events have in common that are erased; (Datum) 0 = that does not matter. */
@@ -57,11 +58,17 @@ extern void es_find_erased_events(ErasedEvents *events, const ErasureQuery *quer
 								  const ErasedParts *parts, int max_count);
 /* Finds the events of sagas once more, to which those belong that the query asked for. */
 extern void es_find_erased_sagas(ErasedEvents *events);
-/* Takes the parts out of what was found; the aggregates are locked. */
-extern void es_change_erased_events(ErasedEvents *events,
-									const ErasedParts *parts, Datum erasure);
+/* The types of the aggregates, a text[]. */
+extern Datum es_erased_types(const ErasedEvents *events);
+/*
+ * Takes the parts out of what was found; the aggregates are locked.  Notes which partitions
+ * of subscriptions events leave.
+ */
+extern void es_change_erased_events(ErasedEvents *events, const ErasedParts *parts,
+									Datum erasure, PartitionMoves *moves);
 /* The aggregate gets another id, which no other one may have: 23505. */
-extern void es_rename_aggregate(Datum type, Datum id, Datum pseudonym);
+extern void es_rename_aggregate(Datum type, Datum id, Datum pseudonym,
+								PartitionMoves *moves);
 /* All positions, and ids, of the events that were changed, as arrays. */
 extern Datum es_erased_positions(const ErasedEvents *events);
 extern Datum es_erased_event_ids(const ErasedEvents *events);

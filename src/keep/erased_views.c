@@ -56,17 +56,6 @@ typedef struct KeptView
 /* ---------- which views ---------- */
 
 static Datum
-aggregate_types(const ErasedEvents *events)
-{
-	Datum *types = palloc(Max(events->aggregate_count, 1) * sizeof(Datum));
-
-	for (int i = 0; i < events->aggregate_count; i++)
-		types[i] = events->aggregates[i].type;
-	return PointerGetDatum(construct_array(types, events->aggregate_count,
-										   TEXTOID, -1, false, TYPALIGN_INT));
-}
-
-static Datum
 copied(HeapTuple row, TupleDesc desc, int column, bool byval)
 {
 	bool isnull;
@@ -98,7 +87,7 @@ read_kept_views(const ErasedEvents *events, int *count)
 		 " ORDER BY p.projection_name",
 		 1,
 		 {TEXTARRAYOID}};
-	Datum types = aggregate_types(events);
+	Datum types = es_erased_types(events);
 	MemoryContext caller = CurrentMemoryContext;
 	OwnerScope scope;
 	KeptRow *rows;
@@ -154,7 +143,11 @@ has_type(const KeptView *view, Datum type)
 	return false;
 }
 
-/* The names of the views that no projection keeps, in the order of the table's key. */
+/*
+ * The names of the views that no projection keeps, in the order of the table's key.  Who just
+ * puts the first row of a view that nobody knows is not waited for: it is as if he did so
+ * after the erasure.
+ */
 static Datum *
 find_free_views(int *count)
 {
@@ -415,7 +408,7 @@ forget_rebuilds(const ErasedEvents *events)
 							 " WHERE b.aggregate_type OPERATOR(pg_catalog.=) ANY ($1)",
 							 1,
 							 {TEXTARRAYOID}};
-	Datum types = aggregate_types(events);
+	Datum types = es_erased_types(events);
 	OwnerScope scope;
 
 	es_begin(&scope);
