@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -175,6 +176,17 @@ erase_all(Erase *erase)
 
 /* ---------- SQL ---------- */
 
+/* What policies hide from the store itself would stay as it is, and nobody would know. */
+static void
+refuse_policies(const Store *store)
+{
+	if (store->policies && !has_bypassrls_privilege(store->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("row security is forced on a table of the store, so nothing is erased"),
+				 errhint("ALTER TABLE ... NO FORCE ROW LEVEL SECURITY first.")));
+}
+
 static void
 begin(Erase *erase, const char *function)
 {
@@ -182,7 +194,7 @@ begin(Erase *erase, const char *function)
 	erase->function = function;
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
-	(void) es_own_store();
+	refuse_policies(es_own_store());
 }
 
 /* The arguments "paths" and, unless its number is -1, "replacement". */
