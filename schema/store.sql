@@ -481,7 +481,8 @@ DECLARE
             event_ids uuid[] NOT NULL,
             renamed boolean NOT NULL DEFAULT false,
             scrubbed_at timestamptz,
-            blocked_by text COLLATE "C"
+            blocked_by text COLLATE "C",
+            erased_in xid8
         )$$,
         -- one row
         $$CREATE TABLE event_store.store_state (
@@ -790,7 +791,7 @@ BEGIN
     COMMENT ON TABLE event_store.saga_steps IS
 'The steps of sagas that can be claimed (by executors from claimable_at on; by the handlers of role run_as from run_at on), are leased or wait, and when their time is over (due_at).';
     COMMENT ON TABLE event_store.erasures IS
-'What was erased or deleted: who, when and why, the positions and ids of the events, paths where it was not all of them; renamed: an aggregate got a pseudonym. scrubbed_at: when the last of it was gone from the disk, NULL = not yet; blocked_by: what that waits for.';
+'What was erased or deleted: who, when and why, the positions and ids of the events, paths where it was not all of them; renamed: an aggregate got a pseudonym; erased_in: the transaction. scrubbed_at: when the last of it was gone from the disk, NULL = not yet; blocked_by: what that waits for.';
     COMMENT ON TABLE event_store.store_state IS
 'One row: the staging epoch, whether staging may hold rows, the last drain and the safe position for standbys.';
 

@@ -8,10 +8,13 @@
  * Neither it nor the register has any content of what was erased, nor a hash of it, which
  * could be guessed.
  *
- * From the register it is known what is yet to be made unreadable on disk (scrub.c).
+ * From the register it is known what is yet to be made unreadable on disk (scrub.c), and in
+ * which transaction it was erased, whatever is noted in a row later.
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -20,6 +23,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
+#include "utils/xid8.h"
 
 #include "ground/catalog.h"
 #include "ground/event.h"
@@ -35,20 +39,34 @@ es_new_erasure(void)
 	return UUIDPGetDatum(es_uuid7());
 }
 
+/* This transaction, or the subtransaction that we are in. */
+static Datum
+current_transaction(void)
+{
+	TransactionId xid = GetCurrentTransactionId();
+	FullTransactionId next = ReadNextFullTransactionId();
+	uint32 epoch = EpochFromFullTransactionId(next);
+
+	if (xid > XidFromFullTransactionId(next))
+		epoch--;
+	return FullTransactionIdGetDatum(FullTransactionIdFromEpochAndXid(epoch, xid));
+}
+
 /* Writes the row; returns what the announcement says. */
 static Datum
 register_erasure(const Erasure *erasure)
 {
 	static KeptPlan plan =
 		{"INSERT INTO event_store.erasures AS e (erasure_id, kind, erased_by, reason,"
-		 " paths, positions, event_ids, renamed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+		 " paths, positions, event_ids, renamed, erased_in)"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 		 " RETURNING pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
 		 "'reason', e.reason, 'paths', e.paths, 'positions', e.positions,"
 		 " 'event_ids', e.event_ids))",
-		 8,
+		 9,
 		 {UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID,
-		  UUIDARRAYOID, BOOLOID}};
-	Datum values[8] = {erasure->id,
+		  UUIDARRAYOID, BOOLOID, XID8OID}};
+	Datum values[9] = {erasure->id,
 					   CStringGetTextDatum(erasure->kind),
 					   CStringGetTextDatum(GetUserNameFromId(GetOuterUserId(),
 															 false)),
@@ -56,8 +74,9 @@ register_erasure(const Erasure *erasure)
 					   erasure->paths,
 					   erasure->positions,
 					   erasure->event_ids,
-					   BoolGetDatum(erasure->renamed)};
-	const char *nulls = erasure->paths == (Datum) 0 ? "    n   " : NULL;
+					   BoolGetDatum(erasure->renamed),
+					   current_transaction()};
+	const char *nulls = erasure->paths == (Datum) 0 ? "    n    " : NULL;
 	MemoryContext caller = CurrentMemoryContext;
 	OwnerScope scope;
 	Datum payload;

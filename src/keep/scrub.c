@@ -15,7 +15,9 @@
  * Statistics have values of columns.  create_store() has none gathered of content; what was
  * gathered before is taken out first.
  *
- * Erasures are told apart from what came later by the transaction that wrote their row.
+ * Erasures are told apart from what came later by the transaction in which they were erased.  What
+ * is noted in their rows meanwhile makes them no younger: where somebody has a snapshot at any time they
+ * would never be old enough.
  */
 #include "postgres.h"
 
@@ -43,6 +45,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/uuid.h"
+#include "utils/xid8.h"
 
 #include "ground/catalog.h"
 #include "keep/scrub.h"
@@ -149,7 +152,7 @@ find_blocker(void)
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
-/* Says what those wait for that are not scrubbed, but for some; their rows are newer then. */
+/* Says what those wait for that are not scrubbed, but for some. */
 static void
 note_blocked(Datum but_for, const char *why)
 {
@@ -168,6 +171,38 @@ note_blocked(Datum but_for, const char *why)
 	es_end(&scope);
 }
 
+/* Statistics that have just gone are like what was erased in this transaction. */
+static void
+note_statistics(void)
+{
+	static KeptPlan plan = {"UPDATE event_store.erasures"
+							" SET erased_in = pg_catalog.pg_current_xact_id(),"
+							" blocked_by = 'statistics of columns, just removed'"
+							" WHERE scrubbed_at IS NULL"};
+	OwnerScope scope;
+
+	es_begin(&scope);
+	(void) es_execute_latest(&plan, NULL, NULL);
+	es_end(&scope);
+}
+
+/*
+ * The transaction of an erasure; none where it is of long ago, or of the server that a dump came
+ * from.
+ */
+static TransactionId
+transaction_of(Datum erased_in, bool isnull)
+{
+	uint64 next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	uint64 xid =
+		isnull ? next
+			   : U64FromFullTransactionId(DatumGetFullTransactionId(erased_in));
+
+	if (xid >= next || next - xid > MaxTransactionId / 2)
+		return InvalidTransactionId;
+	return (TransactionId) xid;
+}
+
 /* Whether everybody sees what a transaction has done, and nothing from before it. */
 static bool
 is_seen_by_all(TransactionId xid, TransactionId horizon)
@@ -179,8 +214,9 @@ is_seen_by_all(TransactionId xid, TransactionId horizon)
 static void
 find_ready(Scrub *scrub, MemoryContext context)
 {
-	static KeptPlan plan = {"SELECT e.erasure_id, e.xmin FROM event_store.erasures e"
-							" WHERE e.scrubbed_at IS NULL"};
+	static KeptPlan plan = {
+		"SELECT e.erasure_id, e.erased_in FROM event_store.erasures e"
+		" WHERE e.scrubbed_at IS NULL"};
 	Relation log = table_open(es_store()->events, AccessShareLock);
 	TransactionId horizon = GetOldestNonRemovableTransactionId(log);
 	Datum *ids;
@@ -196,8 +232,8 @@ find_ready(Scrub *scrub, MemoryContext context)
 		bool isnull;
 		HeapTuple row = SPI_tuptable->vals[i];
 		TupleDesc desc = SPI_tuptable->tupdesc;
-		TransactionId xid =
-			DatumGetTransactionId(SPI_getbinval(row, desc, 2, &isnull));
+		Datum erased_in = SPI_getbinval(row, desc, 2, &isnull);
+		TransactionId xid = transaction_of(erased_in, isnull);
 
 		if (!is_seen_by_all(xid, horizon))
 		{
@@ -313,9 +349,7 @@ es_plan_scrub(Scrub *scrub)
 		elog(ERROR, "SPI_connect failed");
 	if (remove_statistics())
 	{
-		/* their rows are of this transaction from here on, and wait for it to be seen */
-		note_blocked(PointerGetDatum(construct_empty_array(UUIDOID)),
-					 "statistics of columns, just removed");
+		note_statistics();
 		scrub->left = true;
 	}
 	else
