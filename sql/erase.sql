@@ -225,6 +225,16 @@ SELECT pg_temp.outcome(format($$SELECT event_store.erase_events(%L, 'r')$$, q))
   FROM unnest(ARRAY[NULL, '[]', '{}', '{"aggregate_type": 1}', '{"what": "x"}', '{"event_types": "x"}', '{"event_types": [1]}', '{"where": {}}', '{"where": []}',
                     '{"where": [{"path": "$.name", "is": 1}]}', '{"where": [{"path": "$.payload.name"}]}']) q;
 SELECT pg_temp.outcome($$SELECT event_store.erase_events('{"saga_id": "s"}', 'r', max_count => 0)$$);
+-- odd, and large
+SELECT pg_temp.outcome(format('SELECT event_store.erase_events(%L, %s)', q, r))
+  FROM (VALUES ('{"saga_id": "s"}', 'NULL'), ('{"saga_id": "s"}', ''''''), ('{"saga_id": null}', '''r'''), ('{"event_types": []}', '''r'''), ('{"event_types": [null]}', '''r'''),
+               ('{"aggregate_type": ""}', '''r'''), ('{"where": [1]}', '''r'''), ('{"where": [[]]}', '''r'''), ('{"event_types": {"a": "b"}}', '''r'''),
+               ('{"saga_id": "s"}', '''r'', dry_run => NULL'), ('{"saga_id": "s"}', '''r'', ''{}'''), ('{"saga_id": "s"}', '''r'', max_count => -1'),
+               ('{"saga_id": "s"}', 'repeat(''r'', 1000000)')) v (q, r);
+SELECT pg_temp.outcome(format($$SELECT event_store.erase_events(jsonb_build_object('aggregate_id', repeat('x', 100000)), 'r')$$));
+SELECT pg_temp.outcome($$SELECT event_store.redact_events(array(SELECT gen_random_uuid() FROM generate_series(1, 50000)) || NULL::uuid, 'r')$$);
+SELECT pg_temp.outcome($$SELECT event_store.redact_events('{{00000000-0000-4e18-8000-000000000098},{00000000-0000-4e18-8000-000000000099}}', 'r')$$);
+SELECT event_store.erase_events(jsonb_build_object('event_types', (SELECT jsonb_agg('t' || i) FROM generate_series(1, 20000) i)), 'r');
 
 -- sagas: not while they run; then what they know goes, and what they did stays
 SELECT event_store.define_saga('erase', '{"steps": [{"name": "a"}]}');
@@ -236,6 +246,32 @@ SELECT event_store.report_step('erase', c.saga_id, c.step, 'succeeded', c.lease,
 SELECT event_store.erase_aggregate('Erase', 's-1', 'saga');
 SELECT event_type, payload - '{lease,deadline,not_before,queue_deadline,executor}'::text[] AS payload FROM event_store.load_events('saga:erase', 's-1');
 SELECT state FROM event_store.saga_status WHERE saga_name = 'erase' AND saga_id = 's-1';
+
+-- however a session is set
+SELECT pg_temp.append('set-1', 71, '{"name": "Ann"}'), pg_temp.append('set-2', 72, '{"name": "Bob"}');
+SELECT event_store.save_snapshot('Erase', i, 1, '{"name": "x"}'), event_store.put_view('erase_set', i, '{"name": "x"}') FROM unnest('{set-1,set-2}'::text[]) i;
+BEGIN;
+SET LOCAL enable_indexscan = off;
+SET LOCAL enable_indexonlyscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_nestloop = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_sort = off;
+SET LOCAL work_mem = '64kB';
+SET LOCAL jit = on;
+SET LOCAL jit_above_cost = 0;
+SET LOCAL min_parallel_table_scan_size = 0;
+SET LOCAL min_parallel_index_scan_size = 0;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL parallel_tuple_cost = 0;
+SET LOCAL plan_cache_mode = force_generic_plan;
+SET LOCAL constraint_exclusion = on;
+SELECT event_store.erase_aggregate('Erase', 'set-1', 'set');
+COMMIT;
+SELECT aggregate_id, payload FROM event_store.domain_events WHERE aggregate_type = 'Erase' AND aggregate_id LIKE 'set-%' ORDER BY 1;
+SELECT aggregate_id FROM event_store.snapshots WHERE aggregate_type = 'Erase' AND aggregate_id LIKE 'set-%' UNION ALL SELECT view_key FROM event_store.domain_views WHERE view_name = 'erase_set';
+SELECT event_store.clear_view('erase_set');
+DELETE FROM event_store.snapshots WHERE aggregate_type = 'Erase';
 
 -- who may: an admin
 CREATE ROLE regress_erase_writer;

@@ -39,15 +39,25 @@ sub files_with
 my $mark = 'AnnaVonEhrenfels';
 my $random = join('', map { chr(65 + (($_ * 7919 + ($_ * $_) % 4241) % 26)) } 1 .. 9000);
 
-# In the log and its archive, in a batch that fills pages, in TOAST, last on a page, staged and drained; in a view, a snapshot, a result, a
-# letter's place, an index of the owner's, and in statistics.
+# In the log and its archive, in payloads, bytes and metadata, in a batch that fills pages, in TOAST, last on a page, staged and drained; in views, a
+# snapshot, a result, what is scheduled, an index of the owner's, and in statistics.
+my $rules = '{"events": {"Named": [{"op": "increment", "path": "$.events", "value": 1}, {"op": "set", "path": "$.name", "from": "$.payload.name"}]}}';
+my $named = q{'Customer', 'c-1', NULL, 'Named', '{"name": "first"}', event_id => '00000000-0000-4e18-8000-000000000001'};
 sql(qq{
+	SELECT event_store.create_view_projection('inline', '{Customer}', rules => '$rules', mode => 'inline', start_after => 0),
+	       event_store.create_view_projection('async', '{Customer}', rules => '$rules', mode => 'async', start_after => 0),
+	       event_store.create_subscription('all', '{Customer}', members => 3, partition_by => '\$.payload.name');
+	SELECT event_store.set_reducer_rules('Customer', '$rules');
+	SELECT count(*) FROM event_store.append_event($named);
 	CREATE INDEX owners_idx ON event_store.domain_events ((payload ->> 'name'));
 	SELECT count(*) FROM event_store.append_batch(
 		array_fill('Customer'::text, '{300}'), array(SELECT 'c-' || i % 3 FROM generate_series(1, 300) i),
 		array_fill('Named'::text, '{300}'),
 		array(SELECT jsonb_build_object('name', '$mark' || i, 'n', i) FROM generate_series(1, 300) i));
 	SELECT count(*) FROM event_store.append_event('Customer', 'c-1', NULL, 'Wrote', jsonb_build_object('letter', '$mark' || '$random'));
+	SELECT count(*) FROM event_store.append_event('Customer', 'c-1', NULL, 'Sent', '{}', jsonb_build_object('ip', '$mark'));
+	SELECT count(*) FROM event_store.append_event('Customer', 'c-1', NULL, 'Raw', NULL, payload_bytes => '$mark');
+	SELECT event_store.schedule_event(now() + '1 day', 'Customer', 'c-1', 'Reminded', jsonb_build_object('name', '$mark'));
 	SELECT count(*) FROM event_store.append_event('Customer', 'c-2', NULL, 'Wrote', jsonb_build_object('letter', '$mark'), durability => 'staged');
 	SELECT count(*) FROM event_store.append_batch(
 		array_fill('Order'::text, '{300}'), array(SELECT 'o-' || i FROM generate_series(1, 300) i),
@@ -59,6 +69,8 @@ sql(qq{
 });
 flush_all($primary, 'shop');
 is(sql(q{SELECT event_store.archive_aggregate('Customer', 'c-0', 50)}), '49', 'some are archived');
+is(sql(q{SELECT count(event_store.wait_for_subscription('async', event_store.safe_position()))}), '1', 'a projection has taken them in');
+is(sql(q{SELECT count(*) FROM event_store.next_events('all', 50)}), '50', 'and a consumer some');
 sql(q{ALTER TABLE event_store.domain_events ALTER payload SET STATISTICS 100; ANALYZE event_store.domain_events; CHECKPOINT;});
 cmp_ok(scalar(files_with($primary, $mark)), '>=', 4, 'the text is in several files');
 
@@ -75,7 +87,7 @@ sql(q{CREATE INDEX owners_idx_ccnew ON event_store.domain_events ((payload ->> '
 
 my $old = $primary->background_psql('shop');
 $old->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_store.domain_events;');
-is(sql(q{SELECT event_store.erase_events('{"aggregate_type": "Customer"}', 'request 1')}), '302', 'erased');
+is(sql(q{SELECT event_store.erase_events('{"aggregate_type": "Customer"}', 'request 1')}), '305', 'erased');
 my (undef, undef, $notice) = $primary->psql('shop', 'CALL event_store.scrub_erased()');
 my ($code, $out, $err) = $primary->psql('shop', 'CALL event_store.scrub_erased()');
 is($code, 0, 'scrub_erased returns');
@@ -100,6 +112,25 @@ is(sql(q{SELECT count(*) FROM pg_stats WHERE schemaname = 'event_store' AND attn
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
 $standby->stop;
 is_deeply([ files_with($standby, $mark) ], [], 'nor has a standby');
+
+# ---------- everything goes on
+
+is(sql(q{SELECT sequence, state FROM event_store.replay_aggregate('Customer', 'c-1')}), '104|', 'nothing is told of it');
+is(sql("SELECT last_sequence, outcome FROM event_store.append_event($named)"), '1|duplicate', 'a retry of what was erased is a duplicate');
+is(sql(q{SELECT last_sequence FROM event_store.append_event('Customer', 'c-1', 104, 'Named', '{"name": "Bob"}')}), '105', 'appends go on');
+is(sql(q{SELECT sequence, state FROM event_store.replay_aggregate('Customer', 'c-1')}), '105|{"name": "Bob", "events": 1}', 'so does the replay');
+is(sql(q{SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'inline'}), 'c-1|{"name": "Bob", "events": 1}|105', 'and the inline view');
+is(sql(q{SELECT count(event_store.wait_for_subscription('async', (SELECT max(global_position) FROM event_store.domain_events)));
+	SELECT view_key, view_data, version FROM event_store.domain_views WHERE view_name = 'async'}), "1\nc-1|{\"name\": \"Bob\", \"events\": 1}|105", 'and the projection');
+my $given = 50;
+my $empty = 0;
+while ($empty < 6)
+{
+	my $count = sql(q{SELECT count(*) FROM event_store.next_events('all', 100)});
+	$given += $count;
+	$empty = $count == 0 ? $empty + 1 : 0;
+}
+is($given, 306, 'the subscription has given each event once');
 
 # ---------- an id that says who it is
 
