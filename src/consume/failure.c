@@ -50,9 +50,13 @@ es_find_event(Failure *f)
 		!es_subscribes(&f->subscription, event.values[EV_AGGREGATE_TYPE],
 					   event.values[EV_EVENT_TYPE]))
 		return false;
-	/* one that cannot be upcast is of the partition of what was written */
+	/*
+	 * One that cannot be upcast is of the partition of what was written.  Where its upcaster
+	 * is gone nobody knows the partition, unless no upcaster changes that.
+	 */
 	if (es_upcasts() && es_is_old_version(event.values))
-		(void) es_try_upcast(event.values, event.nulls, false);
+		(void) es_try_upcast(event.values, event.nulls,
+							 es_partition_is_kept(&f->subscription.partitioning));
 	f->partition = PointerGetDatum(es_partition_of(&f->subscription.partitioning,
 												   event.values, event.nulls));
 	f->member = es_partition_member(DatumGetTextPP(f->partition),

@@ -143,7 +143,6 @@ measure_stretch(Measure *measure, int64 safe)
 	Stretch stretch = {.subscription = measure->subscription,
 					   .member = -1,
 					   .max_count = PG_INT64_MAX,
-					   .only_counts = true,
 					   .put = count_event,
 					   .own = measure};
 	int64 from = safe;

@@ -223,6 +223,12 @@ es_partition_of(const Partitioning *partitioning, const Datum *values,
 	return shortened(found != NULL ? found : aggregate_text(values));
 }
 
+bool
+es_partition_is_kept(const Partitioning *partitioning)
+{
+	return partitioning->by != ES_BY_PATH && partitioning->by != ES_BY_ROW;
+}
+
 /* FNV-1a, then the last step of MurmurHash3, as aggregate_member() has it. */
 int
 es_partition_member(const text *partition, int members)

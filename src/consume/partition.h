@@ -38,6 +38,8 @@ extern bool es_is_partitioned_by_row(const text *word);
 /* The partition of an event, whose columns are given. */
 extern text *es_partition_of(const Partitioning *partitioning,
 							 const Datum *values, const bool *nulls);
+/* Whether an event's partition is that of what was written, whatever upcasters make of it. */
+extern bool es_partition_is_kept(const Partitioning *partitioning);
 /* Which of so many members a partition belongs to; never changes. */
 extern int es_partition_member(const text *partition, int members);
 

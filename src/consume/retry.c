@@ -238,10 +238,12 @@ discard_partition(const Subscription *s, Datum partition, int64 *bounds)
 	int64 served = es_partition_served(s, DatumGetTextPP(partition), passed);
 	bool voided = state.lease.partition != 0 &&
 				  es_same_text(state.lease.partition, partition);
+	/* what is passed over must be of it */
 	Stretch events = {.subscription = s,
 					  .member = -1,
 					  .partition = partition,
-					  .max_count = PG_INT64_MAX};
+					  .max_count = PG_INT64_MAX,
+					  .exact = true};
 	ParkedRow row;
 	int64 last;
 

@@ -8,6 +8,15 @@
  * is asked, and a bound to what a call reads whatever it selects.  Only where the events
  * of one aggregate are wanted are they found by its index.  What is set aside
  * is looked for only where something is.
+ *
+ * Old events are upcast as they are met, all of a stretch in one subtransaction.  Where an
+ * upcaster raises, what was taken before stays, and from that event on each has a
+ * subtransaction of its own, which tells whose fault it is.
+ *
+ * An upcaster that is gone, or not allowed, is not the fault of its events: they are for
+ * nobody until it is there again.  What was given before has to be acknowledged, retried
+ * and counted meanwhile.  There they are taken to be wanted, as long as nothing that
+ * no upcaster changes says otherwise: so nothing is passed over that may be waited for.
  */
 #include "postgres.h"
 
@@ -30,6 +39,7 @@
 #include "ground/event.h"
 #include "ground/log_plan.h"
 #include "ground/pair_table.h"
+#include "ground/transaction.h"
 #include "log/archived.h"
 #include "replay/fold.h"
 #include "replay/upcaster.h"
@@ -92,20 +102,40 @@ has_type(const Subscription *s, TupleTableSlot *slot)
 						 slot->tts_values[EV_EVENT_TYPE]);
 }
 
+/*
+ * Nobody can say what the event is, since its upcaster is gone.  What lies before it comes
+ * without it.
+ */
+static bool
+meet_fault(Stretch *stretch, ErrorData *error)
+{
+	if (stretch->count == 0)
+		ReThrowError(error);
+	stretch->last--;
+	stretch->ended = true;
+	return false;
+}
+
 /* The event that cannot be upcast ends the stretch, if it is for this one at all. */
 static bool
-meet_failure(Stretch *stretch, TupleTableSlot *slot, const ErrorData *error)
+meet_failure(Stretch *stretch, TupleTableSlot *slot, ErrorData *error)
 {
+	const Partitioning *by = &stretch->subscription->partitioning;
+	bool fault = es_is_fault_of_upcaster(error->sqlerrcode);
 	text *partition = NULL;
 	MemoryContext caller;
 
-	if (!is_wanted(stretch, slot, &partition))
+	if ((!fault || es_partition_is_kept(by)) &&
+		!is_wanted(stretch, slot, &partition))
 		return true;
+	if (fault)
+		return meet_fault(stretch, error);
 	if (partition == NULL)
 		partition = es_partition_of(&stretch->subscription->partitioning,
 									slot->tts_values, slot->tts_isnull);
 	caller = MemoryContextSwitchTo(GetMemoryChunkContext(stretch->positions));
 	stretch->failed = stretch->last--;
+	stretch->ended = true;
 	stretch->failed_partition =
 		PointerGetDatum(DatumGetTextPCopy(PointerGetDatum(partition)));
 	stretch->cause.code =
@@ -124,7 +154,7 @@ upcast(Stretch *stretch, TupleTableSlot **slot)
 {
 	TupleTableSlot *last = stretch->last_version;
 	TupleTableSlot *written = *slot;
-	ErrorData *error;
+	ErrorData *error = NULL;
 
 	if (!es_is_old_row(written))
 		return NULL;
@@ -132,8 +162,12 @@ upcast(Stretch *stretch, TupleTableSlot **slot)
 	ExecClearTuple(last);
 	memcpy(last->tts_values, written->tts_values, EV_COLUMNS * sizeof(Datum));
 	memcpy(last->tts_isnull, written->tts_isnull, EV_COLUMNS * sizeof(bool));
-	error =
-		es_try_upcast(last->tts_values, last->tts_isnull, stretch->only_counts);
+	stretch->upcasting = true;
+	if (stretch->one_by_one)
+		error = es_try_upcast(last->tts_values, last->tts_isnull, true);
+	else
+		(void) es_upcast(last->tts_values, last->tts_isnull);
+	stretch->upcasting = false;
 	if (error != NULL)
 		return error;
 	stretch->written = written;
@@ -153,6 +187,21 @@ note_position(Stretch *stretch)
 				: repalloc(stretch->positions, stretch->room * sizeof(int64));
 	}
 	stretch->positions[stretch->count++] = stretch->last;
+}
+
+/* Whether an event that could not be upcast is wanted, where that ends nothing. */
+static bool
+is_wanted_as_written(const Stretch *stretch, TupleTableSlot *slot,
+					 ErrorData *error, text **partition)
+{
+	const Partitioning *by = &stretch->subscription->partitioning;
+	bool fault = es_is_fault_of_upcaster(error->sqlerrcode);
+	bool wanted = (fault && !es_partition_is_kept(by)) ||
+				  is_wanted(stretch, slot, partition);
+
+	if (wanted && fault && stretch->exact)
+		ReThrowError(error);
+	return wanted;
 }
 
 /*
@@ -177,7 +226,9 @@ look_at_event(Stretch *stretch, TupleTableSlot *slot, bool *wanted)
 	if (stretch->last_version != NULL && error == NULL &&
 		!es_wants_type(s, slot_getattr(slot, EV_EVENT_TYPE + 1, &isnull)))
 		return true;
-	*wanted = is_wanted(stretch, slot, &partition);
+	*wanted = error == NULL
+				  ? is_wanted(stretch, slot, &partition)
+				  : is_wanted_as_written(stretch, slot, error, &partition);
 	if (*wanted && stretch->put != NULL)
 		stretch->put(stretch, slot, partition);
 	if (*wanted && stretch->into != NULL)
@@ -185,7 +236,7 @@ look_at_event(Stretch *stretch, TupleTableSlot *slot, bool *wanted)
 	return true;
 }
 
-/* Takes an event if it is wanted; false when there are enough. */
+/* Takes an event if it is wanted; false when there are enough, or the stretch ends. */
 static bool
 take_event(TupleTableSlot *slot, void *arg)
 {
@@ -280,8 +331,9 @@ read_aggregate(Stretch *stretch, int64 after, Datum *bounds)
 	return true;
 }
 
-int64
-es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
+/* Reads what is left of a stretch, from behind its last event. */
+static bool
+read_events(void *arg)
 {
 	static KeptPlan plan = {ES_EVENT_SELECT
 							" WHERE e.global_position OPERATOR(pg_catalog.>) $1"
@@ -289,9 +341,50 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 							" ORDER BY e.global_position LIMIT $3",
 							3,
 							{INT8OID, INT8OID, INT8OID}};
-	Datum values[3] = {Int64GetDatum(after), Int64GetDatum(up_to),
-					   Int64GetDatum(ES_STRETCH_EVENTS)};
+	Stretch *stretch = arg;
+	int64 after = stretch->last;
+	Datum values[3] = {Int64GetDatum(after), Int64GetDatum(stretch->up_to),
+					   Int64GetDatum(ES_STRETCH_EVENTS - stretch->read)};
 
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (!read_aggregate(stretch, after, values))
+		es_for_each_row(es_log_plan_after(&plan, after), values, NULL,
+						take_event, stretch);
+	PopActiveSnapshot();
+	return true;
+}
+
+/* The same where events may be old; from one whose upcaster raises each is tried alone. */
+static void
+read_old_events(Stretch *stretch)
+{
+	ErrorData *error;
+
+	stretch->last_version =
+		MakeSingleTupleTableSlot(es_event_desc(), &TTSOpsVirtual);
+	stretch->one_by_one = false;
+	stretch->upcasting = false;
+	error = es_in_subtransaction(read_events, stretch);
+	if (error != NULL &&
+		!(stretch->upcasting && es_is_upcast_failure(error->sqlerrcode)))
+		ReThrowError(error);
+	if (error != NULL)
+	{
+		FreeErrorData(error);
+		MemoryContextReset(stretch->context);
+		ExecClearTuple(stretch->last_version);
+		stretch->one_by_one = true;
+		stretch->read--;
+		stretch->last--;
+		(void) read_events(stretch);
+	}
+	ExecDropSingleTupleTableSlot(stretch->last_version);
+	stretch->last_version = NULL;
+}
+
+int64
+es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
+{
 	if (stretch->positions == NULL)
 	{
 		stretch->room = 64;
@@ -299,22 +392,17 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 	}
 	stretch->read = 0;
 	stretch->last = after;
+	stretch->up_to = up_to;
+	stretch->ended = false;
 	stretch->context =
 		AllocSetContextCreate(CurrentMemoryContext, "event_store partition",
 							  ALLOCSET_SMALL_SIZES);
 	if (es_upcasts())
-		stretch->last_version =
-			MakeSingleTupleTableSlot(es_event_desc(), &TTSOpsVirtual);
-	PushActiveSnapshot(GetLatestSnapshot());
-	if (!read_aggregate(stretch, after, values))
-		es_for_each_row(es_log_plan_after(&plan, after), values, NULL,
-						take_event, stretch);
-	PopActiveSnapshot();
-	if (stretch->last_version != NULL)
-		ExecDropSingleTupleTableSlot(stretch->last_version);
-	stretch->last_version = NULL;
+		read_old_events(stretch);
+	else
+		(void) read_events(stretch);
 	MemoryContextDelete(stretch->context);
-	return stretch->count >= stretch->max_count || stretch->failed != 0 ||
+	return stretch->count >= stretch->max_count || stretch->ended ||
 				   stretch->read >= ES_STRETCH_EVENTS
 			   ? stretch->last
 			   : up_to;
@@ -323,8 +411,7 @@ es_read_stretch(Stretch *stretch, int64 after, int64 up_to)
 void
 es_read_stretches(Stretch *stretch, int64 after, int64 up_to)
 {
-	while (after < up_to && stretch->count < stretch->max_count &&
-		   stretch->failed == 0)
+	while (after < up_to && stretch->count < stretch->max_count && !stretch->ended)
 	{
 		CHECK_FOR_INTERRUPTS();
 		after = es_read_stretch(stretch, after, up_to);

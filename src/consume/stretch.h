@@ -32,17 +32,23 @@ typedef struct Stretch
 	int64 count;
 	int64 *positions; /* of those found */
 	int64 room;
-	int64 read; /* looked at, and the last of them */
+	int64 read; /* looked at, and the last of them, and the last that may be */
 	int64 last;
-	MemoryContext context;				 /* of one event */
+	int64 up_to;
+	bool ended;			   /* before an event that cannot be given */
+	MemoryContext context; /* of one event */
 	struct TupleTableSlot *last_version; /* of one that was upcast; NULL = none is */
 	const struct TupleTableSlot *written; /* the same as it was written; NULL = so it is */
+	bool one_by_one; /* each old event is upcast in a subtransaction of its own */
+	bool upcasting; /* an upcaster is at work */
 	/*
 	 * Whether reading ends before an event that cannot be upcast, at this position then,
-	 * 0 = none; else it is taken as it was written.
+	 * 0 = none; else it is taken as it was written.  Where an upcaster is gone or not allowed
+	 * that is raised instead if the event is the first; what does not end there takes
+	 * the event unless it is "exact".
 	 */
 	bool heeds_failures;
-	bool only_counts; /* and an upcaster that is gone or not allowed is no failure */
+	bool exact;
 	int64 failed;
 	Datum failed_partition;
 	FailureCause cause;

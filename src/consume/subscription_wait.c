@@ -342,9 +342,11 @@ has_event(Handling *handling, const Subscription *subscription, int member)
 	MemberState state = es_newest_member(handling->name, member);
 	Progress progress = es_read_progress(es_progress_key(handling->hash, member));
 	int64 *waiting = state_of_member(handling, member);
+	/* with an upcaster gone there may be nothing to wait for, and nobody gets on */
 	Stretch events = {.subscription = subscription,
 					  .member = member,
-					  .max_count = 1};
+					  .max_count = 1,
+					  .exact = true};
 	int64 served = state.position;
 
 	if (progress.number == state.number)

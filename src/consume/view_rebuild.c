@@ -51,6 +51,7 @@
 #include "ground/log_plan.h"
 #include "ground/pair_table.h"
 #include "ground/position.h"
+#include "ground/transaction.h"
 #include "read/feed.h"
 #include "replay/sticky.h"
 #include "replay/upcaster.h"
@@ -249,17 +250,46 @@ try_fold(const ViewRebuild *rebuild, ViewBatch *batch)
 	return error;
 }
 
+typedef struct Events
+{
+	EventRow *rows;
+	int count;
+} Events;
+
+/* Those that are done when one raises stay so; that one is as it was. */
+static bool
+upcast_all(void *arg)
+{
+	const Events *events = arg;
+
+	for (int i = 0; i < events->count; i++)
+	{
+		EventRow last = events->rows[i];
+
+		if (es_upcast(last.values, last.nulls))
+			events->rows[i] = last;
+	}
+	return true;
+}
+
 /*
  * Brings events to their last version, but for those that fail where the projection
- * skips these; returns how many are left.
+ * skips these; returns how many are left.  All together, and only if that fails one by one.
  */
 static int
 upcast_events(const ViewRebuild *rebuild, EventRow *events, int count)
 {
+	Events all = {events, count};
+	ErrorData *failed;
 	int left = 0;
 
 	if (!es_upcasts())
 		return count;
+	failed = es_in_subtransaction(upcast_all, &all);
+	if (failed == NULL)
+		return count;
+	if (!es_is_upcast_failure(failed->sqlerrcode))
+		ReThrowError(failed);
 	for (int i = 0; i < count; i++)
 	{
 		ErrorData *error = NULL;

@@ -803,12 +803,17 @@ is_of_event(int sqlerrcode)
 		   category == ERRCODE_TO_CATEGORY(ERRCODE_PLPGSQL_ERROR);
 }
 
-/* Whether an error is the fault of an upcaster that is not what it should be. */
-static bool
-is_of_upcaster(int sqlerrcode)
+bool
+es_is_fault_of_upcaster(int sqlerrcode)
 {
 	return ERRCODE_TO_CATEGORY(sqlerrcode) ==
 		   ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
+}
+
+bool
+es_is_upcast_failure(int sqlerrcode)
+{
+	return is_of_event(sqlerrcode) || es_is_fault_of_upcaster(sqlerrcode);
 }
 
 ErrorData *
@@ -834,7 +839,7 @@ es_try_upcast(Datum *values, bool *nulls, bool faults)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		if (!is_of_event(error->sqlerrcode) &&
-			!(faults && is_of_upcaster(error->sqlerrcode)))
+			!(faults && es_is_fault_of_upcaster(error->sqlerrcode)))
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();

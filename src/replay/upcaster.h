@@ -33,6 +33,9 @@ extern bool es_upcast(Datum *values, bool *nulls);
  * an upcaster, that it is gone, say.
  */
 extern ErrorData *es_try_upcast(Datum *values, bool *nulls, bool faults);
+/* Whether what was raised is the fault of an upcaster; of one, or of the event. */
+extern bool es_is_fault_of_upcaster(int sqlerrcode);
+extern bool es_is_upcast_failure(int sqlerrcode);
 /* The same for an event that the caller has made up; 42501 where that is a danger. */
 extern bool es_upcast_given(Datum *values, bool *nulls);
 /*
