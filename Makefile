@@ -144,6 +144,7 @@ OBJS = \
 	src/consume/failing.o \
 	src/consume/scheduled_event.o \
 	src/consume/schedule.o \
+	src/consume/unwanted.o \
 	src/consume/deadline.o \
 	src/consume/deadline_gauges.o \
 	src/consume/inline_switch.o \

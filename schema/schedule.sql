@@ -8,7 +8,7 @@ CREATE FUNCTION event_store.schedule_event(due_at timestamptz, aggregate_type te
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_schedule_event';
 COMMENT ON FUNCTION event_store.schedule_event(timestamptz, text, text, text, jsonb, jsonb, text, text, text, uuid, int, text[]) IS
 $$Has an event appended when due_at has come, and returns its schedule_id, which becomes its event_id; due_at becomes its occurred_at. It is appended exactly once, whatever its aggregate's last event is then; what is due already, at once.
-schedule_id: give one, and the call can be repeated, also after the event was appended; with other content it is VS002, and so with another due_at before that. unless_event_types: the event is left out if its aggregate got one of these types after this call. In a handler it takes causation_id, correlation_id and saga_id of its cause. What the transaction has staged becomes durable with it.
+schedule_id: give one, and the call can be repeated, also after the event was appended; with other content it is VS002, and so with another due_at before that. unless_event_types: the event is left out if its aggregate got one of these types after this call, as it was written or in its last version (set_upcaster); where its upcaster fails the scheduled event has failed, too. In a handler it takes causation_id, correlation_id and saga_id of its cause. What the transaction has staged becomes durable with it.
 Errors: VS002, VS010; 42501 for a saga; 0A000, 22004, 22001, 22023, 54000; 25006 on a standby; 55000.
 Example: SELECT event_store.schedule_event(now() + interval '30 minutes', 'Order', 'o-30', 'PaymentOverdue', unless_event_types => ARRAY['OrderPaid']);$$;
 

@@ -105,6 +105,25 @@ SELECT count(event_store.schedule_event('2020-01-01Z', 'Scheduled', 'i', 'Due'))
 CALL pg_temp.delivered();
 SELECT aggregate_id, event_type FROM event_store.domain_events WHERE aggregate_type = 'Scheduled' AND aggregate_id >= 'g' ORDER BY aggregate_id, sequence;
 
+-- a type counts as it was written, and as it is in the last version; where nobody can tell that has failed
+SELECT event_store.set_upcaster('OldPaid', 1, rules => '{"event_type": "NewPaid"}', aggregate_type => 'Scheduled');
+SELECT event_store.set_upcaster('OddPaid', 1, rules => '{"event_type": "NewPaid", "operations": [{"op": "increment", "path": "$.n", "value": 1}]}', aggregate_type => 'Scheduled');
+BEGIN;
+SELECT count(event_store.schedule_event('2020-01-01Z', 'Scheduled', 'k-' || lower(t), 'Overdue', unless_event_types => ARRAY[t])) FROM unnest('{OldPaid,NewPaid,Other}'::text[]) t;
+SELECT count(event_store.append_event('Scheduled', 'k-' || lower(t), NULL, 'OldPaid')) FROM unnest('{OldPaid,NewPaid,Other}'::text[]) t;
+SELECT count(event_store.schedule_event('2020-01-01Z', 'Scheduled', 'k-' || n, 'Overdue', unless_event_types => '{NewPaid}')) FROM unnest('{1,2}'::text[]) n;
+SELECT count(event_store.append_event('Scheduled', 'k-' || n, NULL, 'OddPaid', jsonb_build_object('n', CASE n WHEN 2 THEN '"none"' ELSE '1' END::jsonb))) FROM generate_series(1, 2) n;
+COMMIT;
+CALL pg_temp.delivered();
+SELECT aggregate_id, string_agg(event_type, ', ' ORDER BY sequence) FROM event_store.domain_events WHERE aggregate_type = 'Scheduled' AND aggregate_id LIKE 'k-%' GROUP BY 1 ORDER BY 1;
+SELECT aggregate_id, state, error_code, error FROM event_store.scheduled_events;
+SELECT event_store.set_upcaster('OddPaid', 1, rules => '{"event_type": "NewPaid"}', aggregate_type => 'Scheduled');
+SELECT event_store.reschedule_event(schedule_id, '2020-01-02Z') FROM event_store.scheduled_events;
+CALL pg_temp.delivered();
+SELECT count(*) FROM event_store.scheduled_events;
+SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Scheduled' AND aggregate_id LIKE 'k-%' AND event_type = 'Overdue';
+SELECT event_store.drop_upcaster(t, 1, 'Scheduled') FROM unnest('{OldPaid,OddPaid}'::text[]) t;
+
 -- what the aggregate refuses has failed, says why, and can be tried again
 CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = '23514'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT ON event_store.domain_events FOR EACH ROW

@@ -38,6 +38,7 @@
 
 #include "consume/deadline.h"
 #include "consume/scheduled_event.h"
+#include "consume/unwanted.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/event.h"
@@ -46,7 +47,6 @@
 #include "ground/pair_table.h"
 #include "ground/settings.h"
 #include "ground/transaction.h"
-#include "log/archived.h"
 #include "log/outside_write.h"
 #include "staging/dead_letter.h"
 #include "staging/flush.h"
@@ -448,34 +448,6 @@ fail(Due *due, int sqlerrcode, const char *message)
 	es_count(ES_COUNT_FAILED_DEADLINES);
 }
 
-/* Whether the aggregate got an event that this one was not to follow. */
-static bool
-is_unwanted(const ScheduledEvent *scheduled)
-{
-	static KeptPlan plan = {"SELECT 1 FROM event_store.domain_events e"
-							" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
-							" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"
-							" AND e.sequence OPERATOR(pg_catalog.>) $3"
-							" AND e.event_type OPERATOR(pg_catalog.=) ANY ($4) LIMIT 1",
-							4,
-							{TEXTOID, TEXTOID, INT8OID, TEXTARRAYOID}};
-	const EventRow *row = &scheduled->event.row;
-	Datum values[4] = {row->values[EV_AGGREGATE_TYPE],
-					   row->values[EV_AGGREGATE_ID],
-					   Int64GetDatum(scheduled->unless_after),
-					   scheduled->unless_types};
-	OwnerScope scope;
-	bool found;
-
-	es_begin(&scope);
-	PushActiveSnapshot(GetLatestSnapshot());
-	found = es_execute(es_aggregate_plan(&plan, values[0], values[1]), values,
-					   NULL, true, SPI_OK_SELECT) > 0;
-	PopActiveSnapshot();
-	es_end(&scope);
-	return found;
-}
-
 typedef struct Attempt
 {
 	Batch *batch;
@@ -600,6 +572,21 @@ is_in_part(const Batch *batch, int from, int to)
 	return false;
 }
 
+/* Leaves one out whose aggregate got what it was not to follow; one that cannot be told fails. */
+static void
+leave_out_unwanted(Due *due)
+{
+	ErrorData *why;
+
+	if (es_is_unwanted(&due->scheduled, &why))
+	{
+		due->found = false;
+		due->done = true;
+	}
+	else if (why != NULL)
+		fail(due, why->sqlerrcode, why->message);
+}
+
 /*
  * Takes out what is not to be appended: where the aggregate got what it says, an event before
  * it in this very batch included, or where the aggregate is closed to appends.
@@ -630,11 +617,8 @@ append_batch(Batch *batch)
 			append_or_halve(batch, from, i);
 			from = i;
 		}
-		/* passed over with one before it, or unwanted */
-		if (is_passed(due->aggregate) || !is_unwanted(&due->scheduled))
-			continue;
-		due->found = false;
-		due->done = true;
+		if (!is_passed(due->aggregate))
+			leave_out_unwanted(due);
 	}
 	append_or_halve(batch, from, batch->count);
 }
