@@ -101,4 +101,17 @@ my ($more) = sql(q{EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF
 my $blocks = sql("SELECT pg_relation_size('event_store.domain_events') / 8192");
 cmp_ok($more, '<', $blocks / 2 + $few, 'of a rare type with a type that leads there not half of the log is read');
 
+# one that has some events, under a name that none was written with
+my ($seldom, $few_events) = split /\|/, sql('SELECT event_type, count(*) FROM event_store.domain_events GROUP BY 1 ORDER BY 2, 1 LIMIT 1');
+sql(qq{SELECT event_store.set_upcaster('$seldom', 1, rules => '{"event_type": "Seldom"}')});
+foreach my $archived (0, 1)
+{
+	sql(qq{SELECT event_store.archive_aggregate(aggregate_type, aggregate_id) FROM event_store.domain_events WHERE event_type = '$seldom' LIMIT 1}) if $archived;
+	my $index = 'event_store.domain_events' . ($archived ? '_archive' : '') . '_event_type_idx';
+
+	is(sql('BEGIN', q{; SELECT count(*) FROM event_store.read_events(event_types => '{Seldom}', max_count => NULL);},
+			"SELECT pg_stat_get_xact_numscans('$index'::regclass) > 0; COMMIT"), "$few_events\nt",
+		'events of the other name are found by ' . ($archived ? 'that of the archive as well' : 'the index of types'));
+}
+
 done_testing();
