@@ -10,11 +10,8 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "datatype/timestamp.h"
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -60,23 +57,6 @@ es_share_committers(void)
 
 /* ---------- starting ---------- */
 
-static bool
-start_process(SharedDatabase *db)
-{
-	BackgroundWorker worker;
-
-	es_describe_process(&worker, db, db->database, "committer");
-	return RegisterDynamicBackgroundWorker(&worker, NULL);
-}
-
-/* Whether one is on its way; the lock is held. */
-static bool
-is_coming(const CommitterSlot *slot, TimestampTz now)
-{
-	return slot->starting &&
-		   !TimestampDifferenceExceeds(slot->started_at, now, ARRIVAL_MS);
-}
-
 bool
 es_ensure_committer(SharedDatabase *db)
 {
@@ -89,15 +69,18 @@ es_ensure_committer(SharedDatabase *db)
 		return true;
 	now = GetCurrentTimestamp();
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	there = slot->pid != 0 || is_coming(slot, now);
-	start = !there && now >= slot->retry_at && es_worker_slot(db)->bars == 0;
+	there = slot->pid != 0 ||
+			(slot->starting && es_may_arrive(slot->started_at, now, ARRIVAL_MS));
+	start = !there &&
+			now >= es_end_of_pause(slot->retry_at, now, START_PAUSE_MS) &&
+			es_worker_slot(db)->bars == 0;
 	if (start)
 	{
 		slot->starting = true;
 		slot->started_at = now;
 	}
 	LWLockRelease(&slot->lock);
-	if (!start || start_process(db))
+	if (!start || es_start_process(db, "committer"))
 		return there || start;
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
 	slot->starting = false;
@@ -191,13 +174,6 @@ bool
 es_dismiss_committer(SharedDatabase *db, Oid database)
 {
 	CommitterSlot *slot = es_committer_slot(db);
-	bool gone;
 
-	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	gone = db->database != database || slot->pid == 0;
-	/* its exit callback needs the lock, so the process is still there */
-	if (!gone)
-		kill(slot->pid, SIGTERM);
-	LWLockRelease(&slot->lock);
-	return gone;
+	return es_dismiss_process(db, database, &slot->lock, &slot->pid);
 }

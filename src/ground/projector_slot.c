@@ -28,6 +28,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+#include "ground/database_process.h"
 #include "ground/projector_slot.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
@@ -181,17 +182,12 @@ es_take_projectors_wanted(SharedDatabase *db)
 
 /* ---------- places ---------- */
 
-/*
- * Whether somebody is there, or on his way; the lock is held.  A time that is to come is
- * one from before the clock was set back.
- */
+/* Whether somebody is there, or on his way; the lock is held. */
 static bool
 is_taken(const ProjectorPlace *place, TimestampTz now)
 {
-	return place->taken &&
-		   (place->pid != 0 ||
-			(!TimestampDifferenceExceeds(place->taken_at, now, ES_ARRIVAL_MS) &&
-			 !TimestampDifferenceExceeds(now, place->taken_at, ES_ARRIVAL_MS)));
+	return place->taken && (place->pid != 0 ||
+							es_may_arrive(place->taken_at, now, ES_ARRIVAL_MS));
 }
 
 bool
@@ -297,15 +293,12 @@ es_note_projector_arrived(void)
 TimestampTz
 es_projector_start_at(SharedDatabase *db)
 {
-	TimestampTz latest =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ES_START_PAUSE_MS);
 	TimestampTz at;
 
 	LWLockAcquire(db->lock, LW_SHARED);
 	at = es_projector_slot(db)->start_at;
 	LWLockRelease(db->lock);
-	/* the clock was set back since */
-	return at > latest ? 0 : at;
+	return es_end_of_pause(at, GetCurrentTimestamp(), ES_START_PAUSE_MS);
 }
 
 bool

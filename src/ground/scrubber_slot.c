@@ -12,12 +12,9 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "datatype/timestamp.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
@@ -102,8 +99,7 @@ is_present(const ScrubberSlot *slot)
 {
 	return slot->pid != 0 ||
 		   (slot->starting &&
-			!TimestampDifferenceExceeds(slot->started_at, GetCurrentTimestamp(),
-										ARRIVAL_MS));
+			es_may_arrive(slot->started_at, GetCurrentTimestamp(), ARRIVAL_MS));
 }
 
 TimestampTz
@@ -118,7 +114,10 @@ es_scrub_due(SharedDatabase *db)
 	if (is_present(slot))
 		due = DT_NOEND;
 	else
-		due = slot->asked > slot->done ? 0 : slot->not_before;
+		due = slot->asked > slot->done
+				  ? 0
+				  : es_end_of_pause(slot->not_before, GetCurrentTimestamp(),
+									LONGEST_PAUSE_MS);
 	LWLockRelease(&slot->lock);
 	return due;
 }
@@ -179,15 +178,6 @@ es_scrub_is_over(SharedDatabase *db, uint64 number, char *error)
 
 /* ---------- starting ---------- */
 
-static bool
-start_process(SharedDatabase *db)
-{
-	BackgroundWorker worker;
-
-	es_describe_process(&worker, db, db->database, "scrubber");
-	return RegisterDynamicBackgroundWorker(&worker, NULL);
-}
-
 void
 es_start_scrubber(SharedDatabase *db)
 {
@@ -202,7 +192,7 @@ es_start_scrubber(SharedDatabase *db)
 		slot->started_at = GetCurrentTimestamp();
 	}
 	LWLockRelease(&slot->lock);
-	if (!start || start_process(db))
+	if (!start || es_start_process(db, "scrubber"))
 		return;
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
 	slot->starting = false;
@@ -284,13 +274,6 @@ bool
 es_dismiss_scrubber(SharedDatabase *db, Oid database)
 {
 	ScrubberSlot *slot = slot_of(db);
-	bool gone;
 
-	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	gone = db->database != database || slot->pid == 0;
-	/* its exit callback needs the lock, so the process is still there */
-	if (!gone)
-		kill(slot->pid, SIGTERM);
-	LWLockRelease(&slot->lock);
-	return gone;
+	return es_dismiss_process(db, database, &slot->lock, &slot->pid);
 }

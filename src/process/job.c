@@ -319,8 +319,7 @@ time_until_drain(const Work *work)
 	LWLockRelease(db->lock);
 	if (since == 0)
 		since = work->last_round_at;
-	return es_milliseconds_until(TimestampTzPlusMilliseconds(since,
-															 es_write_delay));
+	return es_milliseconds_left(since, es_write_delay);
 }
 
 /* After a round that went through. */
@@ -498,7 +497,7 @@ time_until_prune_history(const Work *work)
 {
 	if (es_dead_letter_retention == 0)
 		return -1;
-	return es_milliseconds_until(work->prune_at);
+	return es_milliseconds_of(work->prune_at, ES_PRUNE_PAUSE_MS);
 }
 
 static bool
@@ -553,8 +552,7 @@ time_until_close(const Work *work)
 		return -1;
 	if (!work->needed)
 		return 0;
-	return es_milliseconds_until(TimestampTzPlusMilliseconds(work->last_round_at,
-															 ES_IDLE_EXIT_MS));
+	return es_milliseconds_left(work->last_round_at, ES_IDLE_EXIT_MS);
 }
 
 static bool

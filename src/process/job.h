@@ -21,7 +21,8 @@
 /* When a job may run again. */
 typedef struct JobTurn
 {
-	TimestampTz not_before; /* it rests, or pauses after a failure */
+	TimestampTz not_before; /* it rests, or pauses after a failure ... */
+	long rest;				/* ... no longer than this, in ms */
 	TimestampTz failed_at;
 } JobTurn;
 
@@ -94,6 +95,22 @@ static inline long
 es_milliseconds_until(TimestampTz at)
 {
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
+}
+
+/* The same of a time that is never farther ahead than this: else the clock was set back. */
+static inline long
+es_milliseconds_of(TimestampTz at, long most)
+{
+	long left = es_milliseconds_until(at);
+
+	return left > most ? 0 : left;
+}
+
+/* What is left of a pause that began at a time. */
+static inline long
+es_milliseconds_left(TimestampTz since, long pause)
+{
+	return es_milliseconds_of(TimestampTzPlusMilliseconds(since, pause), pause);
 }
 
 #endif /* ES_JOB_H */

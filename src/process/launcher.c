@@ -503,8 +503,10 @@ serve_waiting(int starting)
 	{
 		SharedDatabase *db = es_database_numbered(waiting[i].number);
 		Start *start = &starts[waiting[i].number];
-		TimestampTz due = Max(waiting[i].since, start->retry_at);
 		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz due =
+			Max(es_end_of_pause(waiting[i].since, now, ES_START_PAUSE_MAX_MS),
+				es_end_of_pause(start->retry_at, now, ES_START_PAUSE_MAX_MS));
 		bool by_us = es_max_workers > 0 && workers >= es_max_workers;
 
 		if (due > now)

@@ -144,7 +144,7 @@ time_until(Work *work, int number)
 {
 	const Job *job = &es_jobs[number];
 	JobTurn *turn = &work->turns[number];
-	TimestampTz not_before = turn->not_before;
+	long rest;
 	int failures = es_worker_slot(work->db)->jobs[number].failures;
 	long due;
 
@@ -153,12 +153,11 @@ time_until(Work *work, int number)
 	due = job->time_until_due(work);
 	if (due < 0)
 		return -1;
+	rest = es_milliseconds_of(turn->not_before, turn->rest);
 	if (failures > 0 && job->hurried != NULL && job->hurried(work->db))
-		not_before =
-			Min(not_before,
-				TimestampTzPlusMilliseconds(turn->failed_at,
-											hurried_pause(job, failures)));
-	return Max(due, es_milliseconds_until(not_before));
+		rest = Min(rest, es_milliseconds_left(turn->failed_at,
+											  hurried_pause(job, failures)));
+	return Max(due, rest);
 }
 
 /* The next job in turn that is due; -1 = none. */
@@ -206,6 +205,7 @@ run_job(Work *work, int number)
 	}
 	else if (job->keeps_worker)
 		work->last_work_at = GetCurrentTimestamp();
+	turn->rest = es_milliseconds_until(turn->not_before);
 }
 
 /*
@@ -228,9 +228,7 @@ rest(Work *work, const long *times, uint32 wait_event)
 	}
 	if (!stays)
 	{
-		long left =
-			es_milliseconds_until(TimestampTzPlusMilliseconds(work->last_work_at,
-															  ES_IDLE_EXIT_MS));
+		long left = es_milliseconds_left(work->last_work_at, ES_IDLE_EXIT_MS);
 
 		if (left == 0 || !work->needed)
 		{

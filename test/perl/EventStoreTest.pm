@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use File::Basename;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -16,6 +17,7 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(
   new_server wait_for_server create_store_in events_in wait_for_worker worker_pid
   stage flush_all error_of log_offset
+  start_with_clock set_clock
   prepare_clients start_client end_clients check_clients
 );
 
@@ -34,6 +36,33 @@ sub new_server
 		  . "event_store.drain_at_shutdown = 0\n"
 		  . ($options{conf} // ''));
 	return $node;
+}
+
+# Starts a server whose clock a test sets; false where there is no C compiler for it.
+sub start_with_clock
+{
+	my ($node) = @_;
+	my $source = dirname(__FILE__) . '/../clock.c';
+	my $library = "$PostgreSQL::Test::Utils::tmp_check/clock.so";
+
+	return 0 if system('cc', '-shared', '-fPIC', '-O1', '-o', $library, $source) != 0;
+	set_clock($node, 0);
+	local %ENV = (%ENV, LD_PRELOAD => $library, TEST_CLOCK => $node->basedir . '/clock');
+	$node->start;
+	return 1;
+}
+
+# Sets its clock, in seconds from ours.
+sub set_clock
+{
+	my ($node, $seconds) = @_;
+	my $clock = $node->basedir . '/clock';
+
+	open(my $file, '>', "$clock.next") or die $!;
+	print $file "$seconds\n";
+	close($file);
+	rename("$clock.next", $clock) or die $!;
+	return;
 }
 
 # Waits for a server that comes up again after a crash.  Nothing is written to a client that

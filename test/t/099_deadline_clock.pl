@@ -6,30 +6,10 @@ use strict;
 use warnings;
 
 use EventStoreTest;
-use File::Basename;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $source = dirname(__FILE__) . '/../clock.c';
-my $library = "$PostgreSQL::Test::Utils::tmp_check/clock.so";
-plan skip_all => 'there is no C compiler for the clock that is set'
-  unless system('cc', '-shared', '-fPIC', '-O1', '-o', $library, $source) == 0;
-
 my $node = new_server('clock', conf => "event_store.retry_initial = '10s'\n");
-my $clock = $node->basedir . '/clock';
-
-# Sets the server's clock, in seconds from ours.
-sub set_clock
-{
-	my ($seconds) = @_;
-
-	open(my $file, '>', "$clock.next") or die $!;
-	print $file "$seconds\n";
-	close($file);
-	rename("$clock.next", $clock) or die $!;
-	return;
-}
-
 sub sql
 {
 	return $node->safe_psql('shop', join("\n", @_));
@@ -40,11 +20,7 @@ sub poll
 	return $node->poll_query_until('shop', $_[0]);
 }
 
-set_clock(0);
-{
-	local %ENV = (%ENV, LD_PRELOAD => $library, TEST_CLOCK => $clock);
-	$node->start;
-}
+plan skip_all => 'there is no C compiler for the clock that is set' unless start_with_clock($node);
 create_store_in($node, 'shop');
 my $now = 'extract(epoch FROM clock_timestamp())::bigint';
 cmp_ok(abs(sql("SELECT $now") - time), '<', 100, 'the clock is ours');
@@ -55,7 +31,7 @@ my $holder = $node->background_psql('shop');
 $holder->query_safe(q{BEGIN; SELECT event_store.lock_aggregate('Clock', 'held')});
 sql(q{SELECT event_store.schedule_event('2020-01-01Z', 'Clock', 'held', 'E'), event_store.schedule_event('2020-01-02Z', 'Clock', 'free', 'E')});
 ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'free') = 1}), 'an aggregate that is held is passed over');
-set_clock(-86400);
+set_clock($node, -86400);
 cmp_ok(time - sql("SELECT $now"), '>', 80000, 'the clock is set back');
 $holder->query_safe('COMMIT');
 $holder->quit;
@@ -64,13 +40,13 @@ ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'held') = 1}), 'what wa
 # ---------- forward
 
 sql(q{SELECT event_store.schedule_event(clock_timestamp() + interval '1 hour', 'Clock', 'hour', 'E')});
-set_clock(-86400 + 7200);
+set_clock($node, -86400 + 7200);
 ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'hour') = 1}), 'set forward, what is due by it comes');
 
 # ---------- back again
 
 sql(q{SELECT event_store.schedule_event(clock_timestamp() + interval '1 hour', 'Clock', 'later', 'E')});
-set_clock(-86400);
+set_clock($node, -86400);
 sql(q{SELECT event_store.schedule_event(clock_timestamp(), 'Clock', 'at once', 'E')});
 ok(poll(q{SELECT event_store.aggregate_sequence('Clock', 'at once') = 1}), 'what is due comes');
 is(sql(q{SELECT string_agg(aggregate_id, ' ') FROM event_store.scheduled_events}), 'later', 'what is not due any more waits');
@@ -111,7 +87,7 @@ sql(q{
 	SELECT event_store.define_saga('plain', '{"steps": [{"name": "a", "handler": "public.plain"}]}');
 	SELECT event_store.start_saga('unlucky', 'runs again')});
 ok(poll(q{SELECT lease IS NOT NULL AND run_at IS NOT NULL FROM event_store.saga_steps WHERE saga_id = 'runs again'}), 'a handler that is to run again');
-set_clock(-2 * 86400);
+set_clock($node, -2 * 86400);
 sql('INSERT INTO gate DEFAULT VALUES');
 ok(poll(q{SELECT lease IS NOT NULL AND run_at IS NULL FROM event_store.saga_steps WHERE saga_id = 'runs again'}), 'it does so after the clock was set back');
 sql(q{SELECT event_store.start_saga('plain', 'behind it')});
