@@ -339,6 +339,7 @@ SET statement_timeout = '200ms';
 SELECT event_store.project('sleeping view');
 RESET statement_timeout;
 SELECT event_store.set_reducer('ProjGo', NULL);
+DELETE FROM event_store.reducers WHERE aggregate_type = 'ProjGo';
 
 -- an append outside of handlers has no cause
 SELECT metadata IS NULL, causation_id IS NULL FROM event_store.load_events('ProjA', 'q-5');

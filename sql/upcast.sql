@@ -175,21 +175,21 @@ SELECT event_store.drop_upcaster('Placed', 9, 'UpcastOther');
 
 -- reading all events: types are those of the last version, whatever was written
 SELECT last_sequence FROM event_store.append_event('Upcast', 'g', 0, 'Titled', '{"title": "y"}', schema_version => 3);
-SELECT aggregate_id, event_type, schema_version FROM event_store.read_events(event_types => '{Titled}');
-SELECT count(*) FROM event_store.read_events(event_types => '{Named}');
-SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Named}', upcast => false);
-SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Titled}', max_count => 1);
-SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Titled}', max_count => 1, backward => true);
-SELECT aggregate_id, event_type FROM event_store.read_events(event_types => '{Titled}', backward => true, aggregate_types => '{Upcast}');
+SELECT aggregate_id, event_type, schema_version FROM event_store.read_events(:upcast_from, event_types => '{Titled}');
+SELECT count(*) FROM event_store.read_events(:upcast_from, event_types => '{Named}');
+SELECT aggregate_id, event_type FROM event_store.read_events(:upcast_from, event_types => '{Named}', upcast => false);
+SELECT aggregate_id, event_type FROM event_store.read_events(:upcast_from, event_types => '{Titled}', max_count => 1);
+SELECT aggregate_id, event_type FROM event_store.read_events(:upcast_from, event_types => '{Titled}', max_count => 1, backward => true);
+SELECT aggregate_id, event_type FROM event_store.read_events(:upcast_from, event_types => '{Titled}', backward => true, aggregate_types => '{Upcast}');
 -- many that are left out lie between those that are wanted
 SELECT event_store.set_upcaster('Many', 1, rules => '{"event_type": "Few"}', aggregate_type => 'UpcastFew');
 SELECT count(*) FROM generate_series(1, 500) i, event_store.append_event(CASE WHEN i % 100 = 0 THEN 'UpcastFew' ELSE 'UpcastMany' END, 'm-' || i, 0, 'Many', '{}');
-SELECT count(*), count(DISTINCT aggregate_id) FROM event_store.read_events(event_types => '{Few}', max_count => 4);
-SELECT count(*) FROM event_store.read_events(event_types => '{Few}', max_count => 4, backward => true);
-SELECT count(*) FROM event_store.read_events(event_types => '{Few,Many}', max_count => NULL);
+SELECT count(*), count(DISTINCT aggregate_id) FROM event_store.read_events(:upcast_from, event_types => '{Few}', max_count => 4);
+SELECT count(*) FROM event_store.read_events(:upcast_from, event_types => '{Few}', max_count => 4, backward => true);
+SELECT count(*) FROM event_store.read_events(:upcast_from, event_types => '{Few,Many}', max_count => NULL);
 SELECT event_store.create_store(event_type_index => true);
-SELECT count(*), count(DISTINCT aggregate_id) FROM event_store.read_events(event_types => '{Few}', max_count => 4);
-SELECT string_agg(aggregate_id, ',') FROM event_store.read_events(event_types => '{Few}', max_count => 4, backward => true);
+SELECT count(*), count(DISTINCT aggregate_id) FROM event_store.read_events(:upcast_from, event_types => '{Few}', max_count => 4);
+SELECT string_agg(aggregate_id, ',') FROM event_store.read_events(:upcast_from, event_types => '{Few}', max_count => 4, backward => true);
 SELECT event_store.drop_upcaster('Many', 1, 'UpcastFew');
 
 -- what fails is raised, with the event
