@@ -24,7 +24,7 @@ CREATE FUNCTION event_store.claim_steps(saga_name text, executor text, steps tex
 COMMENT ON FUNCTION event_store.claim_steps(text, text, text[], int, interval, interval) IS
 $$Gives an executor steps that are to be done, at most max_count, the oldest request first, without order between sagas. kind: step or compensation, which undoes the step of that name. Claim only what you begin at once.
 Each claim is an attempt, and ends by report_step, when its lease is over (the lower of lease_time and the step's timeout, deadline) or at the deadline. The claim is on disk when the transaction has committed, whatever synchronous_commit says.
-steps: only these; timeout: waits so long for one, at most 5s. Stands in FROM only.
+steps: only these (NULL = all); timeout: waits so long for one, at most 5s. Stands in FROM only.
 Errors: 42704 where the saga is not defined; 22004, 22023; 0A000; 25001 with a timeout at REPEATABLE READ and above; 25006 on a standby; 55000 also without preload.
 Example: SELECT saga_id, step, kind, attempt, lease, input FROM event_store.claim_steps('order', 'executor-1');$$;
 

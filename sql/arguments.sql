@@ -512,3 +512,4 @@ SELECT pg_temp.refused($$SELECT event_store.grant_access(0::regrole, 'reader')$$
 SELECT pg_temp.refused($$SELECT event_store.grant_access(4294967295::regrole, 'reader')$$);
 SELECT pg_temp.refused($$SELECT event_store.create_store(owner => 0::regrole)$$);
 SELECT pg_temp.refused($$SELECT event_store.create_store(archive_tablespace => '')$$);
+SELECT pg_temp.refused($$SELECT event_store.define_saga('refused', '{"steps": [{"name": "a", "handler": "shop.no_such"}]}')$$);

@@ -83,7 +83,8 @@ check_handler(const StepDefinition *step, StepKind kind)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("bad saga definition: %s has a \"handler\" %s that cannot be one",
 						place, name),
-				 errdetail("A handler is a function (saga_id text, step text, attempt int, context jsonb) RETURNS jsonb.")));
+				 errdetail("There is no function %s(saga_id text, step text, attempt int, context jsonb) RETURNS jsonb.",
+						   name)));
 	if (isAnyTempNamespace(get_func_namespace(function)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
