@@ -495,14 +495,91 @@ es_fetch_answer(SharedDatabase *db)
 
 /* ---------- the committer ---------- */
 
-/* Copies what does not stand in a place, and gives its room back. */
-static void
-copy_large(TakenCall *taken, dsa_pointer large)
+/*
+ * Does what needs memory, which the system may refuse, and returns what that returns, or false
+ * after an error: outside of a transaction that would be the end of the process, and in
+ * between a commit and the answers to it nobody would know what was committed.
+ */
+static bool
+do_without_raising(bool (*work)(void *arg), void *arg)
 {
+	MemoryContext context = CurrentMemoryContext;
+	uint32 held = InterruptHoldoffCount;
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		done = work(arg);
+	}
+	PG_CATCH();
+	{
+		/* an error lets go of interrupts, and of no lock */
+		InterruptHoldoffCount = held;
+		LWLockReleaseAll();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return done;
+}
+
+/* A call that does not stand in its place. */
+typedef struct LargeCall
+{
+	TakenCall *taken;
+	dsa_pointer at;
+} LargeCall;
+
+static bool
+copy_content(void *arg)
+{
+	LargeCall *call = arg;
+	TakenCall *taken = call->taken;
+
 	taken->content = palloc_extended(taken->size, MCXT_ALLOC_HUGE);
-	memcpy(taken->content, dsa_get_address(dynamic(), large), taken->size);
-	dsa_free(dynamic(), large);
+	memcpy(taken->content, dsa_get_address(dynamic(), call->at), taken->size);
+	return true;
+}
+
+static bool
+free_content(void *arg)
+{
+	dsa_free(dynamic(), ((LargeCall *) arg)->at);
+	return true;
+}
+
+/* Copies it, and gives its room back; false if there is no memory for it. */
+static bool
+copy_large(TakenCall *taken, dsa_pointer at)
+{
+	LargeCall call = {taken, at};
+	bool copied = do_without_raising(copy_content, &call);
+
+	(void) do_without_raising(free_content, &call);
 	give_room(taken->size);
+	return copied;
+}
+
+/* Copies those that are large, or has their callers do them; returns how many are left. */
+static int
+copy_calls(SharedDatabase *db, TakenCall **calls, const dsa_pointer *large,
+		   int count)
+{
+	int n = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (large[i] == InvalidDsaPointer || copy_large(calls[i], large[i]))
+		{
+			calls[n++] = calls[i];
+			continue;
+		}
+		(void) es_leave_to_caller(db, calls[i]);
+		pfree(calls[i]);
+		/* nobody else wakes who has not said that he sleeps */
+		SetLatch(MyLatch);
+	}
+	return n;
 }
 
 int
@@ -539,11 +616,7 @@ es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 	}
 	slot->asleep = sleeps && count == 0;
 	LWLockRelease(&slot->lock);
-	for (int i = 0; i < count; i++)
-	{
-		if (large[i] != InvalidDsaPointer)
-			copy_large(calls[i], large[i]);
-	}
+	count = copy_calls(db, calls, large, count);
 	pfree(large);
 	return count;
 }
@@ -597,19 +670,26 @@ es_is_left_to_caller(SharedDatabase *db, int number, uint32 serial)
 	return left;
 }
 
-bool
-es_place_answer(GroupedAnswer *answer)
+static bool
+place_large(void *arg)
 {
-	answer->given = false;
-	answer->large = InvalidDsaPointer;
-	if (answer->size <= place_bytes())
-		return true;
+	GroupedAnswer *answer = arg;
+
 	answer->large = dsa_allocate_extended(dynamic(), answer->size,
 										  DSA_ALLOC_NO_OOM | DSA_ALLOC_HUGE);
 	if (answer->large == InvalidDsaPointer)
 		return false;
 	memcpy(dsa_get_address(dynamic(), answer->large), answer->bytes, answer->size);
 	return true;
+}
+
+bool
+es_place_answer(GroupedAnswer *answer)
+{
+	answer->given = false;
+	answer->large = InvalidDsaPointer;
+	return answer->size <= place_bytes() ||
+		   do_without_raising(place_large, answer);
 }
 
 /* Puts an answer in the place of its call, if that was not withdrawn; locked. */

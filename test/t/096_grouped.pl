@@ -305,6 +305,25 @@ check_told($out, $err, 8, 400, 'k', "after $ended ends of the process");
 cmp_ok($ended, '>', 5, 'it was ended often');
 is(() = $out =~ /duplicate/g, 0, 'what was asked for again is told as appended');
 
+# ---------- where the process has no memory for what is large, the session does without
+
+$holder->quit;
+$node->append_conf('postgresql.conf', "event_store.grouped_queue = '64MB'\n");
+$node->restart;
+sql(sprintf($append, 'short', 'NULL'));
+my $short = committer();
+SKIP:
+{
+skip 'its memory cannot be limited here', 5 unless -r "/proc/$short/status" && eval { IPC::Run::run([ 'prlimit', '--version' ], '>', '/dev/null') };
+my ($limit) = map { /^VmSize:\s+(\d+) kB/ ? ($1 + 8192) * 1024 : () } split /\n/, slurp_file("/proc/$short/status");
+$node->command_ok([ 'prlimit', '--pid', $short, "--as=$limit" ], 'the process gets no more memory');
+is(sql(sprintf($large =~ s/'large', NULL/'short', NULL/r, 30 * 1024 * 1024)), '2', 'a call is durable without it');
+is(committer(), $short, 'which goes on');
+is(sql(sprintf($append, 'short', 'NULL')), '3', 'with what is small');
+is(sql("SET lock_timeout = '30s'; " . sprintf($large =~ s/'large', NULL/'short', NULL/r, 50 * 1024 * 1024)), '4', 'and keeps no room');
+}
+$holder = $node->background_psql('shop');
+
 # ---------- without one
 
 $node->append_conf('postgresql.conf', "max_worker_processes = 2\n");
