@@ -741,7 +741,7 @@ BEGIN
     COMMENT ON TABLE event_store.domain_events_archive IS
 'Events that were moved out of domain_events, with the same columns: by archive_aggregate or by retention. What reads events reads both; view all_events has both for SQL.';
     COMMENT ON TABLE event_store.closed_aggregates IS
-'A row an aggregate that takes no more events: archived, with all its events in domain_events_archive, or deleted, which leaves nothing but this row. last_sequence, last_position and last_recorded_at are those of its last event.';
+'A row an aggregate that takes no more events: archived, with all its events in domain_events_archive, or deleted, which leaves nothing but this row. last_sequence, last_position and last_recorded_at are those of its last event. reason: why it was deleted; of an archived one the error with which retention could not delete it.';
     COMMENT ON TABLE event_store.retention IS
 'What set_retention was told of each aggregate type, and up to which position of the log that is done.';
     COMMENT ON SEQUENCE event_store.archived_position IS

@@ -9,11 +9,14 @@
  * goes on after the walk has passed it is met again further on.  The walk ends before the
  * first event of its type that is not old enough, which says when to go on.
  *
- * What is archived already is deleted by what closed_aggregates says of its last event.
+ * What is archived already is deleted by what closed_aggregates says of its last event; that it
+ * cannot be deleted is noted there, too, so that nobody tries again and again.
  *
  * A step is a transaction that looks at a bounded number of events and moves a bounded
  * number; an aggregate of more events goes over in several, and stays open until the
- * last.  Nobody is waited for: what somebody holds is tried again later.  An
+ * last.  Nobody is waited for: what somebody holds is tried again later.  Locks of aggregates and
+ * of what is wanted of a type are taken if they are free; who has locked rows or tables is found
+ * only by waiting, and that is given up soon, since timers and views wait for the process.  An
  * aggregate that cannot be moved, since a foreign key keeps it or it has dead letters, is passed over and
  * logged; calling set_retention() again begins a walk anew.
  */
@@ -27,6 +30,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -51,6 +55,8 @@ PG_FUNCTION_INFO_V1(es_set_retention);
 #define MOVED ES_CHUNK_ROWS
 /* Of archived aggregates it deletes so many. */
 #define DELETED 100
+/* It waits so long for rows and tables that somebody has locked. */
+#define LOCK_TIMEOUT "100ms"
 /* What is held by somebody, or has still to be got by somebody, is tried again so late. */
 #define HELD_MS 1000
 #define AWAITED_MS 60000
@@ -106,6 +112,12 @@ es_set_retention(PG_FUNCTION_ARGS)
 							 " WHERE r.aggregate_type OPERATOR(pg_catalog.=) $1",
 							 1,
 							 {TEXTOID}};
+	static KeptPlan try_anew =
+		{"UPDATE event_store.closed_aggregates AS c SET reason = NULL"
+		 " WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
+		 " AND c.state OPERATOR(pg_catalog.=) 'archived' AND c.reason IS NOT NULL",
+		 1,
+		 {TEXTOID}};
 	bool ends = PG_ARGISNULL(1) && PG_ARGISNULL(3);
 	Datum values[4];
 	char nulls[4];
@@ -128,6 +140,7 @@ es_set_retention(PG_FUNCTION_ARGS)
 	es_note_write();
 	es_begin(&scope);
 	(void) es_execute_latest(ends ? &clear : &set, values, nulls);
+	(void) es_execute_latest(&try_anew, values, NULL);
 	es_end(&scope);
 	es_note_timer(ES_TIMER_RETENTION, ES_TIMER_UNKNOWN);
 	es_end_call(ES_CALL_SET_RETENTION, 0);
@@ -200,7 +213,24 @@ until(const Retention *retention)
 	return Max(retention->archive_until, retention->delete_until);
 }
 
-/* The types, in the caller's memory. */
+/* How many types there are. */
+static int64
+count_retention(void)
+{
+	static KeptPlan plan = {"SELECT 1 FROM event_store.retention r"};
+	OwnerScope scope;
+	int64 count;
+
+	es_begin(&scope);
+	count = (int64) es_execute_latest(&plan, NULL, NULL);
+	es_end(&scope);
+	return count;
+}
+
+/*
+ * The types, in the caller's memory, but for those of which somebody is just changing what is
+ * wanted.
+ */
 static Retention *
 read_retention(RetentionStep *step, int *count)
 {
@@ -208,7 +238,8 @@ read_retention(RetentionStep *step, int *count)
 		{"SELECT r.aggregate_type, r.closed_by, r.set_at, r.position,"
 		 " COALESCE($1 OPERATOR(pg_catalog.-) r.archive_after, '-infinity'),"
 		 " COALESCE($1 OPERATOR(pg_catalog.-) r.delete_after, '-infinity')"
-		 " FROM event_store.retention r ORDER BY r.aggregate_type",
+		 " FROM event_store.retention r ORDER BY r.aggregate_type"
+		 " FOR NO KEY UPDATE SKIP LOCKED",
 		 1,
 		 {TIMESTAMPTZOID}};
 	Datum now = TimestampTzGetDatum(step->now);
@@ -315,16 +346,46 @@ put_away(void *arg)
 	return true;
 }
 
+/* What another try may find otherwise: somebody holds something, or comes between. */
+static bool
+is_of_the_moment(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		   ERRCODE_TO_CATEGORY(sqlerrcode) ==
+			   ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK);
+}
+
 /* Errors that are an aggregate's own: the next one may do better. */
 static bool
 is_of_the_aggregate(int sqlerrcode)
 {
 	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
 
-	return category ==
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
+		   category ==
 			   ERRCODE_TO_CATEGORY(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION) ||
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED) ||
 		   category == ERRCODE_TO_CATEGORY(ERRCODE_RAISE_EXCEPTION) ||
 		   sqlerrcode == ES_ERRCODE_DEAD_LETTERS;
+}
+
+/* Notes of an archived aggregate with which error it stays; the code has nothing of its content. */
+static void
+note_not_deleted(const LastEvent *last, int sqlerrcode)
+{
+	static KeptPlan plan = {"UPDATE event_store.closed_aggregates AS c SET reason = $3"
+							" WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
+							" AND c.aggregate_id OPERATOR(pg_catalog.=) $2",
+							3,
+							{TEXTOID, TEXTOID, TEXTOID}};
+	Datum values[3] = {last->retention->type, last->id,
+					   CStringGetTextDatum(psprintf("not deleted: %s",
+													unpack_sql_state(sqlerrcode)))};
+	OwnerScope scope;
+
+	es_begin(&scope);
+	(void) es_execute_latest(&plan, values, NULL);
+	es_end(&scope);
 }
 
 static void
@@ -334,12 +395,20 @@ try_to_put_away(LastEvent *last)
 
 	if (error == NULL)
 		return;
+	if (is_of_the_moment(error->sqlerrcode))
+	{
+		FreeErrorData(error);
+		last->outcome = PUT_OFF;
+		return;
+	}
 	if (!is_of_the_aggregate(error->sqlerrcode))
 		ReThrowError(error);
 	ereport(LOG, (errmsg("aggregate %s/%s cannot be %s: %s",
 						 TextDatumGetCString(last->retention->type),
 						 TextDatumGetCString(last->id),
 						 last->deletes ? "deleted" : "archived", error->message)));
+	if (last->archived)
+		note_not_deleted(last, error->sqlerrcode);
 	FreeErrorData(error);
 	last->outcome = PASSED_OVER;
 }
@@ -518,7 +587,7 @@ read_archived(const Retention *retention, RetentionStep *step, int *count)
 		{"SELECT c.aggregate_id, c.last_position, c.last_sequence, c.last_recorded_at"
 		 " FROM event_store.closed_aggregates c"
 		 " WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
-		 " AND c.state OPERATOR(pg_catalog.=) 'archived'"
+		 " AND c.state OPERATOR(pg_catalog.=) 'archived' AND c.reason IS NULL"
 		 " AND c.last_recorded_at OPERATOR(pg_catalog.<=) $2"
 		 " AND c.last_position OPERATOR(pg_catalog.<=) $3"
 		 " AND ($4 IS NULL OR EXISTS (SELECT FROM event_store.domain_events_archive e"
@@ -570,7 +639,8 @@ plan_deletes(const Retention *retention, RetentionStep *step)
 	static KeptPlan plan = {"SELECT pg_catalog.min(c.last_recorded_at)"
 							" FROM event_store.closed_aggregates c"
 							" WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
-							" AND c.state OPERATOR(pg_catalog.=) 'archived'",
+							" AND c.state OPERATOR(pg_catalog.=) 'archived'"
+							" AND c.reason IS NULL",
 							1,
 							{TEXTOID}};
 	Datum type = retention->type;
@@ -610,20 +680,14 @@ delete_archived(const Retention *retention, RetentionStep *step)
 TimestampTz
 es_find_retention(void)
 {
-	static KeptPlan plan = {"SELECT 1 FROM event_store.retention r LIMIT 1"};
-	OwnerScope scope;
-	bool any;
-
 	if (!OidIsValid(es_store()->archive))
 		return DT_NOEND;
-	es_begin(&scope);
-	any = es_execute_latest(&plan, NULL, NULL) > 0;
-	es_end(&scope);
-	return any ? GetCurrentTimestamp() : DT_NOEND;
+	return count_retention() > 0 ? GetCurrentTimestamp() : DT_NOEND;
 }
 
-TimestampTz
-es_run_retention(TimestampTz noted)
+/* A step of each type, as far as it goes; returns when there is something more to do. */
+static TimestampTz
+run_step(void)
 {
 	static int first = 0; /* the types take turns */
 	RetentionStep step = {.context = CurrentMemoryContext,
@@ -636,11 +700,11 @@ es_run_retention(TimestampTz noted)
 	TimestampTz end;
 	int count;
 
-	if (!OidIsValid(es_own_store()->archive))
-		return DT_NOEND;
 	list = read_retention(&step, &count);
+	if (count < count_retention())
+		goes_on_at(&step, later(&step, HELD_MS));
 	if (count == 0)
-		return DT_NOEND;
+		return step.next;
 	step.awaited = awaited_position();
 	es_read_feed_state(es_my_database(), &feed);
 	first = (first + 1) % count;
@@ -660,4 +724,18 @@ es_run_retention(TimestampTz noted)
 	/* half of the time is that of others */
 	end = GetCurrentTimestamp();
 	return step.next > step.now ? step.next : end + (end - step.now);
+}
+
+TimestampTz
+es_run_retention(TimestampTz noted)
+{
+	int settings = NewGUCNestLevel();
+	TimestampTz next = DT_NOEND;
+
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (OidIsValid(es_own_store()->archive))
+		next = run_step();
+	AtEOXact_GUC(false, settings);
+	return next;
 }
