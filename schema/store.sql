@@ -736,6 +736,17 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- rows that came around the API, as by logical replication: a standby knows of them by this mark alone
+    IF (SELECT pg_catalog.max(a.global_position) FROM event_store.domain_events_archive a)
+       > (SELECT CASE WHEN p.is_called THEN p.last_value ELSE -9223372036854775808 END FROM event_store.archived_position p)
+    THEN
+        -- who moves events has locked it, and raises the mark before he commits
+        LOCK TABLE event_store.domain_events_archive IN SHARE MODE;
+        PERFORM pg_catalog.setval('event_store.archived_position', GREATEST(p.last_value, pg_catalog.max(a.global_position)))
+           FROM event_store.domain_events_archive a, event_store.archived_position p
+          GROUP BY p.last_value;
+    END IF;
+
     COMMENT ON TABLE event_store.domain_events IS
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';
     COMMENT ON TABLE event_store.domain_events_archive IS

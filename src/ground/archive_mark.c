@@ -17,7 +17,8 @@
  * Shared memory has a copy.  Rows may come into the archive around all this, as when a
  * dump is restored or a publication is applied; so each backend looks itself once,
  * and again after a change of one of the store's relations.  On a standby, and
- * without preload, the sequence is read each time.
+ * without preload, the sequence is read each time: it is raised as well after a statement that
+ * writes such rows (src/log/outside_write.c), and by create_store().
  *
  * Beside it stands a number that is raised with each statement that moves rows.  An
  * event's id is unique over both tables, but each has an index of its own: who inserts an
@@ -223,6 +224,15 @@ es_note_move(int64 position)
 		return;
 	raise_shared(db, position);
 	pg_atomic_fetch_add_u64(&archive_of(db)->moves, 1);
+}
+
+void
+es_note_archived_rows(void)
+{
+	int64 position = last_in_archive(es_store());
+
+	if (position > 0)
+		es_note_move(position);
 }
 
 uint64

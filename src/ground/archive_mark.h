@@ -28,6 +28,8 @@ es_anything_moved(void)
  * commit and in a scope of es_begin_write().
  */
 extern void es_note_move(int64 position);
+/* The same of rows that came into the archive around the API. */
+extern void es_note_archived_rows(void);
 /*
  * Whether a row may have gone from one table to the other, and been seen in neither,
  * since the first of these was called, before a snapshot was taken.

@@ -43,6 +43,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/head_cache.h"
@@ -169,14 +170,33 @@ begin_write(void)
 	es_begin_outside_write();
 }
 
+/* Whether this session has ever written to the archive: only then its statements are looked at when they end. */
+static bool wrote_archive = false;
+
 /* Rows come into the archive: once they are there, each session looks up to where. */
 static void
 note_archive(void)
 {
 	const Store *store = es_store_if_any();
 
-	if (store != NULL && OidIsValid(store->archive))
-		CacheInvalidateRelcacheByRelid(store->archive);
+	if (store == NULL || !OidIsValid(store->archive))
+		return;
+	CacheInvalidateRelcacheByRelid(store->archive);
+	wrote_archive = true;
+}
+
+/* They are there. */
+static void
+note_archived_rows(void)
+{
+	const Store *store = es_store_if_any();
+	OwnerScope scope;
+
+	if (store == NULL || !OidIsValid(store->archive))
+		return;
+	es_begin_write(&scope);
+	es_note_archived_rows();
+	es_end(&scope);
 }
 
 /* Something may be due that nobody has noted: the table is looked at. */
@@ -272,8 +292,13 @@ finish_statement(QueryDesc *query)
 		previous_finish(query);
 	else
 		standard_ExecutorFinish(query);
-	if (es_writes_outside() && can_write(query) && writes_to(query, LOG_TABLE))
+	if (!can_write(query))
+		return;
+	if (es_writes_outside() && writes_to(query, LOG_TABLE))
 		es_pass_over_used_positions();
+	if (wrote_archive && query->operation != CMD_DELETE &&
+		writes_to(query, ARCHIVE_TABLE))
+		note_archived_rows();
 }
 
 static void
@@ -285,10 +310,11 @@ run_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	ProcessUtility_hook_type next =
 		previous_utility != NULL ? previous_utility : standard_ProcessUtility;
 	bool copies = copies_to(statement->utilityStmt, LOG_TABLE);
+	bool archives = copies_to(statement->utilityStmt, ARCHIVE_TABLE);
 
 	if (copies)
 		begin_write();
-	else if (copies_to(statement->utilityStmt, ARCHIVE_TABLE))
+	else if (archives)
 		note_archive();
 	else
 		note_due_of_copy(statement->utilityStmt);
@@ -296,6 +322,8 @@ run_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 		 completion);
 	if (copies && es_writes_outside())
 		es_pass_over_used_positions();
+	if (archives)
+		note_archived_rows();
 }
 
 void
