@@ -351,6 +351,12 @@ TARGETS = [
     Target('inline', 'inline view : both in one statement', 'inline append', 'inline statement', 0.9, 1.1),
     Target('due', '100,000 due at once : append_batch', 'deadlines due', 'deadlines append_batch', 0.5, 0.8),
     Target('due', '500 due a second, p99 late : 100 ms (time)', 'deadlines late', 'deadlines limit', 1.0, 0.3, time=True),
+    Target('archive', 'append with an id, 10 M archived : none', 'archive append archived', 'archive append unarchived', 0.9, 1.0),
+    Target('archive', 'load_events of an open aggregate, the same', 'archive load archived', 'archive load unarchived', 0.98, 1.0),
+    Target('archive', 'read_events from 0, half archived : none', 'archive read archived', 'archive read unarchived', 0.7, 0.9),
+    Target('retention', 'a million archived, p99 of appends : without (time)', 'retention during', 'retention alone', 2.0, 1.2, time=True),
+    Target('retention', 'the same, memory of the process : first tenth (size)', 'retention memory most', 'retention memory first', 1.2, 1.05,
+           time=True),
     Target('hot', 'hot aggregate, any sequence : raw', 'shared_append hot 16 on', 'shared_raw hot 16 on'),
     Target('hot', 'hot aggregate, expectation : raw', 'shared_expected', 'shared_raw hot 16 on'),
     Target('grouped', 'hot aggregate, grouped : raw on rows of their own, 16', 'hot_grouped 16 on', 'raw_insert own 16 on', 0.6, 1.0),
@@ -376,8 +382,9 @@ TARGETS = [
 QUICK_ROWS = [str(row) for row in range(1, 15)] + ['rules']
 QUICK_LEAVES_OUT = {'append_event 1 off', 'append_event 4 off', 'append_event 64 off', 'staged drained',
                     'batch_append_returning 1000 on'}
-EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several', 'hottest', 'due')
-LONG_ROWS = ('growth', 'held', 'hottest')      # only when they are asked for
+EXTRA_ROWS = ('cost', 'growth', 'fold-growth', 'held', 'waiters', 'projection', 'inline', 'fresh', 'several', 'hottest', 'due', 'archive',
+              'retention')
+LONG_ROWS = ('growth', 'held', 'hottest', 'archive', 'retention')     # only when they are asked for
 
 # Two builds are compared by what is judged in these rows, and in rows 11 and 12 by what it is judged against;
 # raw PostgreSQL and the peers are the same for both.

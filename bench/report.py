@@ -147,7 +147,7 @@ def extra_line(run):
     if run['part'] == 'due':
         return (f'{run["title"]}: p50 {milliseconds(run["p50_us"])} ms, p99 {milliseconds(run["p99_us"])} ms' if run['p99_us']
                 else f'{run["title"]}: {number(run["events_per_second"])} events/s')
-    if run['part'] in ('held', 'waiters'):
+    if run['part'] in ('held', 'waiters', 'archive', 'retention'):
         return (f'{run["title"]}: {number(run["events_per_second"])} events/s, p50 {milliseconds(run["p50_us"])} ms,'
                 f' p99 {milliseconds(run["p99_us"])} ms')
     if run['part'] in PROJECTION_PARTS:

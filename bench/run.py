@@ -11,6 +11,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 import against
+import archive
 import deadlines
 import folds
 import held
@@ -18,6 +19,7 @@ import peers
 import plan
 import projections
 import report
+import retention
 import soak
 import waiters
 from measure import Bench
@@ -207,6 +209,9 @@ def measure_extra(kind, bench, given, failures):
     runs = []
     measured = {'cost': bench.cost, 'growth': lambda: bench.growth(given.sizes, given.seconds, say),
                 'held': lambda: held.run(bench.server, bench, 60 if given.quick else 600, 15 if given.quick else 60, say),
+                'archive': lambda: archive.run(bench.server, bench, archive.QUICK_EVENTS if given.quick else archive.EVENTS, given.seconds,
+                                               given.turns, say),
+                'retention': lambda: retention.run(bench.server, bench, given.quick, min(2, given.turns), say),
                 'due': lambda: deadlines.run(bench.server, bench, min(3, given.turns), 5 if given.quick else 20),
                 'waiters': lambda: waiters.run(bench.server, bench, min(given.seconds, 10), given.turns),
                 'projection': lambda: projections.catching_up(bench, given.quick, min(3, given.turns), say),
