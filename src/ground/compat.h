@@ -64,6 +64,13 @@
 #define TupleDescFinalize(desc) ((void) (desc))
 #endif
 
+/* The name of a database is told by another header since PostgreSQL 19. */
+#if PG_VERSION_NUM < 190000
+#include "commands/dbcommands.h"
+#else
+#include "utils/lsyscache.h"
+#endif
+
 /* Hooks of settings are declared together since PostgreSQL 16. */
 #if PG_VERSION_NUM >= 160000
 #include "utils/guc_hooks.h"

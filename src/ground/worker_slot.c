@@ -37,7 +37,6 @@
 
 #include <signal.h>
 
-#include "commands/dbcommands.h"
 #include "datatype/timestamp.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -48,6 +47,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+#include "ground/compat.h"
 #include "ground/shmem.h"
 #include "ground/transaction.h"
 #include "ground/wait.h"
@@ -69,7 +69,7 @@ static const char *const state_names[] = {[ES_WORKER_NONE] = "none",
 #define FROM(state) (1 << ES_WORKER_##state)
 
 /* The states that may come before each. */
-static const int states_before[] PG_USED_FOR_ASSERTS_ONLY =
+PG_USED_FOR_ASSERTS_ONLY static const int states_before[] =
 	{[ES_WORKER_NONE] = FROM(NONE) | FROM(WANTED) | FROM(STARTING) |
 						FROM(RUNNING) | FROM(UNAVAILABLE),
 	 [ES_WORKER_WANTED] =

@@ -632,11 +632,11 @@ keep_row(Change *c, const Datum *values, const bool *nulls)
 	for (int i = 0; i < CHANGED_COLUMNS; i++)
 	{
 		EventColumn column = changed_columns[i];
-		bool varlena = es_is_varlena(es_event_columns[column].type);
+		bool detoasted = es_is_varlena(es_event_columns[column].type);
 
 		c->nulls[i][n] = nulls[column];
 		c->values[i][n] = values[column];
-		if (nulls[column] || !varlena)
+		if (nulls[column] || !detoasted)
 			continue;
 		c->values[i][n] = PointerGetDatum(PG_DETOAST_DATUM_COPY(values[column]));
 		c->bytes += VARSIZE(DatumGetPointer(c->values[i][n]));

@@ -26,7 +26,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "commands/dbcommands.h"
 #include "common/pg_prng.h"
 #include "datatype/timestamp.h"
 #include "miscadmin.h"

@@ -17,7 +17,6 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -29,6 +28,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
+#include "ground/compat.h"
 #include "ground/due_snapshot.h"
 #include "ground/metrics.h"
 #include "ground/shmem.h"

@@ -19,7 +19,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -35,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/event.h"
 #include "ground/metrics.h"
 #include "ground/shmem.h"

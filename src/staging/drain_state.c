@@ -43,7 +43,7 @@ static const char *const state_names[] = {[ES_DRAIN_IDLE] = "idle",
 #define FROM(state) (1 << ES_DRAIN_##state)
 
 /* The states that may come before each. */
-static const int states_before[] PG_USED_FOR_ASSERTS_ONLY =
+PG_USED_FOR_ASSERTS_ONLY static const int states_before[] =
 	{[ES_DRAIN_IDLE] = FROM(DRAINING) | FROM(STOPPED),
 	 [ES_DRAIN_DRAINING] = FROM(IDLE) | FROM(BACKING_OFF),
 	 [ES_DRAIN_BACKING_OFF] = FROM(IDLE) | FROM(DRAINING) | FROM(BACKING_OFF),

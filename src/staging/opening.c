@@ -23,7 +23,6 @@
 #include "access/tupdesc.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -36,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
+#include "ground/compat.h"
 #include "ground/lock.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"

@@ -26,7 +26,7 @@
 #define FROM(state) (1 << ES_STAGING_##state)
 
 /* The states that may come before each. */
-static const int states_before[] PG_USED_FOR_ASSERTS_ONLY =
+PG_USED_FOR_ASSERTS_ONLY static const int states_before[] =
 	{[ES_STAGING_UNKNOWN] = FROM(UNKNOWN) | FROM(OPEN) | FROM(CLOSED),
 	 [ES_STAGING_OPEN] = FROM(UNKNOWN) | FROM(OPEN) | FROM(CLOSED),
 	 [ES_STAGING_CLOSED] = FROM(UNKNOWN) | FROM(OPEN) | FROM(CLOSED)};
