@@ -119,7 +119,7 @@ $$;
 SELECT * FROM subscription();
 SELECT count(*) FROM event_store.append_batch(ARRAY['Subscribed', 'Subscribed', 'Subscribed', 'Other'], ARRAY['a', 'b', 'b', 'b'], ARRAY['E', 'E', 'F', 'E'], NULL);
 SELECT * FROM moved();
--- age, lag, parked, set aside
+-- age, lag, parked and since when, set aside
 SELECT * FROM subscription();
 SELECT count(*) FROM event_store.next_events('metrics', 1);
 SELECT * FROM subscription();

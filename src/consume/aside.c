@@ -388,6 +388,7 @@ add_row(TupleTableSlot *slot, void *arg)
 	AsideSum *sum;
 	int64 position;
 	TimestampTz since;
+	bool retrying;
 	int member;
 
 	slot_getallattrs(slot);
@@ -397,9 +398,12 @@ add_row(TupleTableSlot *slot, void *arg)
 		return true;
 	sum = &summing->sums[member];
 	position = DatumGetInt64(slot->tts_values[1]);
+	retrying = DatumGetBool(slot->tts_values[2]);
 	since = DatumGetTimestampTz(slot->tts_values[3]);
 	sum->rows++;
-	sum->retrying += DatumGetBool(slot->tts_values[2]);
+	sum->retrying += retrying;
+	if (!retrying && (sum->parked_since == 0 || since < sum->parked_since))
+		sum->parked_since = since;
 	if (sum->oldest == 0 || position < sum->oldest)
 		sum->oldest = position;
 	if (slot->tts_isnull[4] || since < sum->since)

@@ -61,6 +61,7 @@ typedef struct AsideSum
 	int64 rows;
 	int64 retrying; /* of these */
 	int64 oldest;	/* position of its first event; 0 = there is none */
+	TimestampTz parked_since; /* the first one that nobody retries; 0 = there is none */
 	TimestampTz since; /* the last one that was set aside, and why; 0 = not known */
 	Datum error;
 } AsideSum;

@@ -74,14 +74,18 @@ read_gauges(const Subscription *s, int64 safe, double *gauges)
 	AsideSum all = {0};
 	int64 events = 0;
 	TimestampTz oldest = now;
+	TimestampTz parked = now;
 
 	for (int m = 0; m < s->members; m++)
 	{
 		all.rows += aside[m].rows;
 		all.retrying += aside[m].retrying;
+		if (aside[m].parked_since != 0)
+			parked = Min(parked, aside[m].parked_since);
 	}
 	gauges[ES_SUBSCRIPTION_SET_ASIDE] = (double) all.retrying;
 	gauges[ES_SUBSCRIPTION_PARKED] = (double) (all.rows - all.retrying);
+	gauges[ES_SUBSCRIPTION_PARKED_AGE] = (double) (now - parked) / USECS_PER_SEC;
 	for (int m = 0; m < s->members; m++)
 	{
 		MemberState state;

@@ -193,6 +193,8 @@ static const Metric shown[] =
 	 {"subscription.parked", "gauge", "rows", NULL, FROM_SUBSCRIPTIONS,
 	  ES_SUBSCRIPTION_PARKED,
 	  "Partitions and events that are parked until somebody decides"},
+	 {"subscription.parked.age", "gauge", "seconds", NULL, FROM_SUBSCRIPTIONS,
+	  ES_SUBSCRIPTION_PARKED_AGE, "How long ago the oldest of them was parked"},
 	 {"subscription.deliveries", "counter", "events", NULL, FROM_COUNTER,
 	  ES_COUNT_DELIVERIES, "Events given to consumers"},
 	 {"subscription.failures", "counter", "events", NULL, FROM_COUNTER,

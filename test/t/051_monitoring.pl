@@ -50,6 +50,9 @@ foreach my $database (@databases)
 		    AS $$ BEGIN IF NEW.aggregate_type = 'Refused' THEN RAISE 'no' USING ERRCODE = '23514'; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER refuse BEFORE INSERT ON event_store.domain_events FOR EACH ROW EXECUTE FUNCTION public.refuse();
 		SELECT event_store.append_event('Refused', 'r-1', 0, 'Made', durability => 'staged');
+		SELECT event_store.define_saga('parcel', '{"steps": [{"name": "pack"}]}');
+		SELECT event_store.append_event('Order', 'unknown', 0, 'Placed');
+		SELECT event_store.fail_events('mail', global_position, 'no such customer', 'park') FROM event_store.domain_events WHERE aggregate_id = 'unknown';
 	});
 	flush_all($node, $database);
 }
@@ -69,6 +72,10 @@ sub work
 			SELECT event_store.load_events('Order', 'o-$n');
 			SELECT event_store.load_view('Orders', 'o-$n');
 			SELECT event_store.schedule_event(now(), 'Order', 'd-$n', 'Reminded');
+			SELECT event_store.append_batch('[{"aggregate_type": "Order", "aggregate_id": "o-$n", "expected_sequence": 7, "event_type": "Placed"}]', on_conflict => 'report_all');
+			SELECT event_store.start_saga('parcel', 's-$n');
+			SELECT event_store.report_step('parcel', c.saga_id, c.step, 'succeeded', c.lease) FROM event_store.claim_steps('parcel', 'packer') c;
+			SELECT event_store.archive_aggregate('Order', 'b-$n');
 			SELECT * FROM event_store.next_events('mail', 1)});
 	}
 	return;
