@@ -409,6 +409,55 @@ sql('old', q{SELECT event_store.set_upcaster('Placed', 1, rules => '[{"op": "set
 is(sql('old', q{SELECT schema_version, payload FROM event_store.load_events('Order', 'o-1', max_count => 1)}), '2|{"total": 1, "currency": "EUR"}',
 	'old events are upcast');
 
+# ---------- what the released version did not have works in its store, and is in the dump of it
+
+sql('old', q{
+	SELECT event_store.append_event('Account', 'a-2', 0, 'Opened', '{"name": "ann"}');
+	SELECT event_store.archive_aggregate('Counter', 'c-0'), event_store.archive_aggregate('Counter', 'c-1', 20);
+	SELECT event_store.delete_aggregate('Counter', 'c-2', 'test');
+	SELECT event_store.erase_aggregate('Account', 'a-2', 'test', 'nobody');
+	SELECT event_store.redact_events(ARRAY['018f3b1c-0000-7000-8000-00000000000a'::uuid], 'test', '{$.payload.total}');
+	SELECT event_store.set_retention('Order', archive_after => '100 years');
+	SELECT event_store.schedule_event('2999-01-01', 'Order', 'o-1', 'Reminded');
+	SELECT event_store.define_saga('parcel', '{"steps": [{"name": "pack", "compensate": true}, {"name": "send"}]}');
+	SELECT event_store.start_saga('parcel', 's-1', '{"to": "ann"}'), event_store.start_saga('parcel', 's-2');
+	SELECT event_store.report_step('parcel', c.saga_id, c.step, 'succeeded', c.lease, '{"kg": 2}')
+	  FROM event_store.claim_steps('parcel', 'packer', max_count => 2) c;
+	SELECT event_store.create_view_projection('accounts', '{Account}', mode => 'inline');
+});
+my $counted = q{SELECT (SELECT string_agg(concat_ws(' ', i, (SELECT count(*) FROM event_store.load_events('Counter', 'c-' || i))), ', ')
+	FROM generate_series(0, 2) i)};
+is(sql('old', $counted), '0 50, 1 50, 2 0', 'archived, in part, and deleted');
+is(sql('old', q{SELECT string_agg(payload::text, ' ') FROM event_store.load_events('Account', 'nobody')}), '{}', 'erased');
+is(sql('old', q{SELECT string_agg(concat_ws(' ', saga_id, state, step), ', ' ORDER BY saga_id) FROM event_store.saga_status}),
+	's-1 running send, s-2 running send', 'sagas');
+same_as_fresh('old');
+
+# what is the same in a store and its copy, whatever its processes do
+my @later = qw(domain_events domain_events_archive closed_aggregates erasures retention upcasters scheduled_events
+  saga_definitions sagas saga_steps subscriptions projections);
+sub later_data
+{
+	my ($database) = @_;
+
+	return { map { $_ => sql($database, qq{
+		SELECT string_agg(t::text, E'\\n' ORDER BY t::text COLLATE "C")
+		  FROM (SELECT to_jsonb(r) - '{scrubbed_at,blocked_by,position}'::text[] FROM event_store.$_ r) t}) } @later };
+}
+my $later = later_data('old');
+isnt($later->{$_}, '', "something is in $_") foreach @later;
+sql('postgres', 'CREATE DATABASE later');
+$node->command_ok([ 'pg_dump', '-Fc', '--file', "$temp/later.dump", $node->connstr('old') ], 'all of it is dumped');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('later'), "$temp/later.dump" ], 'and restored');
+is_deeply(later_data('later'), $later, 'whole');
+same_as_fresh('later');
+is(sql('later', $counted), '0 50, 1 50, 2 0', 'the archive is read there');
+is(sql('later', q{SELECT string_agg(event_store.report_step('parcel', c.saga_id, c.step, 'succeeded', c.lease), ' ')
+	FROM event_store.claim_steps('parcel', 'sender', max_count => 2) c}), 'completed completed', 'and its sagas end');
+is(sql('later', q{SELECT event_store.restore_aggregate('Counter', 'c-0'); SELECT first_sequence FROM event_store.append_event('Counter', 'c-0', 50, 'Counted')}),
+	"50\n51", 'an aggregate comes back, and goes on');
+like(error_of($node, 'later', q{SELECT event_store.append_event('Counter', 'c-2', NULL, 'Counted')}), qr/VS005/, 'and one that was deleted does not');
+
 # ---------- and a version that this library does not know yet
 
 sql('old', q{UPDATE pg_extension SET extversion = '9.10.0' WHERE extname = 'event_store'});
