@@ -35,22 +35,22 @@ COMMENT ON FUNCTION event_store.archive_aggregate(text, text, bigint) IS
 $$Moves events of an aggregate from domain_events into domain_events_archive, and returns how many. They keep their ids, positions and sequences, and whatever reads events finds them where they were.
 before_sequence NULL: all of them, and the aggregate is closed: appends to it are VS005, while a retry with the event_ids that it has is a duplicate. Else those with a lower sequence; the aggregate stays open, and its last event where it is.
 Appends to the aggregate go on meanwhile, and wait only while its last 1000 events are moved, to the end of the transaction. What is staged of it is made durable before. Triggers on domain_events see a DELETE, and those on the archive an INSERT; a foreign key on domain_events stops it.
-Errors: VS005 the aggregate is deleted; VS006 it has dead letters; 55000 for a saga that has not ended, and where the store of an older version needs create_store(); 23503 by a foreign key; 22004, 22001, 22023; 25006 on a standby.
+Errors: VS005 the aggregate is deleted; VS006 it has dead letters; 40001 the transaction has appended to it, and another one moves it; 55000 for a saga that has not ended, where a trigger or rule would change or keep events, and where the store of an older version needs create_store(); 23503 by a foreign key; 22004, 22001, 22023; 25006 on a standby.
 Example: SELECT event_store.archive_aggregate('Order', 'o-1');$$;
 
 CREATE FUNCTION event_store.restore_aggregate(aggregate_type text, aggregate_id text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_restore_aggregate';
 COMMENT ON FUNCTION event_store.restore_aggregate(text, text) IS
-$$Moves all events of an aggregate back from domain_events_archive into domain_events, and returns how many; a closed aggregate is open again. Triggers on domain_events see an INSERT.
-Errors: VS005 the aggregate is deleted; 55000 for a saga that has not ended, and where the store of an older version needs create_store(); 22004, 22001, 22023; 25006 on a standby.
+$$Moves all events of an aggregate back from domain_events_archive into domain_events, and returns how many; a closed aggregate is open again. Triggers on domain_events see an INSERT, and must leave the events as they are.
+Errors: VS005 the aggregate is deleted; 40001 as archive_aggregate; 55000 for a saga that has not ended, where a trigger or rule would change or keep events, and where the store of an older version needs create_store(); 22004, 22001, 22023; 25006 on a standby.
 Example: SELECT event_store.restore_aggregate('Order', 'o-1');$$;
 
 CREATE FUNCTION event_store.delete_aggregate(aggregate_type text, aggregate_id text, reason text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_delete_aggregate';
 COMMENT ON FUNCTION event_store.delete_aggregate(text, text, text) IS
 $$Deletes all events of an aggregate, in domain_events and in the archive, and its snapshots, and returns how many events. What remains is its row in closed_aggregates, with the reason: the id is never new again, and appends are VS005, also with the event_ids that it had.
-Views keep what they were given of these events, until they are made anew. Events named Deleted, of aggregates of type store:erasure, one for a thousand, tell subscriptions which positions and event_ids are gone. What subscriptions have still to get is gone for them, too. On disk the events are unreadable once scrub_erased() has been there.
-Errors: VS006 it has dead letters; 55000 for a saga that has not ended, and where the store of an older version needs create_store(); 23503 by a foreign key; 22004, 22001, 22023; 25006 on a standby.
+Views keep what they were given of these events, until they are made anew. Events named Deleted, of aggregates of type store:erasure, one for a thousand, tell subscriptions which positions and event_ids are gone. What subscriptions have still to get is gone for them, too, and so is what they have set aside of it. On disk the events are unreadable once scrub_erased() has been there.
+Errors: VS006 it has dead letters; 40001 as archive_aggregate; 55000 for a saga that has not ended, where a trigger before DELETE or a rule could keep events, and where the store of an older version needs create_store(); 23503 by a foreign key; 22004, 22001, 22023; 25006 on a standby.
 Example: SELECT event_store.delete_aggregate('Order', 'o-9', 'kept for ten years');$$;
 
 CREATE FUNCTION event_store.set_retention(aggregate_type text, archive_after interval DEFAULT NULL, closed_by text[] DEFAULT NULL,

@@ -228,6 +228,81 @@ DROP TABLE public.archive_reference;
 SELECT pg_temp.refused('UPDATE event_store.domain_events_archive SET payload = ''{}''');
 SELECT pg_temp.refused('DELETE FROM event_store.domain_events_archive');
 SELECT pg_temp.refused('TRUNCATE event_store.domain_events_archive');
+-- whatever is set
+SELECT count(*) > 10 AS many, array_agg(DISTINCT left(pg_temp.refused(format('SET %s = %L; DELETE FROM event_store.domain_events_archive', name,
+           CASE WHEN name = 'session_replication_role' THEN 'replica' WHEN vartype = 'bool' THEN (setting <> 'on')::text
+                WHEN vartype = 'enum' THEN enumvals[1] WHEN vartype = 'string' THEN setting ELSE min_val END)), 5)) AS outcome
+  FROM pg_catalog.pg_settings
+ WHERE (name LIKE 'event\_store.%' AND context IN ('user', 'superuser')) OR name IN ('session_replication_role', 'row_security', 'check_function_bodies');
+-- by its owner, and without the extension
+CREATE FUNCTION pg_temp.attacked() RETURNS TABLE (statement text, outcome text) LANGUAGE sql AS $$
+    SELECT s, pg_temp.refused(s)
+      FROM unnest('{domain_events,domain_events_archive}'::text[]) log, unnest('{UPDATE %s SET payload = NULL,DELETE FROM %s,TRUNCATE %s}'::text[]) f,
+           format(f, 'event_store.' || log) s
+$$;
+BEGIN;
+SET LOCAL client_min_messages = warning;
+DROP EXTENSION event_store;
+SELECT * FROM pg_temp.attacked();
+CREATE ROLE regress_archive_owner;
+GRANT USAGE ON SCHEMA event_store TO regress_archive_owner;
+ALTER TABLE event_store.domain_events OWNER TO regress_archive_owner;
+ALTER TABLE event_store.domain_events_archive OWNER TO regress_archive_owner;
+SET LOCAL ROLE regress_archive_owner;
+DELETE FROM event_store.domain_events_archive;
+ROLLBACK;
+
+-- ---------- triggers of the owner's: what is moved stays as it is, and whole
+CREATE FUNCTION public.archive_meddle() RETURNS trigger
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF TG_ARGV[0] = 'suppress' AND (TG_OP = 'INSERT' AND NEW.sequence = 2 OR TG_OP = 'DELETE' AND OLD.sequence = 2) THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    ELSIF TG_ARGV[0] = 'payload' AND NEW.sequence = 2 THEN
+        NEW.payload := '{"n": 1.00}';
+    ELSIF TG_ARGV[0] = 'position' AND NEW.sequence = 2 THEN
+        NEW.global_position := NEW.global_position + 1000000;
+    ELSIF TG_ARGV[0] = 'metadata' THEN
+        NEW.metadata := '{}';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE FUNCTION pg_temp.meddled(log text, event text, how text, call text) RETURNS text
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    outcome text;
+BEGIN
+    EXECUTE format('CREATE TRIGGER z_meddle BEFORE %s ON event_store.%I FOR EACH ROW EXECUTE FUNCTION public.archive_meddle(%L)', event, log, how);
+    outcome := pg_temp.refused('SELECT event_store.' || call);
+    EXECUTE format('DROP TRIGGER z_meddle ON event_store.%I', log);
+    RETURN outcome;
+END
+$$;
+SELECT max(last_sequence) FROM event_store.append_events('Archive', 'b-7', 0, '[{"event_type": "Placed"}, {"event_type": "Paid", "payload": {"n": 1.0}}, {"event_type": "Shipped"}]');
+SELECT how, pg_temp.meddled('domain_events_archive', 'INSERT', how, 'archive_aggregate(''Archive'', ''b-7'')')
+  FROM unnest('{suppress,payload,position,metadata}'::text[]) how;
+SELECT pg_temp.meddled('domain_events', 'DELETE', 'suppress', call)
+  FROM unnest(ARRAY['archive_aggregate(''Archive'', ''b-7'')', 'delete_aggregate(''Archive'', ''b-7'', ''test'')']) call;
+SELECT pg_temp.placed('b-7');
+SELECT pg_temp.meddled('domain_events_archive', 'INSERT', 'nothing', 'archive_aggregate(''Archive'', ''b-7'')') AS outcome, pg_temp.placed('b-7') AS before;
+SELECT pg_temp.placed('b-7');
+SELECT how, pg_temp.meddled('domain_events', 'INSERT', how, 'restore_aggregate(''Archive'', ''b-7'')')
+  FROM unnest('{suppress,payload,position,metadata}'::text[]) how;
+SELECT pg_temp.meddled('domain_events_archive', 'DELETE', 'suppress', call)
+  FROM unnest(ARRAY['restore_aggregate(''Archive'', ''b-7'')', 'delete_aggregate(''Archive'', ''b-7'', ''test'')']) call;
+CREATE RULE z_meddle AS ON INSERT TO event_store.domain_events DO ALSO NOTIFY archive_meddle;
+SELECT pg_temp.refused('SELECT event_store.restore_aggregate(''Archive'', ''b-7'')');
+DROP RULE z_meddle ON event_store.domain_events;
+SELECT pg_temp.placed('b-7');
+SELECT pg_temp.meddled('domain_events', 'INSERT', 'nothing', 'restore_aggregate(''Archive'', ''b-7'')');
+SELECT pg_temp.placed('b-7');
+SELECT sequence, payload, metadata FROM event_store.domain_events WHERE aggregate_id = 'b-7' ORDER BY 1;
+DROP FUNCTION public.archive_meddle;
 
 -- ---------- deleted: the id is never new again
 SELECT pg_temp.placed('b-1');

@@ -156,8 +156,11 @@ es_try_life(Life *life, Datum type, Datum id, int64 last, bool archived)
 	return ES_LIFE_TAKEN;
 }
 
-/* The first events of an aggregate, from one table into the other. */
-#define MOVE(from, into)                                             \
+/*
+ * The first events of an aggregate, from one table into the other.  It tells how many were
+ * taken and how many put, up to which position, and how many of them as they were.
+ */
+#define MOVE(from, into, returned, same)                             \
 	"WITH moved AS (DELETE FROM " from " AS e"                       \
 	" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"              \
 	" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"                  \
@@ -167,42 +170,91 @@ es_try_life(Life *life, Datum type, Datum id, int64 last, bool archived)
 	" AND n.aggregate_id OPERATOR(pg_catalog.=) $2"                  \
 	" ORDER BY n.sequence OFFSET $4 LIMIT 1)) RETURNING {event e})," \
 	" inserted AS (INSERT INTO " into " ({event})"                   \
-	" SELECT {event m} FROM moved m RETURNING global_position)"      \
-	" SELECT pg_catalog.count(*), pg_catalog.max(i.global_position)" \
+	" SELECT {event m} FROM moved m RETURNING " returned ")"         \
+	" SELECT (SELECT pg_catalog.count(*) FROM moved),"               \
+	" pg_catalog.count(*), pg_catalog.max(i.global_position), " same \
 	" FROM inserted i"
+
+#define THE_LOG "event_store.domain_events"
+#define THE_ARCHIVE "event_store.domain_events_archive"
+
+#define MOVE_AS_GIVEN(from, into) \
+	MOVE(from, into, "global_position", "pg_catalog.count(*)")
+#define MOVE_COMPARED(from, into)                                         \
+	MOVE(from, into, "{event}",                                           \
+		 "(SELECT pg_catalog.count(*) FROM moved m JOIN inserted n"       \
+		 " ON n.global_position OPERATOR(pg_catalog.=) m.global_position" \
+		 " WHERE m OPERATOR(pg_catalog.*=) n)")
+
+#define MOVE_PLAN(text)                        \
+	{                                          \
+		text, 4,                               \
+		{                                      \
+			TEXTOID, TEXTOID, INT8OID, INT4OID \
+		}                                      \
+	}
+
+/* What a move of a chunk has told. */
+typedef struct Moved
+{
+	int64 taken;
+	int64 put;
+	int64 position;
+	int64 same;
+} Moved;
+
+static int64
+number_of(int column)
+{
+	bool isnull;
+	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								column, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+/* A trigger may do as it likes with what is appended; what is moved stays as it is. */
+static void
+refuse_changed(const Moved *moved, Move move)
+{
+	const char *into =
+		move == ES_MOVE_TO_ARCHIVE ? "domain_events_archive" : "domain_events";
+
+	if (moved->put != moved->taken || moved->same != moved->taken)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a trigger on %s %s events that are moved, so none is", into,
+						moved->put != moved->taken ? "suppresses" : "changes"),
+				 errhint("Let it pass them, or make it one after INSERT.")));
+}
 
 int64
 es_move_events(const Life *life, Move move, int64 before, int limit)
 {
-	static KeptPlan plans[] =
-		{[ES_MOVE_TO_ARCHIVE] = {MOVE("event_store.domain_events",
-									  "event_store.domain_events_archive"),
-								 4,
-								 {TEXTOID, TEXTOID, INT8OID, INT4OID}},
-		 [ES_MOVE_TO_LOG] = {MOVE("event_store.domain_events_archive",
-								  "event_store.domain_events"),
-							 4,
-							 {TEXTOID, TEXTOID, INT8OID, INT4OID}}};
+	/* by whether what is put has to be compared */
+	static KeptPlan plans[][2] =
+		{[ES_MOVE_TO_ARCHIVE] = {MOVE_PLAN(MOVE_AS_GIVEN(THE_LOG, THE_ARCHIVE)),
+								 MOVE_PLAN(MOVE_COMPARED(THE_LOG, THE_ARCHIVE))},
+		 [ES_MOVE_TO_LOG] = {MOVE_PLAN(MOVE_AS_GIVEN(THE_ARCHIVE, THE_LOG)),
+							 MOVE_PLAN(MOVE_COMPARED(THE_ARCHIVE, THE_LOG))}};
 	Datum values[4] = {life->type, life->id, Int64GetDatum(before),
 					   Int32GetDatum(limit)};
+	bool to_archive = move == ES_MOVE_TO_ARCHIVE;
+	Oid from = to_archive ? es_store()->events : es_store()->archive;
+	Oid into = to_archive ? es_store()->archive : es_store()->events;
 	OwnerScope scope;
-	int64 count;
-	bool isnull;
+	Moved moved;
 
 	CHECK_FOR_INTERRUPTS();
 	es_begin(&scope);
-	(void) es_change_log(&plans[move], values, NULL,
-						 move == ES_MOVE_TO_ARCHIVE ? es_store()->events
-													: es_store()->archive,
-						 ES_CHANGE_DELETE);
-	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-										SPI_tuptable->tupdesc, 1, &isnull));
-	if (count > 0)
-		es_note_move(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-												 SPI_tuptable->tupdesc, 2,
-												 &isnull)));
+	(void) es_change_log(&plans[move][!es_inserts_as_given(into)], values, NULL,
+						 from, ES_CHANGE_DELETE);
+	moved = (Moved){number_of(1), number_of(2), number_of(3), number_of(4)};
+	refuse_changed(&moved, move);
+	if (moved.taken > 0)
+		es_note_move(moved.position);
 	es_end(&scope);
-	return count;
+	return moved.taken;
 }
 
 int64

@@ -20,8 +20,9 @@
  * A cursor that is fetched from has none, and functions of the server's own can fetch
  * from it in a CHECK; but it is a portal, which is the active one meanwhile.
  *
- * Rules become a part of the statement itself, and what a trigger before an update makes of
- * a row is what the statement writes, so there may be neither.
+ * Rules become a part of the statement itself, what a trigger before an update makes of
+ * a row is what the statement writes, and one before a delete may keep the row, so there may
+ * be none of these.
  */
 #include "postgres.h"
 
@@ -102,25 +103,42 @@ is_guard(Oid function)
 		   get_func_namespace(function) == es_store()->schema;
 }
 
-/* Such a trigger could write the row as it was, or another one. */
-static void
-refuse_triggers(Relation relation)
+/* The first trigger that is not the guard and sees each row before this is done to it. */
+static const Trigger *
+find_trigger(Relation relation, int16 event)
 {
 	TriggerDesc *triggers = relation->trigdesc;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		Trigger *trigger = &triggers->triggers[i];
+		const Trigger *trigger = &triggers->triggers[i];
 
 		if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW,
-								 TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_UPDATE) &&
+								 TRIGGER_TYPE_BEFORE, event) &&
 			trigger->tgenabled != TRIGGER_DISABLED && !is_guard(trigger->tgfoid))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("%s has a trigger before updates of rows, \"%s\", so nothing is changed in it",
-							RelationGetRelationName(relation), trigger->tgname),
-					 errhint("Make it one before INSERT only; nobody but the store updates these rows.")));
+			return trigger;
 	}
+	return NULL;
+}
+
+/* Such a trigger could keep the row, write it as it was, or another one. */
+static void
+refuse_triggers(Relation relation, LogChange change)
+{
+	bool updates = change == ES_CHANGE_UPDATE;
+	const Trigger *trigger =
+		find_trigger(relation,
+					 updates ? TRIGGER_TYPE_UPDATE : TRIGGER_TYPE_DELETE);
+
+	if (trigger != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s has a trigger before %s of rows, \"%s\", so nothing is changed in it",
+						RelationGetRelationName(relation),
+						updates ? "updates" : "deletes", trigger->tgname),
+				 updates
+					 ? errhint("Make it one before INSERT only; nobody but the store updates these rows.")
+					 : errhint("Make it one after DELETE; nobody but the store deletes these rows.")));
 }
 
 /* Holds the table as it is to the end of the transaction. */
@@ -130,9 +148,20 @@ check_table(Oid table, LogChange change)
 	Relation relation = table_open(table, RowExclusiveLock);
 
 	refuse_rules(relation);
-	if (change == ES_CHANGE_UPDATE)
-		refuse_triggers(relation);
+	refuse_triggers(relation, change);
 	table_close(relation, NoLock);
+}
+
+bool
+es_inserts_as_given(Oid table)
+{
+	Relation relation = table_open(table, RowExclusiveLock);
+	bool as_given;
+
+	refuse_rules(relation);
+	as_given = find_trigger(relation, TRIGGER_TYPE_INSERT) == NULL;
+	table_close(relation, NoLock);
+	return as_given;
 }
 
 uint64

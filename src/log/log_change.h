@@ -22,4 +22,10 @@ typedef enum LogChange
 extern uint64 es_change_log(KeptPlan *plan, Datum *values, const char *nulls,
 							Oid table, LogChange change);
 
+/*
+ * Whether rows come into such a table as a statement gives them: no trigger could put others
+ * in their place.  55000 where it has rules.
+ */
+extern bool es_inserts_as_given(Oid table);
+
 #endif /* ES_LOG_CHANGE_H */
