@@ -323,6 +323,22 @@ SELECT event_store.delete_aggregate('Archive', 'b-6', 'again');
 SELECT event_type, payload ->> 'reason', jsonb_array_length(payload -> 'positions'), jsonb_array_length(payload -> 'event_ids')
   FROM event_store.domain_events WHERE aggregate_type = 'store:erasure' ORDER BY global_position;
 
+-- and set aside no more: neither alone, nor by its partition; of one that has more the rest comes
+SELECT count(event_store.append_event('Aside', id, NULL, 'Placed', correlation_id => 'k')) FROM unnest('{c-1,c-2,c-1,c-3}'::text[]) id;
+SELECT min(global_position) AS first FROM event_store.domain_events WHERE aggregate_id = 'c-1' \gset
+SELECT event_store.create_subscription('aside_' || by, '{Aside}', max_attempts => 1, partition_by => by) FROM unnest('{aggregate,correlation_id}'::text[]) by;
+SELECT event_store.create_subscription('aside_alone', '{Aside}', max_attempts => 1, on_failure => 'park_event');
+SELECT event_store.fail_events(subscription_name, :first, 'test') FROM event_store.subscriptions ORDER BY subscription_name;
+SELECT string_agg(aggregate_id, ' ') FROM event_store.next_events('aside_aggregate');
+SELECT string_agg(aggregate_id, ' ') FROM event_store.next_events('aside_correlation_id');
+SELECT string_agg(aggregate_id, ' ') FROM event_store.next_events('aside_alone');
+SELECT subscription_name, partition_key, global_position - :first AS position, state FROM event_store.parked_events ORDER BY 1;
+SELECT event_store.delete_aggregate('Aside', 'c-1', 'test of deletion');
+SELECT subscription_name, partition_key, global_position - :first AS position, state, attempts, error_message FROM event_store.parked_events ORDER BY 1;
+SELECT string_agg(aggregate_id, ' ') FROM event_store.next_events('aside_correlation_id');
+SELECT count(*) FROM event_store.parked_events;
+SELECT event_store.drop_subscription(subscription_name) FROM event_store.subscriptions ORDER BY subscription_name;
+
 -- ---------- by age
 SELECT pg_temp.refused(call) FROM unnest(ARRAY[
     $$SELECT event_store.set_retention(NULL, '1 day')$$,

@@ -29,7 +29,9 @@
 #include "consume/subscription.h"
 #include "ground/catalog.h"
 #include "ground/log_plan.h"
+#include "ground/projector_slot.h"
 #include "ground/settings.h"
+#include "ground/waiter.h"
 
 #define PARTITION_ROW                                      \
 	" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
@@ -216,6 +218,49 @@ es_divide_parked(const Subscription *subscription)
 	Datum values[2] = {subscription->name, Int32GetDatum(subscription->members)};
 
 	es_execute_latest(&plan, values, NULL);
+}
+
+/*
+ * A partition of an aggregate has no event left; one of another kind may, and is due: who
+ * serves it next finds out.
+ */
+void
+es_forget_parked(Datum positions)
+{
+	static KeptPlan gone =
+		{"DELETE FROM event_store.parked_events p"
+		 " WHERE p.global_position OPERATOR(pg_catalog.=) ANY ($1)"
+		 " AND (p.state OPERATOR(pg_catalog.=) 'event' OR EXISTS ("
+		 "SELECT FROM event_store.subscriptions s"
+		 " WHERE s.subscription_name OPERATOR(pg_catalog.=) p.subscription_name"
+		 " AND s.partition_by OPERATOR(pg_catalog.=) 'aggregate'))",
+		 1,
+		 {INT8ARRAYOID}};
+	static KeptPlan due =
+		{"UPDATE event_store.parked_events p SET state = 'retrying', attempts = 0,"
+		 " retry_at = pg_catalog.clock_timestamp(), batch_limit = NULL,"
+		 " error_code = NULL, error_message = NULL"
+		 " WHERE p.global_position OPERATOR(pg_catalog.=) ANY ($1)"
+		 " RETURNING p.subscription_name",
+		 1,
+		 {INT8ARRAYOID}};
+	OwnerScope scope;
+	uint64 count;
+
+	es_begin(&scope);
+	(void) es_execute_latest(&gone, &positions, NULL);
+	count = es_execute_latest(&due, &positions, NULL);
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool isnull;
+		Datum name = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+								   1, &isnull);
+
+		es_note_freed(es_subscription_hash(name), true);
+	}
+	es_end(&scope);
+	if (count > 0)
+		es_note_projectors_wanted();
 }
 
 void

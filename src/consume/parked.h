@@ -41,6 +41,11 @@ extern TimestampTz es_retry_at(int attempts);
 
 /* Rows have the member that their partition has among so many. */
 extern void es_divide_parked(const Subscription *subscription);
+/*
+ * Events were deleted, bigint[].  What waits for one of them does so no more: its partition goes
+ * on behind it, if there is anything left of it.  Outside of an owner's scope.
+ */
+extern void es_forget_parked(Datum positions);
 /* All that is set aside of a subscription is forgotten. */
 extern void es_drop_parked(Datum name);
 

@@ -6,7 +6,7 @@
  * be another history.  What remains is a row that says so, a tombstone, by which
  * its id is never new again.  Snapshots go with the events that they were made of, and
  * those that are being made are waited for; what consumers have made of events is
- * theirs, and they are told by an event.
+ * theirs, and they are told by an event.  What is set aside of them is set aside no more.
  */
 #include "postgres.h"
 
@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 
+#include "consume/parked.h"
 #include "ground/archive_mark.h"
 #include "ground/arguments.h"
 #include "ground/catalog.h"
@@ -154,6 +155,7 @@ delete_from(const Life *life, bool archive, Datum reason)
 		total += count;
 		erasure.id = es_new_erasure();
 		es_announce_erasure(&erasure, "delete_aggregate()");
+		es_forget_parked(erasure.positions);
 	}
 }
 
