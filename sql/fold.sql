@@ -1,5 +1,6 @@
 -- fold: many aggregates in one scan, fold_events, rules as a reducer, limits
 SELECT event_store.create_store();
+DELETE FROM event_store.reducers;
 
 CREATE FUNCTION outcome(statement text) RETURNS text
     LANGUAGE plpgsql AS $$

@@ -1,5 +1,6 @@
 -- replay: the built-in reducer, reducers, time travel, snapshots
 SELECT event_store.create_store();
+DELETE FROM event_store.reducers;
 
 -- what a statement ends with: its SQLSTATE and message, or "ok"
 CREATE FUNCTION outcome(statement text) RETURNS text
