@@ -47,8 +47,9 @@ def times_of(server):
     calls = []
     for file in server.logs.glob('retention.*'):
         with open(file, encoding='ascii') as lines:
-            # client, call, microseconds since it was to begin, script, seconds and microseconds of its end, ...
-            calls += [(int(words[4]) + int(words[5]) / 1e6, int(words[2])) for words in map(str.split, lines)]
+            # client, call, microseconds since it was to begin, script, seconds and microseconds of its end, how late it began;
+            # the last line of a client that was ended may be cut off
+            calls += [(int(words[4]) + int(words[5]) / 1e6, int(words[2])) for words in map(str.split, lines) if len(words) > 6]
         file.unlink()
     return calls
 
