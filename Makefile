@@ -90,7 +90,9 @@ OBJS = \
 	src/replay/saga_state.o \
 	src/replay/named_function.o \
 	src/replay/reducer.o \
+	src/replay/upcast_failure.o \
 	src/replay/upcaster.o \
+	src/replay/upcast.o \
 	src/replay/set_upcaster.o \
 	src/replay/fold.o \
 	src/replay/snapshot.o \

@@ -25,6 +25,7 @@
 #include "ground/event.h"
 #include "ground/log_plan.h"
 #include "ground/metrics.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 
 bool

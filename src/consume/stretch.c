@@ -42,6 +42,8 @@
 #include "ground/transaction.h"
 #include "log/archived.h"
 #include "replay/fold.h"
+#include "replay/upcast.h"
+#include "replay/upcast_failure.h"
 #include "replay/upcaster.h"
 
 /* One that could not be upcast was set aside in the partition of what was written. */

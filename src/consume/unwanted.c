@@ -24,6 +24,7 @@
 #include "ground/pair_table.h"
 #include "log/archived.h"
 #include "replay/fold.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 
 #define OF_TYPES                                        \

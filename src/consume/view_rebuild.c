@@ -54,6 +54,8 @@
 #include "ground/transaction.h"
 #include "read/feed.h"
 #include "replay/sticky.h"
+#include "replay/upcast.h"
+#include "replay/upcast_failure.h"
 #include "replay/upcaster.h"
 #include "replay/view_batch.h"
 #include "replay/view_definition.h"

@@ -41,6 +41,7 @@
 #include "replay/fold.h"
 #include "replay/json_value.h"
 #include "replay/saga_event.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 #include "write/append.h"
 

@@ -35,6 +35,7 @@
 #include "ground/pair_table.h"
 #include "keep/erased_events.h"
 #include "keep/erased_views.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 #include "replay/view_batch.h"
 #include "replay/view_definition.h"

@@ -40,6 +40,7 @@
 #include "ground/projector_slot.h"
 #include "ground/waiter.h"
 #include "keep/moved_partitions.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 
 /* A subscription, and how far its members have come. */

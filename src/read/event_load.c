@@ -33,6 +33,7 @@
 #include "ground/pair_table.h"
 #include "log/archived.h"
 #include "replay/fold.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 #include "staging/dead_letter.h"
 #include "staging/head.h"

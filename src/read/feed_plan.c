@@ -34,6 +34,7 @@
 #include "ground/pair_table.h"
 #include "read/feed_plan.h"
 #include "replay/fold.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 
 /* What stands for a type's density is read as far as this. */

@@ -58,6 +58,7 @@
 #include "replay/saga_event.h"
 #include "replay/saga_state.h"
 #include "replay/state.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"

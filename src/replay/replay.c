@@ -43,6 +43,7 @@
 #include "replay/reducer.h"
 #include "replay/snapshot.h"
 #include "replay/state.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 #include "staging/staged_row.h"
 #include "staging/staged_scan.h"
@@ -420,23 +421,14 @@ es_replay_aggregates(PG_FUNCTION_ARGS)
 /* The reducer of an aggregate type. */
 typedef struct TypeReducer
 {
-	MemberName type;
+	MemberName name; /* the aggregate type */
 	Reducer reducer;
 	char status; /* of the hash table */
 } TypeReducer;
 
-#define SH_PREFIX reducers
-#define SH_ELEMENT_TYPE TypeReducer
-#define SH_KEY_TYPE MemberName
-#define SH_KEY type
-#define SH_HASH_KEY(table, k) (k).hash
-#define SH_EQUAL(table, a, b) es_same_name(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(table, entry) (entry)->type.hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
+#define NAME_TABLE reducers
+#define NAME_TABLE_ENTRY TypeReducer
+#include "replay/name_table.h"
 
 /*
  * What all groups of a query share, for as long as it runs.  They may come

@@ -97,18 +97,9 @@ typedef struct EventRules
 	char status; /* of the hash table */
 } EventRules;
 
-#define SH_PREFIX event_rules
-#define SH_ELEMENT_TYPE EventRules
-#define SH_KEY_TYPE MemberName
-#define SH_KEY name
-#define SH_HASH_KEY(table, k) (k).hash
-#define SH_EQUAL(table, a, b) es_same_name(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(table, rules) (rules)->name.hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
+#define NAME_TABLE event_rules
+#define NAME_TABLE_ENTRY EventRules
+#include "replay/name_table.h"
 
 struct Rules
 {

@@ -38,18 +38,9 @@ typedef struct Member
 	char status; /* of the hash table */
 } Member;
 
-#define SH_PREFIX members
-#define SH_ELEMENT_TYPE Member
-#define SH_KEY_TYPE MemberName
-#define SH_KEY name
-#define SH_HASH_KEY(table, k) (k).hash
-#define SH_EQUAL(table, a, b) es_same_name(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(table, member) (member)->name.hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
+#define NAME_TABLE members
+#define NAME_TABLE_ENTRY Member
+#include "replay/name_table.h"
 
 /* Room for so many at first; most objects and arrays are small. */
 #define FIRST_MEMBERS 4

@@ -1,6 +1,6 @@
 /*
  * upcaster.c
- *		Events as their last version has them.
+ *		What makes events of one version those of the next: which upcasters there are.
  *
  * An upcaster makes of an event of one version one of the next, by a function or by
  * rules.  It belongs to an event type and a version of it, for all aggregate types or
@@ -8,44 +8,31 @@
  * upcaster to upcaster until their version has none.  So an event that was upcast is
  * upcast no further, and whoever is not sure upcasts again.
  *
- * What readers, replays and projections get is upcast where they read it; the log keeps
- * what was written.
- *
  * Each backend knows all upcasters until table upcasters is invalidated.  Where there
  * are none that is a test of two variables, on a standby, too.
- *
- * A function runs as its owner, as a reducer does, and is refused for events that a
- * caller makes up unless he has the rights of its owner anyway (reducer.c says why).
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/parallel.h"
 #include "access/table.h"
-#include "access/tupdesc.h"
 #include "access/tupmacs.h"
-#include "access/xact.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
-#include "storage/itemptr.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
@@ -57,53 +44,25 @@
 #include "ground/pair_table.h"
 #include "replay/json_value.h"
 #include "replay/named_function.h"
-#include "replay/patch.h"
 #include "replay/rules.h"
 #include "replay/saga_event.h"
 #include "replay/state.h"
+#include "replay/upcast_failure.h"
 #include "replay/upcaster.h"
-
-PG_FUNCTION_INFO_V1(es_upcast_event);
-
-/* What an upcaster may change of an event, besides its version. */
-static const EventColumn changed_columns[] = {EV_EVENT_TYPE, EV_PAYLOAD,
-											  EV_PAYLOAD_BYTES, EV_METADATA};
-
-typedef struct Upcaster
-{
-	int from_version;
-	Datum aggregate_type; /* an empty text = all */
-	Datum name;			  /* of a function, or (Datum) 0 */
-	Datum owner;
-	Rules *rules;  /* NULL = a function, or nothing but another type */
-	bool flat;	   /* rules that need no state */
-	Datum type;	   /* that rules give the event; (Datum) 0 = its own */
-	FmgrInfo call; /* looked up at the first use */
-	Oid user;
-} Upcaster;
 
 /* Those of one event type, in the order of versions, the general ones last. */
 typedef struct TypeUpcasters
 {
-	MemberName type;
+	MemberName name; /* the event type */
 	int count;
 	int room;
 	Upcaster *upcasters;
 	char status; /* of the hash table */
 } TypeUpcasters;
 
-#define SH_PREFIX upcasters
-#define SH_ELEMENT_TYPE TypeUpcasters
-#define SH_KEY_TYPE MemberName
-#define SH_KEY type
-#define SH_HASH_KEY(table, k) (k).hash
-#define SH_EQUAL(table, a, b) es_same_name(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(table, entry) (entry)->type.hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
+#define NAME_TABLE upcasters
+#define NAME_TABLE_ENTRY TypeUpcasters
+#include "replay/name_table.h"
 
 /* All there are, and whether they are known; NULL = there are none. */
 static MemoryContext kept_context = NULL;
@@ -176,20 +135,6 @@ es_hold_upcasters(void)
 	LockRelationOid(es_store()->upcasters, RowShareLock);
 }
 
-static void describe_event(void *arg);
-
-/* Whether an upcaster is at work, which must not lose what it stands in. */
-static bool
-is_at_work(void)
-{
-	for (ErrorContextCallback *c = error_context_stack; c != NULL; c = c->previous)
-	{
-		if (c->callback == describe_event)
-			return true;
-	}
-	return false;
-}
-
 static Datum
 kept_value(HeapTuple row, TupleDesc desc, int column)
 {
@@ -217,7 +162,7 @@ keep_upcaster(HeapTuple row, TupleDesc desc)
 	Datum rules = kept_value(row, desc, 6);
 	Upcaster *upcaster;
 
-	marks |= mark_of(entry->type.data, entry->type.size);
+	marks |= mark_of(entry->name.data, entry->name.size);
 	if (!found)
 	{
 		entry->count = 0;
@@ -316,7 +261,7 @@ look_up(void)
 bool
 es_upcasts(void)
 {
-	if (!known && !is_at_work())
+	if (!known && !es_is_upcasting())
 		look_up();
 	return kept != NULL;
 }
@@ -332,8 +277,8 @@ upcasters_of(Datum event_type)
 
 	if (kept == NULL || (marks & mark_of(VARDATA_ANY(name), size)) == 0)
 		return NULL;
-	if (last_found != NULL && last_found->type.size == size &&
-		memcmp(last_found->type.data, VARDATA_ANY(name), size) == 0)
+	if (last_found != NULL && last_found->name.size == size &&
+		memcmp(last_found->name.data, VARDATA_ANY(name), size) == 0)
 		return last_found;
 	last_found = upcasters_lookup(kept, es_member_name(VARDATA_ANY(name), size));
 	return last_found;
@@ -360,9 +305,8 @@ es_upcasts_type(Datum aggregate_type)
 	return false;
 }
 
-/* The upcaster of an event's version; NULL if that is the last one. */
-static Upcaster *
-find_upcaster(const Datum *values)
+Upcaster *
+es_find_upcaster(const Datum *values)
 {
 	const TypeUpcasters *all = upcasters_of(values[EV_EVENT_TYPE]);
 	int version;
@@ -385,7 +329,7 @@ find_upcaster(const Datum *values)
 bool
 es_is_old_version(const Datum *values)
 {
-	return find_upcaster(values) != NULL;
+	return es_find_upcaster(values) != NULL;
 }
 
 /*
@@ -464,9 +408,8 @@ es_check_upcaster(Oid function)
 				 errdetail("An event must be the same whoever reads it, and whenever.")));
 }
 
-/* The function that an upcaster's name stands for now, ready to be called. */
-static void
-find_function(Upcaster *upcaster)
+void
+es_find_upcaster_function(Upcaster *upcaster)
 {
 	Oid event = es_store()->event_type;
 	Oid function;
@@ -491,81 +434,6 @@ find_function(Upcaster *upcaster)
 				 errdetail("That role owned the function when it was registered."),
 				 errhint("If the function is to be used, register it again with event_store.set_upcaster().")));
 	fmgr_info_cxt(function, &upcaster->call, kept_context);
-}
-
-/* Refuses to run somebody's function on what another has made up. */
-static void
-check_given(const Upcaster *upcaster)
-{
-	if (has_privs_of_role(GetUserId(), upcaster->user))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied to upcast given events with %s",
-					TextDatumGetCString(upcaster->name)),
-			 errdetail("It would run with the rights of its owner on events that you made up."),
-			 errhint("Use event_store.load_events() and its like, or be a member of the role that owns the function.")));
-}
-
-/* What a function has made is an event that could have been appended. */
-static void
-check_made(const Upcaster *upcaster, const Datum *values, const bool *nulls)
-{
-	char *where =
-		psprintf(" that upcaster %s gives", TextDatumGetCString(upcaster->name));
-
-	es_check_name(values[EV_EVENT_TYPE], nulls[EV_EVENT_TYPE], "event_type",
-				  where, true);
-	if (nulls[EV_PAYLOAD] == nulls[EV_PAYLOAD_BYTES])
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("upcaster %s must give exactly one of payload and payload_bytes",
-						TextDatumGetCString(upcaster->name))));
-	if (!nulls[EV_METADATA] &&
-		!JB_ROOT_IS_OBJECT(DatumGetJsonbP(values[EV_METADATA])))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("metadata that upcaster %s gives must be a JSON object",
-						TextDatumGetCString(upcaster->name))));
-}
-
-static void
-upcast_by_function(Upcaster *upcaster, Datum *values, bool *nulls, bool given)
-{
-	LOCAL_FCINFO(call, 1);
-	TupleDesc desc = es_event_desc();
-	HeapTuple tuple = heap_form_tuple(desc, values, nulls);
-	HeapTupleData made = {0};
-	Datum result;
-	Datum new_values[EV_COLUMNS];
-	bool new_nulls[EV_COLUMNS];
-	Oid user;
-	int security;
-
-	find_function(upcaster);
-	if (given)
-		check_given(upcaster);
-	GetUserIdAndSecContext(&user, &security);
-	InitFunctionCallInfoData(*call, &upcaster->call, 1, InvalidOid, NULL, NULL);
-	call->args[0] = (NullableDatum){.value = HeapTupleGetDatum(tuple)};
-	result = es_call_as(call, upcaster->user,
-						security | SECURITY_LOCAL_USERID_CHANGE |
-							SECURITY_RESTRICTED_OPERATION,
-						true);
-	if (call->isnull)
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("upcaster %s gives no event",
-							   TextDatumGetCString(upcaster->name))));
-	made.t_data = DatumGetHeapTupleHeader(result);
-	made.t_len = HeapTupleHeaderGetDatumLength(made.t_data);
-	ItemPointerSetInvalid(&made.t_self);
-	heap_deform_tuple(&made, desc, new_values, new_nulls);
-	check_made(upcaster, new_values, new_nulls);
-	for (int i = 0; i < (int) lengthof(changed_columns); i++)
-	{
-		values[changed_columns[i]] = new_values[changed_columns[i]];
-		nulls[changed_columns[i]] = new_nulls[changed_columns[i]];
-	}
 }
 
 /* ---------- rules ---------- */
@@ -634,226 +502,6 @@ es_read_upcaster_rules(Jsonb *given, Datum type, Datum *event_type)
 	return es_rules_of_type(type, &operations);
 }
 
-/* What the payload has become, where it is taken apart. */
-static void
-put_together(Patch *patch, Datum *values)
-{
-	if (patch->members == NULL)
-		return;
-	values[EV_PAYLOAD] = JsonbPGetDatum(es_patch_result(patch));
-	patch->members = NULL;
-}
-
-/* Whether the payload is an object, which is taken apart then. */
-static bool
-take_apart(Patch *patch, Datum *values, const bool *nulls)
-{
-	Jsonb *payload;
-
-	if (patch->members != NULL)
-		return true;
-	if (nulls[EV_PAYLOAD])
-		return false;
-	payload = DatumGetJsonbP(values[EV_PAYLOAD]);
-	values[EV_PAYLOAD] = JsonbPGetDatum(payload);
-	if (!JB_ROOT_IS_OBJECT(payload))
-		return false;
-	es_patch_begin(patch, payload);
-	return true;
-}
-
-static void
-upcast_by_state(const Rules *rules, Datum *values, const bool *nulls)
-{
-	State *state;
-	Jsonb *payload;
-
-	if (nulls[EV_PAYLOAD])
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rules cannot upcast an event with payload_bytes"),
-				 errhint("Register a function with event_store.set_upcaster().")));
-	state = es_state_begin(DatumGetJsonbP(values[EV_PAYLOAD]));
-	(void) es_rules_apply(rules, state, values, nulls);
-	payload = es_state_result(state);
-	es_state_end(state);
-	if (payload == NULL)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("rules leave nothing of the payload")));
-	values[EV_PAYLOAD] = JsonbPGetDatum(payload);
-}
-
-static void
-apply_rules(const Upcaster *upcaster, Patch *patch, Datum *values,
-			const bool *nulls)
-{
-	if (upcaster->flat && take_apart(patch, values, nulls))
-		es_rules_patch(upcaster->rules, patch, values, nulls);
-	else
-	{
-		put_together(patch, values);
-		upcast_by_state(upcaster->rules, values, nulls);
-	}
-}
-
-static void
-upcast_by_rules(const Upcaster *upcaster, Patch *patch, Datum *values,
-				const bool *nulls)
-{
-	/* of an event that was erased there is nothing to change but its type */
-	if (upcaster->rules != NULL &&
-		(patch->members != NULL || !es_is_erased(values, nulls)))
-		apply_rules(upcaster, patch, values, nulls);
-	if (upcaster->type != (Datum) 0)
-		values[EV_EVENT_TYPE] =
-			PointerGetDatum(DatumGetTextPCopy(upcaster->type));
-}
-
-/* ---------- from version to version ---------- */
-
-/* The event at hand, as it was written. */
-typedef struct Written
-{
-	const Datum *values;
-	const bool *nulls;
-} Written;
-
-static void
-describe_event(void *arg)
-{
-	const Written *written = arg;
-	StringInfoData detail;
-
-	initStringInfo(&detail);
-	appendStringInfoString(&detail, "{\"global_position\": ");
-	if (written->nulls[EV_GLOBAL_POSITION])
-		appendStringInfoString(&detail, "null");
-	else
-		appendStringInfo(&detail, INT64_FORMAT,
-						 DatumGetInt64(written->values[EV_GLOBAL_POSITION]));
-	appendStringInfoString(&detail, ", \"event_type\": ");
-	escape_json(&detail, TextDatumGetCString(written->values[EV_EVENT_TYPE]));
-	appendStringInfo(&detail, ", \"schema_version\": %d}",
-					 DatumGetInt32(written->values[EV_SCHEMA_VERSION]));
-	errdetail_internal("%s", detail.data);
-	errcontext("upcasting an event of %s/%s",
-			   TextDatumGetCString(written->values[EV_AGGREGATE_TYPE]),
-			   TextDatumGetCString(written->values[EV_AGGREGATE_ID]));
-}
-
-static bool
-upcast(Datum *values, bool *nulls, bool given)
-{
-	Datum written_values[EV_COLUMNS];
-	bool written_nulls[EV_COLUMNS];
-	Written written = {written_values, written_nulls};
-	ErrorContextCallback callback;
-	Upcaster *upcaster = find_upcaster(values);
-	Patch patch = {.members = NULL};
-
-	if (upcaster == NULL)
-		return false;
-	memcpy(written_values, values, sizeof(written_values));
-	memcpy(written_nulls, nulls, sizeof(written_nulls));
-	callback.callback = describe_event;
-	callback.arg = &written;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	for (; upcaster != NULL; upcaster = find_upcaster(values))
-	{
-		int version = upcaster->from_version + 1;
-
-		CHECK_FOR_INTERRUPTS();
-		if (upcaster->name != (Datum) 0)
-		{
-			put_together(&patch, values);
-			upcast_by_function(upcaster, values, nulls, given);
-		}
-		else
-			upcast_by_rules(upcaster, &patch, values, nulls);
-		values[EV_SCHEMA_VERSION] = Int32GetDatum(version);
-	}
-	put_together(&patch, values);
-	error_context_stack = callback.previous;
-	return true;
-}
-
-bool
-es_upcast(Datum *values, bool *nulls)
-{
-	return upcast(values, nulls, false);
-}
-
-bool
-es_upcast_given(Datum *values, bool *nulls)
-{
-	return upcast(values, nulls, true);
-}
-
-/* Whether an error is the fault of the event; what else is raised may pass. */
-static bool
-is_of_event(int sqlerrcode)
-{
-	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
-
-	return category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
-		   category ==
-			   ERRCODE_TO_CATEGORY(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION) ||
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED) ||
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_PLPGSQL_ERROR);
-}
-
-bool
-es_is_fault_of_upcaster(int sqlerrcode)
-{
-	return ERRCODE_TO_CATEGORY(sqlerrcode) ==
-		   ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
-}
-
-bool
-es_is_upcast_failure(int sqlerrcode)
-{
-	return is_of_event(sqlerrcode) || es_is_fault_of_upcaster(sqlerrcode);
-}
-
-ErrorData *
-es_try_upcast(Datum *values, bool *nulls, bool faults)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Datum last_values[EV_COLUMNS];
-	bool last_nulls[EV_COLUMNS];
-	ErrorData *volatile error = NULL;
-
-	memcpy(last_values, values, sizeof(last_values));
-	memcpy(last_nulls, nulls, sizeof(last_nulls));
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		(void) es_upcast(last_values, last_nulls);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (!is_of_event(error->sqlerrcode) &&
-			!(faults && es_is_fault_of_upcaster(error->sqlerrcode)))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (error != NULL)
-		return error;
-	memcpy(values, last_values, sizeof(last_values));
-	memcpy(nulls, last_nulls, sizeof(last_nulls));
-	return NULL;
-}
-
 /* ---------- filters ---------- */
 
 /* Adds a type to a set, and whether it was in it. */
@@ -914,8 +562,8 @@ es_stored_types(Datum event_types)
 		while ((entry = upcasters_iterate(kept, &iterator)) != NULL)
 		{
 			Datum type =
-				PointerGetDatum(cstring_to_text_with_len(entry->type.data,
-														 entry->type.size));
+				PointerGetDatum(cstring_to_text_with_len(entry->name.data,
+														 entry->name.size));
 
 			CHECK_FOR_INTERRUPTS();
 			if (!leads_to(entry, set) || !add_type(set, type))
@@ -926,27 +574,4 @@ es_stored_types(Datum event_types)
 		}
 	}
 	return all == NULL ? event_types : makeArrayResult(all, CurrentMemoryContext);
-}
-
-/* ---------- SQL ---------- */
-
-/* upcast(event): an event as its last version has it. */
-Datum
-es_upcast_event(PG_FUNCTION_ARGS)
-{
-	TupleDesc desc;
-	HeapTupleHeader header = PG_GETARG_HEAPTUPLEHEADER(0);
-	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(header),
-						   .t_data = header};
-	Datum values[EV_COLUMNS];
-	bool nulls[EV_COLUMNS];
-
-	(void) es_store();
-	desc = es_event_desc();
-	ItemPointerSetInvalid(&tuple.t_self);
-	heap_deform_tuple(&tuple, desc, values, nulls);
-	if (!es_upcasts() || nulls[EV_AGGREGATE_TYPE] || nulls[EV_EVENT_TYPE] ||
-		nulls[EV_SCHEMA_VERSION] || !es_upcast_given(values, nulls))
-		PG_RETURN_DATUM(HeapTupleHeaderGetDatum(header));
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

@@ -1,14 +1,28 @@
 /*
  * upcaster.h
- *		Events as their last version has them.
+ *		What makes events of one version those of the next: which upcasters there are.
  */
 #ifndef ES_UPCASTER_H
 #define ES_UPCASTER_H
 
 #include "executor/tuptable.h"
+#include "fmgr.h"
 #include "utils/jsonb.h"
 
 #include "replay/rules.h"
+
+typedef struct Upcaster
+{
+	int from_version;
+	Datum aggregate_type; /* an empty text = all */
+	Datum name;			  /* of a function, or (Datum) 0 */
+	Datum owner;
+	Rules *rules;  /* NULL = a function, or nothing but another type */
+	bool flat;	   /* rules that need no state */
+	Datum type;	   /* that rules give the event; (Datum) 0 = its own */
+	FmgrInfo call; /* looked up at the first use */
+	Oid user;
+} Upcaster;
 
 /*
  * Whether the store has upcasters; a test of two variables, once it is known.  A call
@@ -21,23 +35,10 @@ extern bool es_upcasts_type(Datum aggregate_type);
 extern bool es_is_old_version(const Datum *values);
 /* The same of a row, which is taken apart only so far, and if that may be. */
 extern bool es_is_old_row(TupleTableSlot *slot);
-/*
- * Brings an event to its last version, in place; what is new of it lives in the current
- * memory context.  False where it is the last one already.  Whatever an upcaster
- * raises gets the event as its DETAIL.
- */
-extern bool es_upcast(Datum *values, bool *nulls);
-/*
- * The same in a subtransaction: what was raised, where that is the event's fault, and
- * the event is as it was; NULL otherwise.  "faults" = the same where it is the fault of
- * an upcaster, that it is gone, say.
- */
-extern ErrorData *es_try_upcast(Datum *values, bool *nulls, bool faults);
-/* Whether what was raised is the fault of an upcaster; of one, or of the event. */
-extern bool es_is_fault_of_upcaster(int sqlerrcode);
-extern bool es_is_upcast_failure(int sqlerrcode);
-/* The same for an event that the caller has made up; 42501 where that is a danger. */
-extern bool es_upcast_given(Datum *values, bool *nulls);
+/* The upcaster of an event's version; NULL if that is the last one. */
+extern Upcaster *es_find_upcaster(const Datum *values);
+/* Looks up the function that its name stands for now, and its owner, ready to be called. */
+extern void es_find_upcaster_function(Upcaster *upcaster);
 /*
  * Types of stored events of which upcasters may make events of the given types, an
  * array of text: these types and more.

@@ -27,6 +27,7 @@
 #include "ground/lock.h"
 #include "ground/pair_table.h"
 #include "log/view_owner.h"
+#include "replay/upcast.h"
 #include "replay/upcaster.h"
 #include "replay/view_batch.h"
 #include "replay/view_definition.h"
