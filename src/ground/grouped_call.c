@@ -582,6 +582,31 @@ copy_calls(SharedDatabase *db, TakenCall **calls, const dsa_pointer *large,
 	return n;
 }
 
+/* A copy of a call, but for what is large; NULL where there is no memory for it. */
+static TakenCall *
+copy_call(const GroupedCall *call, int number)
+{
+	TakenCall *taken = palloc_extended(sizeof(TakenCall), MCXT_ALLOC_NO_OOM);
+
+	if (taken == NULL)
+		return NULL;
+	*taken = (TakenCall){.number = number,
+						 .serial = call->serial,
+						 .level = call->level,
+						 .size = call->size};
+	if (call->large != InvalidDsaPointer)
+		return taken;
+	taken->content = palloc_extended(taken->size, MCXT_ALLOC_NO_OOM);
+	if (taken->content == NULL)
+	{
+		pfree(taken);
+		return NULL;
+	}
+	memcpy(taken->content, call->content, taken->size);
+	return taken;
+}
+
+/* What it has no memory for it leaves in the queue: an error would keep the lock for ever. */
 int
 es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 			  bool sleeps)
@@ -596,21 +621,14 @@ es_take_calls(SharedDatabase *db, TakenCall **calls, int most, Size bytes,
 	{
 		int number = slot->first - 1;
 		GroupedCall *call = call_numbered(number);
-		TakenCall *taken = palloc_object(TakenCall);
+		TakenCall *taken = copy_call(call, number);
 
+		if (taken == NULL)
+			break;
 		remove_call(slot, number);
 		call->state = ES_GROUPED_TAKEN;
 		call->taker = MyProcPid;
-		*taken = (TakenCall){.number = number,
-							 .serial = call->serial,
-							 .level = call->level,
-							 .size = call->size};
 		large[count] = call->large;
-		if (call->large == InvalidDsaPointer)
-		{
-			taken->content = palloc(taken->size);
-			memcpy(taken->content, call->content, taken->size);
-		}
 		total += taken->size;
 		calls[count++] = taken;
 	}
