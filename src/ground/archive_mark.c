@@ -27,6 +27,10 @@
  * has met.  A statement that could see such a row raises the number afterwards, before the
  * row can have gone for anybody else.  So who finds the number as it was before his
  * snapshot has missed nothing.
+ *
+ * But for one thing: a statement sees what its own transaction has appended before
+ * others do.  So who moves is counted while his transaction runs, and raises the number
+ * once more when others see what it did, before he is no longer counted.
  */
 #include "postgres.h"
 
@@ -54,12 +58,17 @@
 #include "ground/event.h"
 #include "ground/lock.h"
 #include "ground/shmem.h"
+#include "ground/transaction.h"
 
 typedef struct ArchiveShare
 {
 	pg_atomic_uint64 position; /* never falls */
 	pg_atomic_uint64 moves;
+	pg_atomic_uint32 movers; /* transactions that have moved rows, and run */
 } ArchiveShare;
+
+/* Whether this transaction is one of these. */
+static bool moves_rows = false;
 
 static void
 initialise_share(void *memory)
@@ -68,6 +77,7 @@ initialise_share(void *memory)
 
 	pg_atomic_init_u64(&share->position, 0);
 	pg_atomic_init_u64(&share->moves, 0);
+	pg_atomic_init_u32(&share->movers, 0);
 }
 
 static void clear_share(SharedDatabase *db);
@@ -208,6 +218,27 @@ es_highest_archived_position(void)
 	return (int64) pg_atomic_read_u64(&archive_of(db)->position);
 }
 
+/* What it has moved can be seen by now. */
+static void
+end_moves(SharedDatabase *db, bool committed)
+{
+	if (!moves_rows)
+		return;
+	moves_rows = false;
+	pg_atomic_fetch_add_u64(&archive_of(db)->moves, 1);
+	pg_atomic_fetch_sub_u32(&archive_of(db)->movers, 1);
+}
+
+static void
+count_mover(SharedDatabase *db)
+{
+	if (moves_rows)
+		return;
+	es_at_end(ES_END_MOVES, end_moves, NULL);
+	moves_rows = true;
+	pg_atomic_fetch_add_u32(&archive_of(db)->movers, 1);
+}
+
 void
 es_note_move(int64 position)
 {
@@ -223,6 +254,7 @@ es_note_move(int64 position)
 	if (db == NULL)
 		return;
 	raise_shared(db, position);
+	count_mover(db);
 	pg_atomic_fetch_add_u64(&archive_of(db)->moves, 1);
 }
 
@@ -246,6 +278,11 @@ es_moves(void)
 bool
 es_moved_since(uint64 moves)
 {
-	return es_anything_moved() &&
-		   (es_my_database() == NULL || es_moves() != moves);
+	SharedDatabase *db = es_my_database();
+
+	if (!es_anything_moved())
+		return false;
+	/* in this order: who is no longer counted has raised the number */
+	return db == NULL || pg_atomic_fetch_add_u32(&archive_of(db)->movers, 0) > 0 ||
+		   es_moves() != moves;
 }

@@ -32,7 +32,8 @@ extern void es_note_move(int64 position);
 extern void es_note_archived_rows(void);
 /*
  * Whether a row may have gone from one table to the other, and been seen in neither,
- * since the first of these was called, before a snapshot was taken.
+ * since the first of these was called, before a snapshot was taken.  It may, too, while
+ * somebody has moved rows and not committed.
  */
 extern uint64 es_moves(void);
 extern bool es_moved_since(uint64 moves);

@@ -370,6 +370,18 @@ es_try_lock_pair(LockSpace space, uint64 hash)
 	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+bool
+es_holds_pair(LockSpace space, uint64 hash)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, gate_of(space));
+	if (LockHeldByMe(&tag, ShareRowExclusiveLock, false))
+		return true;
+	make_tag(&tag, space, hash);
+	return LockHeldByMe(&tag, ExclusiveLock, false);
+}
+
 void
 es_unlock_pair(LockSpace space, uint64 hash)
 {

@@ -28,6 +28,8 @@ typedef enum LockSpace
 extern void es_lock_pair(LockSpace space, uint64 hash);
 /* The same without waiting; false if somebody else has it. */
 extern bool es_try_lock_pair(LockSpace space, uint64 hash);
+/* Whether this transaction has locked a pair, or closed the gate to all. */
+extern bool es_holds_pair(LockSpace space, uint64 hash);
 /* Gives back one lock of a pair that this transaction has read under, and not written. */
 extern void es_unlock_pair(LockSpace space, uint64 hash);
 /*

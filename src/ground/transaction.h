@@ -13,6 +13,7 @@ typedef enum EndPhase
 	ES_END_HEADS,
 	ES_END_POSITIONS, /* before rows count as drained: a flush that has waited
 					   * for them finds them in the feed */
+	ES_END_MOVES,
 	ES_END_STAGING,
 	ES_END_DUE,
 	ES_END_FETCHES,

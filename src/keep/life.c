@@ -81,6 +81,28 @@ es_require_archive(void)
 						errhint("Run SELECT event_store.create_store();")));
 }
 
+/*
+ * The aggregate's lock comes after these two: who moves it waits for it, and so may who
+ * erases, who holds the archive.  Who has it, since he has appended, does not wait for them.
+ */
+static void
+lock_life(const Life *life)
+{
+	if (!es_holds_pair(ES_LOCK_AGGREGATE, life->hash))
+	{
+		es_lock_hash(ES_LOCK_LIFE, life->hash, ExclusiveLock);
+		LockRelationOid(es_store()->archive, RowExclusiveLock);
+	}
+	else if (!es_try_lock_hash(ES_LOCK_LIFE, life->hash, ExclusiveLock) ||
+			 !ConditionalLockRelationOid(es_store()->archive, RowExclusiveLock))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to another transaction that moves or erases events of %s/%s",
+						TextDatumGetCString(life->type),
+						TextDatumGetCString(life->id)),
+				 errhint("The transaction might succeed if retried.")));
+}
+
 void
 es_begin_life(Life *life, const char *function, Datum type, Datum id)
 {
@@ -91,9 +113,7 @@ es_begin_life(Life *life, const char *function, Datum type, Datum id)
 	es_move_own_rows();
 	es_note_write();
 	es_note_durable_write();
-	es_lock_hash(ES_LOCK_LIFE, life->hash, ExclusiveLock);
-	/* before the aggregate's lock: who erases holds the archive, and waits for aggregates */
-	LockRelationOid(es_store()->archive, RowExclusiveLock);
+	lock_life(life);
 	if (is_running_saga(life))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("saga %s/%s has not ended",
