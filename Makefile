@@ -59,6 +59,7 @@ OBJS = \
 	src/log/view_owner.o \
 	src/staging/staging_state.o \
 	src/staging/drain_state.o \
+	src/staging/archived_ids.o \
 	src/staging/own_rows.o \
 	src/staging/staged_row.o \
 	src/staging/staged_scan.o \

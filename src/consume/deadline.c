@@ -39,6 +39,7 @@
 #include "consume/deadline.h"
 #include "consume/scheduled_event.h"
 #include "consume/unwanted.h"
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/event.h"
@@ -474,8 +475,11 @@ append_part(void *arg)
 			continue;
 		event = &append.list.events[append.list.count++];
 		*event = due->scheduled.event;
-		/* an id that is taken is found by the index, or where it is one alone */
-		event->id_given = count == 1;
+		/*
+		 * An id that is taken is found by the index of the log, or where it is one
+		 * alone; in the archive it has to be looked for.
+		 */
+		event->id_given = count == 1 || es_anything_moved();
 	}
 	attempt->count = append.list.count;
 	es_bound_lock_waits(true);
@@ -701,6 +705,9 @@ es_append_deadlines(TimestampTz noted)
 	read_keys(&batch);
 	if (batch.count > 0)
 	{
+		/* nobody who has locked the archive is waited for */
+		if (es_anything_moved() && !es_take_archive())
+			return TimestampTzPlusMilliseconds(batch.now, FIRST_PAUSE_MS);
 		if (!hold_aggregates(&batch))
 		{
 			batch_events = SMALL_BATCH_EVENTS;

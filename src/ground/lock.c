@@ -249,11 +249,28 @@ es_refused_locks(RefusedLock *locks)
 	return refused_count;
 }
 
+/* Whether this transaction has locked the archive in whatever way. */
+static bool
+holds_archive(void)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, es_store()->archive);
+	for (LOCKMODE mode = AccessShareLock; mode <= MaxLockMode; mode++)
+	{
+		if (LockHeldByMe(&tag, mode, false))
+			return true;
+	}
+	return false;
+}
+
 bool
 es_holds_refused_lock(const RefusedLock *lock)
 {
 	LOCKTAG tag;
 
+	if (lock->space == ES_LOCK_LIFE)
+		return holds_archive();
 	if (lock->hash == 0)
 	{
 		SET_LOCKTAG_RELATION(tag, MyDatabaseId, gate_of(lock->space));
@@ -280,6 +297,22 @@ note_refused(LockSpace space, uint64 hash)
 	if (refused_count < ES_REFUSED_LOCKS && !was_refused(space, hash))
 		refused_locks[refused_count++] = (RefusedLock){space, hash};
 	refused = true;
+}
+
+bool
+es_take_archive(void)
+{
+	Oid archive = es_store()->archive;
+
+	/* others may queue behind what this transaction has; it need not */
+	if (holds_archive())
+		LockRelationOid(archive, AccessShareLock);
+	else if (!es_try_lock_table(archive))
+	{
+		note_refused(ES_LOCK_LIFE, 0);
+		return false;
+	}
+	return true;
 }
 
 static void

@@ -82,14 +82,19 @@ extern void es_forget_refused_lock(void);
 
 typedef struct RefusedLock
 {
-	LockSpace space;
-	uint64 hash; /* 0 = the gate */
+	LockSpace space; /* ES_LOCK_LIFE: the archive */
+	uint64 hash;	 /* 0 = the gate */
 } RefusedLock;
 
 /* Those since waits were bounded; returns how many. */
 extern int es_refused_locks(RefusedLock *locks);
 /* Whether this transaction holds what was refused to another. */
 extern bool es_holds_refused_lock(const RefusedLock *lock);
+/*
+ * Locks the archive for reading, to the end of the transaction, if somebody who has locked it
+ * need not be waited for; else false, and that was refused.
+ */
+extern bool es_take_archive(void);
 /* Whether this transaction has locked any pair: then it must not wait for space. */
 extern bool es_holds_locks(void);
 /*

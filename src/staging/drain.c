@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/lock.h"
@@ -100,7 +101,7 @@ write_transactions(Round *round, int low, int high)
 		ReThrowError(error);
 	if (error != NULL && high - low == 1)
 		es_leave(round, low);
-	if (round->nleft > MAX_LEFT)
+	if (error != NULL && round->nleft - round->left_untried > MAX_LEFT)
 		es_leave_rest(round, low);
 	else if (error != NULL && high - low > 1)
 	{
@@ -159,6 +160,8 @@ es_drain_round(int64 max_rows, bool alone, RoundResult *result)
 		es_open_round(&round);
 		es_note_draining(true);
 		es_bound_lock_waits(true);
+		if (es_anything_moved() && !es_take_archive())
+			es_leave_archived(&round);
 		write_transactions(&round, 0, round.set.ntxns);
 		es_bound_lock_waits(false);
 		if (db != NULL)

@@ -5,7 +5,8 @@
  * A trigger may append to an aggregate that somebody has locked, and who holds
  * it may wait for this round.  The round does not wait for him (lock.c bounds
  * that to moments): it leaves the transaction whose row has the trigger do so,
- * and those that come after it on one of its aggregates or view keys.
+ * and those that come after it on one of its aggregates or view keys.  Somebody may have
+ * locked the archive as well, where few rows have to be looked for.
  */
 #include "postgres.h"
 
@@ -14,6 +15,8 @@
 
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
+#include "ground/shmem.h"
+#include "staging/archived_ids.h"
 #include "staging/drain_left.h"
 #include "staging/drain_round.h"
 #include "staging/drain_set.h"
@@ -75,8 +78,8 @@ es_leave_dependents(Round *round, int low, int high)
 	MemoryContextDelete(context);
 }
 
-void
-es_leave(Round *round, int rank)
+static void
+leave_one(Round *round, int rank)
 {
 	if (round->nleft == 0)
 	{
@@ -88,7 +91,30 @@ es_leave(Round *round, int rank)
 	}
 	round->left[rank] = true;
 	round->nleft++;
+}
+
+void
+es_leave(Round *round, int rank)
+{
+	leave_one(round, rank);
 	es_leave_dependents(round, rank, rank + 1);
+}
+
+void
+es_leave_archived(Round *round)
+{
+	SharedDatabase *db = es_my_database();
+
+	for (int i = 0; i < round->set.nrows; i++)
+	{
+		const DrainRow *row = &round->set.rows[i];
+
+		if (row->is_event && !round->left[row->rank] &&
+			es_may_be_archived(db, row->sid))
+			leave_one(round, row->rank);
+	}
+	es_leave_dependents(round, 0, round->set.ntxns);
+	round->left_untried = round->nleft;
 }
 
 void

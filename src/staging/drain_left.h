@@ -15,6 +15,11 @@ extern void es_leave(Round *round, int rank);
  * those it comes after, so the ones below are settled.
  */
 extern void es_leave_dependents(Round *round, int low, int high);
+/*
+ * Leaves, before anything is tried, the transactions with an event whose id may be in the
+ * archive, and those that come after them: somebody has locked it.
+ */
+extern void es_leave_archived(Round *round);
 /* Leaves all from a transaction on. */
 extern void es_leave_rest(Round *round, int low);
 /* Takes what was left out of the numbers of the round; returns how much it was. */

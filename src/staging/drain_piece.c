@@ -24,9 +24,12 @@
 #include "ground/archive_mark.h"
 #include "ground/common.h"
 #include "ground/event.h"
+#include "ground/lock.h"
 #include "ground/pair_table.h"
+#include "ground/shmem.h"
 #include "log/log.h"
 #include "log/view_table.h"
+#include "staging/archived_ids.h"
 #include "staging/dead_letter.h"
 #include "staging/drain_piece.h"
 #include "staging/drain_round.h"
@@ -52,15 +55,26 @@ struct ViewRow
 
 /* ---------- events ---------- */
 
+/* Whose own rows these are waits for who has locked the archive; a round does not. */
+static void
+hold_archive(const Piece *piece)
+{
+	if (!piece->round->own && !es_take_archive())
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the archive is locked, which is not waited for here")));
+}
+
 static void
 insert_chunk(void *arg)
 {
 	Piece *piece = arg;
 
 	es_insert_events(piece->chunk, piece->nchunk);
-	/* their ids were looked for when they were staged */
-	if (es_anything_moved())
-		es_refuse_archived_ids(piece->chunk, piece->nchunk);
+	if (!es_may_be_archived(es_my_database(), piece->chunk_sid))
+		return;
+	hold_archive(piece);
+	es_refuse_archived_ids(piece->chunk, piece->nchunk);
 }
 
 /* The aggregate that died in the transaction of a row. */
@@ -146,11 +160,16 @@ meet_log(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected)
 	Datum type = event->values[EV_AGGREGATE_TYPE];
 	Datum id = event->values[EV_AGGREGATE_ID];
 	int64 sequence = DatumGetInt64(event->values[EV_SEQUENCE]);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot snapshot;
 	EventRow standing;
-	Logged logged = es_look_in_log(event, snapshot, &standing);
-	int64 head = es_durable_head(type, id, snapshot, NULL);
+	Logged logged;
+	int64 head;
 
+	if (es_anything_moved())
+		hold_archive(piece);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	logged = es_look_in_log(event, snapshot, &standing);
+	head = es_durable_head(type, id, snapshot, NULL);
 	UnregisterSnapshot(snapshot);
 	if (logged == ES_LOGGED && sequence <= head)
 		*expected = head + 1;
@@ -175,6 +194,7 @@ insert_carefully(Piece *piece, DrainRow *row, StagedRow *staged, int64 *expected
 	ErrorData *error;
 
 	piece->chunk[0] = event;
+	piece->chunk_sid = staged->sid;
 	piece->nchunk = 1;
 	error = es_probe(piece->round, insert_chunk, piece);
 	piece->nchunk = 0;
@@ -218,6 +238,9 @@ write_event(Piece *piece, DrainRow *row, StagedRow *staged)
 		return;
 	}
 	(*expected)++;
+	/* they come in the order of their sids */
+	if (piece->nchunk == 0)
+		piece->chunk_sid = staged->sid;
 	piece->chunk_rows[piece->nchunk] = *staged;
 	piece->chunk[piece->nchunk] = &piece->chunk_rows[piece->nchunk].event;
 	piece->nchunk++;

@@ -24,6 +24,7 @@ typedef struct Piece
 	EventRow **chunk;
 	StagedRow *chunk_rows;
 	int nchunk;
+	int64 chunk_sid; /* the lowest of theirs */
 	Size chunk_bytes;
 	MemoryContext chunk_context;
 	ViewRow *views; /* view rows, in sid order */

@@ -32,6 +32,7 @@ typedef struct Round
 
 	bool *left;				/* by rank: not in this round after all */
 	int nleft;				/* of them */
+	int left_untried;		/* of these, before anything was tried */
 	PairTable *left_events; /* the aggregates and view keys of those; NULL */
 	PairTable *left_views;	/* while there are none */
 	TimestampTz left_at;	/* when the oldest of their rows was staged */

@@ -46,6 +46,7 @@
 #include "ground/wait.h"
 #include "ground/worker_slot.h"
 #include "log/view_table.h"
+#include "staging/archived_ids.h"
 #include "staging/drain_state.h"
 #include "staging/own_rows.h"
 #include "staging/staged_row.h"
@@ -357,6 +358,7 @@ es_stage_events(EventRow **rows, const int *groups, int ngroups, int count)
 	for (int i = 0; i < ngroups; i++)
 		open_runs[i] = -1;
 	begin_writing(&writer, count);
+	es_note_unmoved(writer.db);
 	for (int start = 0, size; start < count; start += size)
 	{
 		Size bytes = 0;

@@ -40,6 +40,8 @@ initialise_share(void *memory)
 	StagingShare *share = memory;
 
 	pg_atomic_init_u64(&share->next_sid, 1);
+	pg_atomic_init_u64(&share->unmoved_from, 0);
+	pg_atomic_init_u64(&share->unmoved_since, PG_UINT64_MAX);
 	for (int i = 0; i < ES_SEGMENTS; i++)
 	{
 		pg_atomic_init_u64(&share->segment_rows[i], 0);
@@ -68,6 +70,7 @@ clear_share(SharedDatabase *db)
 		pg_atomic_write_u64(&share->segment_rows[i], 0);
 	pg_atomic_write_u32(&share->wanted, 0);
 	pg_atomic_write_u64(&share->next_sid, 1);
+	pg_atomic_write_u64(&share->unmoved_since, PG_UINT64_MAX);
 	pg_atomic_write_u64(&share->uncommitted, 0);
 	pg_atomic_write_u64(&share->staged_events, 0);
 	pg_atomic_write_u64(&share->staged_views, 0);

@@ -63,6 +63,9 @@ typedef struct StagingShare
 												 * open transactions */
 	pg_atomic_uint32 wanted; /* somebody waits for staging to be open */
 	pg_atomic_uint64 next_sid;
+	/* nothing staged from this sid on was there before so many moves: archived_ids.c */
+	pg_atomic_uint64 unmoved_from;
+	pg_atomic_uint64 unmoved_since;
 	pg_atomic_uint64 uncommitted;	/* rows staged by open transactions, an
 									 * upper bound */
 	pg_atomic_uint64 staged_events; /* committed, not drained */

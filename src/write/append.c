@@ -639,8 +639,8 @@ assign(AppendCall *append)
 }
 
 /*
- * Whether an event_id of the call is in the log, though it was not when its events
- * were looked up.  If that is not the same event it is VS002.
+ * Whether an event_id that is to be written is in the log, though it was not when it
+ * was looked for.  If that is not the same event it is VS002.
  */
 static bool
 is_id_taken(const AppendCall *append, Snapshot snapshot)
@@ -651,10 +651,11 @@ is_id_taken(const AppendCall *append, Snapshot snapshot)
 	{
 		const NewEvent *event = &append->list.events[i];
 		EventRow standing;
-		Logged logged = event->id_given
-							? es_look_in_log(&event->row, snapshot, &standing)
-							: ES_NOT_LOGGED;
+		Logged logged = ES_NOT_LOGGED;
 
+		if (event->id_given &&
+			append->aggregates[event->aggregate].outcome == OUTCOME_APPENDED)
+			logged = es_look_in_log(&event->row, snapshot, &standing);
 		if (logged == ES_LOGGED_OTHERWISE)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
@@ -773,6 +774,23 @@ stage(const AppendCall *append, EventRow **rows, int count)
 		pfree(groups);
 }
 
+/*
+ * The drain looks in the archive for what was staged before the last move.  What was
+ * staged after it and looked for before it is looked for here.
+ */
+static void
+refuse_moved_ids(const AppendCall *append)
+{
+	Snapshot snapshot;
+
+	if (!append->any_given_ids || !es_moved_since(append->moves))
+		return;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (is_id_taken(append, snapshot))
+		es_raise_race();
+	UnregisterSnapshot(snapshot);
+}
+
 /* Step 6. */
 static void
 write_events(AppendCall *append)
@@ -791,6 +809,7 @@ write_events(AppendCall *append)
 	else
 	{
 		stage(append, rows, count);
+		refuse_moved_ids(append);
 		CommandCounterIncrement();
 	}
 	es_note_write();
