@@ -2,10 +2,12 @@
 """Aggregates that are moved to the archive and back while everybody works with them: archive_storm.py --dsn … [--turns 4000] [--crash-cmd …]
 
 Clients append in all ways at all isolation levels, send again what they have sent, use ids that others have used; movers archive
-aggregates, parts of them, and restore them; readers look. With --crash-cmd the server crashes several times.  Must hold:
+aggregates, parts of them, and restore them, also in the transaction that has appended to one; readers look, consumers of two
+subscriptions take what comes. With --crash-cmd the server crashes several times.  Must hold:
 
-- who reads an aggregate sees 1..n of it, never none where there was one, never an event twice: in both tables together, by load_events
-  and by replay_aggregate; the feed gives each event once, in the order of positions;
+- who reads an aggregate sees 1..n of it, and no less than he has seen before, never an event twice: in both tables together, by
+  load_events, load_event and replay_aggregate; read_events gives each event once, in the order of positions;
+- a subscription gives each event once, by next_events and by claim_events: what it has given is noted in the same transaction;
 - what was acknowledged as durable is there once, under its id, in its aggregate; what was refused with VS005 is not there;
 - no event_id and no position is there twice, in both tables together;
 - what the archive has of an aggregate comes before what the log has; one without an event in the log is closed, and only one.
@@ -111,11 +113,16 @@ class Writer(Client):
 
 
 class Mover(Client):
+    expected = Client.expected | {'VS005'}
+
     def turn(self):
         aggregate, luck = self.aggregate(), self.rng.random()
         inside = self.rng.random() < 0.3
         if inside:
             self.begin()
+            if self.rng.random() < 0.3:
+                self.rows("SELECT event_store.append_event(%s, %s, NULL, 'E', jsonb_build_object('n', %s::text), event_id => %s)",
+                          TYPE, aggregate, aggregate, str(uuid.UUID(int=self.rng.getrandbits(128))))
         if luck < 0.4:
             self.rows('SELECT event_store.archive_aggregate(%s, %s)', TYPE, aggregate)
         elif luck < 0.6:
@@ -131,33 +138,46 @@ class Mover(Client):
 class Reader(Client):
     """Of an aggregate it sees 1..n, and no less than before at the same place."""
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.durable = collections.Counter()  # of each aggregate so many, in a transaction before
+
     def turn(self):
         aggregate = self.aggregate()
         self.begin()
+        known = self.durable[aggregate]
         for _ in range(2):
-            look = self.rng.choice((self.by_view, self.by_load, self.by_replay, self.by_both) if self.given.api else (self.by_view,))
-            look(aggregate)
+            self.rng.choice((self.by_view, self.by_load, self.by_replay, self.by_both, self.by_id))(aggregate, known)
         self.rows('COMMIT')
 
     def must(self, holds, aggregate, how, found):
         if not holds:
             self.faults.put(f'{self.name}: {aggregate} {how}: {found}')
 
-    def by_view(self, aggregate):
+    def by_view(self, aggregate, known):
         found = self.rows('SELECT count(*), count(DISTINCT sequence), coalesce(max(sequence), 0), coalesce(min(sequence), 1) '
                           'FROM event_store.all_events WHERE aggregate_type = %s AND aggregate_id = %s', TYPE, aggregate)[0]
-        self.must(found[0] == found[1] == found[2] and found[3] == 1, aggregate, 'all_events', found)
+        self.must(found[0] == found[1] == found[2] >= known and found[3] == 1, aggregate, f'all_events, after {known}', found)
+        self.durable[aggregate] = max(known, found[0])
 
-    def by_load(self, aggregate):
+    def by_load(self, aggregate, known):
         backward = self.rng.random() < 0.3
         found = [s for s, in self.rows('SELECT sequence FROM event_store.load_events(%s, %s, backward => %s)', TYPE, aggregate, backward)]
-        self.must(found[::-1 if backward else 1] == list(range(1, len(found) + 1)), aggregate, 'load_events', found)
+        self.must(found[::-1 if backward else 1] == list(range(1, len(found) + 1)) and len(found) >= known, aggregate,
+                  f'load_events, after {known}', found)
 
-    def by_replay(self, aggregate):
+    def by_replay(self, aggregate, known):
         found = self.rows('SELECT r.sequence, r.state FROM event_store.replay_aggregate(%s, %s) r', TYPE, aggregate)[0]
-        self.must(found[0] == 0 or found[1] == {'n': aggregate}, aggregate, 'replay_aggregate', found)
+        self.must(found[0] >= known and (found[0] == 0 or found[1] == {'n': aggregate}), aggregate, f'replay_aggregate, after {known}', found)
 
-    def by_both(self, aggregate):
+    def by_id(self, aggregate, known):
+        """What is in one of the tables is found by its id in the same statement."""
+        found = self.rows('SELECT a.event_id, a.sequence, (SELECT e.sequence FROM event_store.load_event(a.event_id) e) FROM event_store.all_events a '
+                          'WHERE a.aggregate_type = %s AND a.aggregate_id = %s ORDER BY a.sequence LIMIT 3', TYPE, aggregate)
+        level = self.rows('SHOW transaction_isolation')[0][0]
+        self.must(all(sequence == loaded or level == 'read committed' for _, sequence, loaded in found), aggregate, 'load_event', found)
+
+    def by_both(self, aggregate, known):
         """One statement, one snapshot: a staged event is in load_events alone."""
         found = self.rows('SELECT (SELECT count(*) FROM event_store.load_events(%s, %s) e WHERE e.global_position IS NOT NULL), '
                           '(SELECT count(*) FROM event_store.all_events a WHERE a.aggregate_type = %s AND a.aggregate_id = %s)',
@@ -183,6 +203,59 @@ class Follower(Client):
         self.told.put(('followed', len(seen)))
 
 
+class Consumer(Client):
+    """What a subscription gives is noted in the transaction that says it is done; some of these are rolled back."""
+
+    expected = Client.expected | {'23505', 'VS007'}
+
+    def note(self, positions):
+        """The key of the table refuses what was given twice."""
+        try:
+            self.rows('INSERT INTO given SELECT %s, unnest(%s)', self.subscription, positions)
+        except psycopg2.Error as error:
+            if error.pgcode == '23505':
+                self.faults.put(f'{self.name}: given twice: {error}')
+            raise
+        if positions != sorted(positions):
+            self.faults.put(f'{self.name}: not in order: {positions}')
+
+    def end_turn(self):
+        self.rows(self.rng.choice(('COMMIT', 'COMMIT', 'COMMIT', 'ROLLBACK')))
+        self.told.put(('consumed',))
+
+
+class Fetcher(Consumer):
+    subscription = 'fetched'
+
+    def turn(self):
+        self.begin()
+        positions = [p for p, in self.rows('SELECT global_position FROM event_store.next_events(%s, %s)', self.subscription, self.rng.randrange(1, 200))]
+        if not positions:
+            self.rows('ROLLBACK')
+            time.sleep(0.02)
+            return
+        self.note(positions)
+        self.end_turn()
+
+
+class Claimer(Consumer):
+    subscription = 'claimed'
+
+    def turn(self):
+        claimed = self.rows("SELECT member, lease, global_position FROM event_store.claim_events(%s, %s, %s, lease_time => '2s')",
+                            self.subscription, self.name, self.rng.randrange(1, 200))
+        if not claimed:
+            time.sleep(0.02)
+            return
+        time.sleep(self.rng.choice((0, 0, 0.01)))
+        self.begin()
+        positions = [position for _, _, position in claimed][:self.rng.randrange(1, len(claimed) + 1)]
+        # one that comes too late is VS007
+        self.rows('SELECT event_store.ack_events(%s, %s, %s, %s)', self.subscription, claimed[0][0], claimed[0][1], positions[-1])
+        self.note(positions)
+        self.end_turn()
+
+
 def retried(given, sql, *values):
     """Runs a statement until it has gone through: the server may be down."""
     while True:
@@ -199,6 +272,18 @@ def retried(given, sql, *values):
 
 
 # ---------- what must hold
+
+def take_the_rest(given, subscription):
+    """What the consumers have left, until there is nothing more."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        taken = retried(given, 'WITH e AS (INSERT INTO given SELECT %s, e.global_position FROM event_store.next_events(%s, 1000) e RETURNING 1) '
+                        'SELECT count(*) FROM e', subscription, subscription)[0][0]
+        lag = retried(given, 'SELECT coalesce(sum(lag_events), 0) FROM event_store.subscription_status WHERE subscription_name = %s', subscription)[0][0]
+        if taken == lag == 0:
+            return
+        time.sleep(0 if taken else 0.1)
+
 
 def verify(given, there, refused, faults):
     def none(what, sql):
@@ -226,6 +311,10 @@ def verify(given, there, refused, faults):
          '(b.aggregate_type, b.aggregate_id, b.sequence) = (c.aggregate_type, c.aggregate_id, c.last_sequence + 1))')
     none('beyond the mark', 'SELECT max(global_position) FROM event_store.domain_events_archive HAVING max(global_position) > '
          '(SELECT last_value FROM event_store.archived_position)')
+    for subscription in ('fetched', 'claimed'):
+        take_the_rest(given, subscription)
+        none(f'{subscription} and all_events differ', f"SELECT global_position FROM event_store.all_events FULL JOIN (SELECT * FROM given WHERE "
+             f"subscription = '{subscription}') g USING (global_position) WHERE event_id IS NULL OR subscription IS NULL")
     found = {event: (aggregate, sequence) for event, aggregate, sequence in
              retried(given, 'SELECT event_id::text, aggregate_id, sequence FROM event_store.all_events')}
     for event, place in there.items():
@@ -241,7 +330,7 @@ def verify(given, there, refused, faults):
 def storm(given, end, faults, told):
     """Lets the clients work until they have had their turns; returns what they were told."""
     clients = [kind(number, given, end, faults, told) for number, kind in
-               enumerate([Writer] * given.writers + [Mover] * given.movers + [Reader] * given.readers + [Follower] * (2 if given.api else 0))]
+               enumerate([Writer] * given.writers + [Mover] * given.movers + [Reader] * given.readers + [Follower] + [Fetcher] * 2 + [Claimer] * 2)]
     there, refused, counts, crashes = {}, set(), collections.Counter(), 0
     until = time.monotonic() + given.patience
     for client in clients:
@@ -281,15 +370,17 @@ def main():
     parser.add_argument('--dsn', required=True)
     parser.add_argument('--turns', type=int, default=4000)
     parser.add_argument('--aggregates', type=int, default=30)
-    parser.add_argument('--writers', type=int, default=12)
+    # 24 with those who follow the feed
+    parser.add_argument('--writers', type=int, default=10)
     parser.add_argument('--movers', type=int, default=4)
-    parser.add_argument('--readers', type=int, default=8)
-    parser.add_argument('--api', action='store_true', help='reads by the functions, too')
+    parser.add_argument('--readers', type=int, default=5)
     parser.add_argument('--crash-cmd')
     parser.add_argument('--patience', type=int, default=150)
     parser.add_argument('--seed', type=int, default=random.randrange(1 << 30))
     given = parser.parse_args()
     print(f'  seed {given.seed}')
+    retried(given, 'CREATE TABLE given (subscription text, global_position bigint, PRIMARY KEY (subscription, global_position))')
+    retried(given, "SELECT event_store.create_subscription(s, members => 4, max_attempts => 0) FROM unnest(ARRAY['fetched', 'claimed']) s")
     end, faults, told = multiprocessing.Event(), multiprocessing.Queue(), multiprocessing.Queue()
     there, refused, counts = storm(given, end, faults, told)
     retried(given, "SELECT event_store.flush('2min')")
