@@ -116,6 +116,44 @@ CREATE FUNCTION changed() RETURNS SETOF text
       FROM results() r JOIN pg_temp.before b USING (call) WHERE r.result IS DISTINCT FROM b.result LIMIT 5
 $$;
 
+-- what is made of events anew: by rules, by a later reducer_version, of what upcasters give
+CREATE TEMP TABLE start AS SELECT :start AS position;
+CREATE FUNCTION folded() RETURNS text
+    LANGUAGE sql AS $$
+    SELECT md5(string_agg(r::text, ' ')) FROM (
+        SELECT s.r::text FROM generate_series(1, 12) n, LATERAL (SELECT ROW(r.*) AS r FROM event_store.replay_aggregates('Moved', as_of_sequence => n) r) s
+        UNION ALL SELECT s.r::text FROM pg_temp.times t, LATERAL (SELECT ROW(r.*) AS r FROM event_store.replay_aggregates('Moved', as_of_time => t.at) r) s
+        UNION ALL SELECT s.r::text FROM pg_temp.times t, LATERAL (SELECT ROW(r.*) AS r FROM event_store.replay_aggregates('Moved', as_of_position => t.position + (SELECT position FROM pg_temp.start)) r) s
+        UNION ALL SELECT s.r::text FROM pg_temp.times t, unnest('{m-0,m-1,m-2}'::text[]) id,
+                                  LATERAL (SELECT ROW(r.*) AS r FROM event_store.replay_aggregate('Moved', id, 5, as_of_position => t.position + (SELECT position FROM pg_temp.start)) r) s
+        UNION ALL SELECT s.r::text FROM unnest('{m-0,m-1,m-2}'::text[]) id, LATERAL (SELECT ROW(r.*) AS r FROM event_store.replay_aggregate('Moved', id) r) s) a
+$$;
+CREATE FUNCTION derived() RETURNS TABLE (what text, result text)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    FOR way IN 1..3 LOOP
+        what := (ARRAY['rules', 'later rules', 'upcast'])[way];
+        PERFORM event_store.set_reducer_rules('Moved', format('{"events": {"Counted": [{"op": "increment", "path": "$.counted", "value": %s}],
+            "Named": [{"op": "append", "path": "$.names", "from": "$.payload.%s"}]}}', way, CASE WHEN way = 3 THEN 'number' ELSE 'n' END)::jsonb);
+        IF way = 3 THEN
+            PERFORM event_store.set_upcaster('Named', 1, rules => '[{"op": "set", "path": "$.number", "from": "$.payload.n"}]', aggregate_type => 'Moved');
+        END IF;
+        result := folded();
+        RETURN NEXT;
+        what := what || ', view';
+        PERFORM event_store.rebuild_view('ArchiveDerived', 'Moved');
+        SELECT md5(string_agg(concat(v.view_key, v.view_data, v.version), ' ' ORDER BY v.view_key)) INTO result FROM event_store.load_views('ArchiveDerived') v;
+        RETURN NEXT;
+    END LOOP;
+    what := 'loaded';
+    SELECT md5(string_agg(e::text, ' ')) INTO result FROM unnest('{m-0,m-1,m-2}'::text[]) id, event_store.load_events('Moved', id) e;
+    RETURN NEXT;
+    PERFORM event_store.drop_upcaster('Named', 1, 'Moved'), event_store.set_reducer('Moved', NULL), event_store.clear_view('ArchiveDerived');
+END
+$$;
+CREATE TEMP TABLE derived_before AS SELECT * FROM derived();
+SELECT count(*), count(DISTINCT result), count(result) FROM derived_before;
+
 -- what is moved: aggregates up to a sequence, or whole
 CREATE PROCEDURE move(id text, below bigint)
     LANGUAGE plpgsql AS $$
@@ -139,8 +177,10 @@ CALL move('m-0', 9);
 -- one that had a snapshot, before what it stands at and behind it
 CALL move('m-2', 4);
 SELECT * FROM changed();
+SELECT what FROM derived() d JOIN derived_before b USING (what) WHERE d.result IS DISTINCT FROM b.result;
 CALL move('m-2', 11);
 SELECT * FROM changed();
+SELECT what FROM derived() d JOIN derived_before b USING (what) WHERE d.result IS DISTINCT FROM b.result;
 -- all of them
 CALL move('m-1', 1000);
 SELECT * FROM changed();
@@ -209,4 +249,4 @@ DELETE FROM event_store.snapshots WHERE aggregate_type IN ('Moved', 'Kept');
 DELETE FROM event_store.reducers WHERE aggregate_type IN ('Moved', 'Kept');
 DROP INDEX event_store.archive_reads_1, event_store.archive_reads_2, event_store.archive_reads_3, event_store.archive_reads_4;
 DROP PROCEDURE move, unguarded;
-DROP FUNCTION changed, results;
+DROP FUNCTION changed, results, derived, folded;

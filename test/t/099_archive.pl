@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use EventStoreTest;
+use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -67,6 +68,22 @@ $node->wait_for_log(qr/aggregate Large\/kept cannot be archived/, $offset);
 is(sql(q{SELECT count(*) FROM event_store.domain_events WHERE aggregate_id = 'kept'}), '1', 'what a foreign key keeps is passed over and logged');
 cmp_ok(sql(q{SELECT count(DISTINCT xmin::text) FROM event_store.domain_events_archive WHERE aggregate_type = 'Large'}), '>', 3, 'of a bounded size');
 sql('DROP TABLE reference');
+
+# ---------- an append that is open is waited for, and taken along
+
+my $appender = $node->background_psql('shop');
+$appender->query_safe(q{BEGIN; SELECT event_store.append_event('Open', 'o-1', NULL, 'Placed')});
+my $archived = '';
+my $archiver = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('shop'), '-c', q{SELECT event_store.archive_aggregate('Open', 'o-1')} ],
+	'>', \$archived, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+ok(poll(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%archive_aggregate(''Open%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()}),
+	'who archives waits for an open append');
+$appender->query_safe('COMMIT');
+$appender->quit;
+$archiver->finish;
+is($archived, "1\n", 'and takes it along');
+is(sql(q{SELECT count(*) FROM event_store.domain_events WHERE aggregate_type = 'Open'}), '0', 'nothing of a closed aggregate is in the log');
+sql(q{SELECT event_store.restore_aggregate('Open', 'o-1')});
 
 # ---------- nothing is deleted that somebody has still to get
 

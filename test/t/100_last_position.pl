@@ -113,6 +113,36 @@ remove('crashed_upon');
 $primary->restart(mode => 'immediate');
 goes_on($primary, $last, 'crashed');
 
+# ---------- by the store itself
+
+# Who has had all of it stands at the end, and what the newest event was is archived or deleted.
+sub put_away
+{
+	my ($call, $id) = @_;
+
+	append($primary, $id);
+	is(next_events($primary), $id, "$call: the newest one is read");
+	sql("SELECT event_store.$call");
+	# a deletion is told by an event
+	next_events($primary);
+	my $safe = safe($primary);
+	is_stored($safe, "$call: and stored");
+	return $safe;
+}
+
+foreach my $mode ('fast', 'immediate')
+{
+	foreach my $kind ('archived', 'deleted')
+	{
+		my $id = "${kind}_$mode";
+
+		$last = put_away($kind eq 'archived' ? "archive_aggregate('Log', '$id')" : "delete_aggregate('Log', '$id', 'test')", $id);
+		is(sql("SELECT count(*) FROM event_store.domain_events WHERE aggregate_id = '$id'"), 0, "$id: it is not in the log");
+		$primary->restart(mode => $mode);
+		goes_on($primary, $last, "after_$id");
+	}
+}
+
 # ---------- while somebody has locked the log, or what is stored
 
 $last = append($primary, 'locked_out');
@@ -139,6 +169,8 @@ goes_on($primary, $last, 'restored', 'restored');
 
 # ---------- a standby
 
+put_away("delete_aggregate('Log', 'deleted_promoted', 'test')", 'deleted_promoted');
+$last = put_away("archive_aggregate('Log', 'archived_promoted')", 'archived_promoted');
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
 is(safe($standby), $last, 'a standby can read as far');
 $primary->stop;
