@@ -35,7 +35,7 @@ sub files_with
 	return @found;
 }
 
-# A text that is stored as it is: PostgreSQL compresses only what is longer and has repetitions.
+# A text that is stored as it is, in TOAST as well: what is compressed has no text that could be looked for.
 my $mark = 'AnnaVonEhrenfels';
 my $random = join('', map { chr(65 + (($_ * 7919 + ($_ * $_) % 4241) % 26)) } 1 .. 9000);
 
@@ -49,6 +49,7 @@ sql(qq{
 	       event_store.create_subscription('all', '{Customer}', members => 3, partition_by => '\$.payload.name');
 	SELECT event_store.set_reducer_rules('Customer', '$rules');
 	SELECT count(*) FROM event_store.append_event($named);
+	ALTER TABLE event_store.domain_events ALTER payload SET STORAGE EXTERNAL;
 	CREATE INDEX owners_idx ON event_store.domain_events ((payload ->> 'name'));
 	SELECT count(*) FROM event_store.append_batch(
 		array_fill('Customer'::text, '{300}'), array(SELECT 'c-' || i % 3 FROM generate_series(1, 300) i),
@@ -73,6 +74,8 @@ is(sql(q{SELECT count(event_store.wait_for_subscription('async', event_store.saf
 is(sql(q{SELECT count(*) FROM event_store.next_events('all', 50)}), '50', 'and a consumer some');
 sql(q{ALTER TABLE event_store.domain_events ALTER payload SET STATISTICS 100; ANALYZE event_store.domain_events; CHECKPOINT;});
 cmp_ok(scalar(files_with($primary, $mark)), '>=', 4, 'the text is in several files');
+my $toast = sql(q{SELECT pg_relation_filepath(reltoastrelid) FROM pg_class WHERE oid = 'event_store.domain_events'::regclass});
+is(scalar(grep { /\Q$toast\E$/ } files_with($primary, $mark)), 1, 'that of TOAST is one of them');
 
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
