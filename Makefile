@@ -194,6 +194,7 @@ OBJS = \
 	src/keep/life.o \
 	src/keep/archive.o \
 	src/keep/delete.o \
+	src/keep/closing.o \
 	src/keep/retention.o \
 	src/keep/scrub.o \
 	src/keep/scrub_erased.o \

@@ -58,7 +58,7 @@ CREATE FUNCTION event_store.set_retention(aggregate_type text, archive_after int
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_set_retention';
 COMMENT ON FUNCTION event_store.set_retention(text, interval, text[], interval) IS
 $$Says how long aggregates of a type stay where they are: one whose last event was recorded archive_after ago or earlier is archived, and delete_after ago deleted. The server does it, with half of a process, in small transactions; table retention says how far it has come. Both NULL ends it.
-closed_by: the types of event that an aggregate ends with; one with another last event stays. NULL: any.
+closed_by: the types of event that an aggregate ends with, as their last version has them; one with another last event stays. NULL: any.
 Nothing is deleted that a subscription or projection has still to get, also of what is set aside. An aggregate that cannot be moved is passed over, and named in the server's log; the same call again tries all anew, and archives again what restore_aggregate() has brought back.
 Needs the library to be preloaded. Errors: 22023 an interval is negative or closed_by is empty or has an empty name; 55000 where the store of an older version needs create_store(); 22004, 22001; 25006 on a standby.
 Example: SELECT event_store.set_retention('Order', archive_after => '1 year', closed_by => ARRAY['OrderShipped', 'OrderCancelled']);$$;

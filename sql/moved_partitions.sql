@@ -4,7 +4,6 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 SELECT event_store.create_store();
-RESET client_min_messages;
 CREATE FUNCTION pg_temp.id(n int) RETURNS uuid LANGUAGE sql RETURN ('00000000-0000-4e1b-8000-' || lpad(n::text, 12, '0'))::uuid;
 CREATE FUNCTION pg_temp.append(id text, n int, who text) RETURNS bigint
     LANGUAGE sql AS $$

@@ -44,6 +44,7 @@
 #include "ground/timer_slot.h"
 #include "ground/transaction.h"
 #include "keep/archive.h"
+#include "keep/closing.h"
 #include "keep/delete.h"
 #include "keep/life.h"
 #include "keep/retention.h"
@@ -213,6 +214,15 @@ until(const Retention *retention)
 	return Max(retention->archive_until, retention->delete_until);
 }
 
+/* Types that the last events may have that were written; (Datum) 0 = any. */
+static Datum
+stored_types(const Retention *retention)
+{
+	return retention->closed_by == (Datum) 0
+			   ? (Datum) 0
+			   : es_stored_closing_types(retention->type, retention->closed_by);
+}
+
 /* How many types there are. */
 static int64
 count_retention(void)
@@ -369,9 +379,9 @@ is_of_the_aggregate(int sqlerrcode)
 		   sqlerrcode == ES_ERRCODE_DEAD_LETTERS;
 }
 
-/* Notes of an archived aggregate with which error it stays; the code has nothing of its content. */
+/* Notes of an archived aggregate why it stays; the code of an error has nothing of its content. */
 static void
-note_not_deleted(const LastEvent *last, int sqlerrcode)
+note_not_deleted(const LastEvent *last, const char *why)
 {
 	static KeptPlan plan = {"UPDATE event_store.closed_aggregates AS c SET reason = $3"
 							" WHERE c.aggregate_type OPERATOR(pg_catalog.=) $1"
@@ -379,8 +389,7 @@ note_not_deleted(const LastEvent *last, int sqlerrcode)
 							3,
 							{TEXTOID, TEXTOID, TEXTOID}};
 	Datum values[3] = {last->retention->type, last->id,
-					   CStringGetTextDatum(psprintf("not deleted: %s",
-													unpack_sql_state(sqlerrcode)))};
+					   CStringGetTextDatum(psprintf("not deleted: %s", why))};
 	OwnerScope scope;
 
 	es_begin(&scope);
@@ -388,11 +397,47 @@ note_not_deleted(const LastEvent *last, int sqlerrcode)
 	es_end(&scope);
 }
 
+/* It stays as it is, for an error that is its own. */
+static void
+pass_over(LastEvent *last, ErrorData *error)
+{
+	ereport(LOG, (errmsg("aggregate %s/%s cannot be %s: %s",
+						 TextDatumGetCString(last->retention->type),
+						 TextDatumGetCString(last->id),
+						 last->deletes ? "deleted" : "archived", error->message)));
+	if (last->archived)
+		note_not_deleted(last, unpack_sql_state(error->sqlerrcode));
+	FreeErrorData(error);
+	last->outcome = PASSED_OVER;
+}
+
+/* Whether its last event is, in its last version, what aggregates of the type end with. */
+static bool
+is_closed(LastEvent *last)
+{
+	const Retention *retention = last->retention;
+	ErrorData *error = NULL;
+
+	if (retention->closed_by == (Datum) 0 ||
+		es_is_closing(retention->type, last->id, last->sequence,
+					  retention->closed_by, &error))
+		return true;
+	if (error != NULL)
+		pass_over(last, error);
+	else if (last->archived)
+		note_not_deleted(last, "its last event is another one");
+	last->outcome = PASSED_OVER;
+	return false;
+}
+
 static void
 try_to_put_away(LastEvent *last)
 {
-	ErrorData *error = es_in_subtransaction(put_away, last);
+	ErrorData *error;
 
+	if (!is_closed(last))
+		return;
+	error = es_in_subtransaction(put_away, last);
 	if (error == NULL)
 		return;
 	if (is_of_the_moment(error->sqlerrcode))
@@ -403,14 +448,7 @@ try_to_put_away(LastEvent *last)
 	}
 	if (!is_of_the_aggregate(error->sqlerrcode))
 		ReThrowError(error);
-	ereport(LOG, (errmsg("aggregate %s/%s cannot be %s: %s",
-						 TextDatumGetCString(last->retention->type),
-						 TextDatumGetCString(last->id),
-						 last->deletes ? "deleted" : "archived", error->message)));
-	if (last->archived)
-		note_not_deleted(last, error->sqlerrcode);
-	FreeErrorData(error);
-	last->outcome = PASSED_OVER;
+	pass_over(last, error);
 }
 
 /*
@@ -484,7 +522,7 @@ read_walk(const Retention *retention, RetentionStep *step, int64 safe, int *coun
 					   Int64GetDatum(retention->position),
 					   Int64GetDatum(safe),
 					   TimestampTzGetDatum(until(retention)),
-					   retention->closed_by,
+					   stored_types(retention),
 					   Int64GetDatum(step->looks_left)};
 	const char nulls[6] = {' ',
 						   ' ',
@@ -598,7 +636,7 @@ read_archived(const Retention *retention, RetentionStep *step, int *count)
 		 {TEXTOID, TIMESTAMPTZOID, INT8OID, TEXTARRAYOID, INT8OID}};
 	Datum values[5] = {retention->type,
 					   TimestampTzGetDatum(retention->delete_until),
-					   Int64GetDatum(step->awaited), retention->closed_by,
+					   Int64GetDatum(step->awaited), stored_types(retention),
 					   Int64GetDatum(DELETED)};
 	const char nulls[5] = {' ', ' ', ' ',
 						   retention->closed_by == (Datum) 0 ? 'n' : ' ', ' '};

@@ -121,6 +121,23 @@ $session->query_safe('COMMIT');
 $session->quit;
 ok(wait_for_closed('Changed', 5), 'and goes when it is changed');
 
+# ---------- types that are renamed
+
+write_old('Renamed', 3, 2);
+sql(q{SELECT event_store.set_upcaster('Placed', 1, rules => '{"event_type": "Ended"}', aggregate_type => 'Renamed')});
+sql(q{SELECT event_store.set_retention('Renamed', '1 year', '{Placed}')});
+ok(poll(q{SELECT position >= (SELECT max(global_position) FROM event_store.domain_events WHERE aggregate_type = 'Renamed')
+	  FROM event_store.retention WHERE aggregate_type = 'Renamed'}), 'the walk comes to the end of a type');
+is(closed('Renamed'), '0', 'no last version has the name that was written');
+sql(q{SELECT event_store.set_retention('Renamed', '1 year', '{Ended}')});
+ok(wait_for_closed('Renamed', 3), 'aggregates end with what their last event is in its last version');
+ok(whole('Renamed', 3, 2), 'each event is there once');
+sql(q{SELECT event_store.set_retention('Renamed', '1 year', '{Placed}', '1 year')});
+ok(poll(q{SELECT count(*) = 3 FROM event_store.closed_aggregates WHERE aggregate_type = 'Renamed' AND reason = 'not deleted: its last event is another one'}),
+	'and so it is with those that are archived');
+sql(q{SELECT event_store.set_retention('Renamed', '1 year', '{Ended}', '1 year')});
+ok(wait_for_closed('Renamed', 3, 'deleted'), 'which are deleted then');
+
 # ---------- a stop in the middle
 
 foreach my $mode ('fast', 'immediate')
