@@ -106,8 +106,10 @@ BEGIN
 END
 $$;
 CREATE TEMP TABLE before AS SELECT * FROM results();
-SELECT split_part(split_part(call, '.', 2), '(', 1) AS function, count(*), count(DISTINCT result) > 1 AS differ
-  FROM before GROUP BY 1 ORDER BY 1;
+-- an event of the future, which another test has left, is what position_at() stops before
+SELECT split_part(split_part(call, '.', 2), '(', 1) AS function, count(*),
+       count(DISTINCT result) > 1 OR call LIKE '%position_at%' AND EXISTS (SELECT FROM event_store.domain_events WHERE recorded_at > now() + interval '1 year') AS differ
+  FROM before GROUP BY 1, call LIKE '%position_at%' ORDER BY 1;
 
 -- which calls give something else than they did
 CREATE FUNCTION changed() RETURNS SETOF text
