@@ -112,12 +112,12 @@ sql(q{
 	SELECT event_store.start_saga('pauses', 'of an executor'), event_store.start_saga('handled', 'of a handler');
 	SELECT event_store.report_step('pauses', saga_id, step, 'retry', lease) FROM event_store.claim_steps('pauses', 'e')});
 ok(poll(q{SELECT count(*) = 2 FROM event_store.saga_steps WHERE saga_id LIKE 'of a%' AND COALESCE(claimable_at, run_at) > clock_timestamp() + interval '50min'}), 'steps that pause');
-set_clock(-2 * 86400 - 2400);
+set_clock($node, -2 * 86400 - 2400);
 ok(poll(q{SELECT (SELECT count(*) FROM event_store.claim_steps('pauses', 'e')) = 0
 	AND (SELECT count(*) FROM event_store.saga_steps WHERE saga_id LIKE 'of a%' AND written_at > clock_timestamp()) = 0}), 'their times go back');
 is(sql(q{SELECT count(*) FROM event_store.saga_steps WHERE saga_id LIKE 'of a%' AND COALESCE(claimable_at, run_at) BETWEEN clock_timestamp() + interval '50min'
 	AND clock_timestamp() + interval '1h'}), '2', 'with the clock');
-set_clock(-2 * 86400 + 1800);
+set_clock($node, -2 * 86400 + 1800);
 ok(poll(q{SELECT count(*) = 1 FROM event_store.claim_steps('pauses', 'e')}), 'an executor has a step when its pause is over');
 sql(q{SELECT event_store.start_saga('plain', 'calls the process')});
 ok(poll(q{SELECT state = 'completed' FROM event_store.sagas WHERE saga_id = 'of a handler'}), 'so has a handler');
