@@ -82,6 +82,8 @@ SELECT event_store.project('each', 2), pg_temp.seen('each');
 SELECT event_store.project('each'), pg_temp.seen('each');
 SELECT event_store.project('each'), pg_temp.seen('each');
 SELECT event_store.project('all'), pg_temp.seen('all');
+-- batches count the events that they took in
+SELECT sum(value) > 0 FROM event_store.metrics WHERE metric = 'persistence.projection.batch.entries';
 -- rolled back, they come again
 SELECT pg_temp.append('A/a-3 E, A/a-4 E');
 BEGIN;

@@ -431,6 +431,8 @@ void
 es_end_call(Call call, int64 rows)
 {
 	SharedMetrics *metrics = my_metrics();
+	CallGroup group = es_call_kinds[call].group;
+	bool in_batches = group == ES_GROUP_BATCH || group == ES_GROUP_PROJECT;
 	int i = nrunning - 1;
 
 	while (i >= 0 && running[i].call != call)
@@ -438,10 +440,9 @@ es_end_call(Call call, int64 rows)
 	if (i < 0)
 		return;
 	nrunning = i;
-	if (es_call_kinds[call].group == ES_GROUP_LOAD)
+	if (group == ES_GROUP_LOAD)
 		add(&metrics->calls[call].misses, rows == 0 ? 1 : 0);
-	observe_call(&metrics->calls[call], running[i].started,
-				 es_call_kinds[call].group == ES_GROUP_BATCH ? rows : 0);
+	observe_call(&metrics->calls[call], running[i].started, in_batches ? rows : 0);
 }
 
 /* ---------- single counters ---------- */
