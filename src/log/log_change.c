@@ -28,6 +28,7 @@
 
 #include "access/table.h"
 #include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "fmgr.h"
 #include "rewrite/prs2lock.h"
 #include "storage/lockdefs.h"
@@ -107,7 +108,8 @@ is_guard(Oid function)
 static const Trigger *
 find_trigger(Relation relation, int16 event)
 {
-	TriggerDesc *triggers = relation->trigdesc;
+	/* what is looked up meanwhile may have the relation built anew */
+	TriggerDesc *triggers = CopyTriggerDesc(relation->trigdesc);
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
