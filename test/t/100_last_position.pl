@@ -65,8 +65,10 @@ sub is_stored
 {
 	my ($position, $what) = @_;
 
-	return ok($primary->poll_query_until('shop',
-			"SELECT safe_position >= $position FROM event_store.store_state"), $what);
+	ok($primary->poll_query_until('shop', "SELECT safe_position >= $position FROM event_store.store_state"), $what);
+	# by a commit that is not waited for: what flushes, flushes it too
+	sql(q{SELECT pg_logical_emit_message(true, 'test', '')});
+	return;
 }
 
 # The same position as before, and the subscription goes on with the next event.

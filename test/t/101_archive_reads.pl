@@ -177,6 +177,8 @@ sub is_whole
 
 is_whole($primary, 'moved');
 ok($primary->poll_query_until('shop', "SELECT safe_position = $last FROM event_store.store_state"), 'the position is stored');
+# by a commit that is not waited for: what flushes, flushes it too
+sql(q{SELECT pg_logical_emit_message(true, 'test', '')});
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
 is_whole($standby, 'on a standby');
 my $session = $standby->background_psql('shop');
