@@ -21,7 +21,6 @@
 #include "consume/unwanted.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
-#include "ground/pair_table.h"
 #include "log/archived.h"
 #include "replay/fold.h"
 #include "replay/upcast.h"
@@ -48,21 +47,13 @@ static bool
 look_at_event(TupleTableSlot *slot, void *arg)
 {
 	Look *look = arg;
-	Datum values[EV_COLUMNS];
-	bool nulls[EV_COLUMNS];
 	MemoryContext caller;
 
 	if (!es_is_old_row(slot))
 		return true;
-	slot_getallattrs(slot);
-	memcpy(values, slot->tts_values, sizeof(values));
-	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
 	MemoryContextReset(look->context);
 	caller = MemoryContextSwitchTo(look->context);
-	look->error = es_try_upcast(values, nulls, true);
-	for (int i = 0; i < look->count && look->error == NULL; i++)
-		look->found =
-			look->found || es_same_text(values[EV_EVENT_TYPE], look->types[i]);
+	look->found = es_has_last_type(slot, look->types, look->count, &look->error);
 	MemoryContextSwitchTo(caller);
 	return !look->found && look->error == NULL;
 }

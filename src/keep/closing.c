@@ -11,11 +11,11 @@
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "utils/array.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "ground/catalog.h"
 #include "ground/event.h"
-#include "ground/pair_table.h"
 #include "keep/closing.h"
 #include "log/archived.h"
 #include "replay/fold.h"
@@ -25,6 +25,7 @@
 /* What the event is looked at for. */
 typedef struct Look
 {
+	MemoryContext context; /* of the caller, who gets the error */
 	Datum *types;
 	int count;
 	bool found;
@@ -42,17 +43,10 @@ static bool
 look_at_event(TupleTableSlot *slot, void *arg)
 {
 	Look *look = arg;
-	Datum values[EV_COLUMNS];
-	bool nulls[EV_COLUMNS];
+	MemoryContext caller = MemoryContextSwitchTo(look->context);
 
-	slot_getallattrs(slot);
-	memcpy(values, slot->tts_values, sizeof(values));
-	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
-	if (es_is_old_version(values))
-		look->error = es_try_upcast(values, nulls, true);
-	for (int i = 0; i < look->count && look->error == NULL; i++)
-		look->found =
-			look->found || es_same_text(values[EV_EVENT_TYPE], look->types[i]);
+	look->found = es_has_last_type(slot, look->types, look->count, &look->error);
+	MemoryContextSwitchTo(caller);
 	return false;
 }
 
@@ -67,7 +61,7 @@ es_is_closing(Datum aggregate_type, Datum aggregate_id, int64 sequence,
 							3,
 							{TEXTOID, TEXTOID, INT8OID}};
 	Datum values[3] = {aggregate_type, aggregate_id, Int64GetDatum(sequence)};
-	Look look = {0};
+	Look look = {.context = CurrentMemoryContext};
 	OwnerScope scope;
 
 	*why = NULL;

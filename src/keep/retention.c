@@ -422,11 +422,11 @@ is_closed(LastEvent *last)
 		es_is_closing(retention->type, last->id, last->sequence,
 					  retention->closed_by, &error))
 		return true;
+	last->outcome = PASSED_OVER;
 	if (error != NULL)
 		pass_over(last, error);
 	else if (last->archived)
 		note_not_deleted(last, "its last event is another one");
-	last->outcome = PASSED_OVER;
 	return false;
 }
 

@@ -16,8 +16,8 @@ typedef enum LogChange
 
 /*
  * es_execute_latest() of a statement that updates or deletes rows of a table that the
- * guard watches; in a scope of es_begin(), since the guard itself is the owner's.  55000 where the table has rules, or
- * triggers that an update would have to pass.
+ * guard watches; in a scope of es_begin(), since the guard itself is the owner's.  55000
+ * where the table has rules, or triggers that an update or a delete would have to pass.
  */
 extern uint64 es_change_log(KeptPlan *plan, Datum *values, const char *nulls,
 							Oid table, LogChange change);

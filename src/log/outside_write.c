@@ -59,6 +59,8 @@ bool es_inserts = false;
 static ExecutorStart_hook_type previous_start = NULL;
 static ExecutorFinish_hook_type previous_finish = NULL;
 static ProcessUtility_hook_type previous_utility = NULL;
+/* whether this session has written to the archive: only then its statements are looked at when they end */
+static bool wrote_archive = false;
 
 /* The tables that are watched: the log, and those that say what is due. */
 #define LOG_TABLE "domain_events"
@@ -169,9 +171,6 @@ begin_write(void)
 	es_forget_heads();
 	es_begin_outside_write();
 }
-
-/* Whether this session has ever written to the archive: only then its statements are looked at when they end. */
-static bool wrote_archive = false;
 
 /* Rows come into the archive: once they are there, each session looks up to where. */
 static void

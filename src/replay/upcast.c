@@ -13,6 +13,7 @@
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "access/xact.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -26,6 +27,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/event.h"
+#include "ground/pair_table.h"
 #include "replay/named_function.h"
 #include "replay/patch.h"
 #include "replay/rules.h"
@@ -277,6 +279,27 @@ es_try_upcast(Datum *values, bool *nulls, bool faults)
 	memcpy(values, last_values, sizeof(last_values));
 	memcpy(nulls, last_nulls, sizeof(last_nulls));
 	return NULL;
+}
+
+bool
+es_has_last_type(TupleTableSlot *slot, const Datum *types, int count,
+				 ErrorData **why)
+{
+	Datum values[EV_COLUMNS];
+	bool nulls[EV_COLUMNS];
+
+	*why = NULL;
+	slot_getallattrs(slot);
+	memcpy(values, slot->tts_values, sizeof(values));
+	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
+	if (es_is_old_version(values))
+		*why = es_try_upcast(values, nulls, true);
+	for (int i = 0; i < count && *why == NULL; i++)
+	{
+		if (es_same_text(values[EV_EVENT_TYPE], types[i]))
+			return true;
+	}
+	return false;
 }
 
 /* ---------- SQL ---------- */

@@ -138,6 +138,14 @@ ok(poll(q{SELECT count(*) = 3 FROM event_store.closed_aggregates WHERE aggregate
 sql(q{SELECT event_store.set_retention('Renamed', '1 year', '{Ended}', '1 year')});
 ok(wait_for_closed('Renamed', 3, 'deleted'), 'which are deleted then');
 
+write_old('Unreadable', 1, 1);
+sql(q{CREATE FUNCTION fails(e event_store.event) RETURNS event_store.event LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RAISE EXCEPTION ''%'', repeat(''no such name '', 9); END';
+	SELECT event_store.set_upcaster('Placed', 1, 'fails', aggregate_type => 'Unreadable')});
+my $unreadable = log_offset($node);
+sql(q{SELECT event_store.set_retention('Unreadable', '1 year', '{Ended}')});
+$node->wait_for_log(qr{aggregate Unreadable/o-1 cannot be archived: (no such name ){9}}, $unreadable);
+is(closed('Unreadable'), '0', 'what nobody can tell to be closed stays');
+
 # ---------- a stop in the middle
 
 foreach my $mode ('fast', 'immediate')
