@@ -8,6 +8,7 @@ use warnings;
 
 use Exporter 'import';
 use File::Basename;
+use File::Find;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -17,7 +18,7 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(
   new_server wait_for_server create_store_in events_in wait_for_worker worker_pid
   stage flush_all error_of log_offset
-  start_with_clock set_clock
+  start_with_clock set_clock files_with
   prepare_clients start_client end_clients check_clients
 );
 
@@ -63,6 +64,21 @@ sub set_clock
 	close($file);
 	rename("$clock.next", $clock) or die $!;
 	return;
+}
+
+# The files below base/ and global/ that have a text.
+sub files_with
+{
+	my ($node, $text) = @_;
+	my @found;
+	find({ no_chdir => 1, wanted => sub {
+		return unless -f $File::Find::name;
+		open(my $file, '<:raw', $File::Find::name) or return;
+		local $/;
+		my $content = <$file>;
+		push @found, $File::Find::name if defined $content && index($content, $text) >= 0;
+	} }, map { $node->data_dir . "/$_" } qw(base global));
+	return @found;
 }
 
 # Waits for a server that comes up again after a crash.  Nothing is written to a client that

@@ -6,13 +6,14 @@ package StressPrograms;
 use strict;
 use warnings;
 
+use EventStoreTest;
 use Exporter 'import';
 use File::Basename qw(dirname);
 use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(can_run_programs program_passes count_of crash_command);
+our @EXPORT = qw(can_run_programs program_passes storm_passes count_of crash_command);
 
 my $python = '/usr/bin/python3';
 
@@ -37,6 +38,25 @@ sub program_passes
 	ok($passed, $name);
 	diag($output) unless $passed;
 	return $output;
+}
+
+# Tests that a storm finds nothing wrong, in a database of its own, and in another with crashes of the server.  Its clients
+# are named after the program; "counted" gives, for both, what there must have been.
+sub storm_passes
+{
+	my ($program, $node, $name, $counted, @arguments) = @_;
+
+	foreach my $crashes (0, 1)
+	{
+		my $database = $crashes ? 'crashed' : 'calm';
+
+		create_store_in($node, $database);
+		my $output = program_passes($program, $node, $database, $name . ($crashes ? ', across crashes' : ''), @arguments,
+			$crashes ? ('--crash-cmd', crash_command($node, $database, $program =~ tr/_/ /r)) : ());
+		cmp_ok(count_of($output, $_), '>', 0, "there were some of $_") foreach $counted->($crashes);
+	}
+	like(slurp_file($node->logfile), qr/was terminated by signal 9/, 'the server crashed');
+	return;
 }
 
 # A number that a program printed behind some words; 0 = it did not.

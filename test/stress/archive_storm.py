@@ -15,9 +15,7 @@ subscriptions take what comes. With --crash-cmd the server crashes several times
 import argparse
 import collections
 import multiprocessing
-import queue
 import random
-import subprocess
 import sys
 import time
 import uuid
@@ -26,32 +24,15 @@ sys.dont_write_bytecode = True
 
 import psycopg2
 
-from storm_client import ENDINGS, StormClient
+from log_storm import Follower, LogClient, LogWriter, storm
+from storm_client import retried
 
 NAME = 'archive storm'
 TYPE = 'Moved'
-LEVELS = ('READ COMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
 
 
-class Client(StormClient):
-    application, expected = NAME, {'40001', '40P01', '55000', '55P03'}
-
-    def __init__(self, number, given, end, faults, told):
-        super().__init__(f'{type(self).__name__} {number}', number, given, end, faults)
-        self.told = told
-
-    def aggregate(self):
-        # a few are in everybody's hands
-        return f'a-{min(self.rng.randrange(self.given.aggregates), self.rng.randrange(self.given.aggregates))}'
-
-    def begin(self):
-        self.rows(f'BEGIN ISOLATION LEVEL {self.rng.choice(LEVELS)}')
-
-
-class Writer(Client):
+class Writer(LogWriter):
     """Appends, repeats, and reuses ids."""
-
-    sent = []
 
     def turn(self):
         luck = self.rng.random()
@@ -67,26 +48,6 @@ class Writer(Client):
     def put(self, aggregate, event, durability):
         return self.rows("SELECT last_sequence, durable, outcome FROM event_store.append_event(%s, %s, NULL, 'E', "
                          "jsonb_build_object('n', %s::text), event_id => %s, durability => %s)", TYPE, aggregate, aggregate, event, durability)[0]
-
-    def append(self, durability, alone):
-        aggregate, event = self.aggregate(), str(uuid.UUID(int=self.rng.getrandbits(128)))
-        try:
-            if not alone:
-                self.begin()
-                if self.rng.random() < 0.3:
-                    self.rows('SELECT count(*) FROM event_store.all_events')  # an old snapshot
-            sequence, durable, _ = self.put(aggregate, event, durability)
-            if not alone:
-                time.sleep(self.rng.choice((0, 0, 0.005)))
-                self.rows('COMMIT')
-            if durable:
-                self.told.put(('there', event, aggregate, sequence))
-            self.sent = self.sent[-200:] + [(aggregate, event)]
-        except psycopg2.Error as error:
-            if error.pgcode != 'VS005':
-                raise
-            self.told.put(('refused', event))
-            self.roll_back()
 
     def again(self, aggregate, event, durability):
         """The same: a duplicate, unless it was staged and lost in a crash."""
@@ -112,8 +73,8 @@ class Writer(Client):
             self.roll_back()
 
 
-class Mover(Client):
-    expected = Client.expected | {'VS005'}
+class Mover(LogClient):
+    expected = LogClient.expected | {'VS005'}
 
     def turn(self):
         aggregate, luck = self.aggregate(), self.rng.random()
@@ -131,11 +92,11 @@ class Mover(Client):
             self.rows('SELECT event_store.restore_aggregate(%s, %s)', TYPE, aggregate)
         if inside:
             time.sleep(self.rng.choice((0, 0.01)))
-            self.rows(self.rng.choice(('COMMIT', 'COMMIT', 'ROLLBACK')))
+            self.ended('COMMIT', 'COMMIT', 'ROLLBACK')
         time.sleep(self.rng.choice((0, 0.01, 0.05)))
 
 
-class Reader(Client):
+class Reader(LogClient):
     """Of an aggregate it sees 1..n, and no less than before at the same place."""
 
     def __init__(self, *arguments):
@@ -149,10 +110,6 @@ class Reader(Client):
         for _ in range(2):
             self.rng.choice((self.by_view, self.by_load, self.by_replay, self.by_both, self.by_id))(aggregate, known)
         self.rows('COMMIT')
-
-    def must(self, holds, aggregate, how, found):
-        if not holds:
-            self.faults.put(f'{self.name}: {aggregate} {how}: {found}')
 
     def by_view(self, aggregate, known):
         found = self.rows('SELECT count(*), count(DISTINCT sequence), coalesce(max(sequence), 0), coalesce(min(sequence), 1) '
@@ -186,27 +143,10 @@ class Reader(Client):
         self.must(level == 'read committed' or found[0] == found[1], aggregate, 'load_events and all_events', found)
 
 
-class Follower(Client):
-    """Reads the feed from its begin to where it was safe, again and again: each event once, in order."""
-
-    def turn(self):
-        after, seen, safe = 0, set(), self.rows('SELECT event_store.safe_position()')[0][0]
-        while True:
-            page = self.rows('SELECT global_position, event_id FROM event_store.read_events(%s, 500, up_to_position => %s)', after, safe)
-            positions = [position for position, _ in page]
-            if positions != sorted(set(positions)) or seen & {event for _, event in page}:
-                self.faults.put(f'{self.name}: not once and in order behind {after}')
-            seen |= {event for _, event in page}
-            if len(page) < 500:
-                break
-            after = positions[-1]
-        self.told.put(('followed', len(seen)))
-
-
-class Consumer(Client):
+class Consumer(LogClient):
     """What a subscription gives is noted in the transaction that says it is done; some of these are rolled back."""
 
-    expected = Client.expected | {'23505', 'VS007'}
+    expected = LogClient.expected | {'23505', 'VS007'}
 
     def note(self, positions):
         """The key of the table refuses what was given twice."""
@@ -220,7 +160,7 @@ class Consumer(Client):
             self.faults.put(f'{self.name}: not in order: {positions}')
 
     def end_turn(self):
-        self.rows(self.rng.choice(('COMMIT', 'COMMIT', 'COMMIT', 'ROLLBACK')))
+        self.ended('COMMIT', 'COMMIT', 'COMMIT', 'ROLLBACK')
         self.told.put(('consumed',))
 
 
@@ -254,21 +194,6 @@ class Claimer(Consumer):
         self.rows('SELECT event_store.ack_events(%s, %s, %s, %s)', self.subscription, claimed[0][0], claimed[0][1], positions[-1])
         self.note(positions)
         self.end_turn()
-
-
-def retried(given, sql, *values):
-    """Runs a statement until it has gone through: the server may be down."""
-    while True:
-        try:
-            connection = psycopg2.connect(given.dsn, application_name=f'{NAME} main')
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(sql, values or None)
-                return cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
-            if error.pgcode not in ENDINGS:
-                raise
-            time.sleep(0.1)
 
 
 # ---------- what must hold
@@ -327,44 +252,6 @@ def verify(given, there, refused, faults):
 
 # ---------- the storm
 
-def storm(given, end, faults, told):
-    """Lets the clients work until they have had their turns; returns what they were told."""
-    clients = [kind(number, given, end, faults, told) for number, kind in
-               enumerate([Writer] * given.writers + [Mover] * given.movers + [Reader] * given.readers + [Follower] + [Fetcher] * 2 + [Claimer] * 2)]
-    there, refused, counts, crashes = {}, set(), collections.Counter(), 0
-    until = time.monotonic() + given.patience
-    for client in clients:
-        client.start()
-    while counts['turn'] < given.turns and time.monotonic() < until and any(client.is_alive() for client in clients):
-        note(told, there, refused, counts)
-        if given.crash_cmd and crashes < 3 and counts['turn'] > (crashes + 1) * given.turns / 4:
-            crashes += 1
-            subprocess.run([given.crash_cmd], check=False)
-    if counts['turn'] < given.turns:
-        faults.put(f'only {counts["turn"]} turns')
-    end.set()
-    for client in clients:
-        while client.is_alive():
-            note(told, there, refused, counts)
-            client.join(0.05)
-    while not told.empty():
-        note(told, there, refused, counts)
-    return there, refused, counts
-
-
-def note(told, there, refused, counts):
-    try:
-        for _ in range(1000):
-            what, *rest = told.get(timeout=0.1)
-            counts[what] += 1
-            if what == 'there':
-                there[rest[0]] = tuple(rest[1:])
-            elif what == 'refused':
-                refused.add(rest[0])
-    except queue.Empty:
-        pass
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--dsn', required=True)
@@ -378,11 +265,13 @@ def main():
     parser.add_argument('--patience', type=int, default=150)
     parser.add_argument('--seed', type=int, default=random.randrange(1 << 30))
     given = parser.parse_args()
+    given.application = NAME
     print(f'  seed {given.seed}')
     retried(given, 'CREATE TABLE given (subscription text, global_position bigint, PRIMARY KEY (subscription, global_position))')
     retried(given, "SELECT event_store.create_subscription(s, members => 4, max_attempts => 0) FROM unnest(ARRAY['fetched', 'claimed']) s")
     end, faults, told = multiprocessing.Event(), multiprocessing.Queue(), multiprocessing.Queue()
-    there, refused, counts = storm(given, end, faults, told)
+    kinds = [Writer] * given.writers + [Mover] * given.movers + [Reader] * given.readers + [Follower] + [Fetcher] * 2 + [Claimer] * 2
+    there, refused, counts = storm(given, kinds, end, faults, told)
     retried(given, "SELECT event_store.flush('2min')")
     found = []
     while not faults.empty():

@@ -12,13 +12,11 @@ by what is erased. With --crash-cmd the server crashes several times. Must hold:
 - the views are what their rules make of what is left; the subscription gives each event once.
 """
 import argparse
-import collections
+import functools
 import multiprocessing
 import os
-import queue
 import random
 import re
-import subprocess
 import sys
 import time
 import uuid
@@ -27,42 +25,21 @@ sys.dont_write_bytecode = True
 
 import psycopg2
 
-from storm_client import ENDINGS, StormClient
+import storm_client
+from log_storm import Follower, LogClient, LogWriter, storm
 
 NAME = 'erase storm'
 TYPE = 'Erased'
 VIEWS = {'storm async': 'async', 'storm inline': 'inline'}
 SUBSCRIPTION = 'storm subscription'
-LEVELS = ('READ COMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
+# of statements of the main program, too
+retried = functools.partial(storm_client.retried, expected={'40001', '40P01'})
 # stands in front of each secret, wherever it comes to
 SECRET = 'secretly:'
 
 
-class Client(StormClient):
-    application, expected = NAME, {'40001', '40P01', '55000', '55P03'}
-
-    def __init__(self, number, given, end, faults, told):
-        super().__init__(f'{type(self).__name__} {number}', number, given, end, faults)
-        self.told = told
-
-    def aggregate(self):
-        # a few are in everybody's hands
-        return f'a-{min(self.rng.randrange(self.given.aggregates), self.rng.randrange(self.given.aggregates))}'
-
-    def begin(self):
-        self.rows(f'BEGIN ISOLATION LEVEL {self.rng.choice(LEVELS)}')
-
-    def ended(self, *chances):
-        """Ends the transaction in one way or the other; whether by COMMIT."""
-        how = self.rng.choice(chances)
-        self.rows(how)
-        return how == 'COMMIT'
-
-
-class Writer(Client):
+class Writer(LogWriter):
     """Appends, and repeats what may have been erased meanwhile."""
-
-    sent = []
 
     def turn(self):
         durability = self.rng.choice(('durable', 'durable', 'grouped', 'staged'))
@@ -77,25 +54,6 @@ class Writer(Client):
                          "'who', %s::text, 'secret', %s::text), jsonb_build_object('ip', %s::text), event_id => %s, durability => %s)", TYPE, aggregate,
                          aggregate, f'who {event[0]}', SECRET + event, SECRET + event, event, durability)[0]
 
-    def append(self, durability, alone):
-        aggregate, event = self.aggregate(), str(uuid.UUID(int=self.rng.getrandbits(128)))
-        try:
-            if not alone:
-                self.begin()
-                if self.rng.random() < 0.3:
-                    self.rows('SELECT count(*) FROM event_store.all_events')  # an old snapshot
-            sequence, durable, _ = self.put(aggregate, event, durability)
-            if not alone:
-                time.sleep(self.rng.choice((0, 0, 0.005)))
-                self.rows('COMMIT')
-            if durable:
-                self.told.put(('there', event, aggregate, sequence))
-            self.sent = self.sent[-200:] + [(aggregate, event)]
-        except psycopg2.Error as error:
-            if error.pgcode != 'VS005':
-                raise
-            self.roll_back()
-
     def again(self, aggregate, event, durability):
         """A duplicate; of a pseudonym it is another aggregate's."""
         try:
@@ -108,7 +66,7 @@ class Writer(Client):
             self.roll_back()
 
 
-class Eraser(Client):
+class Eraser(LogClient):
     def turn(self):
         inside = self.rng.random() < 0.3
         if inside:
@@ -149,7 +107,7 @@ class Eraser(Client):
         return 0
 
 
-class Keeper(Client):
+class Keeper(LogClient):
     """Makes copies, and moves events."""
 
     def turn(self):
@@ -164,7 +122,7 @@ class Keeper(Client):
         time.sleep(self.rng.choice((0, 0.01, 0.05)))
 
 
-class Reader(Client):
+class Reader(LogClient):
     """What it has seen erased stays so, and of an aggregate it sees 1..n."""
 
     def __init__(self, *args):
@@ -177,10 +135,6 @@ class Reader(Client):
         look = self.rng.choice((self.by_view, self.by_load, self.by_replay))
         look(aggregate)
         self.rows('COMMIT')
-
-    def must(self, holds, aggregate, how, found):
-        if not holds:
-            self.faults.put(f'{self.name}: {aggregate} {how}: {found}')
 
     def note(self, aggregate, how, rows):
         told = {event for event, payload in rows if 'secret' in (payload or {})}
@@ -204,23 +158,7 @@ class Reader(Client):
         self.must(event not in self.erased, aggregate, 'replay_aggregate', state)
 
 
-class Follower(Client):
-    """Reads the feed from its begin to where it was safe, again and again: each event once, in order."""
-
-    def turn(self):
-        after, seen, safe = 0, set(), self.rows('SELECT event_store.safe_position()')[0][0]
-        while True:
-            page = self.rows('SELECT global_position, event_id FROM event_store.read_events(%s, 500, up_to_position => %s)', after, safe)
-            positions = [position for position, _ in page]
-            if positions != sorted(set(positions)) or seen & {event for _, event in page}:
-                self.faults.put(f'{self.name}: not once and in order behind {after}')
-            seen |= {event for _, event in page}
-            if len(page) < 500:
-                break
-            after = positions[-1]
-
-
-class Consumer(Client):
+class Consumer(LogClient):
     """Takes events into a ledger, and lets some fail, whose partitions wait until somebody retries them."""
 
     def turn(self):
@@ -241,21 +179,6 @@ class Consumer(Client):
 def take_in(rows, most):
     return rows('WITH given AS (INSERT INTO storm_given SELECT global_position FROM event_store.next_events(%s, %s) RETURNING 1) SELECT count(*) FROM given',
                 SUBSCRIPTION, most)[0][0]
-
-
-def retried(given, sql, *values):
-    """Runs a statement until it has gone through: the server may be down."""
-    while True:
-        try:
-            connection = psycopg2.connect(given.dsn, application_name=f'{NAME} main')
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(sql, values or None)
-                return cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
-            if error.pgcode not in ENDINGS | {'40001', '40P01'}:
-                raise
-            time.sleep(0.1)
 
 
 # ---------- what must hold
@@ -342,42 +265,6 @@ def prepare(given):
     retried(given, "SELECT event_store.create_subscription(%s, ARRAY[%s], members => 4, partition_by => '$.payload.who', max_attempts => 0)", SUBSCRIPTION, TYPE)
 
 
-def storm(given, end, faults, told):
-    """Lets the clients work until they have had their turns; returns what they were told."""
-    kinds = [Writer] * 9 + [Eraser] * 4 + [Keeper] * 2 + [Reader] * 5 + [Follower] + [Consumer] * 3
-    clients = [kind(number, given, end, faults, told) for number, kind in enumerate(kinds)]
-    there, counts, crashes = {}, collections.Counter(), 0
-    until = time.monotonic() + given.patience
-    for client in clients:
-        client.start()
-    while counts['turn'] < given.turns and time.monotonic() < until and any(client.is_alive() for client in clients):
-        note(told, there, counts)
-        if given.crash_cmd and crashes < 3 and counts['turn'] > (crashes + 1) * given.turns / 4:
-            crashes += 1
-            subprocess.run([given.crash_cmd], check=False)
-    if counts['turn'] < given.turns:
-        faults.put(f'only {counts["turn"]} turns')
-    end.set()
-    for client in clients:
-        while client.is_alive():
-            note(told, there, counts)
-            client.join(0.05)
-    while not told.empty():
-        note(told, there, counts)
-    return there, counts
-
-
-def note(told, there, counts):
-    try:
-        for _ in range(1000):
-            what, *rest = told.get(timeout=0.1)
-            counts[what] += 1
-            if what == 'there':
-                there[rest[0]] = tuple(rest[1:])
-    except queue.Empty:
-        pass
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--dsn', required=True)
@@ -388,10 +275,12 @@ def main():
     parser.add_argument('--patience', type=int, default=150)
     parser.add_argument('--seed', type=int, default=random.randrange(1 << 30))
     given = parser.parse_args()
+    given.application = NAME
     print(f'  seed {given.seed}')
     end, faults, told = multiprocessing.Event(), multiprocessing.Queue(), multiprocessing.Queue()
     prepare(given)
-    there, counts = storm(given, end, faults, told)
+    kinds = [Writer] * 9 + [Eraser] * 4 + [Keeper] * 2 + [Reader] * 5 + [Follower] + [Consumer] * 3
+    there, _, counts = storm(given, kinds, end, faults, told)
     found = []
     settle(given, found)
     while not faults.empty():

@@ -24,7 +24,7 @@ sys.dont_write_bytecode = True
 
 import psycopg2
 
-from storm_client import ENDINGS, StormClient
+from storm_client import StormClient, retried
 
 NAME = 'saga storm'
 FINAL = ('SagaCompleted', 'SagaCompensated', 'SagaFailed')
@@ -177,19 +177,6 @@ def verify(cursor, ids, faults):
 
 # ---------- the storm
 
-def retried(given, sql, *values):
-    """Runs a statement until it has gone through: the server may be down."""
-    while True:
-        try:
-            with psycopg2.connect(given.dsn, application_name=f'{NAME} main') as connection, connection.cursor() as cursor:
-                cursor.execute(sql, values)
-                return cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
-            if error.pgcode not in ENDINGS:
-                raise
-            time.sleep(0.1)
-
-
 def start_all(given, end, faults):
     """Starts sagas, with the server crashing in between, while executors come and go."""
     clients = [Executor(number, given, end, faults) for number in range(given.executors)] + [Operator(99, given, end, faults)]
@@ -230,6 +217,7 @@ def main():
     parser.add_argument('--patience', type=int, default=120)
     parser.add_argument('--seed', type=int, default=random.randrange(1 << 30))
     given = parser.parse_args()
+    given.application = NAME
     print(f'  seed {given.seed}')
     end, queue, faults = multiprocessing.Event(), multiprocessing.Queue(), []
     retried(given, 'CREATE TABLE effects (saga_id text, step text, kind text)')

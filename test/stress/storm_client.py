@@ -55,3 +55,18 @@ class StormClient(multiprocessing.Process):
         with self.connection.cursor() as cursor:
             cursor.execute(sql, values)
             return cursor.fetchall() if cursor.description else []
+
+
+def retried(given, sql, *values, expected=()):
+    """Runs a statement of the main program until it has gone through: the server may be down."""
+    while True:
+        try:
+            connection = psycopg2.connect(given.dsn, application_name=f'{given.application} main')
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql, values or None)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.Error as error:
+            if error.pgcode not in ENDINGS.union(expected):
+                raise
+            time.sleep(0.1)

@@ -7,7 +7,6 @@ use strict;
 use warnings;
 
 use EventStoreTest;
-use PostgreSQL::Test::Utils;
 use StressPrograms;
 use Test::More;
 
@@ -21,17 +20,10 @@ restart_after_crash = on
 CONF
 $node->start;
 
-foreach my $crashes (0, 1)
-{
-	my $database = $crashes ? 'crashed' : 'calm';
-
-	create_store_in($node, $database);
-	my $output = program_passes('archive_storm', $node, $database, 'each event is once where it belongs' . ($crashes ? ', across crashes' : ''),
-		'--turns', $long ? 100_000 : 4000, '--patience', $long ? 1200 : 150,
-		$crashes ? ('--crash-cmd', crash_command($node, $database, 'archive storm')) : ());
-	cmp_ok(count_of($output, $_), '>', 0, "there were some of $_") for 'there', 'refused', 'followed', 'consumed', $crashes ? () : ('archive.archived', 'archive.restored');
-}
-like(slurp_file($node->logfile), qr/was terminated by signal 9/, 'the server crashed');
+# what is moved is counted in shared memory, which a crash empties
+storm_passes('archive_storm', $node, 'each event is once where it belongs',
+	sub { return ('there', 'refused', 'followed', 'consumed', $_[0] ? () : ('archive.archived', 'archive.restored')) },
+	'--turns', $long ? 100_000 : 4000, '--patience', $long ? 1200 : 150);
 
 $node->stop;
 done_testing();

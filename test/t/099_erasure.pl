@@ -5,7 +5,6 @@ use strict;
 use warnings;
 
 use EventStoreTest;
-use File::Find;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -18,21 +17,6 @@ create_store_in($primary, 'shop');
 sub sql
 {
 	return $primary->safe_psql('shop', join("\n", @_));
-}
-
-# The files below base/ and global/ that have a text.
-sub files_with
-{
-	my ($node, $text) = @_;
-	my @found;
-	find({ no_chdir => 1, wanted => sub {
-		return unless -f $File::Find::name;
-		open(my $file, '<:raw', $File::Find::name) or return;
-		local $/;
-		my $content = <$file>;
-		push @found, $File::Find::name if defined $content && index($content, $text) >= 0;
-	} }, map { $node->data_dir . "/$_" } qw(base global));
-	return @found;
 }
 
 # A text that is stored as it is, in TOAST as well: what is compressed has no text that could be looked for.

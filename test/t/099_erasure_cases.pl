@@ -5,7 +5,6 @@ use strict;
 use warnings;
 
 use EventStoreTest;
-use File::Find;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -31,21 +30,6 @@ sub scrubbed
 	my ($node, $what) = @_;
 	ok($node->poll_query_until('shop', 'SELECT count(*) = 0 FROM event_store.erasures WHERE scrubbed_at IS NULL'), $what);
 	return;
-}
-
-# The files below base/ and global/ that have a text.
-sub files_with
-{
-	my ($node, $text) = @_;
-	my @found;
-	find({ no_chdir => 1, wanted => sub {
-		return unless -f $File::Find::name;
-		open(my $file, '<:raw', $File::Find::name) or return;
-		local $/;
-		my $content = <$file>;
-		push @found, $File::Find::name if defined $content && index($content, $text) >= 0;
-	} }, map { $node->data_dir . "/$_" } qw(base global));
-	return @found;
 }
 
 # ---------- what policies hide from the store is not passed over
