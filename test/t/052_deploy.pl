@@ -117,22 +117,50 @@ SKIP:
 
 SKIP:
 {
-	my $reads = 'import sys, yaml; [print(d["kind"]) for d in yaml.safe_load_all(sys.stdin)]';
 	my $out = '';
-	skip 'there is no yaml for python3', 3 if !IPC::Run::run [ 'python3', '-c', 'import yaml' ], '>', \$out, '2>&1';
+	skip 'there is no yaml for python3', 1 if !IPC::Run::run [ 'python3', '-c', 'import yaml' ], '>', \$out, '2>&1';
 
-	foreach my $file (qw(cluster-17.yaml cluster-18.yaml))
-	{
-		my $kinds = '';
-		my $text = slurp_file("$deploy/kubernetes/$file");
-		IPC::Run::run [ 'python3', '-c', $reads ], '<', \$text, '>', \$kinds;
-		is($kinds, $file =~ /18/ ? "Cluster\nDatabase\n" : "Cluster\n", "$file is YAML");
-	}
 	my ($text, $count) = ('', '');
 	IPC::Run::run [ 'bash', "$deploy/kubernetes/monitoring.sh", 'shop', 'stock' ], '>', \$text;
 	IPC::Run::run [ 'python3', '-c', 'import sys, yaml; q = yaml.safe_load(yaml.safe_load(sys.stdin)["data"]["queries.yaml"]); print(len(q), all(v["target_databases"] == ["shop", "stock"] and v["query"] and v["metrics"] for v in q.values()))' ],
 	  '<', \$text, '>', \$count;
 	like($count, qr/^[3-9]\d True$/, 'monitoring.sh prints all queries, each for the databases given');
+}
+
+# The schema that the operator publishes, and linters, all from npm.
+SKIP:
+{
+	my $tools = dirname(abs_path(__FILE__)) . '/../deploy';
+	my ($out, @dockerfiles) = ('', map { glob "$deploy/$_" } 'docker/Dockerfile', 'docker/*/Dockerfile', 'kubernetes/Dockerfile.*');
+	my $run = sub { $out = ''; return IPC::Run::run([@_], '>', \$out, '2>&1'); };
+
+	skip 'npm cannot install what reads manifests', 7
+	  if !-e "$tools/node_modules/dclint"
+	  && (!program('npm') || !$run->('sh', '-c', "cd '$tools' && npm ci --no-audit --no-fund --loglevel=error"));
+
+	foreach my $file (qw(cluster-17.yaml cluster-18.yaml))
+	{
+		ok($run->('node', "$tools/manifests.js", "$deploy/kubernetes/$file"), "$file is what the schemas of its kinds allow") or diag $out;
+		is($out, $file =~ /18/ ? "Cluster holds\nDatabase holds\n" : "Cluster holds\n", 'of all its documents');
+	}
+
+	# none of the three is what an unknown version of the schema would let pass
+	my $text = slurp_file("$deploy/kubernetes/cluster-18.yaml");
+	my @slips = (s_in($text, 'ensure: present', 'ensure: maybe'), s_in($text, 'stopDelay: 120', 'stopDelay: "120"'),
+		s_in($text, 'customQueriesConfigMap', 'customQueryConfigMap'));
+	my @passed = grep { my $slip = $_; unlink "$temp/slip.yaml"; append_to_file("$temp/slip.yaml", $slip); $run->('node', "$tools/manifests.js", "$temp/slip.yaml") } @slips;
+	is(@passed, 0, 'a value, a type and a name that they do not allow are seen');
+
+	ok($run->("$tools/node_modules/.bin/dockerfilelint", @dockerfiles), 'dockerfilelint has nothing against ' . @dockerfiles . ' files') or diag $out;
+	ok($run->("$tools/node_modules/.bin/dclint", '--quiet', "$deploy/docker/compose.yaml"), 'nor dclint against compose.yaml') or diag $out;
+}
+
+sub s_in
+{
+	my ($text, $from, $to) = @_;
+
+	$text =~ s/\Q$from\E/$to/ or die "no $from";
+	return $text;
 }
 
 done_testing();
