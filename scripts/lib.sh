@@ -169,7 +169,7 @@ install_packages() {
 		is_service() {
 			[ -e "/etc/init.d/$1" ] || [ -e "/lib/systemd/system/$1.service" ]
 		}
-		for service in pgbouncer prometheus prometheus-postgres-exporter prometheus-sql-exporter nats-server; do
+		for service in pgbouncer prometheus prometheus-postgres-exporter prometheus-sql-exporter nats-server nginx; do
 			is_service "$service" || services="$services $service"
 		done
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
