@@ -286,6 +286,19 @@ es_has_policies_for_owner(Oid relation)
 	return has;
 }
 
+bool
+es_has_children(Oid relation)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	bool has;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	has = ((Form_pg_class) GETSTRUCT(tuple))->relhassubclass;
+	ReleaseSysCache(tuple);
+	return has;
+}
+
 static bool
 is_btree(Oid index)
 {

@@ -27,6 +27,8 @@ extern bool es_takes_rows_directly(Oid relation, Oid schema, Oid owner);
 extern void es_list_deferrable(Oid relation, StringInfo list);
 /* Whether policies of row security hold for the owner of a table, too. */
 extern bool es_has_policies_for_owner(Oid relation);
+/* Whether a table has child tables: making a plan may compute what their constraints hold. */
+extern bool es_has_children(Oid relation);
 /* Whether a subscription of logical replication writes to a table. */
 extern bool es_is_subscribed(Oid relation);
 /* Looks for the optional indexes of domain_events, whatever their names. */

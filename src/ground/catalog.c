@@ -183,8 +183,8 @@ StaticAssertDecl(lengthof(written_tables) == ES_WRITTEN_TABLES,
 
 /*
  * What an owner can attach to any of the tables: the statement that has deferrable
- * constraints fire at the end of each statement, if there are any, and whether he
- * has policies that hold for himself.
+ * constraints fire at the end of each statement, if there are any, and whether code
+ * of his may run when a table is read.
  */
 static void
 find_attached(Store *s)
@@ -201,6 +201,8 @@ find_attached(Store *s)
 		es_list_deferrable(s->written[i], &list);
 		if (es_has_policies_for_owner(s->written[i]))
 			s->policies = true;
+		if (es_has_children(s->written[i]))
+			s->children = true;
 	}
 	if (fire_at_once != NULL)
 		pfree(fire_at_once);
@@ -552,9 +554,11 @@ fire_triggers_at_once(void)
 }
 
 /*
- * Where code of the owner may run, what it could leave behind to run later with
- * the caller's rights, or under his search_path, is refused: a deferred trigger of
- * another table, a cursor WITH HOLD, a temporary view in the place of a table.
+ * What code of the owner could leave behind to run later with the caller's rights, or
+ * under his search_path, is refused: a deferred trigger of another table, a cursor WITH
+ * HOLD, a temporary view in the place of a table.  It is refused everywhere, since code
+ * may run where none is known to be: PostgreSQL computes what is constant in the
+ * constraints of child tables, and in expressions of their indexes, when it makes a plan.
  */
 static void
 begin(OwnerScope *scope, bool runs_code)
@@ -565,8 +569,7 @@ begin(OwnerScope *scope, bool runs_code)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	GetUserIdAndSecContext(&scope->user, &scope->security);
-	restriction =
-		runs_code && scope->user != owner ? SECURITY_RESTRICTED_OPERATION : 0;
+	restriction = scope->user != owner ? SECURITY_RESTRICTED_OPERATION : 0;
 	SetUserIdAndSecContext(owner, scope->security | SECURITY_LOCAL_USERID_CHANGE |
 									  restriction);
 	scope->guc_level = 0;
@@ -607,7 +610,7 @@ es_begin_processed(OwnerScope *scope)
 void
 es_begin_read(OwnerScope *scope)
 {
-	begin(scope, es_store()->policies);
+	begin(scope, es_store()->policies || es_store()->children);
 }
 
 void

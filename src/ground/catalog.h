@@ -69,8 +69,9 @@ typedef struct Store
 	bool direct;		  /* domain_events takes rows without a statement */
 	bool plain_processed; /* nor to processed_messages */
 	bool policies;		  /* row security of a table holds for its owner */
-	bool subscribed;	  /* a subscription writes domain_events */
-	Oid aggregate_gate;	  /* see lock.c */
+	bool children; /* a table has child tables, with constraints of their own */
+	bool subscribed;	/* a subscription writes domain_events */
+	Oid aggregate_gate; /* see lock.c */
 	Oid view_key_gate;
 	Oid written[ES_WRITTEN_TABLES]; /* all tables that calls write to */
 	Oid positions;					/* the sequence of global positions */
@@ -151,14 +152,14 @@ typedef struct OwnerScope
 } OwnerScope;
 
 /*
- * Code that the owner attached to a table (a trigger, say) must not find the
- * caller's search_path, nor leave anything behind that runs with his rights:
- * es_begin pins the one, and runs the other as a security-restricted operation.
- * es_begin_write does so where something is attached to domain_events that an INSERT
+ * Code that the owner attached to a table (a trigger, say) must not leave anything
+ * behind that runs with the caller's rights, nor find his search_path: each scope is a
+ * security-restricted operation, and es_begin pins the path.  es_begin_write pins it
+ * where something is attached to domain_events that an INSERT
  * meets, or to domain_views: only such a scope may do the one, and write the other;
  * es_begin_processed likewise with
  * processed_messages; es_begin_read, for reading alone, where there are policies that
- * hold for the owner.  In the scope of one
+ * hold for the owner, or child tables.  In the scope of one
  * that writes, deferrable constraints of the store's tables are not deferred.
  */
 extern void es_begin(OwnerScope *scope);
