@@ -49,6 +49,7 @@ OBJS = \
 	src/ground/position.o \
 	src/ground/fencing.o \
 	src/ground/upgrade.o \
+	src/ground/repair.o \
 	src/log/outside_write.o \
 	src/log/heap_insert.o \
 	src/log/log_change.o \

@@ -47,7 +47,7 @@ BEGIN ATOMIC
            'subscriptions', 'subscription_positions', 'parked_events', 'discarded_events',
            'projections', 'scheduled_events', 'saga_definitions', 'sagas', 'saga_steps', 'closed_aggregates', 'retention']),
     ('owner',
-     ARRAY['create_store', 'missing_parts', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change', 'is_log_change',
+     ARRAY['create_store', 'missing_parts', 'repair_table', 'grant_access', 'access_levels', 'announce_store', 'guard_drop', 'refuse_change', 'is_log_change',
            'aggregate_member', 'partition_member', 'fold_events_add', 'fold_events_result', 'histogram_quantiles', 'saga_transition'],
      ARRAY['staging_0', 'staging_1', 'staging_2', 'staging_3', 'staging_4', 'staging_5', 'staging_6', 'staging_7',
            'staging_marker', 'view_rebuilds', 'view_rebuild_rows', 'subscription_marks', 'sticky_keys']);

@@ -103,6 +103,11 @@ $missing_parts$;
 COMMENT ON FUNCTION event_store.missing_parts(text) IS
 'Internal: the statements that add to a table of the store what it lacks of its CREATE TABLE, for create_store().';
 
+CREATE FUNCTION event_store.repair_table(damaged regclass, statement text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_repair_table';
+COMMENT ON FUNCTION event_store.repair_table(regclass, text) IS
+'Internal: runs an ALTER TABLE of create_store() as the owner of the table, so that nothing of his runs with the rights of whoever repairs it.';
+
 CREATE FUNCTION event_store.create_store(category_index boolean DEFAULT false,
                                          event_type_index boolean DEFAULT false,
                                          payload_index boolean DEFAULT false,
@@ -530,6 +535,7 @@ DECLARE
         'CREATE INDEX IF NOT EXISTS saga_steps_due_idx ON event_store.saga_steps (due_at) WHERE due_at IS NOT NULL'];
     statement text;
     statements text[] := '{}';
+    table_key text[];
     complaint text;
     complaints text[] := '{}';
     hint text;
@@ -643,8 +649,19 @@ BEGIN
     FOREACH statement IN ARRAY statements || pg_catalog.array_remove(indexes, NULL) LOOP
         -- to be told that it exists would wait for who makes it anew
         CONTINUE WHEN pg_catalog.to_regclass('event_store.' || pg_catalog.substring(statement, 'IF NOT EXISTS (\w+)')) IS NOT NULL;
+        table_key := pg_catalog.regexp_match(statement, '^ALTER TABLE (event_store\.\w+) ADD CONSTRAINT (\w+) (UNIQUE|PRIMARY KEY) (\(.*\))$');
         BEGIN
-            EXECUTE statement;
+            IF table_key IS NOT NULL THEN
+                -- the owner may make no index in the schema; who makes one makes it as him
+                EXECUTE pg_catalog.format('CREATE UNIQUE INDEX %s ON %s %s', table_key[2], table_key[1], table_key[4]);
+                PERFORM event_store.repair_table(table_key[1]::pg_catalog.regclass,
+                    pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %s %s USING INDEX %2$s', VARIADIC table_key));
+            ELSIF statement LIKE 'ALTER TABLE %' AND statement NOT LIKE '% AS IDENTITY' THEN
+                PERFORM event_store.repair_table(pg_catalog.substring(statement, 'event_store\.\w+')::pg_catalog.regclass, statement);
+            ELSE
+                -- an index, or a column that takes a sequence: neither runs anything of the owner's but as him
+                EXECUTE statement;
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS complaint = PG_EXCEPTION_DETAIL;
             -- what the store is like keeps this part from it, and the others go on
@@ -735,17 +752,6 @@ BEGIN
             EXECUTE pg_catalog.format('ALTER TABLE event_store.%I ENABLE ALWAYS TRIGGER %I', guarded, guard);
         END IF;
     END LOOP;
-
-    -- rows that came around the API, as by logical replication: a standby knows of them by this mark alone
-    IF (SELECT pg_catalog.max(a.global_position) FROM event_store.domain_events_archive a)
-       > (SELECT CASE WHEN p.is_called THEN p.last_value ELSE -9223372036854775808 END FROM event_store.archived_position p)
-    THEN
-        -- who moves events has locked it, and raises the mark before he commits
-        LOCK TABLE event_store.domain_events_archive IN SHARE MODE;
-        PERFORM pg_catalog.setval('event_store.archived_position', GREATEST(p.last_value, pg_catalog.max(a.global_position)))
-           FROM event_store.domain_events_archive a, event_store.archived_position p
-          GROUP BY p.last_value;
-    END IF;
 
     COMMENT ON TABLE event_store.domain_events IS
 'The durable, append-only log: one row per domain event. Written by append_event, append_events, append_batch and the drain.';

@@ -18,7 +18,7 @@
  * dump is restored or a publication is applied; so each backend looks itself once,
  * and again after a change of one of the store's relations.  On a standby, and
  * without preload, the sequence is read each time: it is raised as well after a statement that
- * writes such rows (src/log/outside_write.c), and by create_store().
+ * writes such rows (src/log/outside_write.c), and by announce_store().
  *
  * Beside it stands a number that is raised with each statement that moves rows.  An
  * event's id is unique over both tables, but each has an index of its own: who inserts an
@@ -265,6 +265,21 @@ es_note_archived_rows(void)
 
 	if (position > 0)
 		es_note_move(position);
+}
+
+/* A standby knows of such rows by this mark alone. */
+void
+es_repair_archive_mark(void)
+{
+	OwnerScope scope;
+
+	if (!OidIsValid(es_store()->archive))
+		return;
+	es_begin(&scope);
+	if (last_in_archive(es_store()) >
+		noted_position(es_store()->archived_position))
+		es_note_archived_rows();
+	es_end(&scope);
 }
 
 uint64

@@ -30,6 +30,8 @@ es_anything_moved(void)
 extern void es_note_move(int64 position);
 /* The same of rows that came into the archive around the API. */
 extern void es_note_archived_rows(void);
+/* The same of rows that a restore or a subscription brought, if there are any. */
+extern void es_repair_archive_mark(void);
 /*
  * Whether a row may have gone from one table to the other, and been seen in neither,
  * since the first of these was called, before a snapshot was taken.  It may, too, while

@@ -12,6 +12,7 @@
 #include "storage/lockdefs.h"
 #include "utils/inval.h"
 
+#include "ground/archive_mark.h"
 #include "ground/catalog.h"
 #include "ground/common.h"
 #include "ground/log_identity.h"
@@ -41,6 +42,7 @@ es_announce_store(PG_FUNCTION_ARGS)
 		CacheInvalidateRelcacheByRelid(es_store()->events);
 		es_make_store_state();
 		es_note_new_log();
+		es_repair_archive_mark();
 	}
 	es_recheck_positions();
 	if (es_my_database() != NULL)
