@@ -9,7 +9,7 @@ CREATE FUNCTION event_store.create_projection(
 COMMENT ON FUNCTION event_store.create_projection(text, regprocedure, text[], text[], bigint, int, int, text, interval, text, int, regprocedure) IS
 $$Makes a projection: the server calls handler, a function (events event_store.event[]) RETURNS void or (event event_store.event) RETURNS void that the caller owns, with every event, in order, in one transaction with the position, so each has its effect exactly once. Returns true when it made one, false when the same one is there.
 The handler runs in a process that connects as its owner, with search_path pg_catalog, pg_temp, as a security-restricted operation. aggregate_types, event_types, start_after, members, partition_by, on_failure and max_attempts are those of create_subscription: a projection is a subscription, which can be paused, moved and waited for. batch_size: at most so many events a batch, 1 to 10,000; timeout: of a call of the handler; reset: a function () RETURNS void for rebuild_projection.
-Errors: 22001, 22004, 22023; 25006 on a standby; 42501 when the caller does not own the functions; 42710 when another one, or a subscription, of that name is there; 55000 also when the owner lacks LOGIN or CONNECT.
+Errors: 22001, 22004, 22023; 25006 on a standby; 42501 when the caller does not own the functions, or their owner is a superuser and that of the store is none; 42710 when another one, or a subscription, of that name is there; 55000 also when the owner lacks LOGIN or CONNECT.
 Example: SELECT event_store.create_projection('mails', f) FROM to_regprocedure('shop.mail(event_store.event)') f WHERE f IS NOT NULL;$$;
 
 CREATE FUNCTION event_store.create_view_projection(

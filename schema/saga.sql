@@ -5,7 +5,7 @@ CREATE FUNCTION event_store.define_saga(saga_name text, definition jsonb) RETURN
 COMMENT ON FUNCTION event_store.define_saga(text, jsonb) IS
 $$Says what the steps of a saga are, and returns the version: that of the newest definition where it is the same. Sagas that run keep theirs.
 definition: {"steps": [step, ...], "timeout": "1h"}; a step has a "name" and may have "compensate", "timeout", "queue_timeout", "max_attempts", "retry_initial", "retry_max", "compensation" (the same for compensating it), "when", "optional", "group", "wait" ({"signal", "timeout", "on_timeout"}), "delay", "circuit" ({"failures", "pause"}), "handler" (the function of yours that does it, instead of executors: "schema.function", of (saga_id text, step text, attempt int, context jsonb) RETURNS jsonb; it raises VS011 where the step has failed). See docs/sagas.md.
-Errors: 22023 where the definition is wrong, naming the step; 42501 for a handler of somebody else; 22004; 25006 on a standby; 55000 also where the role of handlers lacks LOGIN or CONNECT.
+Errors: 22023 where the definition is wrong, naming the step; 42501 for a handler of somebody else, or of a superuser where the owner of the store is none; 22004; 25006 on a standby; 55000 also where the role of handlers lacks LOGIN or CONNECT.
 Example: SELECT event_store.define_saga('order', '{"steps": [{"name": "reserve", "compensate": true}, {"name": "charge", "max_attempts": 5}]}');$$;
 
 CREATE FUNCTION event_store.start_saga(saga_name text, saga_id text, context jsonb DEFAULT '{}', correlation_id text DEFAULT NULL) RETURNS bigint

@@ -187,12 +187,13 @@ may_log_in(Oid role)
 bool
 es_may_run_projector(Oid role)
 {
-	return may_log_in(role) && may_connect(role);
+	return may_log_in(role) && may_connect(role) && !es_is_above_store(role);
 }
 
 void
 es_check_projector_role(Oid role)
 {
+	es_refuse_above_store(role);
 	if (es_may_run_projector(role))
 		return;
 	ereport(ERROR,
@@ -337,7 +338,18 @@ es_call_reset(const Projection *projection)
 	HandlerCall call = {.function = handler.function,
 						.owner = handler.owner,
 						.timeout = projection->timeout};
+	Oid of_store = es_store()->owner;
 
+	/* it has no arguments, so many a function that was made for something else could be one */
+	if (object_aclcheck(ProcedureRelationId, handler.function, of_store,
+						ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the owner of the store may not execute the reset function of projection \"%s\"",
+						TextDatumGetCString(projection->name)),
+				 errhint("GRANT EXECUTE ON FUNCTION %s TO %s",
+						 TextDatumGetCString(projection->reset),
+						 quote_identifier(GetUserNameFromId(of_store, false)))));
 	es_make_constraints_immediate();
 	(void) es_call_as_owner(&call);
 }

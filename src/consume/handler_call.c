@@ -8,6 +8,9 @@
  * Deferred triggers cannot wait for the end of the transaction then, so all constraints
  * are immediate from the first call on, and triggers run in the call that they are due to.
  *
+ * Which function that is stands in tables of the store, which their owner can write to
+ * himself: he cannot have a superuser's functions run by that, unless he is one.
+ *
  * A call has a time.  When that is over it is cancelled, and has failed, also when the
  * function has caught that.  In a projector a call that lasts twice as long ends the
  * process, since no code can catch that; whoever called has it noted.
@@ -25,6 +28,7 @@
 #include "utils/timeout.h"
 
 #include "consume/handler_call.h"
+#include "ground/catalog.h"
 #include "write/cause.h"
 
 /* What a handler finds unless it sets a search_path itself. */
@@ -125,6 +129,25 @@ es_make_constraints_immediate(void)
 	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 }
 
+bool
+es_is_above_store(Oid role)
+{
+	return superuser_arg(role) && !superuser_arg(es_store()->owner);
+}
+
+void
+es_refuse_above_store(Oid role)
+{
+	if (es_is_above_store(role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a handler of role \"%s\", a superuser, cannot run in a store of role \"%s\", who is none",
+						GetUserNameFromId(role, false),
+						GetUserNameFromId(es_store()->owner, false)),
+				 errdetail("The owner of the store can write to the table that says which function runs."),
+				 errhint("Give the function to another role.")));
+}
+
 Datum
 es_call_as_owner(HandlerCall *call)
 {
@@ -136,6 +159,7 @@ es_call_as_owner(HandlerCall *call)
 	Oid user;
 	int security;
 
+	es_refuse_above_store(call->owner);
 	fmgr_info(call->function, &function);
 	InitFunctionCallInfoData(*arguments, &function, call->count, InvalidOid,
 							 NULL, NULL);

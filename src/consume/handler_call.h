@@ -26,6 +26,12 @@ typedef struct HandlerCall
 } HandlerCall;
 
 /*
+ * Whether a role is a superuser and the owner of the store is none: its functions
+ * cannot be handlers there.  42501 where it is so.
+ */
+extern bool es_is_above_store(Oid role);
+extern void es_refuse_above_store(Oid role);
+/*
  * Calls it, without a time or with one: 57014 where that is over, also when the function
  * has caught its cancellation.
  */

@@ -133,7 +133,7 @@ start_one(SharedDatabase *db, const DueWork *projection)
 									 !es_may_run_projector(projection->role)))
 	{
 		es_note_pause(projection->hash,
-					  "the role that the handler runs as is gone, or lacks LOGIN or CONNECT");
+					  "the role that the handler runs as is gone, lacks LOGIN or CONNECT, or is a superuser and the owner of the store is none");
 		es_want_projectors(db);
 		return;
 	}

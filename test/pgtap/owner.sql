@@ -6,7 +6,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS event_store;
-SELECT plan(14);
+SELECT plan(26);
 
 DROP ROLE IF EXISTS event_store_test_owner;
 CREATE ROLE event_store_test_owner;
@@ -124,6 +124,104 @@ CREATE TRIGGER at_once AFTER INSERT ON event_store.store_state
 SELECT event_store.create_store() \g /dev/null
 SELECT is((SELECT array_agg(DISTINCT at_once) FROM seen), '{event_store_test_owner}', 'create_store() runs it as the owner');
 DROP TRIGGER at_once ON event_store.store_state;
+
+-- what is constant in a constraint of a child table is computed when a plan is made: by
+-- whoever reads, and it leaves nothing for him
+CREATE TABLE later (by name);
+CREATE FUNCTION note_later() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.seen (deferred) VALUES (current_user);
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER later AFTER INSERT ON later DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION note_later();
+GRANT INSERT ON later TO PUBLIC;
+CREATE SEQUENCE others;
+CREATE FUNCTION note_path_now() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_user <> 'event_store_test_owner' THEN
+        -- stays when what is done here is undone
+        PERFORM nextval('public.others');
+    END IF;
+    INSERT INTO public.found VALUES (current_user, current_setting('search_path'));
+END
+$$;
+CREATE FUNCTION put_off() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.later VALUES (current_user);
+END
+$$;
+CREATE FUNCTION constant_path() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.note_path_now(); RETURN 1; END $$;
+CREATE FUNCTION constant_later() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.put_off(); RETURN 1; END $$;
+TRUNCATE found;
+CREATE TABLE child (CHECK (public.constant_path() = 1)) INHERITS (event_store.domain_events);
+ALTER TABLE child OWNER TO event_store_test_owner;
+SELECT is((SELECT count(*) FROM event_store.load_events('Owner', 'o-1')), 2::bigint, 'events are read where there is a child table');
+SELECT is((SELECT array_agg(DISTINCT f::text) FROM found f), '{"(event_store_test_owner,\"pg_catalog, pg_temp\")"}',
+          'its constraint has the owner''s rights, and a search_path of its own');
+ALTER TABLE child ADD CHECK (public.constant_later() = 1);
+SELECT throws_ok($$SELECT * FROM event_store.load_events('Owner', 'o-1')$$, '42501', NULL, 'and leaves nothing to run later');
+DROP TABLE child;
+CREATE TABLE child (CHECK (public.constant_later() = 1)) INHERITS (event_store.sagas);
+ALTER TABLE child OWNER TO event_store_test_owner;
+SELECT throws_ok('SELECT * FROM event_store.metrics', '42501', NULL, 'nor for who watches');
+DROP TABLE child;
+
+-- who repairs the store alters the tables as the owner: a CHECK may cast a column of the
+-- owner's type, and whether a column is NULL is asked of the owner's constraints
+CREATE TYPE word AS (t text);
+CREATE FUNCTION cast_text(word) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM public.note_path_now(); RETURN ($1).t; END $$;
+CREATE CAST (word AS text) WITH FUNCTION cast_text AS IMPLICIT;
+BEGIN;
+ALTER TABLE event_store.snapshots DROP CONSTRAINT snapshots_source_check, DROP CONSTRAINT snapshots_pkey;
+ALTER TABLE event_store.snapshots ALTER COLUMN source TYPE word USING ROW(source)::word;
+INSERT INTO event_store.snapshots (aggregate_type, aggregate_id, source, sequence) VALUES ('Owner', 'o-1', ROW('server'), 1);
+TRUNCATE found;
+SELECT setval('others', 1, false) \g /dev/null
+SELECT event_store.create_store() \g /dev/null
+SELECT array_agg(DISTINCT f.by) AS by FROM found f \gset
+ROLLBACK;
+SELECT is(:'by'::text, '{event_store_test_owner}', 'a cast in a CHECK that is added runs as the owner');
+SELECT is((SELECT is_called FROM others), false, 'and as nobody else');
+BEGIN;
+ALTER TABLE event_store.snapshots ADD CONSTRAINT attached CHECK (public.constant_path() = 1), ALTER COLUMN sequence DROP NOT NULL;
+TRUNCATE found;
+SELECT setval('others', 1, false) \g /dev/null
+SELECT event_store.create_store() \g /dev/null
+SELECT array_agg(DISTINCT f.by) AS by FROM found f \gset
+ROLLBACK;
+SELECT is(:'by'::text, '{event_store_test_owner}', 'so does a constraint that is asked whether a column is NULL');
+SELECT is((SELECT is_called FROM others), false, 'and as nobody else');
+BEGIN;
+ALTER TABLE event_store.snapshots ADD CONSTRAINT attached CHECK (public.constant_path() = 1), DROP CONSTRAINT snapshots_pkey,
+    ALTER COLUMN source DROP NOT NULL;
+INSERT INTO event_store.snapshots (aggregate_type, aggregate_id, sequence) VALUES ('Owner', 'o-1', 1);
+SELECT setval('others', 1, false) \g /dev/null
+SELECT event_store.create_store() \g /dev/null
+ROLLBACK;
+SELECT is((SELECT is_called FROM others), false, 'nor one where a key is added');
+BEGIN;
+CREATE TABLE child (CHECK (public.constant_path() = 1)) INHERITS (event_store.domain_events_archive);
+SELECT setval('others', 1, false) \g /dev/null
+SELECT event_store.create_store() \g /dev/null
+ROLLBACK;
+SELECT is((SELECT is_called FROM others), false, 'nor one of a child of the archive');
+
+-- the table that says which function handles events is the owner's: no superuser's runs by that
+CREATE FUNCTION nightly() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.found VALUES (current_user); END $$;
+CREATE FUNCTION handle(event event_store.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
+SELECT throws_like($$SELECT event_store.create_projection('owner', 'public.handle(event_store.event)'::regprocedure)$$,
+                   '%superuser%', 'a superuser''s function is not registered');
+SELECT event_store.create_subscription('owner') \g /dev/null
+SET ROLE event_store_test_owner;
+INSERT INTO event_store.projections (projection_name, kind, batch_size, start_position, handler, reset, handler_owner, timeout)
+SELECT 'owner', 'handler', 1, 0, 'public.handle(event_store.event)', 'public.nightly()', r.rolname, '1 min'
+  FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner WHERE p.oid = 'public.nightly()'::regprocedure;
+RESET ROLE;
+SELECT throws_like($$SELECT event_store.rebuild_projection('owner')$$, '%superuser%', 'nor is it run when the owner has put it into the table');
+DELETE FROM event_store.projections WHERE projection_name = 'owner';
+SELECT event_store.drop_subscription('owner') \g /dev/null
 SELECT * FROM finish();
 DROP FUNCTION look(), leave();
 REASSIGN OWNED BY event_store_test_owner TO CURRENT_USER;
