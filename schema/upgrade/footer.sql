@@ -14,13 +14,13 @@ BEGIN
 END
 $$;
 
--- What was set aside comes back; that of a function which is gone goes to those
--- of its name that were not there before.
+-- What was set aside comes back, from whom it came; that of a function which is gone
+-- goes to those of its name that were not there before.
 SELECT event_store.outside_script(
            CASE WHEN g.given
                 THEN pg_catalog.format('GRANT %s ON %s %s TO %s%s', g.privilege, m.kind, m.object, g.grantee, g.option)
                 ELSE pg_catalog.format('REVOKE %s ON %s %s FROM %s', g.privilege, m.kind, m.object, g.grantee)
-           END)
+           END, CASE WHEN g.grantor = m.owner THEN current_user::pg_catalog.regrole ELSE g.grantor::pg_catalog.regrole END)
   FROM upgrade_grant g
   JOIN upgrade_member m
     ON m.kind = g.kind
@@ -29,11 +29,12 @@ SELECT event_store.outside_script(
                 AND NOT EXISTS (SELECT FROM upgrade_member n WHERE n.kind = g.kind AND n.object = g.object)
                 AND NOT EXISTS (SELECT FROM upgrade_grant b WHERE b.kind = m.kind AND b.object = m.object)))
  WHERE g.given IS NOT NULL
- ORDER BY g.given;
+ ORDER BY g.given, g.after;
 
 DROP VIEW upgrade_member;
 DROP TABLE upgrade_grant;
 DROP FUNCTION event_store.outside_script(text);
+DROP FUNCTION event_store.outside_script(text, regrole);
 
 -- Changes nothing, but sessions that know the store look at it again, and see
 -- that it has another version than a library they may have loaded.

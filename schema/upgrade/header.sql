@@ -49,6 +49,8 @@ $$;
 -- privileges that the extension itself gives; the footer puts it back.
 CREATE FUNCTION event_store.outside_script(statement text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_outside_script';
+CREATE FUNCTION event_store.outside_script(statement text, run_as regrole) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_outside_script';
 
 -- the functions and relations that are members, with their privileges and with
 -- those that the extension gave
@@ -76,20 +78,33 @@ SELECT p.kind, p.object, p.name, p.owner, COALESCE(p.acl, p.default_acl) AS acl,
   FROM privileged p
   LEFT JOIN pg_catalog.pg_init_privs i ON i.classoid = p.classid AND i.objoid = p.objid AND i.objsubid = 0;
 
--- one row at least for each of them; "given" tells a grant from a revoke
+-- one row at least for each of them; "given" tells a grant from a revoke, and "after"
+-- counts the roles between the owner and who granted it
 CREATE TEMPORARY TABLE upgrade_grant AS
+WITH RECURSIVE grantor (kind, object, role, after) AS (
+    SELECT m.kind, m.object, m.owner, 0 FROM upgrade_member m
+    UNION
+    SELECT g.kind, g.object, a.grantee, g.after + 1
+      FROM grantor g
+      JOIN upgrade_member m ON m.kind = g.kind AND m.object = g.object,
+           pg_catalog.aclexplode(m.acl) a
+     WHERE a.grantor = g.role AND a.grantee <> g.role AND a.is_grantable AND g.after < 100
+)
 SELECT m.kind, m.object, m.name, d.given, d.privilege_type AS privilege,
        CASE d.grantee WHEN 0 THEN 'PUBLIC' ELSE d.grantee::pg_catalog.regrole::text END AS grantee,
-       CASE WHEN d.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option
+       CASE WHEN d.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option,
+       CASE WHEN pg_catalog.has_schema_privilege(d.grantor, 'event_store', 'USAGE') THEN d.grantor ELSE m.owner END AS grantor,
+       (SELECT pg_catalog.max(g.after) FROM grantor g
+         WHERE g.kind = m.kind AND g.object = m.object AND g.role = d.grantor) AS after
   FROM upgrade_member m
   LEFT JOIN LATERAL (
-       (SELECT true AS given, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.acl) a
+       (SELECT true AS given, a.grantor, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.acl) a
         EXCEPT
-        SELECT true, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.initial_acl) a)
+        SELECT true, a.grantor, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.initial_acl) a)
        UNION ALL
-       (SELECT false, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.initial_acl) a
+       (SELECT false, a.grantor, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.initial_acl) a
         EXCEPT
-        SELECT false, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.acl) a)) d
+        SELECT false, a.grantor, a.grantee, a.privilege_type, a.is_grantable FROM pg_catalog.aclexplode(m.acl) a)) d
        ON d.grantee <> m.owner;
 
 SELECT event_store.outside_script(

@@ -58,6 +58,12 @@ my $levels = q{
 	SELECT event_store.grant_access('boss', 'admin');};
 my $by_hand = q{
 	GRANT EXECUTE ON FUNCTION event_store.load_events, event_store.replay_aggregate TO helper WITH GRANT OPTION;
+	GRANT USAGE ON SCHEMA event_store TO helper, watcher;
+	SET ROLE helper;
+	GRANT EXECUTE ON FUNCTION event_store.load_events, event_store.replay_aggregate TO watcher WITH GRANT OPTION;
+	SET ROLE watcher;
+	GRANT EXECUTE ON FUNCTION event_store.load_events TO clerk;
+	RESET ROLE;
 	GRANT SELECT ON event_store.staging_status, event_store.feed_status TO watcher;
 	REVOKE EXECUTE ON FUNCTION event_store.openmetrics FROM pg_monitor;};
 
@@ -463,6 +469,16 @@ like(error_of($node, 'later', q{SELECT event_store.append_event('Counter', 'c-2'
 sql('old', q{UPDATE pg_extension SET extversion = '9.10.0' WHERE extname = 'event_store'});
 like(error_of($node, 'old', q{SELECT event_store.load_events('Order', 'o-1')}),
 	qr/55000.*HINT:  Install the library of version 9\.10\.0/s, 'refused: an extension newer than the library');
+# as each script does before anything else
+chomp(my $extensions = `pg_config --sharedir`);
+my $present = sql('fresh', 'SELECT event_store.extension_version()');
+foreach my $script ("event_store--$present.sql", "event_store--$released--$present.sql")
+{
+	my ($block) = slurp_file("$extensions/extension/$script") =~ /^(DO \$\$\n.*?^\$\$;\n)/ms;
+
+	like(error_of($node, 'old', $block),
+		qr/55000.*library event_store has version \Q$present\E, but the extension shall have version 9\.10\.0.*HINT:  Restart the server/s, "and $script");
+}
 
 # ---------- a function with other arguments looks at the version before at those
 
