@@ -171,6 +171,17 @@ while ($page =~ /\b(event_store_[a-z_]+)/g)
 	  if !grep { /^\Q$name\E(?:\{|$)/ } keys %sample;
 }
 is(join(' ', @missing), '', 'every series that the page and the alerts name exists');
+@missing = ();
+my $rules = slurp_file("$alerts/rules.yaml");
+while ($rules =~ /\b(event_store_[a-z_]+)\{(\w+="[^"]+")\}/g)
+{
+	my ($name, $label) = ($1, $2);
+
+	push @missing, "$name $label" if !grep { /^\Q$name\E\{.*\b\Q$label\E/ } keys %sample;
+}
+is(join(' ', @missing), '', 'with the labels that an alert chooses by');
+my %case = map { $_ => 1 } slurp_file("$alerts/rules_test.yaml") =~ /alertname: (\w+)/g;
+is(join(' ', grep { !$case{$_} } $rules =~ /- alert: (\w+)/g), '', 'every alert has a case');
 
 # ---------- promtool
 
