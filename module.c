@@ -62,13 +62,16 @@ static void (*const share_parts[])(void) =
 	 es_share_grouped_calls, es_share_timers,	  es_share_saga_work,
 	 es_share_circuits,		 es_share_scrubbers,  es_share_archive_mark};
 
+/*
+ * A server that pg_upgrade starts has the settings, so that none is read that is not
+ * there, and nothing else: no shared memory, no hook, no process; and catalog.c
+ * refuses every call.
+ */
 void
 _PG_init(void)
 {
-	if (IsBinaryUpgrade)
-		return;
 	es_define_settings();
-	if (process_shared_preload_libraries_in_progress)
+	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 	{
 		for (int i = 0; i < (int) lengthof(share_parts); i++)
 			share_parts[i]();

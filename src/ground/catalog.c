@@ -382,6 +382,20 @@ log_difference(const Shape *shape)
 }
 
 /*
+ * In a server that pg_upgrade starts what is written is lost, or in the way of what
+ * pg_upgrade brings.
+ */
+static void
+refuse_in_upgrade(void)
+{
+	if (IsBinaryUpgrade)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the event store cannot be used while pg_upgrade runs"),
+				 errhint("Start the server as usual when pg_upgrade has ended.")));
+}
+
+/*
  * The work of es_store and es_store_if_any.  Looking up may itself process
  * invalidations; then it is done again.
  */
@@ -396,6 +410,9 @@ get_store(bool missing_ok)
 
 	if (store_valid)
 		return &store_cache;
+	if (IsBinaryUpgrade && missing_ok)
+		return NULL;
+	refuse_in_upgrade();
 	if (!callback_registered)
 	{
 		CacheRegisterRelcacheCallback(store_changed, (Datum) 0);
@@ -503,6 +520,7 @@ es_check_version(void)
 
 	if (store_valid)
 		return;
+	refuse_in_upgrade();
 	version = installed_version(&extension);
 	if (version != NULL && strcmp(version, ES_VERSION) != 0)
 		refuse_version(version);

@@ -432,7 +432,9 @@ es_define_settings(void)
 	define_tracing();
 	define_drain();
 	define_upkeep();
-	MarkGUCPrefixReserved("event_store");
+	/* what pg_upgrade carries over may name a setting that is no more */
+	if (!IsBinaryUpgrade)
+		MarkGUCPrefixReserved("event_store");
 	all_defined = true;
 }
 
