@@ -297,4 +297,5 @@ def main():
 
 
 if __name__ == '__main__':
+    multiprocessing.set_start_method('fork')
     sys.exit(main())

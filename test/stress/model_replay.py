@@ -620,4 +620,5 @@ def main():
 
 
 if __name__ == '__main__':
+    multiprocessing.set_start_method('fork')
     main()

@@ -257,4 +257,5 @@ def main():
 
 
 if __name__ == '__main__':
+    multiprocessing.set_start_method('fork')
     main()
