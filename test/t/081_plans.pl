@@ -140,8 +140,8 @@ my @calls = (
 	[ define_saga => q{define_saga('plan', '{"steps": [{"name": "b"}]}')}, 80 ],
 	[ start_saga => q{start_saga('plan', 'new')}, 150 ],
 	[ claim_steps => q{claim_steps('plan', 'e')}, 250 ],
-	[ extend_step => q{extend_step('plan', 'p-1', 'a', (SELECT lease FROM event_store.saga_steps WHERE saga_id = 'p-1'))}, 250 ],
-	[ report_step => q{report_step('plan', 'p-1', 'a', 'succeeded', (SELECT lease FROM event_store.saga_steps WHERE saga_id = 'p-1'))}, 300 ],
+	[ extend_step => q{extend_step('plan', 'p-1', 'a', LEASE)}, 250 ],
+	[ report_step => q{report_step('plan', 'p-1', 'a', 'succeeded', LEASE)}, 300 ],
 	[ signal_saga => q{signal_saga('plan', 'p-1', 's')}, 150 ],
 	[ resolve_step => q{resolve_step('plan', 'p-3', 'a', 'skip', 'test')}, 200 ],
 	[ cancel_saga => q{cancel_saga('plan', 'p-1', 'test')}, 150 ],
@@ -198,10 +198,14 @@ my @missing = grep { !$called{$_} } split /\n/, sql(q{
 });
 is("@missing", '', 'every function that a level may call is called here');
 
+# that of step a of saga p-1: whatever a subquery would read is not the call's
+my $lease;
+
 sub statement
 {
 	my ($call) = @_;
 
+	$call =~ s/LEASE/$lease/;
 	return $call =~ /^\(/ ? "SELECT $call" : "SELECT * FROM event_store.$call";
 }
 
@@ -242,6 +246,7 @@ sql(q{SELECT event_store.create_subscription('all'), event_store.create_subscrip
 	SELECT event_store.start_saga('plan', 'p-1');
 	SELECT saga_id FROM event_store.claim_steps('plan', 'e', lease_time => '10 days');
 	SELECT event_store.start_saga('plan', 'p-2')});
+$lease = sql(q{SELECT lease FROM event_store.saga_steps WHERE saga_id = 'p-1'});
 blocks($old, $_->[1]) foreach @calls;
 
 # ---------- the store grows
