@@ -125,10 +125,15 @@ sub encoded
 my ($exporter, $sql_exporter, $prometheus) = map { port() } 1 .. 3;
 my ($socket, $server) = ($node->host, $node->port);
 
+# what else it collects has other names in other versions
+my $help = join '', run_command([ $program{'prometheus-postgres-exporter'}, '--help' ]);
+my @without = map { "--no-collector.$_" } grep { $help =~ /--(?:\[no-\])?collector\.$_\b/ } qw(database bgwriter stat_bgwriter);
+cmp_ok(scalar(@without), '>', 1, 'the exporter can do without its own statistics');
+
 launch('prometheus-postgres-exporter',
 	{ DATA_SOURCE_NAME => join ',', map { "user=watcher host=$socket port=$server dbname=$_ sslmode=disable" } @databases },
 	"--extend.query-path=$deploy/prometheus/queries.yaml", "--web.listen-address=127.0.0.1:$exporter",
-	'--disable-default-metrics', '--disable-settings-metrics', '--no-collector.database', '--no-collector.bgwriter');
+	'--disable-default-metrics', '--disable-settings-metrics', @without);
 
 my $connections = join '', map { "      - postgres://watcher@/$_?host=$socket&port=$server&sslmode=disable\n" } @databases;
 my $jobs = slurp_file("$deploy/prometheus/sql_exporter.yml");
