@@ -22,13 +22,13 @@ our @EXPORT = qw(
   prepare_clients start_client end_clients check_clients
 );
 
-# A server that preloads the library, not started yet.  The options of init
-# come as "init => {...}", lines for postgresql.conf as "conf => '...'".  What is
+# A server that preloads the library, not started yet.  The options of new come as
+# "new => {...}", those of init as "init => {...}", lines for postgresql.conf as "conf => '...'".  What is
 # staged is left staged by a stop, unless a test asks for the drain.
 sub new_server
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, %{ $options{new} // {} });
 
 	$node->init(%{ $options{init} // {} });
 	$node->append_conf('postgresql.conf',

@@ -407,7 +407,7 @@ is_deeply(data_of('old'), $all, 'and forth');
 sql('old', q{SELECT event_store.create_subscription('all')});
 cmp_ok(sql('old', q{SELECT count(*) FROM event_store.next_events('all', 1)}), '==', 1, 'a subscription begins');
 my $position = sql('old', 'SELECT position FROM event_store.subscription_status');
-is(sql('old', qq{SELECT array_agg(n.global_position) = (SELECT array_agg(e.global_position ORDER BY 1) FROM event_store.domain_events e
+is(sql('old', qq{SELECT array_agg(n.global_position) = (SELECT array_agg(e.global_position ORDER BY e.global_position) FROM event_store.domain_events e
 		WHERE e.global_position > $position) FROM event_store.next_events('all', 10000) n}), 't', 'and goes on over all of them');
 
 # nor is what was written then of the last version
