@@ -62,7 +62,7 @@ $old->safe_psql('shop', qq{
 	       event_store.process_once('http', 'r-1'), event_store.record_result('http', 'r-1', '{"id": 1}'),
 	       event_store.set_retention('Order', archive_after => '100 years'),
 	       event_store.schedule_event('2999-01-01', 'Order', 'o-2', 'Reminded', schedule_id => '018f3b1c-0000-7000-8000-00000000000b');
-	SELECT event_store.define_saga('parcel', '{"steps": [{"name": "pack", "compensate": true}, {"name": "send"}]}');
+	SELECT event_store.define_saga('parcel', '{"steps": [{"name": "pack", "compensate": true, "timeout": "10 days"}, {"name": "send", "timeout": "10 days"}]}');
 	SELECT event_store.start_saga('parcel', 's-1', '{"to": "ann"}'), event_store.start_saga('parcel', 's-2');
 	SELECT event_store.archive_aggregate('Counter', 'c-0'), event_store.archive_aggregate('Counter', 'c-1', 20),
 	       event_store.delete_aggregate('Counter', 'c-2', 'test');
