@@ -454,11 +454,14 @@ class Client(multiprocessing.Process):
         return 'committed'
 
     def give_up(self, failure):
-        if not failure.lost:
+        """Ends the transaction, which stays open when its ROLLBACK is cancelled, too."""
+        while not failure.lost:
             try:
                 self.execute('ROLLBACK')
+                break
             except Failure as another:
-                self.check_failure(None, another)
+                failure = another
+                self.check_failure(None, failure)
         return 'rolled back'
 
     def step(self, depth):
