@@ -50,6 +50,7 @@ OBJS = \
 	src/ground/fencing.o \
 	src/ground/upgrade.o \
 	src/ground/repair.o \
+	src/ground/kept_error.o \
 	src/log/outside_write.o \
 	src/log/heap_insert.o \
 	src/log/log_change.o \

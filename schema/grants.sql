@@ -17,9 +17,9 @@ BEGIN ATOMIC
      ARRAY['feed_status']),
     ('monitor',
      ARRAY['staging_state', 'drain_wait', 'worker_state', 'worker_jobs_state', 'reducer_state', 'rebuild_state', 'subscription_state',
-           'dead_letter_state'],
+           'dead_letter_state', 'parked_event_state'],
      ARRAY['staging_status', 'worker_status', 'worker_jobs', 'reducer_status', 'rebuild_status', 'subscription_status',
-           'dead_letter_status']),
+           'dead_letter_status', 'parked_event_status']),
     ('reader',
      ARRAY['load_events', 'load_event', 'aggregate_sequence', 'aggregate_info', 'load_aggregate_ids', 'saga_log',
            'load_view', 'load_views', 'load_view_keys', 'load_snapshot',
@@ -117,7 +117,7 @@ BEGIN
 END
 $grant_access$;
 COMMENT ON FUNCTION event_store.grant_access(regrole, text) IS
-$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold), reader (load, read, replay, saga_log, SELECT on domain_events, domain_events_archive, all_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, start_saga, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, projections, forget_processed, drain, dead letters, reducers, upcasters, clear_view, rebuild_view, define_saga, resolve_step, cancel_saga, archive, retention, erasure). Writers get EXECUTE only and no privilege to write to the tables.
+$$Grants a role what it needs at a level: monitor (metrics and the status views, nothing of what events and views hold: of an error its SQLSTATE), reader (load, read, replay, saga_log, SELECT on domain_events, domain_events_archive, all_events, domain_views and metrics), consumer (reader, next_events, fail_events, claim_events, ack_events, release_events, extend_lease, waiting for subscriptions, process_once and its results, claim_steps, extend_step, report_step), writer (reader, append, put, delete_view, flush, save_snapshot, delete_snapshot, lock_aggregate, assert_sequence, scheduling and cancelling events, start_saga, signal_saga, SELECT on feed_status), admin (writer, consumer, monitor, subscriptions, projections, forget_processed, drain, dead letters, reducers, upcasters, clear_view, rebuild_view, define_saga, resolve_step, cancel_saga, archive, retention, erasure). Writers get EXECUTE only and no privilege to write to the tables.
 A level adds to what the role has; DROP OWNED BY takes all of it away.
 Errors: 22004, 22023 for another level, 42501, 42704 for an unknown role, 55000.
 Example: SELECT event_store.grant_access('pg_monitor', 'reader');$$;

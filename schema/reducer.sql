@@ -35,6 +35,6 @@ SELECT r.aggregate_type, r.failures, r.consecutive_failures, r.last_error, r.las
   FROM event_store.reducer_state() r;
 COMMENT ON VIEW event_store.reducer_status IS
 $$The aggregate types of which the worker could not take a snapshot, mostly since their reducer raised an error, since the server started: a row each, at most 32.
-failures: all of them; consecutive_failures: those since the last snapshot that was taken, and last_error the last one of these, at last_error_at. Until rests_until no snapshot of the type is tried.
+failures: all of them; consecutive_failures: those since the last snapshot that was taken, and last_error the last one of these (of which who may not read events sees the SQLSTATE), at last_error_at. Until rests_until no snapshot of the type is tried.
 Of more than 32 types one that has been well for long is forgotten first. Of a type's name the first 255 bytes are shown. No rows without preload.
 Example: SELECT aggregate_type, last_error FROM event_store.reducer_status WHERE consecutive_failures > 0;$$;

@@ -103,7 +103,7 @@ CREATE VIEW event_store.saga_status AS
            (event_store.saga_detail(s.saga_name, s.saga_id)).context AS context
       FROM event_store.saga_states() s;
 COMMENT ON VIEW event_store.saga_status IS
-$$One row a saga. state: running, compensating, completed, compensated, failed, stuck (a compensation that somebody has to decide about: resolve_step). step, attempt: where it is; deadline: of that attempt, or else of the saga; context: NULL for who may not read events; last_error: what was said last of an attempt that failed, shown to all who may look, as in the other status views: it is no place for secrets.
+$$One row a saga. state: running, compensating, completed, compensated, failed, stuck (a compensation that somebody has to decide about: resolve_step). step, attempt: where it is; deadline: of that attempt, or else of the saga; context: NULL for who may not read events; last_error: what was said last of an attempt that failed, of which who may not read events sees that there is something (hidden).
 Example: SELECT state, count(*) FROM event_store.saga_status GROUP BY state;$$;
 
 CREATE FUNCTION event_store.circuit_states(OUT saga_name text, OUT step text, OUT state text, OUT failures int, OUT opened_at timestamptz, OUT next_trial_at timestamptz)

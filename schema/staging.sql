@@ -115,7 +115,7 @@ SELECT s.staged_events, s.staged_views, s.staged_bytes, s.oldest_staged_at, s.dr
        s.last_error, s.last_drain_at, s.staging_epoch, s.last_error_at, w.waiting_for, w.waiting_since
   FROM event_store.staging_state() s, event_store.drain_wait() w;
 COMMENT ON VIEW event_store.staging_status IS
-'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and its last error since its last success, when it last moved rows, the staging epoch (NULL until staging was opened), when that error came; which lock the worker waits for, who holds it (process ids), and since when (NULL = it waits for none).';
+'One row: committed rows in staging (staged_events, staged_views; NULL until the worker has looked at staging after a start of the server, and without preload), the bytes its segments take, the oldest staged row, what the drain does (idle, draining, backing_off, stopped = no worker is running), its consecutive failures and its last error since its last success (of which who may not read events sees the SQLSTATE), when it last moved rows, the staging epoch (NULL until staging was opened), when that error came; which lock the worker waits for, who holds it (process ids), and since when (NULL = it waits for none).';
 
 CREATE FUNCTION event_store.flush(timeout interval DEFAULT '5s') RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_flush';

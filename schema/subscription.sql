@@ -158,4 +158,19 @@ COMMENT ON FUNCTION event_store.subscription_state() IS
 
 CREATE VIEW event_store.subscription_status AS SELECT * FROM event_store.subscription_state();
 COMMENT ON VIEW event_store.subscription_status IS
-'One row a member of each subscription. position: how far it has come; safe_position: how far it is safe to read; lag_events: the events that it has yet to be given (counted where it is less than 10,000 events of the log behind, beyond that estimated from these); lag: the age of the oldest event not yet handled, what is set aside included (NULL = none). state: idle, fetching (by process pid, since when), leased (by consumer, since when, until lease_until), retrying (after rollbacks, failures or an expired lease, attempts of them in a row), stopped, paused. parked: rows of its partitions in parked_events; last_error: of the member itself, else of what of its partitions was set aside last.';
+'One row a member of each subscription. position: how far it has come; safe_position: how far it is safe to read; lag_events: the events that it has yet to be given (counted where it is less than 10,000 events of the log behind, beyond that estimated from these); lag: the age of the oldest event not yet handled, what is set aside included (NULL = none). state: idle, fetching (by process pid, since when), leased (by consumer, since when, until lease_until), retrying (after rollbacks, failures or an expired lease, attempts of them in a row), stopped, paused. parked: rows of its partitions in parked_events; last_error: of the member itself, else of what of its partitions was set aside last; who may not read events sees its SQLSTATE, or hidden where there is none.';
+
+CREATE FUNCTION event_store.parked_event_state(
+    OUT subscription_name text, OUT partition_key text, OUT global_position bigint, OUT event_id uuid, OUT state text,
+    OUT attempts int, OUT retry_at timestamptz, OUT error_code text, OUT parked_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'es_parked_event_state';
+COMMENT ON FUNCTION event_store.parked_event_state() IS
+'Internal: the rows of view parked_event_status.';
+
+CREATE VIEW event_store.parked_event_status AS
+SELECT p.subscription_name, p.partition_key, p.global_position, p.event_id, p.state, p.attempts, p.retry_at, p.error_code, p.parked_at
+  FROM event_store.parked_event_state() p;
+COMMENT ON VIEW event_store.parked_event_status IS
+$$The rows of parked_events without what they hold: no error message, which may quote the event; partition_key is NULL where partition_by takes it from the event instead of its aggregate.
+Example: SELECT subscription_name, state, error_code, count(*) FROM event_store.parked_event_status GROUP BY 1, 2, 3;$$;

@@ -16,7 +16,7 @@ COMMENT ON VIEW event_store.worker_status IS
 $$The background worker of this database, in one row.
 state: none (nothing to do), wanted, starting, running, unavailable (none can be started: calls do its work themselves, it is tried again), not preloaded, no place (event_store.max_databases stores were there before: it works as without preload).
 pid and started_at are NULL unless a worker is there; launcher_pid is NULL while the launcher is not running.
-drain_state: idle, draining, backing_off, stopped. consecutive_failures and last_error are those of the drain; worker_jobs has those of all it does. last_error is the last one since the last success, and last_error_at its time.
+drain_state: idle, draining, backing_off, stopped. consecutive_failures and last_error are those of the drain; worker_jobs has those of all it does. last_error is the last one since the last success (of which who may not read events sees the SQLSTATE), and last_error_at its time.
 waiting_for: the lock it waits for, and the processes that hold it; waiting_since.
 Example: SELECT state, pid FROM event_store.worker_status;$$;
 
@@ -34,7 +34,7 @@ SELECT j.job, j.state, j.failures, j.last_error, j.last_run_at, j.last_error_at
 COMMENT ON VIEW event_store.worker_jobs IS
 $$What the background worker of this database does, a row for each kind of work; none unless the library is preloaded.
 state: idle, running, backing_off (it failed; it is tried again after a pause that doubles, from retry_initial, for store position from 30 s, to retry_max, and the others go on). failures: in a row.
-last_error is the last one since the last success, and last_error_at its time; for snapshot also that of a single aggregate, whose type then rests. last_run_at: when it last began, NULL = not since the server started.
+last_error is the last one since the last success (of which who may not read events sees the SQLSTATE), and last_error_at its time; for snapshot also that of a single aggregate, whose type then rests. last_run_at: when it last began, NULL = not since the server started.
 Example: SELECT job, failures, last_error FROM event_store.worker_jobs WHERE state = 'backing_off';$$;
 
 -- a store that was there before is looked after from now on

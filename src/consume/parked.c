@@ -33,6 +33,8 @@
 #include "ground/settings.h"
 #include "ground/waiter.h"
 
+PG_FUNCTION_INFO_V1(es_parked_event_state);
+
 #define PARTITION_ROW                                      \
 	" WHERE p.subscription_name OPERATOR(pg_catalog.=) $1" \
 	" AND p.partition_key OPERATOR(pg_catalog.=) $2"       \
@@ -277,4 +279,21 @@ es_drop_parked(Datum name)
 
 	es_execute_latest(&parked, &name, NULL);
 	es_execute_latest(&marks, &name, NULL);
+}
+
+/* parked_event_state(): the rows of parked_event_status. */
+Datum
+es_parked_event_state(PG_FUNCTION_ARGS)
+{
+	/* another key than the aggregate's is made of what events hold */
+	static KeptPlan plan = {
+		"SELECT p.subscription_name,"
+		" CASE WHEN s.partition_by OPERATOR(pg_catalog.=) 'aggregate' THEN p.partition_key END,"
+		" p.global_position, p.event_id, p.state, p.attempts, p.retry_at,"
+		" p.error_code, p.parked_at FROM event_store.parked_events p"
+		" JOIN event_store.subscriptions s"
+		" ON s.subscription_name OPERATOR(pg_catalog.=) p.subscription_name"
+		" ORDER BY p.subscription_name, p.global_position"};
+
+	return es_return_rows(fcinfo, &plan);
 }

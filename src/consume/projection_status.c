@@ -19,6 +19,7 @@
 #include "consume/subscription.h"
 #include "consume/subscription_status.h"
 #include "ground/catalog.h"
+#include "ground/kept_error.h"
 #include "read/feed.h"
 
 PG_FUNCTION_INFO_V1(es_projection_state);
@@ -90,7 +91,7 @@ state_of(bool paused, const Whole *whole, const Pace *pace)
 /* Puts the row of a projection, whose columns that stand in tables are there. */
 static void
 put_projection(ReturnSetInfo *result, Datum *values, bool *nulls, int members,
-			   bool paused, int64 safe)
+			   bool paused, int64 safe, Oid reader)
 {
 	Datum name = values[ST_PROJECTION_NAME];
 	Pace pace = es_read_pace(es_subscription_hash(name));
@@ -113,6 +114,8 @@ put_projection(ReturnSetInfo *result, Datum *values, bool *nulls, int members,
 								? CStringGetTextDatum(pace.error)
 								: whole.last_error;
 	nulls[ST_LAST_ERROR] = values[ST_LAST_ERROR] == (Datum) 0;
+	if (!nulls[ST_LAST_ERROR])
+		values[ST_LAST_ERROR] = es_shown_error(values[ST_LAST_ERROR], reader);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -158,7 +161,7 @@ es_projection_state(PG_FUNCTION_ARGS)
 				SPI_getbinval(row, table->tupdesc, c + 1, &nulls[places[c]]);
 		members = DatumGetInt32(SPI_getbinval(row, table->tupdesc, 7, &isnull));
 		paused = DatumGetBool(SPI_getbinval(row, table->tupdesc, 8, &isnull));
-		put_projection(result, values, nulls, members, paused, safe);
+		put_projection(result, values, nulls, members, paused, safe, scope.user);
 	}
 	es_end(&scope);
 	return (Datum) 0;

@@ -25,6 +25,7 @@
 #include "consume/subscription.h"
 #include "consume/subscription_status.h"
 #include "ground/catalog.h"
+#include "ground/kept_error.h"
 #include "ground/log_plan.h"
 #include "read/feed.h"
 
@@ -94,6 +95,7 @@ typedef struct Shown
 	Lag *lags;
 	AsideSum *aside;
 	int64 safe;
+	Oid reader;
 } Shown;
 
 /* Reads where the members stand, under the active snapshot; false if it shows others. */
@@ -147,6 +149,9 @@ put_member(ReturnSetInfo *result, const Shown *shown, int member)
 	values[ST_LAST_ERROR] =
 		state->last_error != 0 ? state->last_error : aside->error;
 	nulls[ST_LAST_ERROR] = values[ST_LAST_ERROR] == 0;
+	if (!nulls[ST_LAST_ERROR])
+		values[ST_LAST_ERROR] =
+			es_shown_error(values[ST_LAST_ERROR], shown->reader);
 	values[ST_PID] = Int32GetDatum(progress->pid);
 	nulls[ST_PID] = progress->pid == 0;
 	values[ST_SINCE] =
@@ -160,9 +165,9 @@ put_member(ReturnSetInfo *result, const Shown *shown, int member)
 
 /* Puts the rows of a subscription, unless it is gone by now. */
 static void
-put_subscription(ReturnSetInfo *result, Datum name, int64 safe)
+put_subscription(ReturnSetInfo *result, Datum name, int64 safe, Oid reader)
 {
-	Shown shown = {.safe = safe};
+	Shown shown = {.safe = safe, .reader = reader};
 
 	if (!es_find_subscription(name, &shown.subscription) || !read_members(&shown))
 		return;
@@ -204,7 +209,7 @@ es_subscription_state(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		put_subscription(result,
 						 SPI_getbinval(table->vals[i], table->tupdesc, 1, &isnull),
-						 safe);
+						 safe, scope.user);
 	}
 	PopActiveSnapshot();
 	es_end(&scope);

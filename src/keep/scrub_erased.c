@@ -15,6 +15,7 @@
 
 #include "ground/catalog.h"
 #include "ground/compat.h"
+#include "ground/kept_error.h"
 #include "ground/metrics.h"
 #include "ground/scrubber_slot.h"
 #include "ground/wait.h"
@@ -60,7 +61,8 @@ await_scrub(SharedDatabase *db)
 	es_end_wait();
 	if (error[0] != '\0')
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("what was erased could not be scrubbed: %s", error),
+						errmsg("what was erased could not be scrubbed: %s",
+							   es_kept_message(error)),
 						errhint("It is tried again; see the server's log.")));
 }
 

@@ -36,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
+#include "ground/kept_error.h"
 #include "ground/metrics.h"
 #include "ground/scrubber_slot.h"
 #include "ground/shmem.h"
@@ -177,7 +178,7 @@ try_pass(SharedDatabase *db, Pass *pass)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		es_copy_error(message, error->message != NULL ? error->message : "");
+		es_copy_error(message, es_kept_error(error->sqlerrcode, error->message));
 		EmitErrorReport();
 		AbortCurrentTransaction();
 		FlushErrorState();

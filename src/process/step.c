@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "ground/kept_error.h"
 #include "ground/metrics.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
@@ -148,7 +149,7 @@ es_run_step(SharedDatabase *db, const Step *step, Work *work, char *message)
 		es_lift_limit();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		es_copy_error(message, error->message != NULL ? error->message : "");
+		es_copy_error(message, es_kept_error(error->sqlerrcode, error->message));
 		/* what a stop of the server cuts short is no fault */
 		logged = (es_grace_end() == 0 ||
 				  error->sqlerrcode != ERRCODE_QUERY_CANCELED) &&

@@ -40,6 +40,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/compat.h"
+#include "ground/kept_error.h"
 #include "ground/metrics.h"
 #include "ground/settings.h"
 #include "ground/shmem.h"
@@ -76,9 +77,9 @@ stop_draining(int code, Datum arg)
 	{
 		const char *error = es_give_up_snapshot(db);
 
-		ereport(LOG,
-				errmsg_internal("event_store worker ends itself: %s",
-								error == NULL ? "a step did not end" : error));
+		ereport(LOG, errmsg_internal("event_store worker ends itself: %s",
+									 error == NULL ? "a step did not end"
+												   : es_kept_message(error)));
 		es_count_in(db, ES_COUNT_WORKER_FAILURES);
 		(void) es_end_job(db, job, false, error);
 	}

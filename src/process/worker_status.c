@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "ground/kept_error.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 #include "process/job.h"
@@ -64,7 +65,7 @@ es_worker_state(PG_FUNCTION_ARGS)
 		nulls[2] = nulls[0];
 		values[4] = CStringGetTextDatum(es_drain_state_name(drain.state));
 		nulls[4] = false;
-		values[5] = CStringGetTextDatum(drain.last_error);
+		values[5] = es_shown_kept_error(drain.last_error, GetUserId());
 		nulls[5] = drain.last_error[0] == '\0';
 		values[6] = Int32GetDatum(drain.failures);
 		nulls[6] = false;
@@ -112,7 +113,7 @@ es_worker_jobs_state(PG_FUNCTION_ARGS)
 		values[0] = CStringGetTextDatum(es_jobs[i].name);
 		values[1] = CStringGetTextDatum(state);
 		values[2] = Int32GetDatum(status[i].failures);
-		values[3] = CStringGetTextDatum(status[i].last_error);
+		values[3] = es_shown_kept_error(status[i].last_error, GetUserId());
 		nulls[3] = status[i].last_error[0] == '\0';
 		values[4] = TimestampTzGetDatum(status[i].last_run_at);
 		nulls[4] = status[i].last_run_at == 0;

@@ -50,6 +50,7 @@
 #include "ground/catalog.h"
 #include "ground/compat.h"
 #include "ground/due_snapshot.h"
+#include "ground/kept_error.h"
 #include "ground/pair_table.h"
 #include "ground/shmem.h"
 #include "replay/named_function.h"
@@ -420,7 +421,8 @@ es_reducer_state(PG_FUNCTION_ARGS)
 		Datum values[REDUCER_STATE_COLUMNS] = {CStringGetTextDatum(type->name),
 											   Int64GetDatum(type->total),
 											   Int32GetDatum(type->failures),
-											   CStringGetTextDatum(type->error),
+											   es_shown_kept_error(type->error,
+																   GetUserId()),
 											   TimestampTzGetDatum(type->failed_at),
 											   TimestampTzGetDatum(type->until)};
 		bool nulls[REDUCER_STATE_COLUMNS] = {false, false, false,

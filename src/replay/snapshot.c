@@ -29,6 +29,7 @@
 #include "ground/arguments.h"
 #include "ground/catalog.h"
 #include "ground/due_snapshot.h"
+#include "ground/kept_error.h"
 #include "ground/metrics.h"
 #include "ground/pair_table.h"
 #include "ground/settings.h"
@@ -272,16 +273,17 @@ note_snapshot_failure(SharedDatabase *db, const ErrorData *error)
 {
 	const char *message = psprintf("could not take a snapshot of %s: %s",
 								   aggregate_at_work, error->message);
+	const char *kept = es_kept_error(error->sqlerrcode, message);
 
 	es_count(ES_COUNT_SNAPSHOT_FAILURES);
 	if (es_let_snapshots_rest(db, type_at_work, name_at_work, started_work,
-							  message) == 1)
+							  kept) == 1)
 		ereport(WARNING,
 				(errcode(error->sqlerrcode), errmsg_internal("%s", message),
 				 error->detail != NULL ? errdetail_internal("%s", error->detail)
 									   : 0,
 				 error->context != NULL ? errcontext("%s", error->context) : 0));
-	return message;
+	return kept;
 }
 
 const char *
@@ -292,8 +294,8 @@ es_give_up_snapshot(SharedDatabase *db)
 	if (type_at_work == 0)
 		return NULL;
 	snprintf(message, sizeof(message),
-			 "could not take a snapshot of %.180s: the reducer went on after it was canceled",
-			 aggregate_at_work);
+			 "%s: could not take a snapshot of %.173s: the reducer went on after it was canceled",
+			 unpack_sql_state(ERRCODE_QUERY_CANCELED), aggregate_at_work);
 	es_count_in(db, ES_COUNT_SNAPSHOT_FAILURES);
 	(void) es_let_snapshots_rest(db, type_at_work, name_at_work, started_work,
 								 message);

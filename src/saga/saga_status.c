@@ -15,13 +15,13 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/kept_error.h"
 #include "replay/saga_state.h"
 #include "saga/circuit.h"
 #include "saga/saga.h"
@@ -98,14 +98,6 @@ describe_step(const SagaStep *step, Datum *values, bool *nulls)
 	nulls[SD_DEADLINE] = false;
 }
 
-/* What the events of a saga hold is for those who may read them. */
-static bool
-may_read_events(void)
-{
-	return pg_class_aclcheck(es_store()->events, GetUserId(), ACL_SELECT) ==
-		   ACLCHECK_OK;
-}
-
 Datum
 es_saga_detail(PG_FUNCTION_ARGS)
 {
@@ -131,8 +123,10 @@ es_saga_detail(PG_FUNCTION_ARGS)
 	nulls[SD_UPDATED_AT] = false;
 	nulls[SD_LAST_ERROR] = saga->last_error == NULL;
 	if (!nulls[SD_LAST_ERROR])
-		values[SD_LAST_ERROR] = CStringGetTextDatum(saga->last_error);
-	nulls[SD_CONTEXT] = saga->context == NULL || !may_read_events();
+		values[SD_LAST_ERROR] =
+			es_shown_error(CStringGetTextDatum(saga->last_error), GetUserId());
+	/* what the events of a saga hold is for those who may read them */
+	nulls[SD_CONTEXT] = saga->context == NULL || !es_may_read_events(GetUserId());
 	if (!nulls[SD_CONTEXT])
 		values[SD_CONTEXT] = JsonbPGetDatum(saga->context);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),

@@ -31,6 +31,7 @@
 
 #include "ground/arguments.h"
 #include "ground/catalog.h"
+#include "ground/kept_error.h"
 #include "ground/lock.h"
 #include "ground/metrics.h"
 #include "ground/settings.h"
@@ -113,7 +114,7 @@ raise_unsettled(void)
 					es_settle_timeout),
 			 failures > 0
 				 ? errdetail("The drain has failed %d times in a row: %s",
-							 failures, last_error)
+							 failures, es_kept_message(last_error))
 				 : errdetail("The drain has not failed; view event_store.staging_status tells what it waits for."),
 			 errhint("A durable write comes after what is staged for the same aggregate or view key. How long it waits for that is event_store.settle_timeout.")));
 }

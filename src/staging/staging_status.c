@@ -10,6 +10,7 @@
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/lockdefs.h"
 #include "storage/lwlock.h"
@@ -18,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "ground/catalog.h"
+#include "ground/kept_error.h"
 #include "ground/shmem.h"
 #include "ground/worker_slot.h"
 #include "staging/drain_state.h"
@@ -115,7 +117,7 @@ es_staging_state(PG_FUNCTION_ARGS)
 		nulls[9] = es_drain_progress(db)->last_error_at == 0;
 		LWLockRelease(db->lock);
 		nulls[6] = error[0] == '\0';
-		values[6] = CStringGetTextDatum(error);
+		values[6] = es_shown_kept_error(error, GetUserId());
 	}
 	values[4] = CStringGetTextDatum(es_drain_state_name(state));
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));

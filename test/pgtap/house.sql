@@ -58,7 +58,7 @@ SELECT set_eq(format('SELECT kind, name FROM granted WHERE level = %L', level),
               'level ' || level || ' grants what the lists say')
   FROM levels;
 CREATE ROLE house_pg_monitor IN ROLE pg_monitor;
-SELECT is(array_agg(l.name), '{dead_letter_status}', 'members of pg_monitor may look at what a monitor may, but for dead letters')
+SELECT is(array_agg(l.name ORDER BY l.name), '{dead_letter_status,parked_event_status}', 'members of pg_monitor may look at what a monitor may, but for dead letters and parked events')
   FROM listed l
  WHERE l.level IN ('every', 'feed', 'monitor') AND l.kind = 'relation'
    AND NOT has_table_privilege('house_pg_monitor', 'event_store.' || l.name, 'SELECT');
@@ -69,7 +69,7 @@ RESET ROLE;
 DROP ROLE house_pg_monitor;
 SET ROLE house_monitor;
 SELECT lives_ok('SELECT FROM event_store.' || name, name || ' answers a monitor')
-  FROM unnest('{metrics,metrics_series,staging_status,worker_status,worker_jobs,reducer_status,feed_status,rebuild_status,subscription_status,projection_status,dead_letter_status}'::text[]) name;
+  FROM unnest('{metrics,metrics_series,staging_status,worker_status,worker_jobs,reducer_status,feed_status,rebuild_status,subscription_status,projection_status,dead_letter_status,parked_event_status}'::text[]) name;
 RESET ROLE;
 SELECT is(array_agg(p.oid::regprocedure::text), NULL, 'nothing is for everybody')
   FROM pg_proc p

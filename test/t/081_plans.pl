@@ -175,6 +175,7 @@ my @calls = (
 	[ reducer_state => 'reducer_state()', 30 ],
 	[ drain_wait => 'drain_wait()', 30 ],
 	[ dead_letter_state => 'dead_letter_state()' ],
+	[ parked_event_state => 'parked_event_state()', 30 ],
 	[ prune_dead_letter_history => q{prune_dead_letter_history('1 day')}, 60 ],
 	[ feed_state => 'feed_state()', 30 ]);
 
