@@ -50,6 +50,18 @@ SET event_store.metadata = '{"user": ';
 SET event_store.metadata = '["ada"]';
 SET event_store.metadata = '"{}"';
 SET event_store.metadata = '{"user": "\u0000"}';
+-- the mark of what was erased is the store's own
+SET event_store.metadata = '{"$erased": {}}';
 SHOW event_store.metadata;
 RESET ALL;
+
+-- an event that is scheduled has what its call was traced by
+SET event_store.correlation_id = 'request-2';
+SET event_store.metadata = '{"user": "ada"}';
+SELECT event_store.schedule_event('2999-01-01', 'Trace', 'e', 'Added', metadata => '{"more": 1}', schedule_id => '018f3b1c-7a10-7000-8000-00000000d002');
+SET event_store.correlation_id = 'again';
+SELECT event_store.schedule_event('2999-01-01', 'Trace', 'e', 'Added', metadata => '{"more": 1}', schedule_id => '018f3b1c-7a10-7000-8000-00000000d002');
+RESET ALL;
+SELECT correlation_id, metadata FROM event_store.scheduled_events WHERE aggregate_type = 'Trace';
+SELECT event_store.cancel_scheduled_events('Trace', 'e');
 SELECT event_store.flush();

@@ -42,6 +42,7 @@
 #include "write/append.h"
 #include "write/cause.h"
 #include "write/event_input.h"
+#include "write/trace.h"
 
 PG_FUNCTION_INFO_V1(es_schedule_event);
 PG_FUNCTION_INFO_V1(es_reschedule_event);
@@ -283,6 +284,8 @@ es_schedule_event(PG_FUNCTION_ARGS)
 	read_arguments(fcinfo, &scheduled);
 	begin_scheduling("schedule_event()");
 	es_follow_cause(&list);
+	/* it is this call that traces it, and not what appends it */
+	es_trace(&list);
 	if (scheduled.unless)
 		scheduled.unless_after = last_sequence(&scheduled);
 	write_schedule(&scheduled, id_given);

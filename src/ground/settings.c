@@ -24,6 +24,7 @@
 
 #include "ground/common.h"
 #include "ground/compat.h"
+#include "ground/event.h"
 #include "ground/settings.h"
 
 #define DEFAULT_DRAIN_AT_SHUTDOWN_MS (5 * 1000)
@@ -234,6 +235,12 @@ check_metadata(char **value, void **extra, GucSource source)
 	if (!JB_ROOT_IS_OBJECT(members))
 	{
 		GUC_check_errdetail("It must be a JSON object.");
+		return false;
+	}
+	if (es_has_member(JsonbPGetDatum(members), ES_ERASED))
+	{
+		GUC_check_errdetail("The key \"%s\" is given by the store to what was erased.",
+							ES_ERASED);
 		return false;
 	}
 	*extra = guc_malloc(LOG, VARSIZE(members));
