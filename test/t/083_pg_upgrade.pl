@@ -16,13 +16,13 @@ use constant JUMP => 2**32;
 
 my $temp = PostgreSQL::Test::Utils::tempdir();
 my ($pg_config, $complaint) = run_command([ dirname(__FILE__) . '/../older_postgres', $temp ]);
-die $complaint if $complaint ne '';
+die $complaint if $pg_config eq '' && $complaint ne '';
 plan skip_all => 'pg_upgrade: no older PostgreSQL is installed with its headers' if $pg_config eq '';
 
 # checksums are the default of some versions only
 my %options = (init => { extra => ['--data-checksums'] }, conf => "event_store.write_delay = '1h'\n");
 my $old = new_server('older', %options, new => { install_path => dirname(dirname($pg_config)) });
-note('from ' . $old->{_pg_version} . ' to ' . qx('$ENV{PG_CONFIG}' --version));
+note(join ' -> ', map { qx('$_' --version) =~ s/\n//r } $pg_config, $ENV{PG_CONFIG});
 $old->start;
 $old->safe_psql('postgres', 'CREATE ROLE keeper LOGIN; ' . join '', map { "CREATE ROLE $_;" } qw(clerk auditor boss watcher));
 create_store_in($old, 'shop');
@@ -207,8 +207,6 @@ sub schema_of
 	return $out;
 }
 
-my %digests = map { $_ => digests($old, $_) } qw(shop owned);
-unlike($digests{shop}{$_}, qr/^0 /, "something is in $_") foreach grep { !/^staging_\d$/ } sort keys %{ $digests{shop} };
 my $answers = answers($old);
 my %schema = map { $_ => schema_of($old, $_) } qw(shop owned);
 my $last = $old->safe_psql('shop', 'SELECT max(global_position) FROM event_store.all_events');
@@ -229,7 +227,10 @@ $old->stop;
 my $works = qr/^(?:provider_name|extension_version|is_available|openmetrics|grant_access|histogram_quantiles|aggregate_member|project)\(|projection/;
 my %examples = map { split /\|/, $_, 2 } grep { !/$works/ } split /\n/, $examples;
 cmp_ok(scalar(keys %examples), '>', 80, 'there are examples of calls');
+my %digests;
 in_upgrade($old, sub {
+		%digests = map { $_ => digests($old, $_) } qw(shop owned);
+
 		my (undef, $out) = $old->psql('shop', join('', map { "$examples{$_};\n\\echo :SQLSTATE $_\n" } sort keys %examples), on_error_stop => 0);
 
 		is($old->safe_psql('shop', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'event_store%'}), '0', 'it has no process of ours');
@@ -239,6 +240,8 @@ in_upgrade($old, sub {
 		# as an older version may have had
 		$old->safe_psql('postgres', q{ALTER DATABASE owned SET event_store.no_more = 'on'});
 	});
+
+unlike($digests{shop}{$_}, qr/^0 /, "something is in $_") foreach grep { !/^staging_\d$/ } sort keys %{ $digests{shop} };
 
 # ---------- the upgrade
 
@@ -368,8 +371,8 @@ like(error_of($old, 'shop', "SELECT event_store.read_events($given)"), qr/22023.
 # ---------- and with links in the place of copies
 
 is($old->safe_psql('shop', 'SELECT count(*) FROM event_store.staging'), '14', 'what was staged is staged');
-%digests = map { $_ => digests($old, $_) } qw(shop owned);
 $old->stop;
+in_upgrade($old, sub { %digests = map { $_ => digests($old, $_) } qw(shop owned) });
 my $linked = new_server('linked', %options);
 upgrade($old, $linked, '--link');
 same_digests($linked, \%digests, 'links');
