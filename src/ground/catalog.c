@@ -36,6 +36,7 @@
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "nodes/pg_list.h"
+#include "optimizer/cost.h"
 #include "storage/lmgr.h"
 #include "storage/lockdefs.h"
 #include "tcop/dest.h"
@@ -628,7 +629,10 @@ es_begin_processed(OwnerScope *scope)
 void
 es_begin_read(OwnerScope *scope)
 {
-	begin(scope, es_store()->policies || es_store()->children);
+	/* set like that, it computes the constraints of every table */
+	bool computes = constraint_exclusion == CONSTRAINT_EXCLUSION_ON;
+
+	begin(scope, computes || es_store()->policies || es_store()->children);
 }
 
 void

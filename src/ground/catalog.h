@@ -159,7 +159,7 @@ typedef struct OwnerScope
  * meets, or to domain_views: only such a scope may do the one, and write the other;
  * es_begin_processed likewise with
  * processed_messages; es_begin_read, for reading alone, where there are policies that
- * hold for the owner, or child tables.  In the scope of one
+ * hold for the owner, or child tables, or where constraint_exclusion is on.  In the scope of one
  * that writes, deferrable constraints of the store's tables are not deferred.
  */
 extern void es_begin(OwnerScope *scope);
