@@ -73,6 +73,15 @@ is(as('clerk', q{SELECT outcome, sequence FROM event_store.append_event('Order',
 is(as('shop', q{SELECT event_store.create_store(); SELECT event_store.grant_access('stranger', 'reader')}, 'copy'), "\n", 'the owner is its owner there');
 is(as('stranger', q{SELECT count(*) FROM event_store.load_events('Order', 'o-1')}, 'copy'), '4', 'and what he grants there counts');
 
+# the data alone he dumps and restores himself, into a store that was made for him
+$node->safe_psql('postgres', 'CREATE DATABASE moved OWNER shop');
+$node->safe_psql('moved', q{CREATE EXTENSION event_store; SELECT event_store.create_store(owner => 'shop')});
+$node->command_ok([ 'pg_dump', '-U', 'shop', '-Fc', '--data-only', '--exclude-table-data=event_store.store_state', '--file', "$dump.data", $node->connstr('shop') ],
+	'pg_dump --data-only by the owner');
+$node->command_ok([ 'pg_restore', '-U', 'shop', '--exit-on-error', '-d', $node->connstr('moved'), "$dump.data" ], 'pg_restore by the owner');
+is(as('shop', q{SELECT count(*) FROM event_store.load_events('Order', 'o-1')}, 'moved'), '3', 'all is there');
+is(as('shop', q{SELECT last_sequence, last_position > 1000000 FROM event_store.append_event('Order', 'o-1', 3, 'Moved')}, 'moved'), '4|t', 'and positions go on beyond');
+
 # ---------- given away
 
 $node->safe_psql('shop', q{
