@@ -82,6 +82,32 @@ $node->command_ok([ 'pg_restore', '-U', 'shop', '--exit-on-error', '-d', $node->
 is(as('shop', q{SELECT count(*) FROM event_store.load_events('Order', 'o-1')}, 'moved'), '3', 'all is there');
 is(as('shop', q{SELECT last_sequence, last_position > 1000000 FROM event_store.append_event('Order', 'o-1', 3, 'Moved')}, 'moved'), '4|t', 'and positions go on beyond');
 
+# ---------- a store of the released version that was given to him is updated
+
+$node->safe_psql('postgres', 'CREATE DATABASE aged');
+$node->safe_psql('aged', q{
+	CREATE EXTENSION event_store VERSION '0.1.0';
+	SELECT event_store.create_store();
+	SELECT format('ALTER %s %s OWNER TO shop', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass) FROM pg_class c
+	 WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'S')
+	   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i', 'a')) \gexec
+	GRANT USAGE ON SCHEMA event_store TO shop, clerk;
+	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA event_store TO shop WITH GRANT OPTION;
+	SET ROLE shop;
+	GRANT EXECUTE ON FUNCTION event_store.load_events TO clerk;
+	RESET ROLE;
+	ALTER EXTENSION event_store UPDATE;
+	SELECT event_store.create_store()});
+is($node->safe_psql('aged', q{
+		SELECT DISTINCT pg_get_userbyid(c.relowner) FROM pg_class c
+		 WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'S')
+		   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('e', 'i', 'a'))}),
+	'shop', 'what has come is his as well');
+is(as('shop', q{SELECT outcome FROM event_store.append_event('Order', 'o-1', 0, 'Placed')}, 'aged'), 'appended', 'he appends');
+is(as('clerk', q{SELECT count(*) FROM event_store.load_events('Order', 'o-1')}, 'aged'), '1', 'what he had granted is granted');
+as('shop', 'REVOKE EXECUTE ON FUNCTION event_store.load_events FROM clerk', 'aged');
+like(as('clerk', q{SELECT count(*) FROM event_store.load_events('Order', 'o-1')}, 'aged'), qr/42501/, 'and he can take it back');
+
 # ---------- given away
 
 $node->safe_psql('shop', q{
