@@ -125,15 +125,18 @@ sub encoded
 my ($exporter, $sql_exporter, $prometheus) = map { port() } 1 .. 3;
 my ($socket, $server) = ($node->host, $node->port);
 
-# what else it collects has other names in other versions
-my $help = join '', run_command([ $program{'prometheus-postgres-exporter'}, '--help' ]);
-my @without = map { "--no-collector.$_" } grep { $help =~ /--(?:\[no-\])?collector\.$_\b/ } qw(database bgwriter stat_bgwriter);
-cmp_ok(scalar(@without), '>', 1, 'the exporter can do without its own statistics');
-
+# Its version says what else it looks at, of which nothing is wanted, and whether it misses a file of its own.
+my $help = `'$program{'prometheus-postgres-exporter'}' --help 2>&1`;
+my @flags = map { "--no-collector.$_" } $help =~ /--collector\.(\w+)/g;
+if ($help =~ /--config\.file/)
+{
+	append_to_file("$temp/postgres_exporter.yml", "auth_modules: {}\n");
+	push @flags, "--config.file=$temp/postgres_exporter.yml";
+}
 launch('prometheus-postgres-exporter',
 	{ DATA_SOURCE_NAME => join ',', map { "user=watcher host=$socket port=$server dbname=$_ sslmode=disable" } @databases },
 	"--extend.query-path=$deploy/prometheus/queries.yaml", "--web.listen-address=127.0.0.1:$exporter",
-	'--disable-default-metrics', '--disable-settings-metrics', @without);
+	'--disable-default-metrics', '--disable-settings-metrics', @flags);
 
 my $connections = join '', map { "      - postgres://watcher@/$_?host=$socket&port=$server&sslmode=disable\n" } @databases;
 my $jobs = slurp_file("$deploy/prometheus/sql_exporter.yml");
@@ -202,7 +205,10 @@ foreach my $database (@databases)
 	is(join("\n", grep { !$exported->{$_} } sort keys %$own), '', "the exporter has each series of $database");
 	is(join("\n", grep { !$own->{$_} } sort keys %$exported), '', 'and no others');
 }
-unlike(slurp_file("$temp/prometheus-postgres-exporter.log"), qr/level=(?:error|warn)|Unexpected|error/i, 'without a complaint');
+# newer versions say at their start that the flag for the queries may go one day
+my @complaints = grep { /level=(?:error|warn)|Unexpected|error/i && !/queries\.yaml config is DEPRECATED/ }
+  split /^/, slurp_file("$temp/prometheus-postgres-exporter.log");
+is(join('', @complaints), '', 'without a complaint');
 
 # ---------- Prometheus has them from both, of both databases
 
