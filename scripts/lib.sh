@@ -205,7 +205,8 @@ make_root() {
 	copy_tree "$root/event_store"
 }
 
-# in_root ROOT COMMAND…: runs a command there; all that it starts ends with it.
+# in_root ROOT COMMAND…: runs a command there; all that it starts ends with it.  The root
+# is a mount of its own, without which nothing could make a root within it.
 in_root() {
 	local root=$1
 
@@ -214,6 +215,7 @@ in_root() {
 	as_root unshare --mount --pid --fork --kill-child sh -euc '
 		root=$1
 		shift
+		mount --bind "$root" "$root"
 		mount -t proc proc "$root/proc"
 		mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
 		mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
