@@ -39,7 +39,7 @@ BEGIN
     END LOOP;
 END
 $$;
-CREATE VIEW pg_temp.taken AS
+CREATE TEMPORARY VIEW taken AS
 SELECT count(*), bool_and(in_order) AS in_order
   FROM (SELECT sequence - min(sequence) OVER (PARTITION BY id) + 1 = row_number() OVER (PARTITION BY id ORDER BY nth) AS in_order FROM effects) e;
 CREATE VIEW pg_temp.members AS

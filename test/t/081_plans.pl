@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use EventStoreTest;
+use List::Util 'min';
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -292,14 +293,16 @@ is(sql(q{SELECT count(*) FROM event_store.claim_events('leased', 'plans', 100, '
 
 # ---------- and is read
 
-# Counts blocks of every call in a session; twice, because what is looked up in
-# catalogs at the first call is not the plan's.
+# Counts blocks of every call in a session, not of the first time, because what is looked
+# up in catalogs then is not the plan's; and once more, since autovacuum has a session
+# look it up again at any time.
 sub counted
 {
 	my ($session) = @_;
 
 	blocks($session, $_->[1]) foreach @calls;
-	return map { blocks($session, $_->[1]) } @calls;
+	my @counts = map { blocks($session, $_->[1]) } @calls;
+	return map { min($counts[$_], blocks($session, $calls[$_][1])) } 0 .. $#calls;
 }
 
 sub compare
