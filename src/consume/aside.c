@@ -394,7 +394,7 @@ add_row(TupleTableSlot *slot, void *arg)
 	slot_getallattrs(slot);
 	member = DatumGetInt32(slot->tts_values[0]);
 	/* somebody resizes it just now */
-	if (member >= summing->subscription->members)
+	if (member < 0 || member >= summing->subscription->members)
 		return true;
 	sum = &summing->sums[member];
 	position = DatumGetInt64(slot->tts_values[1]);

@@ -114,21 +114,29 @@ es_handler_signature(Oid function, bool reset, Oid *owner)
 	return CStringGetTextDatum(name);
 }
 
-/* The function that a signature stands for now; InvalidOid if there is none. */
+/*
+ * The function that a signature stands for now; InvalidOid if there is none.  It stands in
+ * a table of the owner's, who may have put anything there.
+ */
 static Oid
 function_of(Datum signature)
 {
 	char *name = TextDatumGetCString(signature);
 	char *arguments = strrchr(name, '(');
 	Oid event = es_store()->event_type;
-	Oid argument =
-		strstr(arguments, "[]") != NULL ? get_array_type(event) : event;
-	bool reset = strcmp(arguments, "()") == 0;
+	Oid argument;
+	bool reset;
 	List *parts;
 	Oid schema;
 
+	if (arguments == NULL)
+		return InvalidOid;
+	argument = strstr(arguments, "[]") != NULL ? get_array_type(event) : event;
+	reset = strcmp(arguments, "()") == 0;
 	*arguments = '\0';
 	parts = textToQualifiedNameList(cstring_to_text(name));
+	if (list_length(parts) != 2)
+		return InvalidOid;
 	schema = get_namespace_oid(strVal(linitial(parts)), true);
 	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
 						   CStringGetDatum(strVal(lsecond(parts))),
@@ -139,7 +147,7 @@ function_of(Datum signature)
 
 /* The function of a signature, which must be what it was when it was registered. */
 static Handler
-find_handler(const Projection *projection, Datum signature)
+find_handler(const Projection *projection, Datum signature, bool reset)
 {
 	Oid function = function_of(signature);
 	char *name = TextDatumGetCString(signature);
@@ -159,9 +167,10 @@ find_handler(const Projection *projection, Datum signature)
 				 errmsg("handler %s of projection \"%s\" does not belong to role \"%s\"",
 						name, TextDatumGetCString(projection->name), owner),
 				 errhint("If it is to be used, drop the projection and register it again.")));
-	if (handler.form == NO_HANDLER)
+	if (handler.form == NO_HANDLER || (handler.form == OF_NOTHING) != reset)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("function %s cannot be a handler any more", name)));
+						errmsg("function %s cannot %s any more", name,
+							   reset ? "reset a projection" : "be a handler")));
 	return handler;
 }
 
@@ -316,7 +325,7 @@ es_apply_handler(ProjectionBatch *batch)
 	Handler handler;
 
 	batch->broken = true;
-	handler = find_handler(batch->projection, batch->projection->handler);
+	handler = find_handler(batch->projection, batch->projection->handler, false);
 	batch->broken = false;
 	batch->exact = handler.form == OF_EVENT;
 	es_make_constraints_immediate();
@@ -334,7 +343,7 @@ es_apply_handler(ProjectionBatch *batch)
 void
 es_call_reset(const Projection *projection)
 {
-	Handler handler = find_handler(projection, projection->reset);
+	Handler handler = find_handler(projection, projection->reset, true);
 	HandlerCall call = {.function = handler.function,
 						.owner = handler.owner,
 						.timeout = projection->timeout};
