@@ -91,7 +91,8 @@ sub append_all
 	}
 	my $last = pop @script;
 	$sql->('TRUNCATE result;', @script);
-	# a round that is under way, or asked for, would take the last one as well
+	# a round that is under way, or asked for, would take the last one as well: this one comes after them
+	$sql->(q{SELECT event_store.flush('10min');});
 	$node->poll_query_until('receipt',
 		q{SELECT drain_state IN ('idle', 'stopped') FROM event_store.staging_status})
 	  or die 'the drain goes on';

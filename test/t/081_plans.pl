@@ -162,7 +162,7 @@ my @calls = (
 	[ set_reducer => q{set_reducer('None', NULL)}, 60 ],
 	[ set_reducer_rules => q{set_reducer_rules('None', '{"events": {"Moved": [{"op": "set", "path": "$.n", "from": "$.payload.n"}]}}')}, 60 ],
 	[ set_upcaster => q{set_upcaster('None', 1, rules => '[]', aggregate_type => 'None')}, 120 ],
-	[ drop_upcaster => q{drop_upcaster('None', 1)}, 80 ],
+	[ drop_upcaster => q{drop_upcaster('None', 1)}, 100 ],
 	[ upcast => q{upcast(NULL)}, 30 ],
 	[ take_snapshot => "take_snapshot($order)", 200 ],
 	[ rebuild_view => q{rebuild_view('Small', 'Rare')}, 900, 'values' ],
