@@ -159,8 +159,8 @@ es_run_step(SharedDatabase *db, const Step *step, Work *work, char *message)
 		AbortCurrentTransaction();
 		FlushErrorState();
 		if (!logged)
-			ereport(DEBUG1,
-					(errmsg_internal("%s again: %s", step->activity, message)));
+			ereport(DEBUG1, (errmsg_internal("%s again: %s", step->activity,
+											 es_kept_message(message))));
 		es_count_in(db, ES_COUNT_WORKER_FAILURES);
 		FreeErrorData(error);
 		RESUME_INTERRUPTS();
