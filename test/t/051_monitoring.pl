@@ -125,9 +125,10 @@ sub encoded
 my ($exporter, $sql_exporter, $prometheus) = map { port() } 1 .. 3;
 my ($socket, $server) = ($node->host, $node->port);
 
-# Its version says what else it looks at, of which nothing is wanted, and whether it misses a file of its own.
+# Its version says what else it looks at, of which nothing is wanted (an option of a collector has a second dot), and whether
+# it misses a file of its own.
 my $help = `'$program{'prometheus-postgres-exporter'}' --help 2>&1`;
-my @flags = map { "--no-collector.$_" } $help =~ /--collector\.(\w+)/g;
+my @flags = map { "--no-collector.$_" } $help =~ /--collector\.(\w+)(?=\s)/g;
 if ($help =~ /--config\.file/)
 {
 	append_to_file("$temp/postgres_exporter.yml", "auth_modules: {}\n");
