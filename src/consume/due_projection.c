@@ -90,7 +90,7 @@ DueWork *
 es_list_due_projections(int *count)
 {
 	static KeptPlan plan = {
-		"SELECT p.projection_name, p.handler_owner, s.members, s.paused,"
+		"SELECT p.projection_name, p.handler_owner, LEAST(s.members, 1000), s.paused,"
 		" (SELECT pg_catalog.min(a.retry_at) FROM event_store.parked_events a"
 		" WHERE a.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
 		" AND a.state OPERATOR(pg_catalog.<>) 'parked'),"

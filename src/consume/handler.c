@@ -149,9 +149,11 @@ function_of(Datum signature)
 static Handler
 find_handler(const Projection *projection, Datum signature, bool reset)
 {
-	Oid function = function_of(signature);
-	char *name = TextDatumGetCString(signature);
-	char *owner = TextDatumGetCString(projection->handler_owner);
+	bool is_known =
+		signature != (Datum) 0 && projection->handler_owner != (Datum) 0;
+	Oid function = is_known ? function_of(signature) : InvalidOid;
+	char *name = is_known ? TextDatumGetCString(signature) : "(none)";
+	char *owner;
 	Handler handler;
 
 	if (!OidIsValid(function))
@@ -160,6 +162,7 @@ find_handler(const Projection *projection, Datum signature, bool reset)
 				 errmsg("handler %s of projection \"%s\" does not exist", name,
 						TextDatumGetCString(projection->name)),
 				 errhint("Create the function again, then call resume_subscription().")));
+	owner = TextDatumGetCString(projection->handler_owner);
 	handler = look_at(function);
 	if (handler.owner != get_role_oid(owner, true))
 		ereport(ERROR,

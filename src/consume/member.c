@@ -86,13 +86,15 @@ column(HeapTuple tuple, TupleDesc desc, int number)
 			   : value;
 }
 
+/* One that nobody has, as the owner of the table may leave it, is none. */
 static void
 read_lease(HeapTuple tuple, TupleDesc desc, Lease *lease)
 {
-	lease->number = DatumGetInt64(column(tuple, desc, SP_LEASE));
+	lease->consumer = column(tuple, desc, SP_CONSUMER);
+	if (lease->consumer != (Datum) 0)
+		lease->number = DatumGetInt64(column(tuple, desc, SP_LEASE));
 	if (lease->number == 0)
 		return;
-	lease->consumer = column(tuple, desc, SP_CONSUMER);
 	lease->first = DatumGetInt64(column(tuple, desc, SP_LEASE_FIRST));
 	lease->last = DatumGetInt64(column(tuple, desc, SP_LEASE_LAST));
 	lease->events = DatumGetInt32(column(tuple, desc, SP_LEASE_EVENTS));

@@ -125,7 +125,7 @@ es_projection_state(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan = {
 		"SELECT p.projection_name, p.kind, p.mode, p.rebuild_done, p.rebuild_total,"
-		" p.stale, s.members, s.paused FROM event_store.projections p"
+		" p.stale, LEAST(s.members, 1000), s.paused FROM event_store.projections p"
 		" JOIN event_store.subscriptions s"
 		" ON s.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
 		" ORDER BY p.projection_name"};

@@ -153,6 +153,16 @@ read_row(const Row *row, Subscription *subscription)
 	subscription->event_types = subscription->last_types;
 	subscription->event_type_count = subscription->last_type_count;
 	subscription->members = DatumGetInt32(column(row, SU_MEMBERS, &isnull));
+	/* places are counted by it, and the table is its owner's */
+	if (subscription->members < 1 || subscription->members > ES_MAX_MEMBERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" has %d members",
+						TextDatumGetCString(column(row, SU_SUBSCRIPTION_NAME,
+												   &isnull)),
+						subscription->members),
+				 errdetail("It has 1 to %d.", ES_MAX_MEMBERS),
+				 errhint("Put the number back, or drop the subscription and make it again.")));
 	subscription->paused = DatumGetBool(column(row, SU_PAUSED, &isnull));
 	word = DatumGetTextPP(column(row, SU_PARTITION_BY, &isnull));
 	if (es_is_partitioned_by_row(word))

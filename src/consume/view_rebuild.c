@@ -529,8 +529,7 @@ enter(ViewRebuild *rebuild, const Projection *projection)
 	begun = read_progress(rebuild);
 	es_read_subscription(projection->name, &rebuild->subscription);
 	es_end(&scope);
-	deconstruct_array(DatumGetArrayTypeP(rebuild->types), TEXTOID, -1, false,
-					  TYPALIGN_INT, &types, NULL, &count);
+	es_stored_view_types(rebuild->types, &types, &count);
 	es_define_view(projection->name, rebuild->projection.key,
 				   rebuild->projection.rules, types, count, &rebuild->definition);
 	return begun;

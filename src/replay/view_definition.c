@@ -4,7 +4,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
@@ -28,11 +30,28 @@ es_renew_reducer(ViewDefinition *definition, Datum aggregate_type)
 }
 
 void
+es_stored_view_types(Datum array, Datum **types, int *count)
+{
+	*types = NULL;
+	*count = 0;
+	if (array != (Datum) 0)
+		deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+						  TYPALIGN_INT, types, NULL, count);
+}
+
+void
 es_declare_view(Datum name, Datum key, Datum rules, int type_count,
 				ViewDefinition *definition)
 {
 	bool of_aggregate;
 
+	/* the owner of the table can have taken them away */
+	if (type_count < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has no aggregate types, which a view needs",
+						TextDatumGetCString(name)),
+				 errhint("Drop it and make it again.")));
 	memset(definition, 0, sizeof(*definition));
 	definition->name = name;
 	definition->key =

@@ -61,10 +61,7 @@ copied(HeapTuple row, TupleDesc desc, int number)
 static void
 define(InlineView *view, HeapTuple row, TupleDesc desc)
 {
-	Datum types = copied(row, desc, 4);
-
-	deconstruct_array(DatumGetArrayTypeP(types), TEXTOID, -1, false,
-					  TYPALIGN_INT, &view->types, NULL, &view->type_count);
+	es_stored_view_types(copied(row, desc, 4), &view->types, &view->type_count);
 	/* a reducer that is gone is the matter of appends of its type alone */
 	es_declare_view(copied(row, desc, 1), copied(row, desc, 2),
 					copied(row, desc, 3), view->type_count, &view->definition);
