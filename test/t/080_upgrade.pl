@@ -437,6 +437,8 @@ is(sql('old', $counted), '0 50, 1 50, 2 0', 'archived, in part, and deleted');
 is(sql('old', q{SELECT string_agg(payload::text, ' ') FROM event_store.load_events('Account', 'nobody')}), '{}', 'erased');
 is(sql('old', q{SELECT string_agg(concat_ws(' ', saga_id, state, step), ', ' ORDER BY saga_id) FROM event_store.saga_status}),
 	's-1 running send, s-2 running send', 'sagas');
+# while the scrubber builds indexes anew there are two of each
+ok($node->poll_query_until('old', 'SELECT bool_and(scrubbed_at IS NOT NULL) FROM event_store.erasures'), 'scrubbed');
 same_as_fresh('old');
 
 # what is the same in a store and its copy, whatever its processes do
