@@ -123,18 +123,18 @@ my %notes = (
 sub digests
 {
 	my ($node, $database) = @_;
-	my %digests;
+	my $tables = $node->safe_psql($database, q{
+		SELECT relname FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relkind = 'r'});
 
-	foreach my $table (split /\n/, $node->safe_psql($database, q{
-		SELECT relname FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relkind = 'r'}))
-	{
-		my $notes = $notes{$table} // '{}';
+	return {
+		map { split /\|/, $_, 2 } split /\n/,
+		$node->safe_psql($database, join ' UNION ALL ', map {
+				my $notes = $notes{$_} // '{}';
 
-		$digests{$table} = $node->safe_psql($database, qq{
-			SELECT count(*) || ' ' || md5(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE "C"))
-			  FROM (SELECT to_jsonb(r) - '$notes'::text[] FROM event_store.$table r) t (t)});
-	}
-	return \%digests;
+				qq{SELECT '$_', count(*) || ' ' || md5(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE "C"))
+				     FROM (SELECT to_jsonb(r) - '$notes'::text[] FROM event_store.$_ r) t (t)};
+			} split /\n/, $tables)
+	};
 }
 
 # Starts a server as pg_upgrade does, for as long as a function takes.
@@ -233,6 +233,7 @@ in_upgrade($old, sub {
 
 		my (undef, $out) = $old->psql('shop', join('', map { "$examples{$_};\n\\echo :SQLSTATE $_\n" } sort keys %examples), on_error_stop => 0);
 
+		cmp_ok(scalar(grep { /^[1-9]\d* [0-9a-f]{32}$/ } values %{ $digests{shop} }), '>=', 15, 'there is something in its tables');
 		is($old->safe_psql('shop', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'event_store%'}), '0', 'it has no process of ours');
 		is($old->safe_psql('shop', 'SELECT event_store.is_available()'), 'f', 'and no store');
 		# PostgreSQL itself refuses to make a table
