@@ -90,7 +90,7 @@ DueWork *
 es_list_due_projections(int *count)
 {
 	static KeptPlan plan = {
-		"SELECT p.projection_name, p.handler_owner, LEAST(s.members, 1000), s.paused,"
+		"SELECT p.projection_name, p.handler_owner, s.members, s.paused,"
 		" (SELECT pg_catalog.min(a.retry_at) FROM event_store.parked_events a"
 		" WHERE a.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
 		" AND a.state OPERATOR(pg_catalog.<>) 'parked'),"
@@ -117,8 +117,8 @@ es_list_due_projections(int *count)
 		HeapTuple row = table->vals[i];
 		bool isnull;
 		Datum name = SPI_getbinval(row, table->tupdesc, LD_NAME, &isnull);
-		int members = DatumGetInt32(SPI_getbinval(row, table->tupdesc,
-												  LD_MEMBERS, &isnull));
+		int members =
+			es_places_of(SPI_getbinval(row, table->tupdesc, LD_MEMBERS, &isnull));
 		bool paused =
 			DatumGetBool(SPI_getbinval(row, table->tupdesc, LD_PAUSED, &isnull));
 		Datum retry_at = SPI_getbinval(row, table->tupdesc, LD_RETRY_AT, &isnull);

@@ -125,7 +125,7 @@ es_projection_state(PG_FUNCTION_ARGS)
 {
 	static KeptPlan plan = {
 		"SELECT p.projection_name, p.kind, p.mode, p.rebuild_done, p.rebuild_total,"
-		" p.stale, LEAST(s.members, 1000), s.paused FROM event_store.projections p"
+		" p.stale, s.members, s.paused FROM event_store.projections p"
 		" JOIN event_store.subscriptions s"
 		" ON s.subscription_name OPERATOR(pg_catalog.=) p.projection_name"
 		" ORDER BY p.projection_name"};
@@ -159,7 +159,7 @@ es_projection_state(PG_FUNCTION_ARGS)
 		for (int c = 0; c < (int) lengthof(places); c++)
 			values[places[c]] =
 				SPI_getbinval(row, table->tupdesc, c + 1, &nulls[places[c]]);
-		members = DatumGetInt32(SPI_getbinval(row, table->tupdesc, 7, &isnull));
+		members = es_places_of(SPI_getbinval(row, table->tupdesc, 7, &isnull));
 		paused = DatumGetBool(SPI_getbinval(row, table->tupdesc, 8, &isnull));
 		put_projection(result, values, nulls, members, paused, safe, scope.user);
 	}

@@ -19,6 +19,17 @@ typedef enum FailureAction
 
 #define ES_MAX_MEMBERS 1000
 
+/*
+ * How many places to look at for what the column "members" of a row has, into which its owner
+ * can write what he likes: no more than there can be.  For lists, of which one such row is to
+ * spoil nothing; who reads a subscription by itself reports it.
+ */
+static inline int
+es_places_of(Datum members)
+{
+	return Min(DatumGetInt32(members), ES_MAX_MEMBERS);
+}
+
 typedef struct Subscription
 {
 	Datum name; /* a text */

@@ -107,9 +107,8 @@ read_kept_views(const ErasedEvents *events, int *count)
 
 		kept->view.name = copied(row, desc, 1, false);
 		kept->view.start = DatumGetInt64(copied(row, desc, 2, true));
-		deconstruct_array(DatumGetArrayTypeP(copied(row, desc, 3, false)),
-						  TEXTOID, -1, false, TYPALIGN_INT, &kept->view.types,
-						  NULL, &kept->view.type_count);
+		es_stored_view_types(copied(row, desc, 3, false), &kept->view.types,
+							 &kept->view.type_count);
 		kept->key = copied(row, desc, 4, false);
 		kept->rules = copied(row, desc, 5, false);
 	}
