@@ -4,12 +4,7 @@
 --
 -- The columns are those that the catalog shows, so a new one is taken along by
 -- itself.  Its value is made from its type; what the server sets is left out.
-\set QUIET on
-\pset format unaligned
-\t on
 SET client_min_messages = error;
-CREATE EXTENSION IF NOT EXISTS pgtap;
-CREATE EXTENSION IF NOT EXISTS event_store;
 SELECT event_store.create_store() \g /dev/null
 SELECT * FROM no_plan();
 

@@ -1,11 +1,6 @@
 -- A store whose owner is no superuser: the worker, which is one, never runs
 -- what the owner attached to the tables with more than the owner's rights.
-\set QUIET on
-\pset format unaligned
-\t on
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pgtap;
-CREATE EXTENSION IF NOT EXISTS event_store;
 SELECT plan(27);
 
 DROP ROLE IF EXISTS event_store_test_owner;

@@ -1,11 +1,6 @@
 -- Whatever is dropped of the store, create_store() brings it back; until then calls
 -- and is_available() say what is missing, where they need it.
-\set QUIET on
-\pset format unaligned
-\t on
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pgtap;
-CREATE EXTENSION IF NOT EXISTS event_store;
 SELECT event_store.create_store() \g /dev/null
 SELECT event_store.append_event('Repair', 'r-1', NULL, 'Made', correlation_id => 'c', durability => 'durable') \g /dev/null
 SELECT event_store.put_view('Repair', 'r-1', '{}', durability => 'durable') \g /dev/null

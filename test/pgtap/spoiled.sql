@@ -1,12 +1,6 @@
 -- The tables belong to their owner, who may be no superuser: what he writes into them by
 -- hand makes calls fail, and takes the server down for nobody.
-\set QUIET on
-\pset format unaligned
-\t on
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pgtap;
-CREATE EXTENSION IF NOT EXISTS event_store;
-SELECT plan(17);
+SELECT plan(19);
 SELECT event_store.create_store() \g /dev/null
 CREATE FUNCTION handle(event event_store.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
 CREATE FUNCTION empty() RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
@@ -51,6 +45,10 @@ SELECT is(pg_temp.with_row($$UPDATE event_store.projections SET handler_owner = 
 SELECT is(pg_temp.with_row($$UPDATE event_store.projections SET reset = ''$$, $$SELECT event_store.rebuild_projection('spoiled handler')$$), '42883', 'no name of a function');
 SELECT is(pg_temp.with_row($$UPDATE event_store.projections SET reset = 'empty()'$$, $$SELECT event_store.rebuild_projection('spoiled handler')$$), '42883', 'one without a schema');
 SELECT is(pg_temp.with_row($$UPDATE event_store.projections SET reset = 'public.handle(event_store.event)'$$, $$SELECT event_store.rebuild_projection('spoiled handler')$$), '42883', 'and one with arguments');
+SELECT is(pg_temp.with_row($$UPDATE event_store.projections SET reset = 'empty'$$, $$SELECT event_store.rebuild_projection('spoiled handler')$$), '42883', 'nor is a name without arguments one');
+UPDATE event_store.projections SET reset = 'public.handle(event_store.event)' WHERE projection_name = 'spoiled handler';
+SELECT throws_like($$SELECT event_store.rebuild_projection('spoiled handler')$$, '%cannot reset a projection%', 'a handler resets nothing');
+UPDATE event_store.projections SET reset = 'public.empty()' WHERE projection_name = 'spoiled handler';
 SELECT is(pg_temp.with_row($$UPDATE event_store.projections SET handler = 'x'$$, $$SELECT event_store.rebuild_projection('spoiled handler')$$), 'nothing', 'what is not needed is not looked at');
 SELECT is((SELECT count(*) FROM event_store.subscription_status), 5::bigint, 'and all is as it was');
 SELECT * FROM finish();
