@@ -184,7 +184,6 @@ DELETE FROM event_store.reducers;
 SELECT outcome(format('SELECT event_store.fold_events(ROW(NULL, %s, 1, %L, NULL, NULL, NULL, NULL, NULL, now(), now())::event_store.event)', c, '{}'))
   FROM unnest(ARRAY[$$NULL, 'i', 1, NULL, 'E'$$, $$'T', NULL, 1, NULL, 'E'$$, $$'T', 'i', NULL, NULL, 'E'$$,
                     $$'T', 'i', 1, NULL, NULL$$, $$'T', 'i', 1, NULL, 'E'$$]) c;
-SELECT outcome('SELECT event_store.fold_events_add(NULL, NULL)');
 
 --
 -- Rights: a reader folds, by reducers that run as their owners, and no more;
