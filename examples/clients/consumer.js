@@ -67,19 +67,27 @@ async function run() {
   const client = await connect();
   waiter = await connect({ host: WAIT_HOST, port: WAIT_PORT });
   try {
-    while (!stopping) {
+    for (;;) {
       while (await makeInvoices(client) || await listOrders(client));
+      if (stopping) break;
       await waiter.query(`CALL event_store.wait_for_subscriptions('{invoices,order_list}', '30s')`);
     }
   } finally {
-    await Promise.allSettled([client.end(), waiter.end()]);
+    await Promise.allSettled([client.end(), endWaiter()]);
   }
+}
+
+// Once: of a connection that has ended, older versions of pg wait for the end for ever.
+async function endWaiter() {
+  const ending = waiter;
+  waiter = undefined;
+  await ending?.end();
 }
 
 // The batch in hand is finished; a wait is given up by closing its connection.
 function stop() {
   stopping = true;
-  waiter?.end();
+  endWaiter();
 }
 
 async function main() {
