@@ -145,7 +145,8 @@ sub wait_for_worker
 	return worker_pid($node, $database);
 }
 
-# Stages events of new aggregates in one transaction, $each for each.
+# Stages events of new aggregates in one transaction, $each for each; what is to be
+# done in the same session at once afterwards, can be given as "then".
 sub stage
 {
 	my ($node, $database, $prefix, $aggregates, $each, %options) = @_;
@@ -157,7 +158,7 @@ sub stage
 		                'event_type', 'Changed', 'payload', jsonb_build_object('n', n))
 		                ORDER BY n, a)
 		       FROM generate_series(1, $aggregates) a, generate_series(1, $each) n),
-		    durability => '} . ($options{durability} // 'staged') . q{')});
+		    durability => '} . ($options{durability} // 'staged') . q{');} . ($options{then} // ''));
 }
 
 # Until everything staged is durable.
